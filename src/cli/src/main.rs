@@ -1,1 +1,59 @@
-fn main() {}
+//! `zen5turbo`, the companion command of libzen5turbo.so.
+
+mod ab;
+mod doctor;
+mod elf;
+mod engagement;
+mod llama_bench;
+mod process;
+mod reach;
+mod record;
+mod run;
+mod shim;
+mod statistics;
+mod stats;
+mod text;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The companion of libzen5turbo.so, which makes an unmodified llama.cpp faster on AMD Zen 5
+#[derive(Parser, Debug)]
+#[command(name = "zen5turbo", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Doctor(doctor::Args),
+    Run(run::Args),
+    Ab(ab::Args),
+    Stats(stats::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Ab(args) => ab::run(&args),
+        Command::Stats(args) => stats::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("zen5turbo: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,1 +1,16 @@
-//! placeholder
+//! What the machine is and how to ask it.
+//!
+//! Everything here is a fact (which CPU, which features may be used, how large the caches are) or a
+//! decision that follows from facts alone (the gate, the kernel tier). Parsing is separate from
+//! asking, so the tests need no special machine.
+
+pub mod caches;
+pub mod cpu;
+pub mod gate;
+pub mod proc;
+pub mod tier;
+
+pub use caches::Caches;
+pub use cpu::{Cpu, Features};
+pub use gate::{GateDecision, GateMode, gate};
+pub use tier::{Tier, best_tier};

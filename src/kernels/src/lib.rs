@@ -1,1 +1,23 @@
-//! placeholder
+//! Matrix products with ggml's quantised weights, by micro-kernels with the weight rows in lanes.
+//!
+//! The way of a product: activations are quantised to interleaved tiles ([`act`]), sixteen weight
+//! rows at a time are unpacked into a panel that stays in the nearest cache ([`pack`]), and a
+//! micro-kernel ([`micro`]) multiplies panel and tile. [`kernel::Kernel`] holds the three for one
+//! weight type and one ISA, [`registry`] lists them all.
+//!
+//! No operating system, no globals, no ggml pointers. x86-64 only.
+
+// Every function here that touches vectors or raw rows is `unsafe fn` with its conditions in the
+// documentation; repeating `unsafe {}` around each intrinsic would hide the few places that matter.
+#![allow(unsafe_op_in_unsafe_fn)]
+
+pub mod act;
+pub mod formats;
+pub mod isa;
+pub mod kernel;
+pub mod micro;
+pub mod pack;
+pub mod registry;
+
+#[cfg(test)]
+mod tests;

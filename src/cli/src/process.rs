@@ -1,0 +1,166 @@
+//! Running one child process to its end, with its output and what it used.
+
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+/// A child that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+    /// From spawn to end.
+    pub wall: Duration,
+    /// Largest resident set, bytes.
+    pub max_rss: u64,
+    /// Whether it was killed here because it ran past its limit.
+    pub timed_out: bool,
+}
+
+impl Finished {
+    /// The last lines of stderr, which is where a program says why it failed.
+    pub fn last_words(&self, lines: usize) -> String {
+        let all: Vec<&str> = self.stderr.lines().filter(|l| !l.trim().is_empty()).collect();
+        let tail = &all[all.len().saturating_sub(lines)..];
+        if tail.is_empty() { "(nothing on stderr)".to_owned() } else { tail.join("\n") }
+    }
+
+    /// How it ended, in words.
+    pub fn ending(&self) -> String {
+        if self.timed_out {
+            return format!("was killed after {:.0} s without an end", self.wall.as_secs_f64());
+        }
+        match (self.status.code(), self.status.signal()) {
+            (Some(code), _) => format!("exited with status {code}"),
+            (None, Some(signal)) => format!("was killed by signal {signal}"),
+            (None, None) => "ended in an unknown way".to_owned(),
+        }
+    }
+}
+
+/// Runs `command` with nothing on stdin, its output captured, for at most `limit`.
+pub fn run(mut command: Command, limit: Duration) -> Result<Finished> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let start = Instant::now();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {program}"))?;
+    let stdout = drain(child.stdout.take());
+    let stderr = drain(child.stderr.take());
+    let pid = child.id() as libc::pid_t;
+
+    // The watchdog may signal the pid only while it is surely still this child: the main thread
+    // waits without reaping, ends the watchdog, and reaps last.
+    let (done, waiting) = mpsc::channel::<()>();
+    let watchdog = thread::spawn(move || {
+        let late = waiting.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
+        if late {
+            // SAFETY: kill has no memory effects; the child is not reaped before this thread ends.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+        late
+    });
+    wait_without_reaping(pid).with_context(|| format!("cannot wait for {program}"))?;
+    let wall = start.elapsed();
+    drop(done);
+    let timed_out = watchdog.join().unwrap_or(false);
+    let (status, max_rss) = reap(pid).with_context(|| format!("cannot wait for {program}"))?;
+    Ok(Finished {
+        status,
+        stdout: stdout.join().unwrap_or_default(),
+        stderr: stderr.join().unwrap_or_default(),
+        wall,
+        max_rss,
+        timed_out,
+    })
+}
+
+fn drain<R: Read + Send + 'static>(pipe: Option<R>) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            // A broken pipe only shortens the text; the exit status tells what happened.
+            let _ = pipe.read_to_end(&mut bytes);
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+fn wait_without_reaping(pid: libc::pid_t) -> std::io::Result<()> {
+    loop {
+        // SAFETY: an all-zero siginfo_t is a valid value, and waitid only writes to it.
+        let rc = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            libc::waitid(libc::P_PID, pid as libc::id_t, &mut info, libc::WEXITED | libc::WNOWAIT)
+        };
+        if rc == 0 {
+            return Ok(());
+        }
+        let error = std::io::Error::last_os_error();
+        if error.kind() != std::io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+fn reap(pid: libc::pid_t) -> std::io::Result<(ExitStatus, u64)> {
+    loop {
+        let mut status = 0;
+        // SAFETY: an all-zero rusage is a valid value; wait4 only writes to the two.
+        let (rc, usage) = unsafe {
+            let mut usage: libc::rusage = std::mem::zeroed();
+            (libc::wait4(pid, &mut status, 0, &mut usage), usage)
+        };
+        if rc == pid {
+            // ru_maxrss is in KiB on Linux.
+            return Ok((ExitStatus::from_raw(status), usage.ru_maxrss as u64 * 1024));
+        }
+        let error = std::io::Error::last_os_error();
+        if error.kind() != std::io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn output_status_and_memory_of_a_child_are_returned() {
+        let f = run(sh("echo out; echo err >&2; exit 78"), Duration::from_secs(20)).unwrap();
+        assert_eq!((f.stdout.as_str(), f.stderr.as_str()), ("out\n", "err\n"));
+        assert_eq!(f.status.code(), Some(78));
+        assert_eq!(f.ending(), "exited with status 78");
+        assert!(f.max_rss > 100_000, "{}", f.max_rss);
+        assert!(!f.timed_out);
+    }
+
+    #[test]
+    fn a_child_that_hangs_is_killed_and_said_so() {
+        let f = run(sh("exec sleep 60"), Duration::from_millis(200)).unwrap();
+        assert!(f.timed_out && f.wall < Duration::from_secs(20));
+        assert!(f.ending().contains("killed after"), "{}", f.ending());
+    }
+
+    #[test]
+    fn a_program_that_does_not_exist_is_named() {
+        let e = run(Command::new("/nonexistent/x"), Duration::from_secs(1)).unwrap_err();
+        assert!(format!("{e:#}").contains("/nonexistent/x"));
+    }
+}

@@ -1,0 +1,102 @@
+//! `zen5turbo stats`: a statistics file as a table.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use comfy_table::{CellAlignment, Table};
+
+use crate::engagement::Stats;
+use crate::text;
+
+/// Show a file written by ZEN5TURBO_STATS=FILE as a table
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The JSON file
+    file: PathBuf,
+}
+
+/// Prints the file; its errors are the only failure.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    print!("{}", render(&Stats::read(&args.file)?));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn render(stats: &Stats) -> String {
+    let or = |value: &Option<String>| value.clone().unwrap_or_else(|| "?".into());
+    let pid = stats.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+    let mut out = text::facts(&[
+        ("program", format!("{}{pid}", or(&stats.program))),
+        ("shim", or(&stats.version)),
+        ("CPU", or(&stats.cpu)),
+        ("gate", format!("{}: {}", or(&stats.gate_mode), or(&stats.gate_decision))),
+        ("kernel tier", or(&stats.tier)),
+    ]);
+    for (name, value) in stats.config.iter().filter(|(_, value)| !value.is_empty()) {
+        out += &format!("{name}={value}\n");
+    }
+    for (path, status) in &stats.ggml {
+        out += &format!("ggml copy    {path}: {status}\n");
+    }
+    let mut table = text::table();
+    table.set_header(["operation", "type", "taken", "time", "weights read", "GMAC/s", "kernels", "declined"]);
+    for ((op, kind), c) in &stats.ops {
+        let kernels: Vec<String> = c.kernels.iter().map(|(k, v)| format!("{k}: {v}")).collect();
+        let declined: Vec<String> = c.declined.iter().map(|(k, v)| format!("{k} {v}")).collect();
+        // MAC per nanosecond is GMAC/s.
+        let rate = if c.ns > 0 { format!("{:.1}", c.mac as f64 / c.ns as f64) } else { "-".into() };
+        table.add_row([
+            op.clone(),
+            kind.clone(),
+            c.taken.to_string(),
+            format!("{:.3} s", c.ns as f64 / 1e9),
+            text::bytes(c.bytes),
+            rate,
+            kernels.join("\n"),
+            declined.join("\n"),
+        ]);
+    }
+    right(&mut table, 2..=5);
+    if stats.ops.is_empty() {
+        out += "No operation reached the shim: nothing was taken over and nothing declined. `zen5turbo doctor PROGRAM` tells why.\n";
+    } else {
+        out += &format!("{table}\n");
+        out += &format!("{} calls taken over, {} left to the original\n", stats.taken(), stats.declined());
+    }
+    for (event, n) in &stats.events {
+        out += &format!("event        {event}: {n}\n");
+    }
+    out
+}
+
+fn right(table: &mut Table, columns: std::ops::RangeInclusive<usize>) {
+    for index in columns {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_without_operations_says_that_nothing_was_taken_over() {
+        let out = render(&Stats::parse("{}").unwrap());
+        assert!(out.contains("nothing was taken over"), "{out}");
+    }
+
+    #[test]
+    fn operations_are_rows_with_rate_kernels_and_reasons() {
+        let stats = Stats::parse(
+            r#"{"ops":{"MUL_MAT":{"q8_0":{"taken":4,"ns":1000,"mac":50000,"bytes":2097152,
+               "kernels":{"prefill":"q8_0_avx2"},"declined":{"permuted_src0":2}}}}}"#,
+        )
+        .unwrap();
+        let out = render(&stats);
+        for part in ["MUL_MAT", "q8_0", "50.0", "2.0 MiB", "prefill: q8_0_avx2", "permuted_src0 2"] {
+            assert!(out.contains(part), "{part} in\n{out}");
+        }
+    }
+}

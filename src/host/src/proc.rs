@@ -1,0 +1,48 @@
+//! Small readers of procfs.
+
+/// The name of the running program: the last part of `/proc/self/exe`, else of the command line;
+/// `?` when neither can be read.
+#[must_use]
+pub fn program_name() -> String {
+    let last_part = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
+    if let Ok(exe) = std::fs::read_link("/proc/self/exe") {
+        return last_part(&exe.to_string_lossy());
+    }
+    match std::fs::read("/proc/self/cmdline") {
+        Ok(line) => {
+            let first = line.split(|&b| b == 0).next().unwrap_or_default();
+            last_part(&String::from_utf8_lossy(first))
+        }
+        Err(_) => "?".to_owned(),
+    }
+}
+
+/// The value in bytes of a line such as `VmHWM:   123456 kB`, as `/proc/self/status` and
+/// `/proc/meminfo` hold them; `None` when the key is absent or its line reads otherwise.
+#[must_use]
+pub fn field_kib(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    let mut words = line.split_whitespace();
+    let value: u64 = words.next()?.parse().ok()?;
+    (words.next() == Some("kB")).then(|| value.checked_mul(1024))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_fields_are_read_by_their_whole_name() {
+        let text = "Name:\tllama\nVmHWM:\t  123456 kB\nVmRSS:\t 1000 kB\nThreads:\t3\n";
+        assert_eq!(field_kib(text, "VmHWM"), Some(123_456 * 1024));
+        assert_eq!(field_kib(text, "VmRSS"), Some(1_024_000));
+        assert_eq!(field_kib(text, "Vm"), None);
+        assert_eq!(field_kib(text, "Threads"), None);
+        assert_eq!(field_kib("", "VmRSS"), None);
+    }
+
+    #[test]
+    fn the_test_program_has_a_name() {
+        assert!(program_name().starts_with("zen5turbo_host"), "{}", program_name());
+    }
+}

@@ -1,0 +1,260 @@
+//! Weight types and the layouts that packing, quantisation and micro-kernels agree on.
+//!
+//! # Weight panel
+//! Sixteen rows by a number of blocks, one *record* per block, rows in lanes:
+//!
+//! ```text
+//! Block32  (K = 32):   codes 8 x 64 B | d 16 x f32 | m 16 x f32 (types with a minimum)
+//! Super256 (K = 256):  codes 64 x 64 B | scales 256/sub x 64 B | mins 256/sub/2 x 64 B (with a minimum)
+//!                      | d 16 x f32 | dmin 16 x f32 (with a minimum)
+//! ```
+//! A 64-byte line of codes holds, for one group of four consecutive `k`, four bytes of each row.
+//! Integer scales are `f32`, or the `i16` twice where [`Lanes::MADD`](crate::isa::Lanes::MADD);
+//! mins are pairs of `i16` of two neighbouring sub-blocks.
+//!
+//! # Activation tile
+//! `nc` columns interleaved, one record per block of the weight type:
+//!
+//! ```text
+//! Block32:   codes [8][nc] x 4 B | aux [nc] x 4 B | d [nc] x f32
+//! Super256:  codes [64][nc] x 4 B | aux [n][nc] x 4 B | d [nc] x f32
+//! ```
+//! `aux` is what the weight type needs beside the codes, see [`Aux`].
+
+use crate::isa::LANES;
+
+/// Weight types of ggml with kernels here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum WeightType {
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q2K,
+    Q3K,
+    Q4K,
+    Q5K,
+    Q6K,
+    Iq4Nl,
+    Iq4Xs,
+    Mxfp4,
+}
+
+impl WeightType {
+    /// Every type.
+    pub const ALL: [WeightType; 13] = [
+        WeightType::Q4_0,
+        WeightType::Q4_1,
+        WeightType::Q5_0,
+        WeightType::Q5_1,
+        WeightType::Q8_0,
+        WeightType::Q2K,
+        WeightType::Q3K,
+        WeightType::Q4K,
+        WeightType::Q5K,
+        WeightType::Q6K,
+        WeightType::Iq4Nl,
+        WeightType::Iq4Xs,
+        WeightType::Mxfp4,
+    ];
+
+    /// The name `ggml_type_name` gives it.
+    pub const fn ggml_name(self) -> &'static str {
+        match self {
+            WeightType::Q4_0 => "q4_0",
+            WeightType::Q4_1 => "q4_1",
+            WeightType::Q5_0 => "q5_0",
+            WeightType::Q5_1 => "q5_1",
+            WeightType::Q8_0 => "q8_0",
+            WeightType::Q2K => "q2_K",
+            WeightType::Q3K => "q3_K",
+            WeightType::Q4K => "q4_K",
+            WeightType::Q5K => "q5_K",
+            WeightType::Q6K => "q6_K",
+            WeightType::Iq4Nl => "iq4_nl",
+            WeightType::Iq4Xs => "iq4_xs",
+            WeightType::Mxfp4 => "mxfp4",
+        }
+    }
+
+    /// The type that ggml calls `name`.
+    pub fn from_ggml_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|t| t.ggml_name() == name)
+    }
+
+    /// Elements and bytes of one block, as `ggml_blck_size` and `ggml_type_size` give them.
+    pub const fn block(self) -> (usize, usize) {
+        match self {
+            WeightType::Q4_0 => (32, 18),
+            WeightType::Q4_1 => (32, 20),
+            WeightType::Q5_0 => (32, 22),
+            WeightType::Q5_1 => (32, 24),
+            WeightType::Q8_0 => (32, 34),
+            WeightType::Q2K => (256, 84),
+            WeightType::Q3K => (256, 110),
+            WeightType::Q4K => (256, 144),
+            WeightType::Q5K => (256, 176),
+            WeightType::Q6K => (256, 210),
+            WeightType::Iq4Nl => (32, 18),
+            WeightType::Iq4Xs => (256, 136),
+            WeightType::Mxfp4 => (32, 17),
+        }
+    }
+
+    /// How its products are computed.
+    pub const fn shape(self) -> Shape {
+        use Codes::{Narrow, Signed, Wide};
+        match self {
+            WeightType::Q4_0 => block32(false, 8, Wide),
+            WeightType::Q4_1 => block32(true, 0, Wide),
+            WeightType::Q5_0 => block32(false, 16, Wide),
+            WeightType::Q5_1 => block32(true, 0, Narrow),
+            WeightType::Q8_0 | WeightType::Iq4Nl => block32(false, 128, Signed),
+            WeightType::Mxfp4 => block32(false, 12, Wide),
+            WeightType::Q2K => super256(16, true, 0, Narrow),
+            WeightType::Q3K => super256(16, false, 4, Narrow),
+            WeightType::Q4K => super256(32, true, 0, Wide),
+            WeightType::Q5K => super256(32, true, 0, Narrow),
+            WeightType::Q6K => super256(16, false, 32, Narrow),
+            WeightType::Iq4Xs => super256(32, false, 128, Signed),
+        }
+    }
+}
+
+/// How wide a sum of `vpmaddubsw` products may grow in an `i16` before it has to be widened.
+///
+/// Activations are in `-127..=127`. A lane adds, per step of four `k`, two products. With the
+/// accumulator seeded by `-offset * (sum of its activations)` the *final* value is
+/// `sum((code - offset) * a)`; additions wrap, so only that final value has to fit, and each single
+/// `vpmaddubsw` result (it saturates).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Codes {
+    /// Eight steps fit: unseeded `15 * 127 * 2 * 8 = 30480` (Q4_1, Q4_K); seeded
+    /// `16 * 127 * 2 * 8 = 32512` (Q5_0, offset 16) and less (Q4_0, MXFP4).
+    Wide,
+    /// Four steps fit: `31 * 127 * 2 * 4 = 31496` (Q5_1, Q5_K), seeded
+    /// `32 * 127 * 2 * 4 = 32512` (Q6_K, offset 32), and less (Q2_K, Q3_K).
+    Narrow,
+    /// Signed bytes, `-128..=127`: every product is widened at once.
+    Signed,
+}
+
+/// The structure of a weight type's product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Shape {
+    /// Elements of a block, 32 or 256; blocks of 256 have integer scales per sub-block.
+    pub block: usize,
+    /// Elements that share a scale, 16 or 32.
+    pub sub: usize,
+    /// Whether a minimum is subtracted (K-quants) or added (Q4_1, Q5_1).
+    pub min: bool,
+    /// What is subtracted from an unsigned code to give its value (before the scale).
+    pub offset: i32,
+    /// The range of the codes.
+    pub codes: Codes,
+}
+
+const fn block32(min: bool, offset: i32, codes: Codes) -> Shape {
+    Shape { block: 32, sub: 32, min, offset, codes }
+}
+
+const fn super256(sub: usize, min: bool, offset: i32, codes: Codes) -> Shape {
+    Shape { block: 256, sub, min, offset, codes }
+}
+
+/// Groups of four `k` in a block of `block` elements.
+const fn groups(block: usize) -> usize {
+    block / 4
+}
+
+/// Bytes of one line of a panel: four bytes for each row.
+pub const LINE: usize = 4 * LANES;
+
+impl Shape {
+    const fn subs(self) -> usize {
+        self.block / self.sub
+    }
+
+    /// Byte offset of the scales in a panel record (`d` for blocks of 32).
+    pub const fn scales_at(self) -> usize {
+        groups(self.block) * LINE
+    }
+
+    /// Byte offset of the pairs of mins (`m` for blocks of 32).
+    pub const fn mins_at(self) -> usize {
+        self.scales_at() + self.subs() * LINE
+    }
+
+    /// Byte offset of `d` in a record of a super-block; `dmin` follows it.
+    pub const fn d_at(self) -> usize {
+        self.mins_at() + if self.min { self.subs() / 2 * LINE } else { 0 }
+    }
+
+    /// Bytes of a panel record.
+    pub const fn panel_record(self) -> usize {
+        let min = if self.min { LINE } else { 0 };
+        if self.block == 32 { self.mins_at() + min } else { self.d_at() + LINE + min }
+    }
+
+    /// The activation format that the kernels of an ISA want (`madd`: [`crate::isa::Lanes::MADD`]).
+    pub const fn act(self, madd: bool) -> ActFormat {
+        let aux = if self.min {
+            Aux::Sums
+        } else if !madd {
+            Aux::Seed(self.offset)
+        } else if matches!(self.codes, Codes::Signed) {
+            Aux::None
+        } else {
+            Aux::SeedPair(self.offset)
+        };
+        ActFormat { block: self.block, sub: self.sub, aux }
+    }
+}
+
+/// What an activation record holds beside codes and scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Aux {
+    /// Nothing.
+    None,
+    /// Per sub-block, `-offset * sum(codes)` as `i32`: the start value of the accumulators.
+    Seed(i32),
+    /// The same as two `i16`, for `k % 4` in {0, 1} and in {2, 3}.
+    SeedPair(i32),
+    /// Blocks of 32: `d * sum(codes)` as `f32`. Super-blocks: the sums of two neighbouring
+    /// sub-blocks as two `i16`.
+    Sums,
+}
+
+/// A format of quantised activations; equal formats can share one buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ActFormat {
+    /// Elements per scale: 32 (as ggml's Q8_0 and Q8_1) or 256 (as Q8_K).
+    pub block: usize,
+    /// Elements per entry of `aux`.
+    pub sub: usize,
+    /// The extra values.
+    pub aux: Aux,
+}
+
+impl ActFormat {
+    /// Entries of `aux` per column and block.
+    pub const fn aux_words(self) -> usize {
+        match self.aux {
+            Aux::None => 0,
+            Aux::Sums if self.block == 256 => self.block / self.sub / 2,
+            _ => self.block / self.sub,
+        }
+    }
+
+    /// Bytes of a record per column.
+    pub const fn record(self) -> usize {
+        self.block + 4 * self.aux_words() + 4
+    }
+
+    /// Bytes of `n` columns of `k` elements.
+    pub const fn bytes(self, k: usize, n: usize) -> usize {
+        k / self.block * self.record() * n
+    }
+}

@@ -1,0 +1,255 @@
+//! AVX2: a pair of `ymm` registers holds the sixteen rows. The operations are shared with the
+//! 256-bit VNNI tier, which differs only in its dot products.
+
+use super::LANES;
+use core::arch::x86_64::*;
+
+/// Proof that the CPU and the operating system support AVX2, FMA and F16C.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx2(());
+
+impl Avx2 {
+    /// `None` where a feature is missing.
+    pub fn new() -> Option<Self> {
+        let ok =
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        ok.then_some(Avx2(()))
+    }
+}
+
+/// Rows 0-7 and 8-15.
+pub type I2 = [__m256i; 2];
+/// Rows 0-7 and 8-15.
+pub type F2 = [__m256; 2];
+
+// Helpers are functions, not closures: only functions can be forced into their (feature-enabled)
+// callers, and a helper that is not inlined calls every intrinsic out of line.
+
+#[inline(always)]
+unsafe fn half8(p: *const u8, stride: usize) -> __m128i {
+    let mut h = [0i16; 8];
+    for (r, h) in h.iter_mut().enumerate() {
+        *h = p.add(r * stride).cast::<i16>().read_unaligned();
+    }
+    _mm_setr_epi16(h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7])
+}
+
+/// One 16-bit word from each of sixteen rows.
+#[inline(always)]
+pub(super) unsafe fn halves16(p: *const u8, stride: usize) -> __m256i {
+    _mm256_set_m128i(half8(p.add(8 * stride), stride), half8(p, stride))
+}
+
+/// One 32-bit word from each of four rows.
+#[inline(always)]
+pub(super) unsafe fn words4(p: *const u8, stride: usize) -> __m128i {
+    let mut w = [0i32; 4];
+    for (r, w) in w.iter_mut().enumerate() {
+        *w = p.add(r * stride).cast::<i32>().read_unaligned();
+    }
+    _mm_setr_epi32(w[0], w[1], w[2], w[3])
+}
+
+/// Sixteen bytes from rows 0 and 4.
+#[inline(always)]
+unsafe fn rows_0_4(p: *const u8, stride: usize) -> __m256i {
+    _mm256_set_m128i(_mm_loadu_si128(p.add(4 * stride).cast()), _mm_loadu_si128(p.cast()))
+}
+
+/// Sixteen bytes from each of eight rows, transposed.
+#[inline(always)]
+unsafe fn words4_of_8(p: *const u8, stride: usize) -> [__m256i; 4] {
+    let (a, b) = (rows_0_4(p, stride), rows_0_4(p.add(stride), stride));
+    let (c, d) = (rows_0_4(p.add(2 * stride), stride), rows_0_4(p.add(3 * stride), stride));
+    let ab0 = _mm256_unpacklo_epi32(a, b);
+    let ab1 = _mm256_unpackhi_epi32(a, b);
+    let cd0 = _mm256_unpacklo_epi32(c, d);
+    let cd1 = _mm256_unpackhi_epi32(c, d);
+    [
+        _mm256_unpacklo_epi64(ab0, cd0),
+        _mm256_unpackhi_epi64(ab0, cd0),
+        _mm256_unpacklo_epi64(ab1, cd1),
+        _mm256_unpackhi_epi64(ab1, cd1),
+    ]
+}
+
+/// Sixteen bytes from each of sixteen rows, transposed.
+#[inline(always)]
+pub(super) unsafe fn words4_of_16(p: *const u8, stride: usize) -> [I2; 4] {
+    let (lo, hi) = (words4_of_8(p, stride), words4_of_8(p.add(8 * stride), stride));
+    [[lo[0], hi[0]], [lo[1], hi[1]], [lo[2], hi[2]], [lo[3], hi[3]]]
+}
+
+/// Bits `4*g + j` of each lane to bit 4 of byte `j`.
+#[inline(always)]
+pub(super) unsafe fn spread(v: __m256i, g: usize) -> __m256i {
+    // byte g/2 of the lane into all four, then one bit of it per byte
+    let b = (g / 2) as i32 * 0x0101_0101;
+    let (i0, i1, i2, i3) = (b, b + 0x0404_0404, b + 0x0808_0808, b + 0x0c0c_0c0c);
+    let idx = _mm256_setr_epi32(i0, i1, i2, i3, i0, i1, i2, i3);
+    let bits = _mm256_set1_epi32(0x0804_0201 << (4 * (g % 2)));
+    let s = _mm256_and_si256(_mm256_shuffle_epi8(v, idx), bits);
+    _mm256_and_si256(_mm256_cmpeq_epi8(s, bits), _mm256_set1_epi8(0x10))
+}
+
+/// Lanes below `n` of the half that starts at row `first`, as a store mask.
+#[inline(always)]
+pub(super) unsafe fn mask8(first: i32, n: usize) -> __m256i {
+    let row = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    debug_assert!((1..=LANES).contains(&n));
+    _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32 - first), row)
+}
+
+/// Implements [`super::Lanes`] over pairs of `ymm` for `$t`.
+macro_rules! lanes_of_two_ymm {
+    ($t:ty, $madd:expr) => {
+        // SAFETY: only reached through kernels that enable the features of this ISA, which the
+        // registry hands out after its token was made; pointers are used only for the bytes named.
+        unsafe impl $crate::isa::Lanes for $t {
+            type I = $crate::isa::avx2::I2;
+            type F = $crate::isa::avx2::F2;
+            const MADD: bool = $madd;
+
+            #[inline(always)]
+            unsafe fn load(p: *const u8) -> Self::I {
+                [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())]
+            }
+            #[inline(always)]
+            unsafe fn store(p: *mut u8, v: Self::I) {
+                _mm256_storeu_si256(p.cast(), v[0]);
+                _mm256_storeu_si256(p.add(32).cast(), v[1]);
+            }
+            #[inline(always)]
+            unsafe fn loadf(p: *const u8) -> Self::F {
+                [_mm256_loadu_ps(p.cast()), _mm256_loadu_ps(p.add(32).cast())]
+            }
+            #[inline(always)]
+            unsafe fn storef(p: *mut u8, v: Self::F) {
+                _mm256_storeu_ps(p.cast(), v[0]);
+                _mm256_storeu_ps(p.add(32).cast(), v[1]);
+            }
+            #[inline(always)]
+            unsafe fn loadf_n(p: *const f32, n: usize) -> Self::F {
+                use $crate::isa::avx2::mask8;
+                [_mm256_maskload_ps(p, mask8(0, n)), _mm256_maskload_ps(p.wrapping_add(8), mask8(8, n))]
+            }
+            #[inline(always)]
+            unsafe fn storef_n(p: *mut f32, v: Self::F, n: usize) {
+                use $crate::isa::avx2::mask8;
+                if n == $crate::isa::LANES {
+                    return Self::storef(p.cast(), v);
+                }
+                _mm256_maskstore_ps(p, mask8(0, n), v[0]);
+                _mm256_maskstore_ps(p.wrapping_add(8), mask8(8, n), v[1]);
+            }
+            #[inline(always)]
+            unsafe fn bcast(p: *const u8) -> Self::I {
+                [_mm256_set1_epi32(p.cast::<i32>().read_unaligned()); 2]
+            }
+            #[inline(always)]
+            unsafe fn bcastf(p: *const u8) -> Self::F {
+                [_mm256_set1_ps(p.cast::<f32>().read_unaligned()); 2]
+            }
+            #[inline(always)]
+            unsafe fn splat(x: i32) -> Self::I {
+                [_mm256_set1_epi32(x); 2]
+            }
+            #[inline(always)]
+            unsafe fn splatf(x: f32) -> Self::F {
+                [_mm256_set1_ps(x); 2]
+            }
+            #[inline(always)]
+            unsafe fn and(a: Self::I, b: Self::I) -> Self::I {
+                [_mm256_and_si256(a[0], b[0]), _mm256_and_si256(a[1], b[1])]
+            }
+            #[inline(always)]
+            unsafe fn or(a: Self::I, b: Self::I) -> Self::I {
+                [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])]
+            }
+            #[inline(always)]
+            unsafe fn xor(a: Self::I, b: Self::I) -> Self::I {
+                [_mm256_xor_si256(a[0], b[0]), _mm256_xor_si256(a[1], b[1])]
+            }
+            #[inline(always)]
+            unsafe fn add(a: Self::I, b: Self::I) -> Self::I {
+                [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])]
+            }
+            #[inline(always)]
+            unsafe fn sub(a: Self::I, b: Self::I) -> Self::I {
+                [_mm256_sub_epi32(a[0], b[0]), _mm256_sub_epi32(a[1], b[1])]
+            }
+            #[inline(always)]
+            unsafe fn shl(a: Self::I, n: u32) -> Self::I {
+                let n = _mm_cvtsi32_si128(n as i32); // a constant: becomes the immediate form
+                [_mm256_sll_epi32(a[0], n), _mm256_sll_epi32(a[1], n)]
+            }
+            #[inline(always)]
+            unsafe fn shr(a: Self::I, n: u32) -> Self::I {
+                let n = _mm_cvtsi32_si128(n as i32); // a constant: becomes the immediate form
+                [_mm256_srl_epi32(a[0], n), _mm256_srl_epi32(a[1], n)]
+            }
+            #[inline(always)]
+            unsafe fn sar(a: Self::I, n: u32) -> Self::I {
+                let n = _mm_cvtsi32_si128(n as i32); // a constant: becomes the immediate form
+                [_mm256_sra_epi32(a[0], n), _mm256_sra_epi32(a[1], n)]
+            }
+            #[inline(always)]
+            unsafe fn lut16(table: &[i8; 16], idx: Self::I) -> Self::I {
+                let t = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+                [_mm256_shuffle_epi8(t, idx[0]), _mm256_shuffle_epi8(t, idx[1])]
+            }
+            #[inline(always)]
+            unsafe fn spread_bits<const G: usize>(x: Self::I) -> Self::I {
+                use $crate::isa::avx2::spread;
+                [spread(x[0], G), spread(x[1], G)]
+            }
+            #[inline(always)]
+            unsafe fn cvt(a: Self::I) -> Self::F {
+                [_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])]
+            }
+            #[inline(always)]
+            unsafe fn half_lo(a: Self::I) -> Self::F {
+                let m = _mm256_set1_epi32(0xffff);
+                // packus works per 128-bit half: the permutation restores the row order
+                let p = _mm256_packus_epi32(_mm256_and_si256(a[0], m), _mm256_and_si256(a[1], m));
+                let p = _mm256_permute4x64_epi64::<0b11_01_10_00>(p);
+                [_mm256_cvtph_ps(_mm256_castsi256_si128(p)), _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(p))]
+            }
+            #[inline(always)]
+            unsafe fn mulf(a: Self::F, b: Self::F) -> Self::F {
+                [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])]
+            }
+            #[inline(always)]
+            unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+                [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])]
+            }
+            #[inline(always)]
+            unsafe fn fnma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+                [_mm256_fnmadd_ps(a[0], b[0], c[0]), _mm256_fnmadd_ps(a[1], b[1], c[1])]
+            }
+            #[inline(always)]
+            unsafe fn load_words4(p: *const u8, stride: usize) -> [Self::I; 4] {
+                $crate::isa::avx2::words4_of_16(p, stride)
+            }
+            #[inline(always)]
+            unsafe fn load_words1(p: *const u8, stride: usize) -> Self::I {
+                use $crate::isa::avx2::words4;
+                [
+                    _mm256_set_m128i(words4(p.add(4 * stride), stride), words4(p, stride)),
+                    _mm256_set_m128i(words4(p.add(12 * stride), stride), words4(p.add(8 * stride), stride)),
+                ]
+            }
+            #[inline(always)]
+            unsafe fn load_halves(p: *const u8, stride: usize) -> Self::I {
+                let h = $crate::isa::avx2::halves16(p, stride);
+                [
+                    _mm256_cvtepu16_epi32(_mm256_castsi256_si128(h)),
+                    _mm256_cvtepu16_epi32(_mm256_extracti128_si256::<1>(h)),
+                ]
+            }
+        }
+    };
+}
+pub(super) use lanes_of_two_ymm;
+
+lanes_of_two_ymm!(Avx2, true);

@@ -1,0 +1,193 @@
+//! AVX-512 VNNI in 512-bit registers: one `zmm` holds the sixteen rows.
+
+use super::{Dot, LANES, Lanes};
+use core::arch::x86_64::*;
+
+/// Proof that the CPU and the operating system support AVX-512 F, BW, DQ, VL and VNNI, FMA and F16C.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx512(());
+
+impl Avx512 {
+    /// `None` where a feature is missing. The standard library's detection includes the operating
+    /// system's support (XCR0).
+    pub fn new() -> Option<Self> {
+        let ok = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        ok.then_some(Avx512(()))
+    }
+}
+
+#[inline(always)]
+fn mask(n: usize) -> __mmask16 {
+    debug_assert!((1..=LANES).contains(&n));
+    (0xffff_u32 >> (LANES - n)) as __mmask16
+}
+
+/// Sixteen bytes from rows 0, 4, 8 and 12, so that two unpack steps leave the rows in order.
+#[inline(always)]
+unsafe fn rows_0_4_8_12(p: *const u8, stride: usize) -> __m512i {
+    let v = _mm512_castsi128_si512(_mm_loadu_si128(p.cast()));
+    let v = _mm512_inserti32x4::<1>(v, _mm_loadu_si128(p.add(4 * stride).cast()));
+    let v = _mm512_inserti32x4::<2>(v, _mm_loadu_si128(p.add(8 * stride).cast()));
+    _mm512_inserti32x4::<3>(v, _mm_loadu_si128(p.add(12 * stride).cast()))
+}
+
+// SAFETY: only reached through kernels that enable these features, which the registry hands out
+// after `Avx512::new()` succeeded; pointers are used only for the bytes the trait names.
+unsafe impl Lanes for Avx512 {
+    type I = __m512i;
+    type F = __m512;
+    const MADD: bool = false;
+
+    #[inline(always)]
+    unsafe fn load(p: *const u8) -> __m512i {
+        _mm512_loadu_si512(p.cast())
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut u8, v: __m512i) {
+        _mm512_storeu_si512(p.cast(), v)
+    }
+    #[inline(always)]
+    unsafe fn loadf(p: *const u8) -> __m512 {
+        _mm512_loadu_ps(p.cast())
+    }
+    #[inline(always)]
+    unsafe fn storef(p: *mut u8, v: __m512) {
+        _mm512_storeu_ps(p.cast(), v)
+    }
+    #[inline(always)]
+    unsafe fn loadf_n(p: *const f32, n: usize) -> __m512 {
+        _mm512_maskz_loadu_ps(mask(n), p)
+    }
+    #[inline(always)]
+    unsafe fn storef_n(p: *mut f32, v: __m512, n: usize) {
+        _mm512_mask_storeu_ps(p, mask(n), v)
+    }
+    #[inline(always)]
+    unsafe fn bcast(p: *const u8) -> __m512i {
+        _mm512_set1_epi32(p.cast::<i32>().read_unaligned())
+    }
+    #[inline(always)]
+    unsafe fn bcastf(p: *const u8) -> __m512 {
+        _mm512_set1_ps(p.cast::<f32>().read_unaligned())
+    }
+    #[inline(always)]
+    unsafe fn splat(x: i32) -> __m512i {
+        _mm512_set1_epi32(x)
+    }
+    #[inline(always)]
+    unsafe fn splatf(x: f32) -> __m512 {
+        _mm512_set1_ps(x)
+    }
+    #[inline(always)]
+    unsafe fn and(a: __m512i, b: __m512i) -> __m512i {
+        _mm512_and_si512(a, b)
+    }
+    #[inline(always)]
+    unsafe fn or(a: __m512i, b: __m512i) -> __m512i {
+        _mm512_or_si512(a, b)
+    }
+    #[inline(always)]
+    unsafe fn xor(a: __m512i, b: __m512i) -> __m512i {
+        _mm512_xor_si512(a, b)
+    }
+    #[inline(always)]
+    unsafe fn add(a: __m512i, b: __m512i) -> __m512i {
+        _mm512_add_epi32(a, b)
+    }
+    #[inline(always)]
+    unsafe fn sub(a: __m512i, b: __m512i) -> __m512i {
+        _mm512_sub_epi32(a, b)
+    }
+    #[inline(always)]
+    unsafe fn shl(a: __m512i, n: u32) -> __m512i {
+        _mm512_sll_epi32(a, _mm_cvtsi32_si128(n as i32)) // a constant: becomes the immediate form
+    }
+    #[inline(always)]
+    unsafe fn shr(a: __m512i, n: u32) -> __m512i {
+        _mm512_srl_epi32(a, _mm_cvtsi32_si128(n as i32)) // a constant: becomes the immediate form
+    }
+    #[inline(always)]
+    unsafe fn sar(a: __m512i, n: u32) -> __m512i {
+        _mm512_sra_epi32(a, _mm_cvtsi32_si128(n as i32)) // a constant: becomes the immediate form
+    }
+    #[inline(always)]
+    unsafe fn lut16(table: &[i8; 16], idx: __m512i) -> __m512i {
+        _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), idx)
+    }
+    #[inline(always)]
+    unsafe fn spread_bits<const G: usize>(x: __m512i) -> __m512i {
+        // byte G/2 of the lane into all four, then one bit of it per byte
+        let b = (G / 2) as i32 * 0x0101_0101;
+        let (i0, i1, i2, i3) = (b, b + 0x0404_0404, b + 0x0808_0808, b + 0x0c0c_0c0c);
+        let idx = _mm512_broadcast_i32x4(_mm_setr_epi32(i0, i1, i2, i3));
+        let bits = _mm512_set1_epi32(0x0804_0201 << (4 * (G % 2)));
+        let k = _mm512_test_epi8_mask(_mm512_shuffle_epi8(x, idx), bits);
+        _mm512_maskz_set1_epi8(k, 0x10)
+    }
+    #[inline(always)]
+    unsafe fn cvt(a: __m512i) -> __m512 {
+        _mm512_cvtepi32_ps(a)
+    }
+    #[inline(always)]
+    unsafe fn half_lo(a: __m512i) -> __m512 {
+        _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a))
+    }
+    #[inline(always)]
+    unsafe fn mulf(a: __m512, b: __m512) -> __m512 {
+        _mm512_mul_ps(a, b)
+    }
+    #[inline(always)]
+    unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+        _mm512_fmadd_ps(a, b, c)
+    }
+    #[inline(always)]
+    unsafe fn fnma(a: __m512, b: __m512, c: __m512) -> __m512 {
+        _mm512_fnmadd_ps(a, b, c)
+    }
+    #[inline(always)]
+    unsafe fn load_words4(p: *const u8, stride: usize) -> [__m512i; 4] {
+        let (a, b) = (rows_0_4_8_12(p, stride), rows_0_4_8_12(p.add(stride), stride));
+        let (c, d) = (rows_0_4_8_12(p.add(2 * stride), stride), rows_0_4_8_12(p.add(3 * stride), stride));
+        let ab0 = _mm512_unpacklo_epi32(a, b);
+        let ab1 = _mm512_unpackhi_epi32(a, b);
+        let cd0 = _mm512_unpacklo_epi32(c, d);
+        let cd1 = _mm512_unpackhi_epi32(c, d);
+        [
+            _mm512_unpacklo_epi64(ab0, cd0),
+            _mm512_unpackhi_epi64(ab0, cd0),
+            _mm512_unpacklo_epi64(ab1, cd1),
+            _mm512_unpackhi_epi64(ab1, cd1),
+        ]
+    }
+    #[inline(always)]
+    unsafe fn load_words1(p: *const u8, stride: usize) -> __m512i {
+        use super::avx2::words4;
+        let v = _mm512_castsi128_si512(words4(p, stride));
+        let v = _mm512_inserti32x4::<1>(v, words4(p.add(4 * stride), stride));
+        let v = _mm512_inserti32x4::<2>(v, words4(p.add(8 * stride), stride));
+        _mm512_inserti32x4::<3>(v, words4(p.add(12 * stride), stride))
+    }
+    #[inline(always)]
+    unsafe fn load_halves(p: *const u8, stride: usize) -> __m512i {
+        _mm512_cvtepu16_epi32(super::avx2::halves16(p, stride))
+    }
+}
+
+// SAFETY: as above.
+unsafe impl Dot for Avx512 {
+    #[inline(always)]
+    unsafe fn dot4(acc: __m512i, w: __m512i, a: __m512i) -> __m512i {
+        _mm512_dpbusd_epi32(acc, w, a)
+    }
+    #[inline(always)]
+    unsafe fn dot2(acc: __m512i, w: __m512i, a: __m512i) -> __m512i {
+        _mm512_dpwssd_epi32(acc, w, a)
+    }
+}

@@ -1,0 +1,152 @@
+//! Instruction sets: the vector operations that packing and micro-kernels are written in, and the
+//! tokens that prove the CPU has them.
+//!
+//! Everything is expressed over *sixteen 32-bit lanes*, one lane per weight row ("rows in lanes"):
+//! one `zmm` register, a pair of `ymm`, or a plain array. Code above this folder never names a
+//! register width.
+
+pub mod avx2;
+pub mod avx512;
+pub mod scalar;
+pub mod vnni256;
+
+/// Rows of a weight panel, and lanes of every vector here.
+pub const LANES: usize = 16;
+
+/// The kernel tiers, best last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isa {
+    /// Portable code, for CPUs without AVX2 and for comparison.
+    Scalar,
+    /// AVX2, FMA and F16C; 16-bit products (`vpmaddubsw`).
+    Avx2,
+    /// AVX-512 VNNI in 256-bit registers, for parts that split 512-bit operations.
+    Vnni256,
+    /// AVX-512 VNNI in 512-bit registers.
+    Avx512,
+}
+
+impl Isa {
+    /// All tiers, best last.
+    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Vnni256, Isa::Avx512];
+
+    /// The name used in statistics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::Vnni256 => "avx512vnni-256",
+            Isa::Avx512 => "avx512vnni",
+        }
+    }
+
+    /// Whether this CPU (and its operating system) can run the tier.
+    pub fn available(self) -> bool {
+        match self {
+            Isa::Scalar => true,
+            Isa::Avx2 => avx2::Avx2::new().is_some(),
+            Isa::Vnni256 => vnni256::Vnni256::new().is_some(),
+            Isa::Avx512 => avx512::Avx512::new().is_some(),
+        }
+    }
+}
+
+/// Sixteen 32-bit lanes and the operations that packing needs.
+///
+/// # Safety
+/// Every method must be inlined into a function that enables the implementor's target features, on
+/// a CPU that has them: holding the ISA's token (`Avx2::new()` and so on) proves the second part.
+/// Pointers must be valid for the bytes named; no alignment is needed unless said.
+#[allow(clippy::missing_safety_doc)] // one set of conditions for all methods, above
+pub unsafe trait Lanes: Copy + 'static {
+    /// Sixteen 32-bit integers, also used as 64 bytes or 32 16-bit integers.
+    type I: Copy;
+    /// Sixteen `f32`.
+    type F: Copy;
+
+    /// Whether the micro-kernels of this ISA multiply into 16-bit lanes (`vpmaddubsw`): weight codes
+    /// of the 8-bit types then stay signed, integer scales are pairs of `i16`, and the seeds of the
+    /// accumulators are pairs of `i16`. Otherwise codes are unsigned and scales are `f32`.
+    const MADD: bool;
+
+    /// 64 bytes at `p`.
+    unsafe fn load(p: *const u8) -> Self::I;
+    /// Stores 64 bytes at `p`.
+    unsafe fn store(p: *mut u8, v: Self::I);
+    /// Sixteen floats at `p`.
+    unsafe fn loadf(p: *const u8) -> Self::F;
+    /// Stores sixteen floats at `p`.
+    unsafe fn storef(p: *mut u8, v: Self::F);
+    /// The first `n` (1 to 16) floats at `p`, the other lanes zero; nothing else is read.
+    unsafe fn loadf_n(p: *const f32, n: usize) -> Self::F;
+    /// Stores the first `n` (1 to 16) lanes at `p`; nothing else is written.
+    unsafe fn storef_n(p: *mut f32, v: Self::F, n: usize);
+    /// One 32-bit value at `p` in every lane.
+    unsafe fn bcast(p: *const u8) -> Self::I;
+    /// One float at `p` in every lane.
+    unsafe fn bcastf(p: *const u8) -> Self::F;
+    /// `x` in every lane.
+    unsafe fn splat(x: i32) -> Self::I;
+    /// `x` in every lane.
+    unsafe fn splatf(x: f32) -> Self::F;
+
+    /// Bitwise and.
+    unsafe fn and(a: Self::I, b: Self::I) -> Self::I;
+    /// Bitwise or.
+    unsafe fn or(a: Self::I, b: Self::I) -> Self::I;
+    /// Bitwise exclusive or.
+    unsafe fn xor(a: Self::I, b: Self::I) -> Self::I;
+    /// 32-bit addition.
+    unsafe fn add(a: Self::I, b: Self::I) -> Self::I;
+    /// 32-bit subtraction.
+    unsafe fn sub(a: Self::I, b: Self::I) -> Self::I;
+    /// 32-bit shift left by `n`, a constant at every call once inlined.
+    unsafe fn shl(a: Self::I, n: u32) -> Self::I;
+    /// 32-bit logical shift right.
+    unsafe fn shr(a: Self::I, n: u32) -> Self::I;
+    /// 32-bit arithmetic shift right.
+    unsafe fn sar(a: Self::I, n: u32) -> Self::I;
+    /// Each byte of `idx` (0 to 15) replaced by that entry of `table`.
+    unsafe fn lut16(table: &[i8; 16], idx: Self::I) -> Self::I;
+    /// Bit `4*G + j` of each lane becomes bit 4 of byte `j`; all other bits are zero.
+    unsafe fn spread_bits<const G: usize>(x: Self::I) -> Self::I;
+
+    /// Signed integers to floats.
+    unsafe fn cvt(a: Self::I) -> Self::F;
+    /// The low halves of the lanes, read as IEEE half precision.
+    unsafe fn half_lo(a: Self::I) -> Self::F;
+    /// Product.
+    unsafe fn mulf(a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, rounded once.
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `c - a * b`, rounded once.
+    unsafe fn fnma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+
+    /// Sixteen bytes from each of sixteen rows, transposed: lane `r` of result `i` is the `i`-th
+    /// 32-bit word at `p + r * stride`.
+    unsafe fn load_words4(p: *const u8, stride: usize) -> [Self::I; 4];
+    /// One 32-bit word from each of sixteen rows.
+    unsafe fn load_words1(p: *const u8, stride: usize) -> Self::I;
+    /// One 16-bit word from each of sixteen rows, zero-extended.
+    unsafe fn load_halves(p: *const u8, stride: usize) -> Self::I;
+    /// One byte from each of sixteen rows, zero-extended.
+    unsafe fn load_bytes(p: *const u8, stride: usize) -> Self::I {
+        let mut w = [0u32; LANES];
+        for (r, w) in w.iter_mut().enumerate() {
+            *w = u32::from(*p.add(r * stride));
+        }
+        Self::load(w.as_ptr().cast())
+    }
+}
+
+/// The dot products of ISAs with 32-bit accumulation (`vpdpbusd`, `vpdpwssd`).
+///
+/// # Safety
+/// As [`Lanes`].
+#[allow(clippy::missing_safety_doc)]
+pub unsafe trait Dot: Lanes {
+    /// Adds, per lane, the four products of unsigned bytes `w` and signed bytes `a`. Exact.
+    unsafe fn dot4(acc: Self::I, w: Self::I, a: Self::I) -> Self::I;
+    /// Adds, per lane, the two products of signed 16-bit `w` and `a`. Exact.
+    unsafe fn dot2(acc: Self::I, w: Self::I, a: Self::I) -> Self::I;
+}

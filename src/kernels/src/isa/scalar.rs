@@ -1,0 +1,134 @@
+//! The portable tier: arrays, no intrinsics. Slow, and the same arithmetic as the others.
+
+use super::{Dot, LANES, Lanes};
+use half::f16;
+
+/// The portable ISA; always available.
+#[derive(Clone, Copy, Debug)]
+pub struct Scalar(());
+
+impl Scalar {
+    /// Every CPU can run it.
+    pub fn new() -> Option<Self> {
+        Some(Scalar(()))
+    }
+}
+
+type I = [u32; LANES];
+type F = [f32; LANES];
+
+#[inline(always)]
+fn map2(a: I, b: I, f: impl Fn(u32, u32) -> u32) -> I {
+    std::array::from_fn(|i| f(a[i], b[i]))
+}
+
+// SAFETY: no target features are needed; pointers are used only for the bytes the trait names.
+unsafe impl Lanes for Scalar {
+    type I = I;
+    type F = F;
+    const MADD: bool = false;
+
+    unsafe fn load(p: *const u8) -> I {
+        p.cast::<I>().read_unaligned()
+    }
+    unsafe fn store(p: *mut u8, v: I) {
+        p.cast::<I>().write_unaligned(v)
+    }
+    unsafe fn loadf(p: *const u8) -> F {
+        p.cast::<F>().read_unaligned()
+    }
+    unsafe fn storef(p: *mut u8, v: F) {
+        p.cast::<F>().write_unaligned(v)
+    }
+    unsafe fn loadf_n(p: *const f32, n: usize) -> F {
+        std::array::from_fn(|i| if i < n { p.add(i).read_unaligned() } else { 0.0 })
+    }
+    unsafe fn storef_n(p: *mut f32, v: F, n: usize) {
+        for (i, x) in v.iter().enumerate().take(n) {
+            p.add(i).write_unaligned(*x);
+        }
+    }
+    unsafe fn bcast(p: *const u8) -> I {
+        [p.cast::<u32>().read_unaligned(); LANES]
+    }
+    unsafe fn bcastf(p: *const u8) -> F {
+        [p.cast::<f32>().read_unaligned(); LANES]
+    }
+    unsafe fn splat(x: i32) -> I {
+        [x as u32; LANES]
+    }
+    unsafe fn splatf(x: f32) -> F {
+        [x; LANES]
+    }
+    unsafe fn and(a: I, b: I) -> I {
+        map2(a, b, |x, y| x & y)
+    }
+    unsafe fn or(a: I, b: I) -> I {
+        map2(a, b, |x, y| x | y)
+    }
+    unsafe fn xor(a: I, b: I) -> I {
+        map2(a, b, |x, y| x ^ y)
+    }
+    unsafe fn add(a: I, b: I) -> I {
+        map2(a, b, u32::wrapping_add)
+    }
+    unsafe fn sub(a: I, b: I) -> I {
+        map2(a, b, u32::wrapping_sub)
+    }
+    unsafe fn shl(a: I, n: u32) -> I {
+        a.map(|x| x << n)
+    }
+    unsafe fn shr(a: I, n: u32) -> I {
+        a.map(|x| x >> n)
+    }
+    unsafe fn sar(a: I, n: u32) -> I {
+        a.map(|x| ((x as i32) >> n) as u32)
+    }
+    unsafe fn lut16(table: &[i8; 16], idx: I) -> I {
+        idx.map(|x| u32::from_le_bytes(x.to_le_bytes().map(|b| table[(b & 15) as usize] as u8)))
+    }
+    unsafe fn spread_bits<const G: usize>(x: I) -> I {
+        x.map(|x| (0..4).fold(0, |o, j| o | (x >> (4 * G + j) & 1) << (8 * j + 4)))
+    }
+    unsafe fn cvt(a: I) -> F {
+        a.map(|x| x as i32 as f32)
+    }
+    unsafe fn half_lo(a: I) -> F {
+        a.map(|x| f16::from_bits(x as u16).to_f32())
+    }
+    unsafe fn mulf(a: F, b: F) -> F {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+    unsafe fn fma(a: F, b: F, c: F) -> F {
+        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+    unsafe fn fnma(a: F, b: F, c: F) -> F {
+        std::array::from_fn(|i| (-a[i]).mul_add(b[i], c[i]))
+    }
+    unsafe fn load_words4(p: *const u8, stride: usize) -> [I; 4] {
+        std::array::from_fn(|i| std::array::from_fn(|r| p.add(r * stride + 4 * i).cast::<u32>().read_unaligned()))
+    }
+    unsafe fn load_words1(p: *const u8, stride: usize) -> I {
+        std::array::from_fn(|r| p.add(r * stride).cast::<u32>().read_unaligned())
+    }
+    unsafe fn load_halves(p: *const u8, stride: usize) -> I {
+        std::array::from_fn(|r| u32::from(p.add(r * stride).cast::<u16>().read_unaligned()))
+    }
+}
+
+// SAFETY: as above.
+unsafe impl Dot for Scalar {
+    unsafe fn dot4(acc: I, w: I, a: I) -> I {
+        std::array::from_fn(|i| {
+            let (w, a) = (w[i].to_le_bytes(), a[i].to_le_bytes());
+            (0..4).fold(acc[i], |s, j| s.wrapping_add((i32::from(w[j]) * i32::from(a[j] as i8)) as u32))
+        })
+    }
+    unsafe fn dot2(acc: I, w: I, a: I) -> I {
+        std::array::from_fn(|i| {
+            let (lo, hi) =
+                (w[i] as i16 as i32 * a[i] as i16 as i32, (w[i] >> 16) as i16 as i32 * (a[i] >> 16) as i16 as i32);
+            acc[i].wrapping_add(lo as u32).wrapping_add(hi as u32)
+        })
+    }
+}

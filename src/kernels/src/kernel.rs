@@ -1,0 +1,214 @@
+//! A kernel: everything needed to multiply by a weight matrix of one type on one ISA, and the loops
+//! around packing and micro-kernel, which are the same for all.
+
+use crate::act::QuantizeFn;
+use crate::formats::{ActFormat, Shape, WeightType};
+use crate::isa::{Isa, LANES};
+use crate::micro::MicroFn;
+use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+
+/// Packs `blocks` blocks of sixteen rows: row `r` starts at `src + r * stride`.
+///
+/// # Safety
+/// Every row is readable for `blocks` blocks, `panel` writable for as many records; the CPU has the
+/// ISA's features.
+pub type PackFn = unsafe fn(src: *const u8, stride: usize, blocks: usize, panel: *mut u8);
+
+/// The product of one weight type on one ISA.
+#[derive(Debug)]
+pub struct Kernel {
+    /// The instruction set.
+    pub isa: Isa,
+    /// The weight type.
+    pub weight: WeightType,
+    /// Its structure.
+    pub shape: Shape,
+    /// The format it wants activations in; kernels with equal formats can share them.
+    pub act: ActFormat,
+    pub(crate) quantize: QuantizeFn,
+    pub(crate) pack: PackFn,
+    /// Micro-kernels for 1, 2, ... columns.
+    pub(crate) micro: &'static [MicroFn],
+}
+
+/// Columns cut into tiles of nearly equal width, none wider than the kernel takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tiles {
+    /// Number of columns.
+    pub columns: usize,
+    /// Number of tiles.
+    pub count: usize,
+}
+
+impl Tiles {
+    /// Tiles for `columns` columns, at most `widest` wide.
+    pub fn new(columns: usize, widest: usize) -> Self {
+        Tiles { columns, count: columns.div_ceil(widest) }
+    }
+
+    /// First column of tile `t`; `t == count` gives the number of columns.
+    pub fn start(self, t: usize) -> usize {
+        let (q, r) = (self.columns / self.count, self.columns % self.count);
+        t * q + t.min(r)
+    }
+}
+
+/// One weight matrix times quantised columns.
+#[derive(Clone, Copy, Debug)]
+pub struct Product {
+    /// First byte of the first row.
+    pub weights: *const u8,
+    /// Bytes from row to row.
+    pub stride: usize,
+    /// Rows of the matrix: floats of a result column.
+    pub rows: usize,
+    /// Elements of a row, a multiple of the block size.
+    pub k: usize,
+    /// The columns, quantised by [`Kernel::quantize_tile`], tile after tile.
+    pub act: *const u8,
+    /// How the columns are cut.
+    pub tiles: Tiles,
+}
+
+/// How a product is cut to fit the caches.
+#[derive(Clone, Copy, Debug)]
+pub struct Blocking {
+    /// Bytes that a packed panel may take: it should stay in the level-1 cache beside a tile.
+    pub panel_bytes: usize,
+    /// Bytes of weights to prefetch ahead of packing, over the sixteen rows together; 0: none.
+    pub prefetch_bytes: usize,
+}
+
+impl Default for Blocking {
+    fn default() -> Self {
+        Blocking { panel_bytes: 20 << 10, prefetch_bytes: 16 << 10 }
+    }
+}
+
+impl Kernel {
+    /// The name for logs and statistics, e.g. `avx512vnni/q4_K`.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.isa.name(), self.weight.ggml_name())
+    }
+
+    /// Widest tile, in columns.
+    pub fn widest_tile(&self) -> usize {
+        self.micro.len()
+    }
+
+    /// The tiles for `columns` columns.
+    pub fn tiles(&self, columns: usize) -> Tiles {
+        Tiles::new(columns, self.widest_tile())
+    }
+
+    /// Bytes of scratch that [`Self::multiply`] needs for each thread.
+    pub fn scratch_bytes(&self, k: usize, blocking: &Blocking) -> usize {
+        let blocks = self.chunk_blocks(k, blocking);
+        blocks * (self.shape.panel_record() + LANES * self.weight.block().1)
+    }
+
+    /// Blocks packed at a time.
+    fn chunk_blocks(&self, k: usize, blocking: &Blocking) -> usize {
+        let blocks = k / self.shape.block;
+        let most = (blocking.panel_bytes / self.shape.panel_record()).max(1);
+        // pieces of equal size
+        blocks.div_ceil(blocks.div_ceil(most).max(1)).max(1)
+    }
+
+    /// Quantises the columns of tile `t` to its place in `act`. `column(c)` is the first of `k`
+    /// floats of column `c`.
+    ///
+    /// # Safety
+    /// The columns must be readable for `k` floats and `act` writable for
+    /// `self.act.bytes(k, tiles.columns)` bytes.
+    pub unsafe fn quantize_tile(
+        &self,
+        k: usize,
+        tiles: Tiles,
+        t: usize,
+        act: *mut u8,
+        column: impl Fn(usize) -> *const f32,
+    ) {
+        let (from, to) = (tiles.start(t), tiles.start(t + 1));
+        let mut cols = [core::ptr::null(); MAX_TILE];
+        for (i, c) in cols.iter_mut().zip(from..to) {
+            *i = column(c);
+        }
+        let out = act.add(self.act.bytes(k, from));
+        (self.quantize)(self.act, cols.as_ptr(), k, to - from, out);
+    }
+
+    /// Multiplies the rows of `panels` (units of sixteen) by the columns of the tiles `tiles`.
+    /// `column(c)` is where the `p.rows` floats of result column `c` go.
+    ///
+    /// # Safety
+    /// `p` must describe readable memory, the result columns be writable and disjoint from it, and
+    /// `scratch`, aligned to 64 bytes, be writable for [`Self::scratch_bytes`] and this thread's own.
+    pub unsafe fn multiply(
+        &self,
+        p: &Product,
+        panels: core::ops::Range<usize>,
+        tiles: core::ops::Range<usize>,
+        blocking: &Blocking,
+        scratch: *mut u8,
+        column: impl Fn(usize) -> *mut f32,
+    ) {
+        let (block_k, block_bytes) = self.weight.block();
+        let blocks = p.k / block_k;
+        let chunk = self.chunk_blocks(p.k, blocking);
+        let chunks = blocks.div_ceil(chunk);
+        let ahead = (blocking.prefetch_bytes / (LANES * chunk * block_bytes)).min(chunks);
+        let copy = scratch.add(chunk * self.shape.panel_record());
+        for panel in panels.clone() {
+            let row = panel * LANES;
+            let rows = LANES.min(p.rows - row);
+            let src = p.weights.add(row * p.stride);
+            for i in 0..chunks {
+                let from = i * chunk;
+                let n = chunk.min(blocks - from);
+                if ahead > 0 {
+                    // the chunk `ahead` steps on: further along these rows, or in the next panel
+                    let (down, j) = if i + ahead < chunks { (0, i + ahead) } else { (LANES, i + ahead - chunks) };
+                    let at = src.wrapping_add(down * p.stride + j * chunk * block_bytes);
+                    if down == 0 || panel + 1 < panels.end {
+                        prefetch_rows(at, p.stride, chunk * block_bytes);
+                    }
+                }
+                let at = src.add(from * block_bytes);
+                if rows == LANES {
+                    (self.pack)(at, p.stride, n, scratch);
+                } else {
+                    // rows below the matrix are not ours to read: pack a copy (what the missing
+                    // rows hold does not matter, their results are not stored)
+                    for r in 0..rows {
+                        let to = copy.add(r * chunk * block_bytes);
+                        core::ptr::copy_nonoverlapping(at.add(r * p.stride), to, n * block_bytes);
+                    }
+                    (self.pack)(copy, chunk * block_bytes, n, scratch);
+                }
+                for t in tiles.clone() {
+                    let (c0, c1) = (p.tiles.start(t), p.tiles.start(t + 1));
+                    let mut dst = [core::ptr::null_mut(); MAX_TILE];
+                    for (d, c) in dst.iter_mut().zip(c0..c1) {
+                        *d = column(c).add(row);
+                    }
+                    let act = p.act.add(self.act.bytes(p.k, c0) + from * self.act.record() * (c1 - c0));
+                    (self.micro[c1 - c0 - 1])(scratch, act, n, dst.as_ptr(), rows, i == 0);
+                }
+            }
+        }
+    }
+}
+
+/// No kernel's tiles are wider.
+pub const MAX_TILE: usize = 8;
+
+#[inline]
+unsafe fn prefetch_rows(p: *const u8, stride: usize, bytes: usize) {
+    for r in 0..LANES {
+        let row = p.wrapping_add(r * stride);
+        for line in (0..bytes).step_by(64) {
+            _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(line).cast());
+        }
+    }
+}

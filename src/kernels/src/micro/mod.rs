@@ -1,0 +1,27 @@
+//! Micro-kernels: one weight panel (sixteen rows) times one activation tile (a few columns).
+
+pub mod dp;
+pub mod madd;
+
+use crate::isa::Lanes;
+
+/// Computes sixteen rows by `NC` columns over `blocks` records.
+///
+/// `dst` points to `NC` column pointers, each to the first of `rows` (1 to 16) floats. With `first`
+/// the result is stored, otherwise it is added to what is there (the next piece of K).
+///
+/// # Safety
+/// `panel` and `act` must be readable for `blocks` records of the kernel's formats, the columns
+/// writable for `rows` floats; the CPU has the ISA's features.
+pub type MicroFn =
+    unsafe fn(panel: *const u8, act: *const u8, blocks: usize, dst: *const *mut f32, rows: usize, first: bool);
+
+/// Writes or adds a tile.
+#[inline(always)]
+unsafe fn finish<S: Lanes, const NC: usize>(acc: [S::F; NC], dst: *const *mut f32, rows: usize, first: bool) {
+    for (c, v) in acc.into_iter().enumerate() {
+        let p = *dst.add(c);
+        let v = if first { v } else { S::fma(v, S::splatf(1.0), S::loadf_n(p, rows)) };
+        S::storef_n(p, v, rows);
+    }
+}

@@ -1,0 +1,152 @@
+//! The types with blocks of 32 and one scale: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, MXFP4.
+//!
+//! ```text
+//! q4_0, iq4_nl   d f16 | qs 16 B: byte i = element i (low nibble), element 16 + i (high)
+//! q4_1           d f16 | m f16 | qs 16 B
+//! q5_0           d f16 | qh 4 B: bit i = fifth bit of element i | qs 16 B
+//! q5_1           d f16 | m f16 | qh 4 B | qs 16 B
+//! q8_0           d f16 | qs 32 x i8
+//! mxfp4          e u8: scale 2^(e - 128) | qs 16 B: code of E2M1, values doubled
+//! ```
+
+use super::{Weight, iq4_table, put};
+use crate::formats::WeightType;
+use crate::isa::Lanes;
+
+/// Writes nibbles through `f`: low ones to lines 0-3, high ones to lines 4-7.
+#[inline(always)]
+unsafe fn put_nibbles<S: Lanes>(qs: [S::I; 4], rec: *mut u8, f: impl Fn(S::I) -> S::I) {
+    let m = S::splat(0x0f0f_0f0f);
+    for (i, q) in qs.into_iter().enumerate() {
+        put::<S>(rec, i, f(S::and(q, m)));
+        put::<S>(rec, 4 + i, f(S::and(S::shr(q, 4), m)));
+    }
+}
+
+/// The same with the fifth bits of `qh`.
+#[inline(always)]
+unsafe fn put_5bit<S: Lanes>(qs: [S::I; 4], qh: S::I, rec: *mut u8) {
+    let m = S::splat(0x0f0f_0f0f);
+    let lo = |i: usize| S::and(qs[i], m);
+    let hi = |i: usize| S::and(S::shr(qs[i], 4), m);
+    put::<S>(rec, 0, S::or(lo(0), S::spread_bits::<0>(qh)));
+    put::<S>(rec, 1, S::or(lo(1), S::spread_bits::<1>(qh)));
+    put::<S>(rec, 2, S::or(lo(2), S::spread_bits::<2>(qh)));
+    put::<S>(rec, 3, S::or(lo(3), S::spread_bits::<3>(qh)));
+    put::<S>(rec, 4, S::or(hi(0), S::spread_bits::<4>(qh)));
+    put::<S>(rec, 5, S::or(hi(1), S::spread_bits::<5>(qh)));
+    put::<S>(rec, 6, S::or(hi(2), S::spread_bits::<6>(qh)));
+    put::<S>(rec, 7, S::or(hi(3), S::spread_bits::<7>(qh)));
+}
+
+/// `d` from a half at `src`.
+#[inline(always)]
+unsafe fn put_d<S: Lanes>(src: *const u8, stride: usize, p: *mut u8) {
+    S::storef(p, S::half_lo(S::load_halves(src, stride)));
+}
+
+/// `d` and `m` from two halves at `src`.
+#[inline(always)]
+unsafe fn put_d_m<S: Lanes>(src: *const u8, stride: usize, d: *mut u8, m: *mut u8) {
+    let dm = S::load_words1(src, stride);
+    S::storef(d, S::half_lo(dm));
+    S::storef(m, S::half_lo(S::shr(dm, 16)));
+}
+
+/// 4-bit codes, value `d * (code - 8)`.
+pub struct Q4_0;
+impl Weight for Q4_0 {
+    const TYPE: WeightType = WeightType::Q4_0;
+    #[inline(always)]
+    unsafe fn pack<S: Lanes>(src: *const u8, stride: usize, rec: *mut u8) {
+        put_nibbles::<S>(S::load_words4(src.add(2), stride), rec, |v| v);
+        put_d::<S>(src, stride, rec.add(Self::SHAPE.scales_at()));
+    }
+}
+
+/// 4-bit codes, value `d * code + m`.
+pub struct Q4_1;
+impl Weight for Q4_1 {
+    const TYPE: WeightType = WeightType::Q4_1;
+    #[inline(always)]
+    unsafe fn pack<S: Lanes>(src: *const u8, stride: usize, rec: *mut u8) {
+        put_nibbles::<S>(S::load_words4(src.add(4), stride), rec, |v| v);
+        put_d_m::<S>(src, stride, rec.add(Self::SHAPE.scales_at()), rec.add(Self::SHAPE.mins_at()));
+    }
+}
+
+/// 5-bit codes, value `d * (code - 16)`.
+pub struct Q5_0;
+impl Weight for Q5_0 {
+    const TYPE: WeightType = WeightType::Q5_0;
+    #[inline(always)]
+    unsafe fn pack<S: Lanes>(src: *const u8, stride: usize, rec: *mut u8) {
+        put_5bit::<S>(S::load_words4(src.add(6), stride), S::load_words1(src.add(2), stride), rec);
+        put_d::<S>(src, stride, rec.add(Self::SHAPE.scales_at()));
+    }
+}
+
+/// 5-bit codes, value `d * code + m`.
+pub struct Q5_1;
+impl Weight for Q5_1 {
+    const TYPE: WeightType = WeightType::Q5_1;
+    #[inline(always)]
+    unsafe fn pack<S: Lanes>(src: *const u8, stride: usize, rec: *mut u8) {
+        put_5bit::<S>(S::load_words4(src.add(8), stride), S::load_words1(src.add(4), stride), rec);
+        put_d_m::<S>(src, stride, rec.add(Self::SHAPE.scales_at()), rec.add(Self::SHAPE.mins_at()));
+    }
+}
+
+/// Signed bytes, value `d * code`.
+pub struct Q8_0;
+impl Weight for Q8_0 {
+    const TYPE: WeightType = WeightType::Q8_0;
+    #[inline(always)]
+    unsafe fn pack<S: Lanes>(src: *const u8, stride: usize, rec: *mut u8) {
+        // adding 128 to a signed byte is flipping its top bit
+        let bias = S::splat(if S::MADD { 0 } else { 0x8080_8080_u32 as i32 });
+        for h in 0..2 {
+            for (i, q) in S::load_words4(src.add(2 + 16 * h), stride).into_iter().enumerate() {
+                put::<S>(rec, 4 * h + i, S::xor(q, bias));
+            }
+        }
+        put_d::<S>(src, stride, rec.add(Self::SHAPE.scales_at()));
+    }
+}
+
+/// 4-bit codes into a table of values.
+pub struct Iq4Nl;
+impl Weight for Iq4Nl {
+    const TYPE: WeightType = WeightType::Iq4Nl;
+    #[inline(always)]
+    unsafe fn pack<S: Lanes>(src: *const u8, stride: usize, rec: *mut u8) {
+        let qs = S::load_words4(src.add(2), stride);
+        put_nibbles::<S>(qs, rec, |v| S::lut16(iq4_table::<S>(), v));
+        put_d::<S>(src, stride, rec.add(Self::SHAPE.scales_at()));
+    }
+}
+
+/// 4-bit floats with a power-of-two scale.
+pub struct Mxfp4;
+impl Weight for Mxfp4 {
+    const TYPE: WeightType = WeightType::Mxfp4;
+    #[inline(always)]
+    unsafe fn pack<S: Lanes>(src: *const u8, stride: usize, rec: *mut u8) {
+        // twice the E2M1 values (ggml-common.h, `kvalues_mxfp4`), plus the offset 12
+        const TABLE: [i8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
+        let qs = S::load_words4(src.add(1), stride);
+        put_nibbles::<S>(qs, rec, |v| S::lut16(&TABLE, v));
+        let mut d = [0f32; crate::isa::LANES];
+        for (r, d) in d.iter_mut().enumerate() {
+            *d = e8m0_half(*src.add(r * stride));
+        }
+        S::storef(rec.add(Self::SHAPE.scales_at()), S::loadf(d.as_ptr().cast()));
+    }
+}
+
+/// Half of the scale that an E8M0 byte stands for: `2^(e - 128)` (the codes are doubled).
+#[inline(always)]
+pub fn e8m0_half(e: u8) -> f32 {
+    // the two smallest are denormal
+    f32::from_bits(if e < 2 { 0x0020_0000 << e } else { u32::from(e - 1) << 23 })
+}

@@ -1,0 +1,101 @@
+//! Packing: sixteen rows of a weight type, as ggml stores them, into a panel (see
+//! [`crate::formats`]). One file per family; the code is generic over the ISA.
+//!
+//! All types are unpacked *after* the transposition to rows in lanes: ggml's layouts keep the bits
+//! of `k`, `k + 1`, `k + 2`, `k + 3` in corresponding bits of neighbouring bytes, so that one word
+//! operation unpacks four elements of sixteen rows. Q5_0 and Q5_1, whose high bits are one word, are
+//! the exception.
+
+mod block32;
+mod iq4_xs;
+mod q2_k;
+mod q3_k;
+mod q4_k;
+mod q6_k;
+
+pub use block32::{Iq4Nl, Mxfp4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
+pub use iq4_xs::Iq4Xs;
+pub use q2_k::Q2K;
+pub use q3_k::Q3K;
+pub use q4_k::{Q4K, Q5K};
+pub use q6_k::Q6K;
+
+use crate::formats::{LINE, Shape, WeightType};
+use crate::isa::Lanes;
+
+/// A weight type that can be packed.
+pub trait Weight {
+    /// Its name.
+    const TYPE: WeightType;
+    /// Its structure.
+    const SHAPE: Shape = Self::TYPE.shape();
+    /// Bytes of one block of one row.
+    const BYTES: usize = Self::TYPE.block().1;
+
+    /// Packs one block of sixteen rows.
+    ///
+    /// # Safety
+    /// `src + r * stride` must be readable for [`Self::BYTES`] bytes for `r` in `0..16`, `rec`
+    /// writable for [`Shape::panel_record`] bytes; see also [`Lanes`].
+    unsafe fn pack<S: Lanes>(src: *const u8, stride: usize, rec: *mut u8);
+}
+
+/// The values of IQ4_NL and IQ4_XS codes (ggml-common.h, `kvalues_iq4nl`).
+pub const IQ4_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/// [`IQ4_VALUES`] plus 128, as unsigned bytes.
+const IQ4_VALUES_U: [i8; 16] = {
+    let mut t = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        t[i] = (IQ4_VALUES[i] as i16 + 128) as u8 as i8;
+        i += 1;
+    }
+    t
+};
+
+/// The table that turns IQ4 codes into what the ISA's dot product wants.
+const fn iq4_table<S: Lanes>() -> &'static [i8; 16] {
+    if S::MADD { &IQ4_VALUES } else { &IQ4_VALUES_U }
+}
+
+/// Stores line `i` of the codes.
+#[inline(always)]
+unsafe fn put<S: Lanes>(rec: *mut u8, i: usize, v: S::I) {
+    S::store(rec.add(i * LINE), v);
+}
+
+/// Byte `j` of each lane, zero-extended.
+#[inline(always)]
+unsafe fn byte<S: Lanes>(v: S::I, j: u32) -> S::I {
+    if j == 3 { S::shr(v, 24) } else { S::and(S::shr(v, 8 * j), S::splat(0xff)) }
+}
+
+/// Byte `j` of each lane, sign-extended.
+#[inline(always)]
+unsafe fn sbyte<S: Lanes>(v: S::I, j: u32) -> S::I {
+    if j == 3 { S::sar(v, 24) } else { S::sar(S::shl(v, 24 - 8 * j), 24) }
+}
+
+/// Stores an integer scale as the ISA's micro-kernels of integer-scaled types want it.
+#[inline(always)]
+unsafe fn put_scale<S: Lanes>(p: *mut u8, v: S::I) {
+    if S::MADD {
+        S::store(p, S::or(S::and(v, S::splat(0xffff)), S::shl(v, 16)));
+    } else {
+        S::storef(p, S::cvt(v));
+    }
+}
+
+/// Two neighbouring unsigned mins, `lo` for the even sub-block.
+#[inline(always)]
+unsafe fn put_mins<S: Lanes>(p: *mut u8, lo: S::I, hi: S::I) {
+    S::store(p, S::or(lo, S::shl(hi, 16)));
+}
+
+/// `d` and `dmin` from a word that holds both as half precision.
+#[inline(always)]
+unsafe fn put_d_dmin<S: Lanes>(rec: *mut u8, shape: Shape, dm: S::I) {
+    S::storef(rec.add(shape.d_at()), S::half_lo(dm));
+    S::storef(rec.add(shape.d_at() + LINE), S::half_lo(S::shr(dm, 16)));
+}

@@ -1,0 +1,58 @@
+//! Q3_K: 16 sub-blocks of 16, 6-bit scales with offset 32.
+//!
+//! ```text
+//! hmask 32 B | qs 64 B | scales 12 B | d f16          value = d * (scale[s] - 32) * (code - 4)
+//! element 128n + 32j + l: low bits qs[32n + l] bits 2j..2j+1, third bit hmask[l] bit 4n + j
+//! scales: bytes 0-7 hold scales 0-7 (low nibble) and 8-15 (high nibble); bytes 8-11 hold their
+//!         upper bits, two for each of scales i, 4 + i, 8 + i, 12 + i
+//! ```
+
+use super::{Weight, byte, put, put_scale};
+use crate::formats::{LINE, WeightType};
+use crate::isa::Lanes;
+
+/// 3-bit K-quant.
+pub struct Q3K;
+impl Weight for Q3K {
+    const TYPE: WeightType = WeightType::Q3K;
+    #[inline(always)]
+    unsafe fn pack<S: Lanes>(src: *const u8, stride: usize, rec: *mut u8) {
+        let two = S::splat(0x0303_0303);
+        let third = S::splat(0x0404_0404);
+        let hm = [S::load_words4(src, stride), S::load_words4(src.add(16), stride)];
+        for n in 0..2 {
+            for (h, hm) in hm.iter().enumerate() {
+                let qs = S::load_words4(src.add(32 + 32 * n + 16 * h), stride);
+                for j in 0..4 {
+                    let bit = (4 * n + j) as u32;
+                    for w in 0..4 {
+                        let hi = hm[w];
+                        let hi = if bit < 2 { S::shl(hi, 2 - bit) } else { S::shr(hi, bit - 2) };
+                        let lo = S::and(S::shr(qs[w], 2 * j as u32), two);
+                        put::<S>(rec, 32 * n + 8 * j + 4 * h + w, S::or(lo, S::and(hi, third)));
+                    }
+                }
+            }
+        }
+        // scales 12 B and d are the last 14 bytes: read the 12 and the 2 apart
+        let a = S::load_words1(src.add(96), stride);
+        let b = S::load_words1(src.add(100), stride);
+        let c = S::load_words1(src.add(104), stride);
+        let four = S::splat(0x0f0f_0f0f);
+        let top = S::splat(0x3030_3030);
+        let scales = [
+            S::or(S::and(a, four), S::and(S::shl(c, 4), top)),
+            S::or(S::and(b, four), S::and(S::shl(c, 2), top)),
+            S::or(S::and(S::shr(a, 4), four), S::and(c, top)),
+            S::or(S::and(S::shr(b, 4), four), S::and(S::shr(c, 2), top)),
+        ];
+        let bias = S::splat(32);
+        for (i, s) in scales.into_iter().enumerate() {
+            for j in 0..4 {
+                let at = Self::SHAPE.scales_at() + (4 * i + j) * LINE;
+                put_scale::<S>(rec.add(at), S::sub(byte::<S>(s, j as u32), bias));
+            }
+        }
+        S::storef(rec.add(Self::SHAPE.d_at()), S::half_lo(S::load_halves(src.add(108), stride)));
+    }
+}

@@ -1,0 +1,178 @@
+//! Which kernels exist: every weight type on every ISA. Adding a type is one file in
+//! [`crate::pack`], its line in [`WeightType`] and its line here.
+
+use crate::formats::{Codes, Shape, WeightType};
+use crate::isa::Isa;
+use crate::kernel::Kernel;
+use crate::micro::dp::Structure;
+use crate::pack::Weight;
+
+/// The parts of a shape that change a micro-kernel's code; types that agree share it.
+struct Of<const BLOCK: usize, const SUB: usize, const MIN: bool, const CODES: u8>;
+
+const WIDE: u8 = 0;
+const NARROW: u8 = 1;
+const SIGNED: u8 = 2;
+
+impl<const BLOCK: usize, const SUB: usize, const MIN: bool, const CODES: u8> Structure for Of<BLOCK, SUB, MIN, CODES> {
+    const SHAPE: Shape = Shape {
+        block: BLOCK,
+        sub: SUB,
+        min: MIN,
+        offset: 0,
+        codes: match CODES {
+            WIDE => Codes::Wide,
+            NARROW => Codes::Narrow,
+            _ => Codes::Signed,
+        },
+    };
+}
+
+/// The list of all weights, as an array of whatever `$f::<Weight>()` makes.
+macro_rules! every_weight {
+    ($f:ident) => {{
+        use crate::pack::*;
+        [
+            $f::<Q4_0>(),
+            $f::<Q4_1>(),
+            $f::<Q5_0>(),
+            $f::<Q5_1>(),
+            $f::<Q8_0>(),
+            $f::<Q2K>(),
+            $f::<Q3K>(),
+            $f::<Q4K>(),
+            $f::<Q5K>(),
+            $f::<Q6K>(),
+            $f::<Iq4Nl>(),
+            $f::<Iq4Xs>(),
+            $f::<Mxfp4>(),
+        ]
+    }};
+}
+
+/// A module with the kernels of one ISA. `$attr` enables its target features; `$block32` and
+/// `$super256` are the generic micro-kernels, `$nc` the tile widths.
+macro_rules! isa_kernels {
+    ($name:ident, $isa:expr, $lanes:ty, $(#[$attr:meta])?, $quantize:path,
+     $block32:ident, $super256:ident, $codes:ident, [$($nc:literal),*]) => {
+        mod $name {
+            use super::*;
+            use crate::micro::MicroFn;
+
+            $(#[$attr])?
+            unsafe fn block32<T: Structure, const NC: usize>(
+                panel: *const u8, act: *const u8, blocks: usize, dst: *const *mut f32, rows: usize, first: bool,
+            ) {
+                $block32!($lanes, T, NC, (panel, act, blocks, dst, rows, first))
+            }
+
+            $(#[$attr])?
+            unsafe fn super256<T: Structure, const NC: usize>(
+                panel: *const u8, act: *const u8, blocks: usize, dst: *const *mut f32, rows: usize, first: bool,
+            ) {
+                $super256!($lanes, T, NC, (panel, act, blocks, dst, rows, first))
+            }
+
+            $(#[$attr])?
+            unsafe fn pack<W: Weight>(src: *const u8, stride: usize, blocks: usize, panel: *mut u8) {
+                for b in 0..blocks {
+                    W::pack::<$lanes>(src.add(b * W::BYTES), stride, panel.add(b * W::SHAPE.panel_record()));
+                }
+            }
+
+            const fn table32<const MIN: bool, const CODES: u8>() -> &'static [MicroFn] {
+                const { &[$(block32::<Of<32, 32, MIN, CODES>, $nc>),*] }
+            }
+
+            const fn table256<const SUB: usize, const MIN: bool, const CODES: u8>() -> &'static [MicroFn] {
+                const { &[$(super256::<Of<256, SUB, MIN, CODES>, $nc>),*] }
+            }
+
+            const fn micro(s: Shape) -> &'static [MicroFn] {
+                match (s.block, s.sub, s.min, $codes(s.codes)) {
+                    (32, 32, false, WIDE) => table32::<false, WIDE>(),
+                    (32, 32, false, SIGNED) => table32::<false, SIGNED>(),
+                    (32, 32, true, WIDE) => table32::<true, WIDE>(),
+                    (32, 32, true, NARROW) => table32::<true, NARROW>(),
+                    (256, 16, false, NARROW) => table256::<16, false, NARROW>(),
+                    (256, 16, true, NARROW) => table256::<16, true, NARROW>(),
+                    (256, 32, true, WIDE) => table256::<32, true, WIDE>(),
+                    (256, 32, true, NARROW) => table256::<32, true, NARROW>(),
+                    (256, 32, false, SIGNED) => table256::<32, false, SIGNED>(),
+                    _ => panic!("no micro-kernel for this shape"),
+                }
+            }
+
+            const fn kernel<W: Weight>() -> Kernel {
+                Kernel {
+                    isa: $isa,
+                    weight: W::TYPE,
+                    shape: W::SHAPE,
+                    act: W::SHAPE.act(<$lanes as crate::isa::Lanes>::MADD),
+                    quantize: $quantize,
+                    pack: pack::<W>,
+                    micro: micro(W::SHAPE),
+                }
+            }
+
+            pub(super) static KERNELS: [Kernel; WeightType::ALL.len()] = every_weight!(kernel);
+        }
+    };
+}
+
+macro_rules! dp_block32 {
+    ($lanes:ty, $t:ty, $nc:ident, $args:tt) => { crate::micro::dp::block32::<$lanes, $t, $nc> $args };
+}
+macro_rules! dp_super256 {
+    ($lanes:ty, $t:ty, $nc:ident, $args:tt) => { crate::micro::dp::super256::<$lanes, $t, $nc> $args };
+}
+macro_rules! madd_block32 {
+    ($lanes:ty, $t:ty, $nc:ident, $args:tt) => { crate::micro::madd::block32::<$t, $nc> $args };
+}
+macro_rules! madd_super256 {
+    ($lanes:ty, $t:ty, $nc:ident, $args:tt) => { crate::micro::madd::super256::<$t, $nc> $args };
+}
+
+/// The code class as a micro-kernel parameter.
+const fn codes(c: Codes) -> u8 {
+    match c {
+        Codes::Wide => WIDE,
+        Codes::Narrow => NARROW,
+        Codes::Signed => SIGNED,
+    }
+}
+
+isa_kernels!(
+    scalar, Isa::Scalar, crate::isa::scalar::Scalar, , crate::act::quantize_scalar,
+    dp_block32, dp_super256, codes, [1, 2, 3, 4]
+);
+isa_kernels!(
+    avx2, Isa::Avx2, crate::isa::avx2::Avx2, #[target_feature(enable = "avx2,fma,f16c")], crate::act::quantize_avx2,
+    madd_block32, madd_super256, codes, [1, 2, 3, 4]
+);
+isa_kernels!(
+    vnni256, Isa::Vnni256, crate::isa::vnni256::Vnni256,
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")], crate::act::quantize_avx2,
+    dp_block32, dp_super256, codes, [1, 2, 3, 4]
+);
+isa_kernels!(
+    avx512, Isa::Avx512, crate::isa::avx512::Avx512,
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")], crate::act::quantize_avx2,
+    dp_block32, dp_super256, codes, [1, 2, 3, 4, 5, 6, 7, 8]
+);
+
+/// The kernels of `isa`, in the order of [`WeightType::ALL`]; `None` where this CPU cannot run them.
+pub fn kernels(isa: Isa) -> Option<&'static [Kernel]> {
+    // asking the token is what makes it sound to hand the kernels out
+    isa.available().then_some(match isa {
+        Isa::Scalar => &scalar::KERNELS[..],
+        Isa::Avx2 => &avx2::KERNELS[..],
+        Isa::Vnni256 => &vnni256::KERNELS[..],
+        Isa::Avx512 => &avx512::KERNELS[..],
+    })
+}
+
+/// The kernel for one weight type.
+pub fn kernel(isa: Isa, weight: WeightType) -> Option<&'static Kernel> {
+    kernels(isa)?.iter().find(|k| k.weight == weight)
+}

@@ -1,0 +1,85 @@
+//! Inputs: seeded random numbers, weight blocks, activations.
+
+use crate::formats::WeightType;
+use half::f16;
+use std::ops::Range;
+
+/// splitmix64.
+#[derive(Clone)]
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+    pub fn byte(&mut self) -> u8 {
+        self.next() as u8
+    }
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+    /// In -1..1.
+    pub fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+    pub fn shuffle<T>(&mut self, v: &mut [T]) {
+        for i in (1..v.len()).rev() {
+            v.swap(i, self.below(i + 1));
+        }
+    }
+}
+
+/// Offsets of the half-precision fields of a block, and its integer scales; MXFP4's exponent is the
+/// byte 0. Everything else is codes.
+pub fn fields(t: WeightType) -> (&'static [usize], Range<usize>) {
+    match t {
+        WeightType::Q4_0 | WeightType::Q5_0 | WeightType::Q8_0 | WeightType::Iq4Nl => (&[0], 0..0),
+        WeightType::Q4_1 | WeightType::Q5_1 => (&[0, 2], 0..0),
+        WeightType::Q2K => (&[80, 82], 0..16),
+        WeightType::Q3K => (&[108], 96..108),
+        WeightType::Q4K | WeightType::Q5K => (&[0, 2], 4..16),
+        WeightType::Q6K => (&[208], 192..208),
+        WeightType::Iq4Xs => (&[0], 2..8),
+        WeightType::Mxfp4 => (&[], 0..0),
+    }
+}
+
+/// Overwrites the floating scales of a block; `d` of MXFP4 is the power of two above it.
+pub fn set_scales(t: WeightType, block: &mut [u8], mut d: impl FnMut() -> f16) {
+    for &at in fields(t).0 {
+        block[at..at + 2].copy_from_slice(&d().to_le_bytes());
+    }
+    if t == WeightType::Mxfp4 {
+        block[0] = (d().to_f32().abs().log2().ceil() + 128.0) as u8;
+    }
+}
+
+/// Fills a row with random codes and integer scales; floating scales of either sign, 2^-9 to 2.
+pub fn random_row(t: WeightType, row: &mut [u8], rng: &mut Rng) {
+    for block in row.chunks_exact_mut(t.block().1) {
+        block.fill_with(|| rng.byte());
+        set_scales(t, block, || {
+            let size = (1.0 + rng.unit().abs()) * (-(rng.below(10) as f32)).exp2();
+            f16::from_f32(if rng.next() & 1 == 0 { size } else { -size })
+        });
+    }
+}
+
+/// `rows` random rows at a distance of `stride`, other bytes 0xff.
+pub fn random_matrix(t: WeightType, rows: usize, k: usize, stride: usize, rng: &mut Rng) -> Vec<u8> {
+    let bytes = k / t.block().0 * t.block().1;
+    let mut m = vec![0xff; stride * (rows - 1) + bytes];
+    for r in 0..rows {
+        random_row(t, &mut m[r * stride..][..bytes], rng);
+    }
+    m
+}
+
+/// `n` columns of `k` floats, each of another size.
+pub fn random_columns(n: usize, k: usize, rng: &mut Rng) -> Vec<Vec<f32>> {
+    let mut column = |c: usize| (0..k).map(|_| rng.unit() * (c as f32 - 3.0).exp2()).collect();
+    (0..n).map(|c| column(c % 9)).collect()
+}

@@ -1,0 +1,117 @@
+//! Products of random matrices, over shapes, strides and blockings.
+
+use super::data::{Rng, random_columns, random_matrix};
+use super::harness::{Case, Expected, bits, row_bytes};
+use super::{every_kernel, scale};
+use crate::formats::WeightType;
+use crate::kernel::Blocking;
+use std::collections::HashMap;
+
+const ROWS: [usize; 9] = [1, 2, 7, 15, 16, 17, 31, 33, 48];
+const COLUMNS: [usize; 11] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17];
+
+/// In elements: a few blocks, and one block more than a usual size.
+fn lengths(t: WeightType) -> [usize; 6] {
+    let b = t.block().0;
+    [b, 2 * b, 3 * b, 5 * b, 8 * b, 2048 + b]
+}
+
+/// The usual one; K cut at every block, without prefetch; cut unevenly; prefetch far beyond the end.
+const BLOCKINGS: [Blocking; 4] = [
+    Blocking { panel_bytes: 20 << 10, prefetch_bytes: 16 << 10 },
+    Blocking { panel_bytes: 0, prefetch_bytes: 0 },
+    Blocking { panel_bytes: 12 << 10, prefetch_bytes: 1 << 20 },
+    Blocking { panel_bytes: usize::MAX, prefetch_bytes: 1 << 10 },
+];
+
+#[test]
+fn every_type_and_isa_agrees_with_the_reference_for_every_shape() {
+    // K and blocking change from shape to shape; the scale adds more of them
+    let variants = scale().min(lengths(WeightType::Q4_0).len() * BLOCKINGS.len());
+    let mut expected = HashMap::new();
+    for (i, kernel) in every_kernel().enumerate() {
+        let mut turn = i;
+        for rows in ROWS {
+            for columns in COLUMNS {
+                turn += 1;
+                for v in 0..variants {
+                    let k = lengths(kernel.weight)[(turn + v) % 6];
+                    let blocking = BLOCKINGS[(turn / 6 + v / 6) % 4];
+                    let stride = row_bytes(kernel.weight, k) + 10;
+                    let (matrix, inputs, expected) = expected.entry((kernel.weight, k)).or_insert_with(|| {
+                        let rng = &mut Rng(k as u64);
+                        let matrix = random_matrix(kernel.weight, 48, k, stride, rng);
+                        let inputs = random_columns(17, k, rng);
+                        let expected = Expected::new(kernel, &matrix, stride, 48, &inputs);
+                        (matrix, inputs, expected)
+                    });
+                    let case = Case {
+                        weights: matrix,
+                        stride,
+                        rows,
+                        k,
+                        columns: &inputs[..columns],
+                        blocking,
+                        out_stride: rows + turn % 3,
+                        pieces: None,
+                    };
+                    let blocks = k / kernel.weight.block().0;
+                    expected.check(kernel, &case.run(kernel), rows, blocks, false);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn pieces_in_any_order_give_the_bits_of_one_call() {
+    let rng = &mut Rng(5);
+    for kernel in every_kernel() {
+        let k = 3 * kernel.weight.block().0;
+        let stride = row_bytes(kernel.weight, k);
+        let (matrix, inputs) = (random_matrix(kernel.weight, 71, k, stride, rng), random_columns(19, k, rng));
+        for blocking in BLOCKINGS {
+            let mut case = Case {
+                weights: &matrix,
+                stride,
+                rows: 71,
+                k,
+                columns: &inputs,
+                blocking,
+                out_stride: 80,
+                pieces: None,
+            };
+            let whole = bits(&case.run(kernel));
+            assert_eq!(whole, bits(&case.run(kernel)), "{}: runs differ", kernel.name());
+            for _ in 0..2 {
+                case.pieces = Some(rng.next());
+                assert_eq!(whole, bits(&case.run(kernel)), "{}: pieces differ", kernel.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_that_is_not_finite_changes_no_other_row() {
+    let rng = &mut Rng(6);
+    for kernel in every_kernel() {
+        let t = kernel.weight;
+        let k = 2 * t.block().0;
+        let stride = row_bytes(t, k);
+        let mut matrix = random_matrix(t, 20, k, stride, rng);
+        let inputs = random_columns(5, k, rng);
+        let run = |matrix: &[u8]| {
+            let blocking = Blocking::default();
+            let case =
+                Case { weights: matrix, stride, rows: 20, k, columns: &inputs, blocking, out_stride: 20, pieces: None };
+            bits(&case.run(kernel))
+        };
+        let clean = run(&matrix);
+        for r in [3, 18] {
+            matrix[r * stride..][..stride].fill(0xff); // NaN scales
+        }
+        for (i, (a, b)) in clean.iter().zip(run(&matrix)).enumerate() {
+            assert!(*a == b || [3, 18].contains(&(i % 20)), "{}: row {}", kernel.name(), i % 20);
+        }
+    }
+}

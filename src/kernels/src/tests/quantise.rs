@@ -1,0 +1,188 @@
+//! Quantisation of activations: the layout of tiles, the codes, and that all versions agree.
+
+use super::data::{Rng, random_columns};
+use super::reference::{ActBlock, activations};
+use super::{every_kernel, scale};
+use crate::act::{QuantizeFn, quantize_avx2, quantize_scalar};
+use crate::formats::{ActFormat, Aux};
+use crate::isa::Isa;
+
+/// The formats that kernels use.
+fn formats() -> Vec<ActFormat> {
+    let mut v: Vec<ActFormat> = vec![];
+    for kernel in every_kernel() {
+        if !v.contains(&kernel.act) {
+            v.push(kernel.act);
+        }
+    }
+    v
+}
+
+/// The tile that `f` makes of `columns`, with a sentinel after it.
+fn tile(f: QuantizeFn, format: ActFormat, columns: &[*const f32], k: usize) -> Vec<u8> {
+    let bytes = format.bytes(k, columns.len());
+    let mut out = vec![0xa5; bytes + 64];
+    // SAFETY: every column has `k` floats, `out` is large enough; callers know the CPU.
+    unsafe { f(format, columns.as_ptr(), k, columns.len(), out.as_mut_ptr()) };
+    assert!(out[bytes..].iter().all(|&b| b == 0xa5), "{format:?}: written behind the tile");
+    out.truncate(bytes);
+    out
+}
+
+/// A reader of the tile's 32-bit words in the order that the module documentation gives.
+struct Words<'a>(std::slice::ChunksExact<'a, u8>);
+
+impl Words<'_> {
+    fn next(&mut self) -> u32 {
+        u32::from_le_bytes(self.0.next().unwrap().try_into().unwrap())
+    }
+}
+
+/// The words of `aux` for one block.
+fn aux(format: ActFormat, block: &ActBlock) -> Vec<u32> {
+    let pair = |lo: i32, hi: i32| u32::from(lo as u16) | u32::from(hi as u16) << 16;
+    let sum = |q: &[i32]| q.iter().sum::<i32>();
+    // the elements with k % 4 in {0, 1}, in {2, 3}
+    let half = |q: &[i32], h: usize| q.chunks_exact(4).map(|q| q[2 * h] + q[2 * h + 1]).sum::<i32>();
+    let mut subs = block.codes.chunks_exact(format.sub);
+    match format.aux {
+        Aux::None => vec![],
+        Aux::Seed(o) => subs.map(|q| (-o * sum(q)) as u32).collect(),
+        Aux::SeedPair(o) => subs.map(|q| pair(-o * half(q, 0), -o * half(q, 1))).collect(),
+        Aux::Sums if format.block == 32 => subs.map(|q| (block.d * sum(q) as f32).to_bits()).collect(),
+        Aux::Sums => {
+            let mut v = vec![];
+            while let (Some(a), Some(b)) = (subs.next(), subs.next()) {
+                v.push(pair(sum(a), sum(b)));
+            }
+            v
+        }
+    }
+}
+
+/// Panics unless `tile` is what the reference makes of `columns`.
+fn check(format: ActFormat, tile: &[u8], columns: &[Vec<f32>]) {
+    let columns: Vec<Vec<ActBlock>> = columns.iter().map(|x| activations(format, x)).collect();
+    let mut words = Words(tile.chunks_exact(4));
+    for b in 0..columns[0].len() {
+        for g in 0..format.block / 4 {
+            for (c, x) in columns.iter().enumerate() {
+                let got = words.next().to_le_bytes().map(|q| i32::from(q as i8));
+                assert_eq!(got, x[b].codes[4 * g..][..4], "{format:?}: column {c}, block {b}, group {g}");
+            }
+        }
+        for i in 0..format.aux_words() {
+            for (c, x) in columns.iter().enumerate() {
+                assert_eq!(words.next(), aux(format, &x[b])[i], "{format:?}: column {c}, block {b}, aux {i}");
+            }
+        }
+        for (c, x) in columns.iter().enumerate() {
+            assert_eq!(words.next(), x[b].d.to_bits(), "{format:?}: column {c}, block {b}, scale");
+        }
+    }
+}
+
+/// Both versions against the reference, which also compares them bit by bit.
+fn check_both(format: ActFormat, columns: &[Vec<f32>]) {
+    let at: Vec<_> = columns.iter().map(|x| x.as_ptr()).collect();
+    let k = columns[0].len();
+    check(format, &tile(quantize_scalar, format, &at, k), columns);
+    if Isa::Avx2.available() {
+        check(format, &tile(quantize_avx2, format, &at, k), columns);
+    }
+}
+
+#[test]
+fn random_columns_are_quantised_as_ggml_does() {
+    let rng = &mut Rng(10);
+    for format in formats() {
+        for nc in 1..=8 {
+            for blocks in 1..=2 + scale() {
+                check_both(format, &random_columns(nc, blocks * format.block, rng));
+            }
+        }
+    }
+}
+
+#[test]
+fn special_values_are_quantised_as_ggml_does() {
+    for format in formats() {
+        let n = format.block;
+        let column = |f: &dyn Fn(usize) -> f32| (0..n).map(f).collect::<Vec<f32>>();
+        let columns = [
+            // ties at .5 of both parities and signs: 127 makes the inverse scale exactly 1
+            column(&|i| if i == 0 { 127.0 } else { i as f32 % 100.0 - 50.5 }),
+            column(&|i| if i == 1 { -127.0 } else { i as f32 % 100.0 - 49.5 }),
+            // the largest magnitude last; twice, with either sign first
+            column(&|i| if i == n - 1 { -9.0 } else { i as f32 / n as f32 }),
+            column(&|i| [3.0, -3.0, 1.0, 0.5][i % 4]),
+            column(&|i| [-3.0, 3.0, 1.0, 0.5][i % 4]),
+            column(&|i| {
+                if i == n / 2 {
+                    5.0
+                } else if i == n / 2 + 1 {
+                    -5.0
+                } else {
+                    0.0
+                }
+            }),
+            column(&|_| 0.0),
+            column(&|i| if i % 2 == 0 { -0.0 } else { 0.0 }),
+            // inverse scales that overflow, denormal scales, scales beyond half precision
+            column(&|i| f32::from_bits(i as u32)),
+            column(&|i| 1e-38 * i as f32 / n as f32),
+            column(&|i| 3.0e-37 * (i as f32 - 7.0) / n as f32),
+            column(&|i| 4.0e-37 * (i as f32 - 7.0) / n as f32),
+            column(&|i| 1e-6 * (i as f32 - 20.0)),
+            column(&|i| 1e6 * (i as f32 - 20.0)),
+            column(&|i| 1e30 * (i as f32 - 20.0)),
+            column(&|i| if i % 3 == 0 { f32::MAX } else { -f32::MAX / 3.0 }),
+        ];
+        for c in &columns {
+            check_both(format, std::slice::from_ref(c));
+        }
+        for group in columns.chunks(8) {
+            check_both(format, group);
+        }
+    }
+}
+
+#[test]
+fn inputs_need_no_alignment() {
+    let rng = &mut Rng(11);
+    for format in formats() {
+        let k = 2 * format.block;
+        let columns = random_columns(3, k, rng);
+        let aligned: Vec<_> = columns.iter().map(|x| x.as_ptr()).collect();
+        for shift in [1, 2, 4, 12] {
+            let copies: Vec<Vec<u8>> = columns
+                .iter()
+                .map(|x| std::iter::repeat_n(0, shift).chain(x.iter().flat_map(|x| x.to_ne_bytes())).collect())
+                .collect();
+            let at: Vec<_> = copies.iter().map(|x| x[shift..].as_ptr().cast()).collect();
+            let want = tile(quantize_scalar, format, &aligned, k);
+            assert_eq!(want, tile(quantize_scalar, format, &at, k), "{format:?}, scalar, {shift}");
+            if Isa::Avx2.available() {
+                assert_eq!(want, tile(quantize_avx2, format, &at, k), "{format:?}, AVX2, {shift}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_column_does_not_depend_on_its_neighbours() {
+    let rng = &mut Rng(12);
+    for kernel in every_kernel() {
+        let (format, k) = (kernel.act, 2 * kernel.act.block);
+        let mut columns = random_columns(8, k, rng);
+        columns[2].fill(f32::NAN);
+        columns[5][3] = f32::INFINITY;
+        let at: Vec<_> = columns.iter().map(|x| x.as_ptr()).collect();
+        let together = tile(kernel.quantize, format, &at, k);
+        for (c, at) in at.iter().enumerate() {
+            let alone = tile(kernel.quantize, format, &[*at], k);
+            let word = |i: usize| &together[(8 * i + c) * 4..][..4];
+            assert!((0..alone.len() / 4).all(|i| word(i) == &alone[4 * i..][..4]), "{}: column {c}", kernel.name());
+        }
+    }
+}

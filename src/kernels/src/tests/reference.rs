@@ -1,0 +1,199 @@
+//! The scalar reference: one element at a time, from ggml's block layouts (ggml-common.h) and its
+//! `dequantize_row_*` (ggml-quants.c), in `f64`.
+
+use crate::formats::{ActFormat, WeightType};
+use half::f16;
+
+/// One weight: `scaled` is `d * scale * code`, `min` what its minimum adds. Kept apart, because the
+/// rounding errors of both count even where they cancel.
+#[derive(Clone, Copy, Debug)]
+pub struct Element {
+    pub scaled: f64,
+    pub min: f64,
+}
+
+/// ggml-common.h, `kvalues_iq4nl`.
+const IQ4: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+/// ggml-common.h, `kvalues_mxfp4`: doubled E2M1.
+const MXFP4: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+fn half(b: &[u8], at: usize) -> f64 {
+    f16::from_le_bytes([b[at], b[at + 1]]).to_f64()
+}
+
+fn scaled(scaled: f64) -> Element {
+    Element { scaled, min: 0.0 }
+}
+
+/// Code `i` of 32 nibbles: the low ones of 16 bytes, then the high ones.
+fn nibble(qs: &[u8], i: usize) -> u8 {
+    if i < 16 { qs[i] & 15 } else { qs[i - 16] >> 4 }
+}
+
+/// Bit `i` of a little-endian bit string.
+fn bit(b: &[u8], i: usize) -> u8 {
+    b[i / 8] >> (i % 8) & 1
+}
+
+/// `get_scale_min_k4`: scale and min of sub-block `j` of Q4_K and Q5_K.
+fn k4_scale_min(s: &[u8], j: usize) -> (f64, f64) {
+    let (d, m) = if j < 4 {
+        (s[j] & 63, s[j + 4] & 63)
+    } else {
+        (s[j + 4] & 15 | s[j - 4] >> 6 << 4, s[j + 4] >> 4 | s[j] >> 6 << 4)
+    };
+    (d.into(), m.into())
+}
+
+/// Element `e` of block `b`.
+pub fn weight(t: WeightType, b: &[u8], e: usize) -> Element {
+    let code = |c: i32| f64::from(c);
+    // within a super-block: half, quarter of the half, place in the quarter
+    let (n, j, l) = (e / 128, e % 128 / 32, e % 32);
+    match t {
+        WeightType::Q4_0 => scaled(half(b, 0) * code(i32::from(nibble(&b[2..], e)) - 8)),
+        WeightType::Q4_1 => Element { scaled: half(b, 0) * f64::from(nibble(&b[4..], e)), min: half(b, 2) },
+        WeightType::Q5_0 => {
+            let q = nibble(&b[6..], e) | bit(&b[2..], e) << 4;
+            scaled(half(b, 0) * code(i32::from(q) - 16))
+        }
+        WeightType::Q5_1 => {
+            let q = nibble(&b[8..], e) | bit(&b[4..], e) << 4;
+            Element { scaled: half(b, 0) * f64::from(q), min: half(b, 2) }
+        }
+        WeightType::Q8_0 => scaled(half(b, 0) * f64::from(b[2 + e] as i8)),
+        WeightType::Iq4Nl => scaled(half(b, 0) * f64::from(IQ4[nibble(&b[2..], e) as usize])),
+        WeightType::Mxfp4 => {
+            let d = (f64::from(b[0]) - 128.0).exp2();
+            scaled(d * f64::from(MXFP4[nibble(&b[1..], e) as usize]))
+        }
+        WeightType::Q2K => {
+            let (q, s) = (b[16 + 32 * n + l] >> (2 * j) & 3, b[e / 16]);
+            let min = -half(b, 82) * f64::from(s >> 4);
+            Element { scaled: half(b, 80) * f64::from(s & 15) * f64::from(q), min }
+        }
+        WeightType::Q3K => {
+            let s = e / 16;
+            let low = if s < 8 { b[96 + s] & 15 } else { b[96 + s - 8] >> 4 };
+            let high = b[104 + s % 4] >> (2 * (s / 4)) & 3;
+            let q = b[32 + 32 * n + l] >> (2 * j) & 3 | (b[l] >> (4 * n + j) & 1) << 2;
+            scaled(half(b, 108) * code(i32::from(low | high << 4) - 32) * code(i32::from(q) - 4))
+        }
+        WeightType::Q4K | WeightType::Q5K => {
+            let (scale, min) = k4_scale_min(&b[4..16], e / 32);
+            let qs = if t == WeightType::Q4K { &b[16..] } else { &b[48..] };
+            let byte = qs[e / 64 * 32 + l];
+            let mut q = if j % 2 == 0 { byte & 15 } else { byte >> 4 };
+            if t == WeightType::Q5K {
+                q |= (b[16 + l] >> (e / 32) & 1) << 4;
+            }
+            Element { scaled: half(b, 0) * scale * f64::from(q), min: -half(b, 2) * min }
+        }
+        WeightType::Q6K => {
+            let byte = b[64 * n + 32 * (j % 2) + l];
+            let low = if j < 2 { byte & 15 } else { byte >> 4 };
+            let q = low | (b[128 + 32 * n + l] >> (2 * j) & 3) << 4;
+            scaled(half(b, 208) * f64::from(b[192 + e / 16] as i8) * code(i32::from(q) - 32))
+        }
+        WeightType::Iq4Xs => {
+            let s = e / 32;
+            let low = b[4 + s / 2] >> (4 * (s % 2)) & 15;
+            let high = u16::from_le_bytes([b[2], b[3]]) >> (2 * s) & 3;
+            let scale = f64::from(low) + f64::from(16 * high) - 32.0;
+            scaled(half(b, 0) * scale * f64::from(IQ4[nibble(&b[8 + 16 * s..], l) as usize]))
+        }
+    }
+}
+
+/// A whole row.
+pub fn weights(t: WeightType, row: &[u8]) -> Vec<Element> {
+    let (block, bytes) = t.block();
+    row.chunks_exact(bytes).flat_map(|b| (0..block).map(move |e| weight(t, b, e))).collect()
+}
+
+/// One block of quantised activations: scale and codes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ActBlock {
+    pub d: f32,
+    pub codes: Vec<i32>,
+}
+
+/// `quantize_row_q8_0` (x86) for blocks of 32, `quantize_row_q8_K_ref` for blocks of 256. Where the
+/// inverse scale overflows (magnitudes below 4e-37), ggml's codes are undefined and its scale is
+/// zero; here the codes are zero too.
+pub fn activations(format: ActFormat, x: &[f32]) -> Vec<ActBlock> {
+    x.chunks_exact(format.block)
+        .map(|x| {
+            let mut max = 0f32;
+            for &v in x {
+                if v.abs() > max.abs() {
+                    max = v;
+                }
+            }
+            let (inverse, d) = if format.block == 32 {
+                (127.0 / max.abs(), f16::from_f32(max.abs() / 127.0).to_f32())
+            } else {
+                (-127.0 / max, 1.0 / (-127.0 / max))
+            };
+            if max == 0.0 || !inverse.is_finite() {
+                return ActBlock { d: 0.0, codes: vec![0; x.len()] };
+            }
+            ActBlock { d, codes: x.iter().map(|v| (v * inverse).round_ties_even() as i32).collect() }
+        })
+        .collect()
+}
+
+/// Quantised activations as values.
+pub fn values(blocks: &[ActBlock]) -> Vec<f64> {
+    blocks.iter().flat_map(|b| b.codes.iter().map(|&q| f64::from(b.d) * f64::from(q))).collect()
+}
+
+/// A dot product and the sum of the magnitudes of its terms.
+#[derive(Clone, Copy, Debug)]
+pub struct Dot {
+    pub value: f64,
+    pub magnitude: f64,
+}
+
+pub fn dot(w: &[Element], a: &[f64]) -> Dot {
+    assert_eq!(w.len(), a.len());
+    let (mut value, mut magnitude) = (0.0, 0.0);
+    for (w, a) in w.iter().zip(a) {
+        value += w.scaled * a + w.min * a;
+        magnitude += (w.scaled * a).abs() + (w.min * a).abs();
+    }
+    Dot { value, magnitude }
+}
+
+impl Dot {
+    /// The largest difference that rounding explains, in a product of `blocks` blocks.
+    ///
+    /// Integer sums of a sub-block are exact. What rounds, each by at most `2^-24` of a partial sum
+    /// that is itself no larger than `magnitude`: 16 scaled sums in a super-block; per term the
+    /// product `d * da`, the conversion of its integer sum, `d * sum` (block sums of types with a
+    /// minimum): 4; per block two additions to the accumulator and, at a cut of K, one to memory.
+    /// Below the normal range each rounding costs up to `2^-150`, times an integer sum below `2^29`.
+    pub fn bound(self, blocks: usize) -> f64 {
+        let steps = (3 * blocks + 20) as f64;
+        // 1.01 for the terms of second order
+        1.01 * steps * (-24f64).exp2() * self.magnitude + steps * (-121f64).exp2()
+    }
+
+    /// Panics unless `got` is this value but for rounding.
+    #[track_caller]
+    pub fn check(self, got: f32, blocks: usize, what: impl Fn() -> String) {
+        let off = (f64::from(got) - self.value).abs();
+        assert!(off <= self.bound(blocks), "{}: {got}, not {self:?}: off by {off:e}", what());
+    }
+
+    /// The same for products of integers: exact where every partial sum is a `f32`.
+    #[track_caller]
+    pub fn check_integer(self, got: f32, blocks: usize, what: impl Fn() -> String) {
+        assert_eq!(self.value, self.value.trunc(), "{}: not an integer case", what());
+        if self.magnitude < (24f64).exp2() {
+            assert!(f64::from(got) == self.value, "{}: {got}, not {}", what(), self.value);
+        } else {
+            self.check(got, blocks, what);
+        }
+    }
+}

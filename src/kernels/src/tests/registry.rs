@@ -1,0 +1,108 @@
+//! The list of kernels.
+
+use super::every_kernel;
+use crate::formats::{Codes, WeightType};
+use crate::isa::Isa;
+use crate::kernel::{Blocking, MAX_TILE};
+use crate::registry::{kernel, kernels};
+
+#[test]
+fn every_weight_type_has_a_kernel_in_every_isa() {
+    assert!(Isa::Scalar.available());
+    for isa in Isa::ALL {
+        assert_eq!(kernels(isa).is_some(), isa.available(), "{isa:?}");
+        for t in WeightType::ALL.into_iter().filter(|_| isa.available()) {
+            let k = kernel(isa, t).expect("a kernel");
+            assert_eq!((k.isa, k.weight, k.shape), (isa, t, t.shape()));
+            assert_eq!(k.name(), format!("{}/{}", isa.name(), t.ggml_name()));
+            assert!((1..=MAX_TILE).contains(&k.widest_tile()));
+        }
+    }
+}
+
+/// An emulator that lacks the features would otherwise pass by skipping.
+#[test]
+fn avx512_is_there_where_it_is_required() {
+    if std::env::var_os("ZEN5TURBO_REQUIRE_AVX512").is_some_and(|v| v == "1") {
+        assert!(Isa::Avx512.available() && Isa::Vnni256.available(), "this CPU has no AVX-512 VNNI");
+    }
+}
+
+#[test]
+fn names_are_ggmls_and_unique() {
+    for t in WeightType::ALL {
+        assert_eq!(WeightType::from_ggml_name(t.ggml_name()), Some(t));
+    }
+    assert_eq!(WeightType::from_ggml_name("f16"), None);
+}
+
+/// The sizes from the fields of ggml-common.h's structs.
+#[test]
+fn blocks_have_ggmls_sizes() {
+    const HALF: usize = 2;
+    for t in WeightType::ALL {
+        let want = match t {
+            WeightType::Q4_0 | WeightType::Iq4Nl => (32, HALF + 16),
+            WeightType::Q4_1 => (32, 2 * HALF + 16),
+            WeightType::Q5_0 => (32, HALF + 4 + 16),
+            WeightType::Q5_1 => (32, 2 * HALF + 4 + 16),
+            WeightType::Q8_0 => (32, HALF + 32),
+            WeightType::Mxfp4 => (32, 1 + 16),
+            WeightType::Q2K => (256, 16 + 64 + 2 * HALF),
+            WeightType::Q3K => (256, 32 + 64 + 12 + HALF),
+            WeightType::Q4K => (256, 2 * HALF + 12 + 128),
+            WeightType::Q5K => (256, 2 * HALF + 12 + 32 + 128),
+            WeightType::Q6K => (256, 128 + 64 + 16 + HALF),
+            WeightType::Iq4Xs => (256, HALF + 2 + 4 + 128),
+        };
+        assert_eq!(t.block(), want, "{t:?}");
+        let shape = t.shape();
+        assert_eq!(shape.block, want.0);
+        assert_eq!(shape.panel_record() % 4, 0);
+    }
+}
+
+/// The 16-bit accumulators of AVX2, from the values that codes can take: the bounds at [`Codes`].
+#[test]
+fn the_code_classes_are_safe_for_16_bit_sums() {
+    for t in WeightType::ALL {
+        let (s, most) = (
+            t.shape(),
+            match t {
+                WeightType::Q2K => 3,
+                WeightType::Q3K => 7,
+                WeightType::Q4_0 | WeightType::Q4_1 | WeightType::Q4K => 15,
+                WeightType::Mxfp4 => 24,
+                WeightType::Q5_0 | WeightType::Q5_1 | WeightType::Q5K => 31,
+                WeightType::Q6K => 63,
+                WeightType::Q8_0 | WeightType::Iq4Nl | WeightType::Iq4Xs => continue,
+            },
+        );
+        let steps = match s.codes {
+            Codes::Wide => 8,
+            Codes::Narrow => 4,
+            Codes::Signed => unreachable!("{t:?}"),
+        };
+        // a single vpmaddubsw saturates; the sum of `steps` of them, less the offset, must not wrap
+        assert!(2 * 127 * most <= 32767, "{t:?}");
+        assert!(2 * 127 * steps * s.offset.max(most - s.offset) <= 32767, "{t:?}");
+        // an offset is seeded once per sub-block: one accumulator must hold it all
+        assert!(s.offset == 0 || s.sub == 4 * steps as usize, "{t:?}");
+    }
+}
+
+#[test]
+fn scratch_holds_a_panel_of_any_length() {
+    for kernel in every_kernel() {
+        for blocks in [1, 2, 3, 40, 1000] {
+            for panel_bytes in [0, 1 << 10, 20 << 10, usize::MAX] {
+                let blocking = Blocking { panel_bytes, prefetch_bytes: 0 };
+                let bytes = kernel.scratch_bytes(blocks * kernel.shape.block, &blocking);
+                let record = kernel.shape.panel_record();
+                // at least a record and a copy of its rows; no more panel than asked for
+                assert!(bytes >= record + 16 * kernel.weight.block().1);
+                assert!(bytes / (record + 16 * kernel.weight.block().1) <= (panel_bytes / record).max(1));
+            }
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! The configuration, from the environment. Every knob is one entry of [`KNOBS`].
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use zen5turbo_host::GateMode;
+
+use crate::log::LogLevel;
+
+/// Which kernels may be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KernelChoice {
+    /// The best this CPU runs.
+    #[default]
+    Auto,
+    /// AVX-512 with VNNI.
+    Avx512,
+    /// AVX2.
+    Avx2,
+    /// Portable code.
+    Scalar,
+    /// None: every operation is left to the original.
+    Off,
+}
+
+impl KernelChoice {
+    /// The value of `ZEN5TURBO_KERNELS` that selects it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        word_of(self, KERNELS)
+    }
+}
+
+/// What happens to llama.cpp's repacked copies of the weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Repack {
+    /// Keep the weights plain when the kernels in use cover the types that would be repacked.
+    #[default]
+    Auto,
+    /// Let llama.cpp repack as it does by itself.
+    Keep,
+    /// Keep the weights plain.
+    Off,
+}
+
+/// The configuration of this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `ZEN5TURBO`: false is the kill switch.
+    pub enabled: bool,
+    /// `ZEN5TURBO_GATE`.
+    pub gate: GateMode,
+    /// `ZEN5TURBO_KERNELS`.
+    pub kernels: KernelChoice,
+    /// `ZEN5TURBO_REPACK`.
+    pub repack: Repack,
+    /// `ZEN5TURBO_LOG`.
+    pub log: LogLevel,
+    /// `ZEN5TURBO_STATS`: where statistics are written at exit, `%p` not yet replaced.
+    pub stats: Option<PathBuf>,
+    /// `ZEN5TURBO_TUNE`: a file with measured choices.
+    pub tune: Option<PathBuf>,
+    /// What is wrong in the environment, one line each, to be shown once ggml is in use.
+    pub complaints: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            gate: GateMode::default(),
+            kernels: KernelChoice::default(),
+            repack: Repack::default(),
+            log: LogLevel::default(),
+            stats: None,
+            tune: None,
+            complaints: Vec::new(),
+        }
+    }
+}
+
+/// One environment variable.
+pub struct Knob {
+    /// The variable.
+    pub name: &'static str,
+    /// The value that stands for the default; empty means "not set".
+    pub default: &'static str,
+    /// What is allowed, as said to the user.
+    pub allowed: &'static str,
+    /// What it does, in one line.
+    pub help: &'static str,
+    /// Stores the value; false when it is not allowed, and then nothing has changed.
+    set: fn(&mut Config, &OsStr) -> bool,
+    /// The value in force, in the words of the variable.
+    get: fn(&Config) -> String,
+}
+
+impl Knob {
+    /// The value in force in `config`, as one would write it in the environment.
+    #[must_use]
+    pub fn value(&self, config: &Config) -> String {
+        (self.get)(config)
+    }
+}
+
+/// Every knob. An empty value counts as "not set", as with most programs.
+pub const KNOBS: &[Knob] = &[
+    Knob {
+        name: "ZEN5TURBO",
+        default: "1",
+        allowed: "0 or 1",
+        help: "0 is the kill switch: nothing is changed and nothing is printed",
+        set: |c, v| choose(&mut c.enabled, v, SWITCH),
+        get: |c| word_of(c.enabled, SWITCH).to_owned(),
+    },
+    Knob {
+        name: "ZEN5TURBO_GATE",
+        default: "strict",
+        allowed: "strict, passthrough or off",
+        help: "on a CPU that is not a Zen 5: exit with status 78, leave all to ggml, or run anyway",
+        set: |c, v| choose(&mut c.gate, v, GATES),
+        get: |c| word_of(c.gate, GATES).to_owned(),
+    },
+    Knob {
+        name: "ZEN5TURBO_KERNELS",
+        default: "auto",
+        allowed: "auto, avx512, avx2, scalar or off",
+        help: "which kernels compute: the best for this CPU, one family, or none",
+        set: |c, v| choose(&mut c.kernels, v, KERNELS),
+        get: |c| word_of(c.kernels, KERNELS).to_owned(),
+    },
+    Knob {
+        name: "ZEN5TURBO_REPACK",
+        default: "auto",
+        allowed: "auto, keep or off",
+        help: "llama.cpp's repacked weights: avoided where our kernels cover them, kept, or avoided",
+        set: |c, v| choose(&mut c.repack, v, REPACKS),
+        get: |c| word_of(c.repack, REPACKS).to_owned(),
+    },
+    Knob {
+        name: "ZEN5TURBO_LOG",
+        default: "off",
+        allowed: "off, info or debug",
+        help: "lines on stderr about what was found and what engaged",
+        set: |c, v| choose(&mut c.log, v, LEVELS),
+        get: |c| word_of(c.log, LEVELS).to_owned(),
+    },
+    Knob {
+        name: "ZEN5TURBO_STATS",
+        default: "",
+        allowed: "the path of a file (%p becomes the process id)",
+        help: "write statistics there as JSON when the program exits",
+        set: |c, v| set_path(&mut c.stats, v),
+        get: |c| show_path(c.stats.as_ref()),
+    },
+    Knob {
+        name: "ZEN5TURBO_TUNE",
+        default: "",
+        allowed: "the path of a file",
+        help: "measured choices of kernels for this machine (reserved: not read yet)",
+        set: |c, v| set_path(&mut c.tune, v),
+        get: |c| show_path(c.tune.as_ref()),
+    },
+];
+
+/// The words of a knob and what each one means.
+type Choices<T> = &'static [(&'static str, T)];
+
+const SWITCH: Choices<bool> = &[("0", false), ("1", true)];
+const GATES: Choices<GateMode> =
+    &[("strict", GateMode::Strict), ("passthrough", GateMode::Passthrough), ("off", GateMode::Off)];
+const KERNELS: Choices<KernelChoice> = &[
+    ("auto", KernelChoice::Auto),
+    ("avx512", KernelChoice::Avx512),
+    ("avx2", KernelChoice::Avx2),
+    ("scalar", KernelChoice::Scalar),
+    ("off", KernelChoice::Off),
+];
+const REPACKS: Choices<Repack> = &[("auto", Repack::Auto), ("keep", Repack::Keep), ("off", Repack::Off)];
+const LEVELS: Choices<LogLevel> = &[("off", LogLevel::Off), ("info", LogLevel::Info), ("debug", LogLevel::Debug)];
+
+fn choose<T: Copy>(field: &mut T, value: &OsStr, choices: Choices<T>) -> bool {
+    match choices.iter().find(|(word, _)| value == *word) {
+        Some(&(_, meaning)) => {
+            *field = meaning;
+            true
+        }
+        None => false,
+    }
+}
+
+fn word_of<T: PartialEq>(value: T, choices: Choices<T>) -> &'static str {
+    choices.iter().find(|(_, meaning)| *meaning == value).map_or("", |(word, _)| word)
+}
+
+/// A relative path is taken from the directory the program was started in, where the user wrote it.
+fn set_path(field: &mut Option<PathBuf>, value: &OsStr) -> bool {
+    *field = Some(std::path::absolute(value).unwrap_or_else(|_| PathBuf::from(value)));
+    true
+}
+
+fn show_path(path: Option<&PathBuf>) -> String {
+    path.map(|p| p.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+impl Config {
+    /// Reads `ZEN5TURBO` and the variables that begin with `ZEN5TURBO_`; others are ignored.
+    #[must_use]
+    pub fn from_vars(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        let mut config = Self::default();
+        for (name, value) in vars {
+            let ours = name == "ZEN5TURBO" || name.as_encoded_bytes().starts_with(b"ZEN5TURBO_");
+            if !ours || value.is_empty() {
+                continue;
+            }
+            match KNOBS.iter().find(|knob| name == knob.name) {
+                Some(knob) => {
+                    if !(knob.set)(&mut config, &value) {
+                        config.complaints.push(format!(
+                            "{}={} is not allowed: it must be {}; using the default, {}",
+                            knob.name,
+                            value.to_string_lossy(),
+                            knob.allowed,
+                            knob.default
+                        ));
+                    }
+                }
+                None => {
+                    let known: Vec<&str> = KNOBS.iter().map(|knob| knob.name).collect();
+                    config.complaints.push(format!(
+                        "{} is not a variable of zen5turbo and is ignored (they are: {})",
+                        name.to_string_lossy(),
+                        known.join(", ")
+                    ));
+                }
+            }
+        }
+        // The environment has no order of its own.
+        config.complaints.sort();
+        config
+    }
+}
+
+static CONFIG: OnceLock<Config> = OnceLock::new();
+
+/// The configuration, read from the environment at the first call: the constructor's, before the
+/// program can change its environment.
+pub fn config() -> &'static Config {
+    CONFIG.get_or_init(|| {
+        // SAFETY: getauxval reads the auxiliary vector, which the kernel always supplies.
+        if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
+            // The environment of a set-user-ID program is its caller's: it must not choose files.
+            return Config { enabled: false, ..Config::default() };
+        }
+        Config::from_vars(std::env::vars_os())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(vars: &[(&str, &str)]) -> Config {
+        Config::from_vars(vars.iter().map(|&(n, v)| (n.into(), v.into())))
+    }
+
+    #[test]
+    fn nothing_set_is_the_default() {
+        assert_eq!(parse(&[("PATH", "/bin"), ("ZEN5", "1")]), Config::default());
+        for knob in KNOBS {
+            assert_eq!(knob.value(&Config::default()), knob.default, "{}", knob.name);
+            assert!(!knob.help.is_empty() && !knob.help.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn every_word_is_understood_and_said_back() {
+        for (name, words) in [
+            ("ZEN5TURBO", "0 1"),
+            ("ZEN5TURBO_GATE", "strict passthrough off"),
+            ("ZEN5TURBO_KERNELS", "auto avx512 avx2 scalar off"),
+            ("ZEN5TURBO_REPACK", "auto keep off"),
+            ("ZEN5TURBO_LOG", "off info debug"),
+        ] {
+            let knob = KNOBS.iter().find(|k| k.name == name).unwrap();
+            for word in words.split(' ') {
+                let config = parse(&[(name, word)]);
+                assert_eq!(knob.value(&config), word);
+                assert!(config.complaints.is_empty());
+                assert!(knob.allowed.contains(word), "{name}: {word}");
+            }
+        }
+        assert!(!parse(&[("ZEN5TURBO", "0")]).enabled);
+    }
+
+    #[test]
+    fn a_bad_value_is_one_line_and_the_default() {
+        let config = parse(&[("ZEN5TURBO_GATE", "Strict"), ("ZEN5TURBO_KERNELS", "avx2")]);
+        assert_eq!(config.gate, GateMode::Strict);
+        assert_eq!(config.kernels, KernelChoice::Avx2);
+        assert_eq!(
+            config.complaints,
+            ["ZEN5TURBO_GATE=Strict is not allowed: it must be strict, passthrough or off; \
+              using the default, strict"]
+        );
+    }
+
+    #[test]
+    fn an_unknown_variable_is_named() {
+        let config = parse(&[("ZEN5TURBO_KERNEL", "avx2"), ("ZEN5TURBOX", "1")]);
+        assert_eq!(config.complaints.len(), 1);
+        assert!(config.complaints[0].starts_with("ZEN5TURBO_KERNEL is not a variable"));
+    }
+
+    #[test]
+    fn an_empty_value_is_not_set() {
+        let names: Vec<_> = KNOBS.iter().map(|k| (k.name, "")).collect();
+        assert_eq!(parse(&names), Config::default());
+    }
+
+    #[test]
+    fn a_relative_path_is_fixed_at_the_start() {
+        let config = parse(&[("ZEN5TURBO_STATS", "out.json")]);
+        assert_eq!(config.stats, Some(std::env::current_dir().unwrap().join("out.json")));
+        let config = parse(&[("ZEN5TURBO_STATS", "/tmp/s.%p.json")]);
+        assert_eq!(config.stats, Some("/tmp/s.%p.json".into()));
+    }
+}

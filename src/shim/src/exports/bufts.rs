@@ -1,0 +1,141 @@
+//! `ggml_backend_reg_get_proc_address`: llama.cpp asks it for the list of extra buffer types, among
+//! them CPU_REPACK, into which it would copy weights at load. The kernels here want the weights
+//! plain, as they lie in the file, so the list is answered without it.
+
+use std::arch::naked_asm;
+use std::ffi::{CStr, c_char, c_void};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use crate::config::{KernelChoice, Repack, config};
+use crate::ggml::abi::GetExtraBufts;
+use crate::ggml::copies::{Caller, c_str, caller};
+use crate::ggml::probe::structures_fit;
+use crate::log::log;
+use crate::reason::Reason;
+use crate::startup::{State, first_ggml_call, guarded};
+use crate::stats;
+
+/// `void * ggml_backend_reg_get_proc_address(ggml_backend_reg_t, const char *)`.
+///
+/// # Safety
+/// Called with ggml's own arguments.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ggml_backend_reg_get_proc_address(_: *mut c_void, _: *const c_char) -> *mut c_void {
+    naked_asm!("mov rdx, [rsp]", "jmp {}", sym get_proc_address)
+}
+
+unsafe extern "C" fn get_proc_address(reg: *mut c_void, name: *const c_char, from: usize) -> *mut c_void {
+    let found = guarded(None, || caller(from));
+    let Some((caller, original)) = found.and_then(|c| Some((c, c.get_proc_address?))) else {
+        stats::event(Reason::OriginalMissing);
+        return std::ptr::null_mut();
+    };
+    // SAFETY: the original with its own arguments.
+    let p = unsafe { original(reg, name) };
+    // SAFETY: a C string of the caller.
+    let asked = unsafe { c_str(name) };
+    if p.is_null() || asked != c"ggml_backend_dev_get_extra_bufts" || first_ggml_call() != State::Active {
+        return p;
+    }
+    if config().repack == Repack::Keep || config().kernels == KernelChoice::Off {
+        return p;
+    }
+    guarded(p, || filtered(caller, p))
+}
+
+type BuftName = unsafe extern "C" fn(*mut c_void) -> *const c_char;
+
+/// An original list function, the function that names its entries, and the answers given so far.
+struct List {
+    original: GetExtraBufts,
+    name: BuftName,
+    /// Lists handed out; they live for ever, as the original's do.
+    answers: Mutex<Vec<Answer>>,
+}
+
+struct Answer {
+    original: *mut *mut c_void,
+    filtered: *mut *mut c_void,
+}
+
+// SAFETY: the pointers are to lists that live as long as the process.
+unsafe impl Send for Answer {}
+
+/// One list per copy of ggml; each has a function of its own, because the list function is given
+/// nothing but a device.
+static LISTS: [AtomicPtr<List>; 4] = [const { AtomicPtr::new(std::ptr::null_mut()) }; 4];
+const THUNKS: [GetExtraBufts; 4] = [thunk::<0>, thunk::<1>, thunk::<2>, thunk::<3>];
+
+/// The replacement for the list function `p`, or `p` itself when there are too many.
+fn filtered(caller: &Caller, p: *mut c_void) -> *mut c_void {
+    if !structures_fit(&|name| caller.find(name)) {
+        return p; // this ggml will not be taken over: let it have its own layout
+    }
+    let Some(name) = caller.find(c"ggml_backend_buft_name") else {
+        stats::event(Reason::OriginalMissing);
+        return p;
+    };
+    for (slot, thunk) in LISTS.iter().zip(THUNKS) {
+        let list = slot.load(Ordering::Acquire);
+        // SAFETY: lists are never freed.
+        if !list.is_null() && unsafe { (*list).original as usize } == p as usize {
+            return thunk as *mut c_void;
+        }
+        if list.is_null() {
+            // SAFETY: ggml's own functions, whose signatures these are.
+            let new = Box::into_raw(Box::new(unsafe {
+                List {
+                    original: std::mem::transmute::<*mut c_void, GetExtraBufts>(p),
+                    name: std::mem::transmute::<*mut c_void, BuftName>(name),
+                    answers: Mutex::new(Vec::new()),
+                }
+            }));
+            if slot.compare_exchange(list, new, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                log!(debug, "weights are kept plain: CPU_REPACK is not offered to {}", caller.path);
+                return thunk as *mut c_void;
+            }
+            // another thread took the slot: its list leaks nothing but this small object
+            // SAFETY: not published.
+            drop(unsafe { Box::from_raw(new) });
+        }
+    }
+    p
+}
+
+unsafe extern "C" fn thunk<const I: usize>(device: *mut c_void) -> *mut *mut c_void {
+    // SAFETY: handed out only after the slot was filled.
+    let list = unsafe { &*LISTS[I].load(Ordering::Acquire) };
+    // SAFETY: the original with its own argument.
+    let original = unsafe { (list.original)(device) };
+    // SAFETY: a null-terminated list, or null.
+    guarded(original, || unsafe { without_repack(list, original) })
+}
+
+/// The list without the buffer type named CPU_REPACK; the same pointer for the same list.
+unsafe fn without_repack(list: &List, original: *mut *mut c_void) -> *mut *mut c_void {
+    if original.is_null() {
+        return original;
+    }
+    let mut answers = list.answers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(a) = answers.iter().find(|a| a.original == original) {
+        return a.filtered;
+    }
+    let mut kept = Vec::new();
+    let mut p = original;
+    // SAFETY: null-terminated.
+    unsafe {
+        while !(*p).is_null() {
+            let name: &CStr = c_str((list.name)(*p));
+            if name != c"CPU_REPACK" {
+                kept.push(*p);
+            }
+            p = p.add(1);
+        }
+    }
+    kept.push(std::ptr::null_mut());
+    let filtered = Box::leak(kept.into_boxed_slice()).as_mut_ptr();
+    answers.push(Answer { original, filtered });
+    filtered
+}

@@ -1,0 +1,112 @@
+//! The C API of `include/zen5turbo.h`: what a program can ask the shim.
+
+use std::ffi::{CStr, CString, c_char, c_int};
+
+use crate::startup::{self, guarded};
+use crate::stats;
+
+const VERSION: &CStr = {
+    let bytes = concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes();
+    match CStr::from_bytes_with_nul(bytes) {
+        Ok(version) => version,
+        Err(_) => panic!("the version contains a NUL"),
+    }
+};
+
+/// `zen5turbo_version`: the version, e.g. `0.1.0`; static memory.
+#[unsafe(no_mangle)]
+pub extern "C" fn zen5turbo_version() -> *const c_char {
+    VERSION.as_ptr()
+}
+
+/// `zen5turbo_state`: the number of a [`startup::State`].
+#[unsafe(no_mangle)]
+pub extern "C" fn zen5turbo_state() -> c_int {
+    startup::state() as c_int
+}
+
+/// `zen5turbo_stats_json`: the statistics so far, to be released with [`zen5turbo_free`]; null when
+/// memory is exhausted.
+#[unsafe(no_mangle)]
+pub extern "C" fn zen5turbo_stats_json() -> *mut c_char {
+    guarded(std::ptr::null_mut(), || CString::new(stats::json()).map_or(std::ptr::null_mut(), CString::into_raw))
+}
+
+/// `zen5turbo_free`: releases a string of [`zen5turbo_stats_json`]; null is allowed.
+///
+/// # Safety
+/// `text` is null or such a string, not yet released.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn zen5turbo_free(text: *mut c_char) {
+    if !text.is_null() {
+        // SAFETY: by this function's contract the pointer comes from CString::into_raw.
+        guarded((), || drop(unsafe { CString::from_raw(text) }));
+    }
+}
+
+/// `zen5turbo_taken`: calls taken over, of one operation and weight type or, with null, of all.
+///
+/// # Safety
+/// `op` and `type_name` are null or C strings.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn zen5turbo_taken(op: *const c_char, type_name: *const c_char) -> u64 {
+    // SAFETY: by this function's contract.
+    unsafe { count(op, type_name, stats::count_taken) }
+}
+
+/// `zen5turbo_declined`: calls left to the original; selected as by [`zen5turbo_taken`].
+///
+/// # Safety
+/// `op` and `type_name` are null or C strings.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn zen5turbo_declined(op: *const c_char, type_name: *const c_char) -> u64 {
+    // SAFETY: by this function's contract.
+    unsafe { count(op, type_name, stats::count_declined) }
+}
+
+/// # Safety
+/// `op` and `type_name` are null or C strings.
+unsafe fn count(
+    op: *const c_char,
+    type_name: *const c_char,
+    counter: impl FnOnce(Option<&str>, Option<&str>) -> u64,
+) -> u64 {
+    guarded(0, || {
+        // SAFETY: by this function's contract.
+        let text = |p: *const c_char| (!p.is_null()).then(|| unsafe { CStr::from_ptr(p) });
+        // No name has bytes that are not UTF-8, so replacing them makes an unknown name.
+        let (op, ty) = (text(op).map(CStr::to_string_lossy), text(type_name).map(CStr::to_string_lossy));
+        counter(op.as_deref(), ty.as_deref())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_accept_null_and_unknown_names() {
+        stats::set_type_name(58, "q_capi");
+        stats::taken(stats::OpKind::MulMat, 58, 1, 1, 1);
+        let ask = |op: Option<&CStr>, ty: Option<&CStr>| {
+            let pointer = |s: Option<&CStr>| s.map_or(std::ptr::null(), CStr::as_ptr);
+            // SAFETY: null or C strings that outlive the call.
+            unsafe { zen5turbo_taken(pointer(op), pointer(ty)) }
+        };
+        assert_eq!(ask(Some(c"MUL_MAT"), Some(c"q_capi")), 1);
+        assert!(ask(None, None) >= 1);
+        assert_eq!(ask(Some(c"\xFF"), None), 0);
+    }
+
+    #[test]
+    fn a_report_is_a_string_that_can_be_released() {
+        let text = zen5turbo_stats_json();
+        // SAFETY: a string of zen5turbo_stats_json, released below and not used after.
+        assert!(unsafe { CStr::from_ptr(text) }.to_bytes().starts_with(b"{"));
+        // SAFETY: as above; null is allowed.
+        unsafe {
+            zen5turbo_free(text);
+            zen5turbo_free(std::ptr::null_mut());
+        }
+    }
+}

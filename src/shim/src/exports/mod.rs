@@ -1,0 +1,5 @@
+//! The symbols this library exports, and nothing else.
+
+pub mod bufts;
+pub mod capi;
+pub mod ops;

@@ -1,0 +1,161 @@
+//! The operation hooks: `ggml_cpu_extra_compute_forward` and `ggml_cpu_extra_work_size`, which
+//! ggml-cpu calls for every node, and `ggml_graph_compute` around them.
+//!
+//! The exported functions are trampolines that add their return address as a last argument: it tells
+//! which copy of ggml called (see [`crate::ggml::copies`]).
+
+use std::arch::naked_asm;
+use std::ffi::{c_int, c_void};
+
+use crate::ggml::abi::{CPlan, ComputeParams, STATUS_FAILED, Tensor};
+use crate::ggml::copies::{Caller, caller};
+use crate::ggml::probe::Op;
+use crate::graph::context::{self, Running};
+use crate::graph::execute;
+use crate::log::log;
+use crate::reason::Reason;
+use crate::startup::{State, first_ggml_call, guarded};
+use crate::stats;
+
+/// `bool ggml_cpu_extra_compute_forward(struct ggml_compute_params *, struct ggml_tensor *)`: true
+/// when the operation was computed.
+///
+/// # Safety
+/// Called by ggml only.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ggml_cpu_extra_compute_forward(_: *mut ComputeParams, _: *mut Tensor) -> bool {
+    naked_asm!("mov rdx, [rsp]", "jmp {}", sym compute_forward)
+}
+
+/// `bool ggml_cpu_extra_work_size(int n_threads, const struct ggml_tensor *, size_t *)`: forwarded
+/// unchanged. Answering it would replace ggml's own calculation, and a product that is declined later
+/// would then run over the end of the work buffer.
+///
+/// # Safety
+/// Called by ggml only.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ggml_cpu_extra_work_size(_: c_int, _: *const Tensor, _: *mut usize) -> bool {
+    naked_asm!("mov rcx, [rsp]", "jmp {}", sym work_size)
+}
+
+/// `enum ggml_status ggml_graph_compute(struct ggml_cgraph *, struct ggml_cplan *)`.
+///
+/// # Safety
+/// Called with ggml's own arguments.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ggml_graph_compute(_: *mut c_void, _: *mut CPlan) -> c_int {
+    naked_asm!("mov rdx, [rsp]", "jmp {}", sym graph_compute)
+}
+
+unsafe extern "C" fn compute_forward(params: *mut ComputeParams, op: *mut Tensor, from: usize) -> bool {
+    let Some(caller) = guarded(None, || caller(from)) else {
+        stats::event(Reason::OriginalMissing);
+        return false;
+    };
+    // A panic in here is a defect; the other threads of the graph take the product all the same, so
+    // this thread must not fall back to the original: it reports the product as computed.
+    if first_ggml_call() == State::Active {
+        // SAFETY: arguments of ggml.
+        let (params, op) = unsafe { (&*params, &*op) };
+        // SAFETY: as above.
+        if guarded(true, || unsafe { try_compute(caller, params, op) }) {
+            return true;
+        }
+    }
+    match caller.compute_forward {
+        // SAFETY: the original with its own arguments.
+        Some(original) => unsafe { original(params, op) },
+        None => {
+            stats::event(Reason::OriginalMissing);
+            false
+        }
+    }
+}
+
+/// Computes a matrix product that the graph's plan takes.
+#[inline]
+unsafe fn try_compute(caller: &Caller, params: &ComputeParams, op: &Tensor) -> bool {
+    let Some(abi) = &caller.abi else { return false };
+    // SAFETY: arguments of ggml.
+    if !unsafe { abi.fits(op) } {
+        return false;
+    }
+    let Op::Matrix(kind) = abi.op(op.op) else { return false };
+    let found = context::find(params.wdata).and_then(|plan| Some((plan, plan.find(op)?)));
+    let reason = match &found {
+        None => Reason::NoGraphContext,
+        Some((_, node)) => match &node.decision {
+            Err(reason) => *reason,
+            Ok(_) if abi.has_use_ref && params.use_ref => Reason::UseRef,
+            Ok(_) if params.nth as usize > found.as_ref().map_or(0, |f| f.0.threads) => Reason::TooManyThreads,
+            Ok(job) => {
+                let plan = found.as_ref().map(|f| f.0).expect("found above");
+                // SAFETY: the plan is this graph's.
+                unsafe { execute::run(plan, node, job, abi, params) };
+                return true;
+            }
+        },
+    };
+    if params.ith == 0 {
+        // SAFETY: a product has two sources.
+        let ty = unsafe { (*op.src[0]).ty };
+        let _ = abi.weight_type(ty); // makes its name known to the statistics
+        stats::declined(kind, u8::try_from(ty).unwrap_or(u8::MAX), reason);
+    }
+    false
+}
+
+unsafe extern "C" fn work_size(threads: c_int, op: *const Tensor, size: *mut usize, from: usize) -> bool {
+    first_ggml_call();
+    match guarded(None, || caller(from)).and_then(|c| c.work_size) {
+        // SAFETY: the original with its own arguments.
+        Some(original) => unsafe { original(threads, op, size) },
+        None => {
+            stats::event(Reason::OriginalMissing);
+            false
+        }
+    }
+}
+
+unsafe extern "C" fn graph_compute(cgraph: *mut c_void, cplan: *mut CPlan, from: usize) -> c_int {
+    let Some(caller) = guarded(None, || caller(from)) else {
+        stats::event(Reason::OriginalMissing);
+        return STATUS_FAILED;
+    };
+    let Some(original) = caller.graph_compute else {
+        stats::event(Reason::OriginalMissing);
+        log::line(format_args!("ggml_graph_compute of {} was not found: the graph cannot be computed", caller.path));
+        return STATUS_FAILED;
+    };
+    let running = if first_ggml_call() == State::Active {
+        // SAFETY: arguments of ggml.
+        guarded(None, || unsafe { plan_graph(caller, cgraph, &*cplan) })
+    } else {
+        None
+    };
+    // SAFETY: the original with its own arguments.
+    let status = unsafe { original(cgraph, cplan) };
+    drop(running);
+    status
+}
+
+unsafe fn plan_graph(caller: &Caller, cgraph: *mut c_void, cplan: &CPlan) -> Option<Running> {
+    let abi = caller.abi.as_ref()?;
+    if cplan.work_data.is_null() || cplan.n_threads < 1 {
+        return None; // no product of ours works without a work buffer
+    }
+    let running = Running::start(cplan.work_data, |plan| {
+        // SAFETY: the graph is the caller's, its tensors are allocated before it is computed.
+        unsafe { plan.make(abi, cgraph, cplan.n_threads as usize) }
+    });
+    if running.is_none() {
+        stats::event(Reason::PlanFull);
+        log!(debug, "too many graphs at once: one is left to ggml");
+    }
+    running
+}
+
+use crate::log;

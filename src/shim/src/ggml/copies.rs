@@ -1,0 +1,188 @@
+//! The copies of ggml in this process, and the originals of the hooked functions.
+//!
+//! A process can hold several copies, opened with `RTLD_LOCAL`, where `dlsym(RTLD_NEXT)` finds
+//! nothing. So an original is looked up from the library that called: its handle sees the copy it is
+//! linked with. Each caller is resolved once and its library is kept open from then on (a reference
+//! that is never given back), so that an address found here cannot go stale; the libraries that
+//! llama.cpp opens only to score them never call a hook and are closed as usual.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+use super::abi::{ComputeForward, GetProcAddress, GraphCompute, WorkSize};
+use super::probe::Abi;
+use crate::log::{self, log};
+use crate::reason::Reason;
+use crate::stats;
+
+/// A library that calls hooks, and what its calls are bound to.
+pub struct Caller {
+    /// Its address range in memory.
+    range: std::ops::Range<usize>,
+    handle: *mut c_void,
+    /// Path, for logs and statistics.
+    pub path: String,
+    /// Originals; `None` where the library cannot see one.
+    pub compute_forward: Option<ComputeForward>,
+    pub work_size: Option<WorkSize>,
+    pub graph_compute: Option<GraphCompute>,
+    pub get_proc_address: Option<GetProcAddress>,
+    /// The functions of the ggml it uses, checked; `None` when that ggml is not understood.
+    pub abi: Option<Abi>,
+}
+
+// SAFETY: the raw handle is only passed to dlsym, which is thread-safe; the rest is immutable.
+unsafe impl Send for Caller {}
+// SAFETY: as above.
+unsafe impl Sync for Caller {}
+
+const MAX_CALLERS: usize = 32;
+static CALLERS: [AtomicPtr<Caller>; MAX_CALLERS] = [const { AtomicPtr::new(std::ptr::null_mut()) }; MAX_CALLERS];
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+static RESOLVING: Mutex<()> = Mutex::new(());
+
+/// The library that a return address lies in. `None` only when it cannot be found out.
+#[inline]
+pub fn caller(return_address: usize) -> Option<&'static Caller> {
+    let n = COUNT.load(Ordering::Acquire);
+    for slot in &CALLERS[..n] {
+        // SAFETY: slots below COUNT hold leaked, immutable objects.
+        let c = unsafe { &*slot.load(Ordering::Relaxed) };
+        if c.range.contains(&return_address) {
+            return Some(c);
+        }
+    }
+    resolve(return_address)
+}
+
+#[cold]
+fn resolve(address: usize) -> Option<&'static Caller> {
+    let _guard = RESOLVING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let n = COUNT.load(Ordering::Acquire);
+    for slot in &CALLERS[..n] {
+        // SAFETY: as in `caller`.
+        let c = unsafe { &*slot.load(Ordering::Relaxed) };
+        if c.range.contains(&address) {
+            return Some(c); // another thread was first
+        }
+    }
+    if n == MAX_CALLERS {
+        return None;
+    }
+    let object = object_at(address)?;
+    let path = object.path.to_string_lossy().into_owned();
+    // The main program has an empty name; its handle is the global scope.
+    let name = if object.path.is_empty() { std::ptr::null() } else { object.path.as_ptr() };
+    // SAFETY: `name` is null or a C string; NOLOAD opens nothing new. The handle is never closed,
+    // which keeps the library where it is.
+    let handle = unsafe { libc::dlopen(name, libc::RTLD_NOW | libc::RTLD_NOLOAD) };
+    let path = if path.is_empty() { "main program".to_owned() } else { path };
+    let find = |name: &CStr| original(handle, name);
+    // SAFETY: the symbols are ggml's, whose signatures these are.
+    let caller = unsafe {
+        Caller {
+            range: object.range,
+            handle,
+            compute_forward: find(c"ggml_cpu_extra_compute_forward").map(|p| std::mem::transmute(p)),
+            work_size: find(c"ggml_cpu_extra_work_size").map(|p| std::mem::transmute(p)),
+            graph_compute: find(c"ggml_graph_compute").map(|p| std::mem::transmute(p)),
+            get_proc_address: find(c"ggml_backend_reg_get_proc_address").map(|p| std::mem::transmute(p)),
+            abi: Abi::probe(&find),
+            path,
+        }
+    };
+    let status = if caller.abi.is_some() { "bound" } else { "abi_mismatch" };
+    // a library that only asks for the registry says nothing about the ABI
+    if caller.compute_forward.is_some() {
+        stats::add_library(&caller.path, status);
+        if caller.abi.is_none() {
+            stats::event(Reason::AbiMismatch);
+            log::line(format_args!(
+                "{}: the structures of this ggml are not those of the versions this library knows (0.2 to 0.26); \
+                 nothing is taken over, ggml computes as usual",
+                caller.path
+            ));
+        }
+    }
+    log!(debug, "calls from {}: {}", caller.path, status);
+    CALLERS[n].store(Box::into_raw(Box::new(caller)), Ordering::Relaxed);
+    COUNT.store(n + 1, Ordering::Release);
+    // SAFETY: just stored.
+    Some(unsafe { &*CALLERS[n].load(Ordering::Relaxed) })
+}
+
+impl Caller {
+    /// A function of the ggml that this library uses, by name.
+    pub fn find(&self, name: &CStr) -> Option<*mut c_void> {
+        original(self.handle, name)
+    }
+}
+
+/// The definition of `name` that is not ours: seen from `handle`, else the next in the global scope.
+fn original(handle: *mut c_void, name: &CStr) -> Option<*mut c_void> {
+    let ours = |p: *mut c_void| own_range().contains(&(p as usize));
+    // SAFETY: the handle is open (or null, which is then not used); the name is a C string.
+    let seen = if handle.is_null() { std::ptr::null_mut() } else { unsafe { libc::dlsym(handle, name.as_ptr()) } };
+    if !seen.is_null() && !ours(seen) {
+        return Some(seen);
+    }
+    // SAFETY: as above; RTLD_NEXT searches the libraries after this one.
+    let next = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) };
+    (!next.is_null() && !ours(next)).then_some(next)
+}
+
+/// The addresses of this library.
+pub fn own_range() -> std::ops::Range<usize> {
+    static START: AtomicUsize = AtomicUsize::new(0);
+    static END: AtomicUsize = AtomicUsize::new(0);
+    if END.load(Ordering::Acquire) == 0 {
+        let range = object_at(own_range as *const () as usize).map_or(1..1, |o| o.range);
+        START.store(range.start, Ordering::Relaxed);
+        END.store(range.end, Ordering::Release);
+    }
+    START.load(Ordering::Relaxed)..END.load(Ordering::Relaxed)
+}
+
+struct Object {
+    range: std::ops::Range<usize>,
+    path: CString,
+}
+
+/// The loaded object that contains `address`.
+fn object_at(address: usize) -> Option<Object> {
+    struct Search {
+        address: usize,
+        found: Option<Object>,
+    }
+    unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _: usize, data: *mut c_void) -> c_int {
+        // SAFETY: the dynamic linker passes a valid record and our own pointer.
+        let (info, search) = unsafe { (&*info, &mut *data.cast::<Search>()) };
+        // SAFETY: dlpi_phdr points to dlpi_phnum headers.
+        let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
+        let mut range = usize::MAX..0;
+        for h in headers.iter().filter(|h| h.p_type == libc::PT_LOAD) {
+            let start = info.dlpi_addr as usize + h.p_vaddr as usize;
+            range = range.start.min(start)..range.end.max(start + h.p_memsz as usize);
+        }
+        if !range.contains(&search.address) {
+            return 0;
+        }
+        // SAFETY: dlpi_name is a C string, or null.
+        let path = if info.dlpi_name.is_null() { c"" } else { unsafe { CStr::from_ptr(info.dlpi_name) } };
+        search.found = Some(Object { range, path: path.to_owned() });
+        1
+    }
+    let mut search = Search { address, found: None };
+    // SAFETY: `visit` only uses its arguments during the call.
+    unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
+    search.found
+}
+
+/// `name` as a C string for a caller that has a pointer.
+///
+/// # Safety
+/// `p` is null or a C string that lives for `'a`.
+pub unsafe fn c_str<'a>(p: *const c_char) -> &'a CStr {
+    if p.is_null() { c"" } else { unsafe { CStr::from_ptr(p) } }
+}

@@ -1,0 +1,83 @@
+//! Take a matrix product over, or leave it: a pure function of the node.
+
+use zen5turbo_host::Tier;
+use zen5turbo_kernels::isa::Isa;
+use zen5turbo_kernels::kernel::Kernel;
+use zen5turbo_kernels::registry;
+
+use crate::config::{KernelChoice, config};
+use crate::ggml::abi::Tensor;
+use crate::ggml::probe::{Abi, TYPE_F32};
+use crate::reason::Reason;
+use crate::startup;
+use crate::stats::OpKind;
+
+/// `GGML_HINT_NONE` in `op_params[1]` of a MUL_MAT; older releases leave it zero.
+const HINT_NONE: i32 = 0;
+
+/// A product to be computed here.
+#[derive(Clone, Copy)]
+pub struct Take {
+    pub kernel: &'static Kernel,
+    /// Rows and elements of the weights.
+    pub rows: usize,
+    pub k: usize,
+}
+
+/// Whether and with what to compute `op`, a matrix product.
+///
+/// # Safety
+/// `op` and its sources are tensors of the ggml that `abi` belongs to.
+pub unsafe fn decide(abi: &Abi, kind: OpKind, op: &Tensor) -> Result<Take, Reason> {
+    if config().kernels == KernelChoice::Off {
+        return Err(Reason::KernelsOff);
+    }
+    if kind != OpKind::MulMat {
+        return Err(Reason::OpNotSupported);
+    }
+    // SAFETY: a MUL_MAT has two sources.
+    let (src0, src1) = unsafe { (&*op.src[0], &*op.src[1]) };
+    let weight = abi.weight_type(src0.ty).ok_or(Reason::TypeNotSupported)?;
+    // SAFETY: a view's source is a tensor.
+    let viewed_extra = !src0.view_src.is_null() && unsafe { !(*src0.view_src).extra.is_null() };
+    if !src0.extra.is_null() || viewed_extra {
+        return Err(Reason::Repacked);
+    }
+    if op.op_params[1] != HINT_NONE {
+        return Err(Reason::HadamardHint);
+    }
+    if src1.ty != TYPE_F32 {
+        return Err(Reason::Src1NotF32);
+    }
+    if op.ty != TYPE_F32 {
+        return Err(Reason::DstNotF32);
+    }
+    let (block, bytes) = weight.block();
+    let k = usize::try_from(src0.ne[0]).map_err(|_| Reason::ShapeNotSupported)?;
+    if src0.nb[0] != bytes || src0.nb[1] < k / block * bytes {
+        return Err(Reason::Src0Permuted);
+    }
+    let fits = k.is_multiple_of(block)
+        && src0.ne.iter().chain(&src1.ne).all(|&n| n > 0)
+        && src1.ne[0] == src0.ne[0]
+        && op.ne == [src0.ne[1], src1.ne[1], src1.ne[2], src1.ne[3]]
+        && src1.ne[2] % src0.ne[2] == 0
+        && src1.ne[3] % src0.ne[3] == 0
+        && src1.nb[0] == 4
+        && op.nb[0] == 4
+        && [src0.data, src1.data, op.data].iter().all(|p| !p.is_null());
+    if !fits {
+        return Err(Reason::ShapeNotSupported);
+    }
+    let kernel = registry::kernel(isa(), weight).ok_or(Reason::TypeNotSupported)?;
+    Ok(Take { kernel, rows: src0.ne[1] as usize, k })
+}
+
+/// The instruction set that the tier stands for.
+fn isa() -> Isa {
+    match startup::tier() {
+        Tier::Avx512Vnni => Isa::Avx512,
+        Tier::Avx2 => Isa::Avx2,
+        Tier::Scalar => Isa::Scalar,
+    }
+}

@@ -1,0 +1,86 @@
+//! Every reason for which a call is left to the original.
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// Why a call, or the whole process, is left to the original. Each one is counted.
+        #[repr(u8)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Reason {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Reason {
+            /// Every reason, in the order of its number.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// How many reasons there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The name in statistics and log lines.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The operation is not one that this library computes.
+    OpNotSupported = "op_not_supported",
+    /// No kernel for this weight type.
+    TypeNotSupported = "type_not_supported",
+    /// No kernel for these dimensions or strides.
+    ShapeNotSupported = "shape_not_supported",
+    /// The activations are not F32.
+    Src1NotF32 = "src1_not_f32",
+    /// The weights are a permuted or transposed view.
+    Src0Permuted = "src0_permuted",
+    /// The result is not F32.
+    DstNotF32 = "dst_not_f32",
+    /// `GGML_HINT_SRC0_IS_HADAMARD`: ggml has a fast transform for it.
+    HadamardHint = "hadamard_hint",
+    /// The weights lie in a repacked layout (`src0->extra` is set).
+    Repacked = "repacked",
+    /// The weights lie in a buffer type that is not known to hold plain host memory.
+    HostBufferUnknown = "host_buffer_unknown",
+    /// The caller asked for ggml's reference computation.
+    UseRef = "use_ref",
+    /// The call came outside a graph whose nodes are known.
+    NoGraphContext = "no_graph_context",
+    /// The graph has more nodes than the plan can hold.
+    PlanFull = "plan_full",
+    /// More threads than per-thread state was made for.
+    TooManyThreads = "too_many_threads",
+    /// Scratch memory could not be allocated.
+    OutOfMemory = "out_of_memory",
+    /// The structures of the loaded ggml are not those this library was compiled for.
+    AbiMismatch = "abi_mismatch",
+    /// The original of a hooked function was not found in the loaded ggml.
+    OriginalMissing = "original_missing",
+    /// Measured: ggml's own kernel is faster for this type and shape.
+    StockIsFaster = "stock_is_faster",
+    /// `ZEN5TURBO_KERNELS=off`.
+    KernelsOff = "kernels_off",
+    /// Not a Zen 5, and `ZEN5TURBO_GATE=passthrough`.
+    GatePassthrough = "gate_passthrough",
+    /// A defect in this library was caught; the original computed instead.
+    InternalError = "internal_error",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_snake_case_and_numbers_match_positions() {
+        for (i, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, i);
+            let name = reason.as_str();
+            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'));
+            assert_eq!(Reason::ALL.iter().filter(|r| r.as_str() == name).count(), 1, "{name}");
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! Start-up, as a list of steps.
+//!
+//! The constructor runs in every process of the environment that sets `LD_PRELOAD`, most of which
+//! (`sh`, `ls`) have nothing to do with ggml. So it reads the configuration and looks whether ggml
+//! is linked; only then, or at the first call of a hook when ggml is opened later, does the shim
+//! [`engage`]: complain about the configuration, pass the gate, choose the kernels.
+
+use std::ffi::{CStr, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Once, OnceLock};
+
+use zen5turbo_host::gate::EXIT_REFUSED;
+use zen5turbo_host::{Cpu, GateDecision, Tier, best_tier, gate};
+
+use crate::config::{Config, KNOBS, KernelChoice, config};
+use crate::log::{self, log};
+use crate::reason::Reason;
+use crate::stats;
+
+/// What the shim does in this process.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// `ZEN5TURBO=0`: nothing.
+    Disabled = 0,
+    /// ggml has not been seen yet; nothing has been decided.
+    Waiting = 1,
+    /// Every hook forwards to the original.
+    Passthrough = 2,
+    /// Operations are taken over.
+    Active = 3,
+}
+
+impl State {
+    /// The name in statistics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Disabled => "disabled",
+            Self::Waiting => "waiting",
+            Self::Passthrough => "passthrough",
+            Self::Active => "active",
+        }
+    }
+
+    const fn from_number(n: u8) -> Self {
+        match n {
+            0 => Self::Disabled,
+            2 => Self::Passthrough,
+            3 => Self::Active,
+            _ => Self::Waiting,
+        }
+    }
+}
+
+static STATE: AtomicU8 = AtomicU8::new(State::Waiting as u8);
+static TIER: AtomicU8 = AtomicU8::new(Tier::Scalar as u8);
+static ENGAGE: Once = Once::new();
+static DECISION: OnceLock<&'static str> = OnceLock::new();
+static CPU: OnceLock<Cpu> = OnceLock::new();
+static FORKED: AtomicBool = AtomicBool::new(false);
+
+// Not in unit tests: a test program is no host program, and its panics are for the test runner.
+#[cfg(not(test))]
+ctor::declarative::ctor! {
+    /// Called by the dynamic linker once libc is initialised and before `main`.
+    #[ctor(unsafe)]
+    fn construct() {
+        guarded((), start);
+    }
+}
+
+/// The steps of the constructor.
+#[cfg_attr(test, allow(dead_code))]
+fn start() {
+    let config = config();
+    if !config.enabled {
+        STATE.store(State::Disabled as u8, Ordering::Release);
+        return;
+    }
+    log::set_level(config.log);
+    report_panics_in_one_line();
+    if ggml_is_linked() {
+        engage_once();
+    }
+}
+
+/// To be called at the head of every ggml hook: engages the shim at the first call in a process that
+/// opened ggml after its start. Later calls cost one atomic load. With a strict gate that refuses,
+/// this does not return.
+#[inline]
+pub fn first_ggml_call() -> State {
+    match state() {
+        State::Waiting => engage_late(),
+        decided => decided,
+    }
+}
+
+/// What the shim does in this process, without engaging it.
+#[inline]
+pub fn state() -> State {
+    State::from_number(STATE.load(Ordering::Acquire))
+}
+
+/// The kernel family to use; meaningful once the state is [`State::Active`]. Lower tiers run as
+/// well, so a type that has no kernel of this tier may use one of a lower tier.
+#[inline]
+pub fn tier() -> Tier {
+    match TIER.load(Ordering::Relaxed) {
+        2 => Tier::Avx512Vnni,
+        1 => Tier::Avx2,
+        _ => Tier::Scalar,
+    }
+}
+
+/// The CPU, asked once.
+pub fn cpu() -> &'static Cpu {
+    CPU.get_or_init(Cpu::detect)
+}
+
+/// The gate's decision: `run`, `passthrough`, `refuse`, or `pending` while none was needed.
+pub fn decision() -> &'static str {
+    DECISION.get().copied().unwrap_or("pending")
+}
+
+/// Whether this process was forked, without exec, from one that used ggml.
+pub fn is_forked_child() -> bool {
+    FORKED.load(Ordering::Relaxed)
+}
+
+/// Runs `f`; a panic, which is a defect of ours, is counted and becomes `fallback`.
+pub fn guarded<T>(fallback: T, f: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| {
+        stats::event(Reason::InternalError);
+        fallback
+    })
+}
+
+#[cold]
+fn engage_late() -> State {
+    engage_once();
+    state()
+}
+
+/// Engages at the first call; a second thread waits until that is done.
+fn engage_once() {
+    ENGAGE.call_once(|| {
+        if !guarded(false, || engage(config())) {
+            STATE.store(State::Passthrough as u8, Ordering::Release);
+        }
+    });
+}
+
+/// The steps that are taken once ggml is known to be in this process; true when they were completed.
+fn engage(config: &Config) -> bool {
+    for complaint in &config.complaints {
+        log::line(format_args!("{complaint}"));
+    }
+    for knob in KNOBS {
+        log!(debug, "{}={} ({}: {})", knob.name, knob.value(config), knob.allowed, knob.help);
+    }
+    register_handlers(config);
+    let cpu = cpu();
+    let answer = gate(cpu, config.gate);
+    let _ = DECISION.set(answer.as_str());
+    match answer {
+        GateDecision::Run => {}
+        GateDecision::Passthrough { line } => {
+            log::line(format_args!("{line}"));
+            stats::event(Reason::GatePassthrough);
+            STATE.store(State::Passthrough as u8, Ordering::Release);
+            return true;
+        }
+        GateDecision::Refuse { line } => refuse(&line),
+    }
+    let (tier, complaint) = choose_tier(config.kernels, best_tier(cpu));
+    if let Some(complaint) = complaint {
+        log::line(format_args!("{complaint}"));
+    }
+    TIER.store(tier as u8, Ordering::Relaxed);
+    STATE.store(State::Active as u8, Ordering::Release);
+    log!(
+        info,
+        "version {}, {}, gate {}, ZEN5TURBO_KERNELS={}, tier {}",
+        env!("CARGO_PKG_VERSION"),
+        cpu.describe(),
+        config.gate.as_str(),
+        config.kernels.as_str(),
+        tier.as_str()
+    );
+    true
+}
+
+/// Ends the process. Exit handlers are not run: in the constructor the program's are not set up, and
+/// in a hook other threads are in the middle of their work.
+fn refuse(line: &str) -> ! {
+    log::line(format_args!("{line}"));
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(EXIT_REFUSED) }
+}
+
+/// The tier for a choice on a CPU whose best tier is `best`, and what to tell the user about it.
+fn choose_tier(choice: KernelChoice, best: Tier) -> (Tier, Option<String>) {
+    let wanted = match choice {
+        KernelChoice::Auto | KernelChoice::Off => best,
+        KernelChoice::Avx512 => Tier::Avx512Vnni,
+        KernelChoice::Avx2 => Tier::Avx2,
+        KernelChoice::Scalar => Tier::Scalar,
+    };
+    if wanted <= best {
+        return (wanted, None);
+    }
+    let complaint = format!(
+        "ZEN5TURBO_KERNELS asks for {} but the best this CPU runs is {}; using {}",
+        wanted.as_str(),
+        best.as_str(),
+        best.as_str()
+    );
+    (best, Some(complaint))
+}
+
+/// Replaces the panic message of the standard library, of which this library has its own copy, by
+/// one line, written the first time only.
+fn report_panics_in_one_line() {
+    static REPORTED: AtomicBool = AtomicBool::new(false);
+    std::panic::set_hook(Box::new(|info| {
+        if !REPORTED.swap(true, Ordering::Relaxed) {
+            let text = info.payload_as_str().unwrap_or("unknown");
+            let (file, number) = info.location().map_or(("?", 0), |l| (l.file(), l.line()));
+            log::line(format_args!(
+                "internal error, left to the original ggml; please report it: {text} ({file}:{number})"
+            ));
+        }
+    }));
+}
+
+/// Registers what runs at exit and in a forked child.
+fn register_handlers(config: &Config) {
+    extern "C" fn at_exit() {
+        guarded((), stats::write_at_exit);
+    }
+    extern "C" fn in_child() {
+        FORKED.store(true, Ordering::Relaxed);
+        stats::forget();
+    }
+    // SAFETY: the handlers are functions of this library, which is never unloaded (preloaded
+    // libraries stay); both unwind nowhere.
+    unsafe {
+        if config.stats.is_some() {
+            libc::atexit(at_exit);
+        }
+        libc::pthread_atfork(None, None, Some(in_child));
+    }
+}
+
+/// Whether ggml is part of this process already: as a shared object named `libggml*`, or inside the
+/// program or another library that exports ggml's functions.
+fn ggml_is_linked() -> bool {
+    extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: libc::size_t, found: *mut c_void) -> c_int {
+        // SAFETY: dl_iterate_phdr passes a valid record whose name is null or a C string that
+        // lives as long as the call.
+        let name = unsafe {
+            let name = (*info).dlpi_name;
+            if name.is_null() { c"" } else { CStr::from_ptr(name) }
+        };
+        if is_ggml_object(name.to_bytes()) {
+            // SAFETY: `found` is the address of the bool below, not shared with anyone.
+            unsafe { *found.cast::<bool>() = true };
+            return 1;
+        }
+        0
+    }
+    let mut found = false;
+    // SAFETY: `visit` has the required signature, never unwinds, and `found` outlives the call.
+    unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut found).cast()) };
+    found || GGML_SYMBOLS.iter().any(|name| is_defined_elsewhere(name))
+}
+
+/// Functions that tell ggml's CPU backend: the hook, and one that also older builds have.
+const GGML_SYMBOLS: [&CStr; 2] = [c"ggml_cpu_extra_compute_forward", c"ggml_graph_compute"];
+
+fn is_ggml_object(path: &[u8]) -> bool {
+    path.rsplit(|&b| b == b'/').next().is_some_and(|name| name.starts_with(b"libggml"))
+}
+
+/// Whether an object other than this library defines `name` in the program's global scope.
+fn is_defined_elsewhere(name: &CStr) -> bool {
+    // SAFETY: dlsym takes a C string and only looks the symbol up; RTLD_NEXT is meaningful because
+    // this library is itself a loaded object.
+    let (first, next) =
+        unsafe { (libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()), libc::dlsym(libc::RTLD_NEXT, name.as_ptr())) };
+    !next.is_null() || (!first.is_null() && !is_in_this_library(first))
+}
+
+fn is_in_this_library(address: *const c_void) -> bool {
+    base_of(address).is_some_and(|base| Some(base) == base_of(is_in_this_library as *const c_void))
+}
+
+/// The load address of the object that holds `address`.
+fn base_of(address: *const c_void) -> Option<*mut c_void> {
+    let mut info = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: dladdr fills the record when it returns non-zero; zeroes are valid for all its fields.
+    unsafe { (libc::dladdr(address, info.as_mut_ptr()) != 0).then(|| info.assume_init().dli_fbase) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_choice_beyond_the_cpu_falls_back_and_says_so() {
+        assert_eq!(choose_tier(KernelChoice::Auto, Tier::Avx2), (Tier::Avx2, None));
+        assert_eq!(choose_tier(KernelChoice::Scalar, Tier::Avx512Vnni), (Tier::Scalar, None));
+        let (tier, complaint) = choose_tier(KernelChoice::Avx512, Tier::Avx2);
+        assert_eq!(tier, Tier::Avx2);
+        let complaint = complaint.unwrap();
+        assert!(complaint.contains("avx512vnni") && complaint.contains("using avx2"), "{complaint}");
+    }
+
+    #[test]
+    fn objects_are_recognised_by_their_file_name() {
+        for yes in ["libggml.so", "/a/libggml-cpu-haswell.so", "/b/libggml-base-1a2b3c.so.0"] {
+            assert!(is_ggml_object(yes.as_bytes()), "{yes}");
+        }
+        for no in ["", "/usr/lib/libc.so.6", "/opt/libggml/libfoo.so", "linux-vdso.so.1"] {
+            assert!(!is_ggml_object(no.as_bytes()), "{no}");
+        }
+    }
+
+    #[test]
+    fn a_test_program_has_no_ggml_and_waits() {
+        assert!(!ggml_is_linked());
+        assert_eq!(state(), State::Waiting);
+        assert_eq!(decision(), "pending");
+    }
+
+    #[test]
+    fn addresses_are_attributed_to_their_object() {
+        assert!(is_in_this_library(is_in_this_library as *const c_void));
+        assert!(!is_in_this_library(libc::getpid as *const c_void));
+        assert!(is_defined_elsewhere(c"getpid"));
+        assert!(!is_defined_elsewhere(c"zen5turbo_no_such_function"));
+    }
+
+    #[test]
+    fn states_have_numbers() {
+        for state in [State::Disabled, State::Waiting, State::Passthrough, State::Active] {
+            assert_eq!(State::from_number(state as u8), state);
+        }
+    }
+
+    #[test]
+    fn a_panic_becomes_the_fallback() {
+        assert_eq!(guarded(7, || panic!("expected by this test")), 7);
+    }
+}

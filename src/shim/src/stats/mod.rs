@@ -1,0 +1,297 @@
+//! What was taken over and what was left to the original, and why.
+//!
+//! Counters are static atomics, updated with relaxed order by any thread: no lock, no allocation.
+//! A report read while other threads count is consistent per counter, not across counters.
+
+mod file;
+mod json;
+mod report;
+
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+
+use crate::reason::Reason;
+
+pub use file::write_at_exit;
+pub use report::json;
+
+/// The operations that are counted.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpKind {
+    /// `GGML_OP_MUL_MAT`.
+    MulMat = 0,
+    /// `GGML_OP_MUL_MAT_ID`.
+    MulMatId = 1,
+}
+
+impl OpKind {
+    /// Every kind, in the order of its number.
+    pub const ALL: [Self; 2] = [Self::MulMat, Self::MulMatId];
+
+    /// The name that `ggml_op_name` gives it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MulMat => "MUL_MAT",
+            Self::MulMatId => "MUL_MAT_ID",
+        }
+    }
+}
+
+/// Weight types are numbered as ggml numbers them (41 in ggml 0.26); numbers from here on share one
+/// more set of counters, named `other`.
+pub const TYPES: usize = 64;
+
+/// How many names of kernels are kept for one operation and type, one per regime.
+const REGIMES: usize = 4;
+
+/// How many copies of ggml are listed.
+const LIBRARIES: usize = 32;
+
+/// One operation on one weight type.
+struct Cell {
+    calls: AtomicU64,
+    ns: AtomicU64,
+    bytes: AtomicU64,
+    macs: AtomicU64,
+    declined: [AtomicU64; Reason::COUNT],
+    kernels: [AtomicPtr<Kernel>; REGIMES],
+}
+
+/// The kernel in use for a regime.
+struct Kernel {
+    regime: &'static str,
+    name: &'static str,
+}
+
+/// A copy of ggml and what became of it.
+struct Library {
+    path: String,
+    status: &'static str,
+}
+
+static CELLS: [[Cell; TYPES + 1]; OpKind::ALL.len()] = [const {
+    [const {
+        Cell {
+            calls: AtomicU64::new(0),
+            ns: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            macs: AtomicU64::new(0),
+            declined: [const { AtomicU64::new(0) }; Reason::COUNT],
+            kernels: [const { AtomicPtr::new(std::ptr::null_mut()) }; REGIMES],
+        }
+    }; TYPES + 1]
+}; OpKind::ALL.len()];
+
+static EVENTS: [AtomicU64; Reason::COUNT] = [const { AtomicU64::new(0) }; Reason::COUNT];
+
+static TYPE_NAMES: [AtomicPtr<String>; TYPES] = [const { AtomicPtr::new(std::ptr::null_mut()) }; TYPES];
+
+static LIBRARY_LIST: [AtomicPtr<Library>; LIBRARIES] = [const { AtomicPtr::new(std::ptr::null_mut()) }; LIBRARIES];
+
+fn cell(op: OpKind, ty: u8) -> &'static Cell {
+    &CELLS[op as usize][usize::from(ty).min(TYPES)]
+}
+
+/// Counts one operation that was computed here: the time it took, the bytes of weights it read and
+/// the multiply-accumulates it did. To be called by one of the threads that shared the work.
+pub fn taken(op: OpKind, ty: u8, ns: u64, bytes: u64, macs: u64) {
+    let cell = cell(op, ty);
+    cell.calls.fetch_add(1, Relaxed);
+    cell.ns.fetch_add(ns, Relaxed);
+    cell.bytes.fetch_add(bytes, Relaxed);
+    cell.macs.fetch_add(macs, Relaxed);
+}
+
+/// Counts one operation that was left to the original. To be called by one thread per operation.
+pub fn declined(op: OpKind, ty: u8, reason: Reason) {
+    cell(op, ty).declined[reason as usize].fetch_add(1, Relaxed);
+}
+
+/// Counts something that concerns the process rather than one operation.
+pub fn event(reason: Reason) {
+    EVENTS[reason as usize].fetch_add(1, Relaxed);
+}
+
+/// Gives the weight type `ty` the name that `ggml_type_name` has for it; the name is copied, and
+/// the first one stays. Types from [`TYPES`] on keep the name `other`.
+pub fn set_type_name(ty: u8, name: &str) {
+    let Some(slot) = TYPE_NAMES.get(usize::from(ty)) else {
+        return;
+    };
+    if read(slot).is_none() {
+        publish(slot, std::ptr::null_mut(), name.to_owned());
+    }
+}
+
+/// Says which kernel computes `op` on weights of type `ty` in a regime such as `gemm` or `gemv`.
+/// Cheap when nothing changes. Regimes beyond the fourth of one type are not kept.
+pub fn set_kernel(op: OpKind, ty: u8, regime: &'static str, name: &'static str) {
+    for slot in &cell(op, ty).kernels {
+        let old = slot.load(SeqCst);
+        match read(slot) {
+            Some(kernel) if kernel.regime != regime => {}
+            Some(kernel) if kernel.name == name => return,
+            // What is replaced may be in use by a reader and stays allocated; it is rare.
+            _ => {
+                if publish(slot, old, Kernel { regime, name }) {
+                    return;
+                }
+                // Another thread was faster, perhaps with another regime.
+                if read(slot).is_some_and(|kernel| kernel.regime == regime) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Lists a loaded copy of ggml with what became of it, e.g. `engaged` or `abi_mismatch`; a path
+/// that is listed already gets the new status. Copies beyond the 32nd are not listed.
+pub fn add_library(path: &str, status: &'static str) {
+    for slot in &LIBRARY_LIST {
+        let old = slot.load(SeqCst);
+        match read(slot) {
+            Some(library) if library.path != path => {}
+            Some(library) if library.status == status => return,
+            _ => {
+                if publish(slot, old, Library { path: path.to_owned(), status }) {
+                    return;
+                }
+                if read(slot).is_some_and(|library| library.path == path) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn read<T>(slot: &AtomicPtr<T>) -> Option<&'static T> {
+    // SAFETY: `publish` alone stores here, pointers from Box::into_raw that are never freed.
+    unsafe { slot.load(SeqCst).as_ref() }
+}
+
+/// Stores `value` in place of `old`, or drops it when another thread has stored something.
+fn publish<T>(slot: &AtomicPtr<T>, old: *mut T, value: T) -> bool {
+    let new = Box::into_raw(Box::new(value));
+    let stored = slot.compare_exchange(old, new, SeqCst, SeqCst).is_ok();
+    if !stored {
+        // SAFETY: `new` comes from Box::into_raw above and nobody else has seen it.
+        drop(unsafe { Box::from_raw(new) });
+    }
+    stored
+}
+
+fn type_name(ty: usize) -> String {
+    match TYPE_NAMES.get(ty) {
+        Some(slot) => read(slot).cloned().unwrap_or_else(|| format!("type_{ty}")),
+        None => "other".to_owned(),
+    }
+}
+
+/// Calls taken over: of one operation or of all, on one weight type or on all. Names are compared
+/// without regard to case; an unknown one has the count 0.
+#[must_use]
+pub fn count_taken(op: Option<&str>, ty: Option<&str>) -> u64 {
+    sum(op, ty, |cell| cell.calls.load(Relaxed))
+}
+
+/// Calls left to the original for any reason; selected as in [`count_taken`].
+#[must_use]
+pub fn count_declined(op: Option<&str>, ty: Option<&str>) -> u64 {
+    sum(op, ty, |cell| cell.declined.iter().map(|n| n.load(Relaxed)).sum())
+}
+
+fn sum(op: Option<&str>, ty: Option<&str>, count: impl Fn(&Cell) -> u64) -> u64 {
+    let selected = |wanted: Option<&str>, name: &str| wanted.is_none_or(|wanted| wanted.eq_ignore_ascii_case(name));
+    let mut total = 0;
+    for kind in OpKind::ALL.into_iter().filter(|kind| selected(op, kind.as_str())) {
+        for (i, cell) in CELLS[kind as usize].iter().enumerate() {
+            if ty.is_none() || selected(ty, &type_name(i)) {
+                total += count(cell);
+            }
+        }
+    }
+    total
+}
+
+/// Whether any operation was counted.
+#[must_use]
+pub fn any() -> bool {
+    count_taken(None, None) + count_declined(None, None) > 0
+}
+
+/// Sets every counter to 0: what a forked child starts with. Only loads and stores, as the child of
+/// a program with threads may do nothing else; memory that holds zeros is not written, so that it
+/// stays shared with the parent.
+pub fn forget() {
+    let clear = |n: &AtomicU64| {
+        if n.load(Relaxed) != 0 {
+            n.store(0, Relaxed);
+        }
+    };
+    for cell in CELLS.iter().flatten() {
+        [&cell.calls, &cell.ns, &cell.bytes, &cell.macs].into_iter().for_each(clear);
+        cell.declined.iter().for_each(clear);
+    }
+    EVENTS.iter().for_each(clear);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // The counters are global and tests run in parallel: each test has types of its own.
+
+    #[test]
+    fn counts_are_kept_per_operation_and_type() {
+        set_type_name(50, "q_test");
+        taken(OpKind::MulMat, 50, 10, 100, 1000);
+        taken(OpKind::MulMat, 50, 1, 2, 3);
+        taken(OpKind::MulMatId, 50, 1, 1, 1);
+        declined(OpKind::MulMat, 50, Reason::UseRef);
+        assert_eq!(count_taken(Some("MUL_MAT"), Some("q_test")), 2);
+        assert_eq!(count_taken(Some("mul_mat_id"), Some("Q_TEST")), 1);
+        assert_eq!(count_taken(None, Some("q_test")), 3);
+        assert_eq!(count_declined(Some("MUL_MAT"), Some("q_test")), 1);
+        assert_eq!(count_taken(Some("ADD"), Some("q_test")), 0);
+        assert_eq!(count_taken(None, Some("no such type")), 0);
+        assert_eq!(cell(OpKind::MulMat, 50).macs.load(Relaxed), 1003);
+        assert!(any());
+    }
+
+    #[test]
+    fn a_type_without_a_name_has_its_number_and_large_numbers_are_other() {
+        assert_eq!(type_name(51), "type_51");
+        set_type_name(200, "beyond");
+        declined(OpKind::MulMat, 200, Reason::TypeNotSupported);
+        assert_eq!(count_declined(None, Some("other")), 1);
+    }
+
+    #[test]
+    fn the_first_name_stays() {
+        set_type_name(52, "first");
+        set_type_name(52, "second");
+        assert_eq!(type_name(52), "first");
+    }
+
+    #[test]
+    fn a_kernel_is_replaced_within_its_regime() {
+        set_kernel(OpKind::MulMat, 53, "gemm", "a");
+        set_kernel(OpKind::MulMat, 53, "gemv", "b");
+        set_kernel(OpKind::MulMat, 53, "gemm", "c");
+        let names: Vec<_> =
+            cell(OpKind::MulMat, 53).kernels.iter().filter_map(read).map(|k| (k.regime, k.name)).collect();
+        assert_eq!(names, [("gemm", "c"), ("gemv", "b")]);
+    }
+
+    #[test]
+    fn more_libraries_than_slots_are_ignored() {
+        for i in 0..LIBRARIES + 5 {
+            add_library(&format!("/lib{i}.so"), "engaged");
+        }
+        add_library("/lib0.so", "closed");
+        let first = LIBRARY_LIST.iter().filter_map(read).find(|l| l.path == "/lib0.so").unwrap();
+        assert_eq!(first.status, "closed");
+    }
+}
