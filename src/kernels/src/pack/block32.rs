@@ -13,13 +13,23 @@ use super::{Weight, iq4_table, put};
 use crate::formats::WeightType;
 use crate::isa::Lanes;
 
-/// Writes nibbles through `f`: low ones to lines 0-3, high ones to lines 4-7.
+/// Low nibbles to lines 0-3, high ones to lines 4-7.
 #[inline(always)]
-unsafe fn put_nibbles<S: Lanes>(qs: [S::I; 4], rec: *mut u8, f: impl Fn(S::I) -> S::I) {
+unsafe fn put_nibbles<S: Lanes>(qs: [S::I; 4], rec: *mut u8) {
     let m = S::splat(0x0f0f_0f0f);
     for (i, q) in qs.into_iter().enumerate() {
-        put::<S>(rec, i, f(S::and(q, m)));
-        put::<S>(rec, 4 + i, f(S::and(S::shr(q, 4), m)));
+        put::<S>(rec, i, S::and(q, m));
+        put::<S>(rec, 4 + i, S::and(S::shr(q, 4), m));
+    }
+}
+
+/// The same through a table.
+#[inline(always)]
+unsafe fn put_table<S: Lanes>(qs: [S::I; 4], table: &[i8; 16], rec: *mut u8) {
+    let m = S::splat(0x0f0f_0f0f);
+    for (i, q) in qs.into_iter().enumerate() {
+        put::<S>(rec, i, S::lut16(table, S::and(q, m)));
+        put::<S>(rec, 4 + i, S::lut16(table, S::and(S::shr(q, 4), m)));
     }
 }
 
@@ -27,16 +37,17 @@ unsafe fn put_nibbles<S: Lanes>(qs: [S::I; 4], rec: *mut u8, f: impl Fn(S::I) ->
 #[inline(always)]
 unsafe fn put_5bit<S: Lanes>(qs: [S::I; 4], qh: S::I, rec: *mut u8) {
     let m = S::splat(0x0f0f_0f0f);
-    let lo = |i: usize| S::and(qs[i], m);
-    let hi = |i: usize| S::and(S::shr(qs[i], 4), m);
-    put::<S>(rec, 0, S::or(lo(0), S::spread_bits::<0>(qh)));
-    put::<S>(rec, 1, S::or(lo(1), S::spread_bits::<1>(qh)));
-    put::<S>(rec, 2, S::or(lo(2), S::spread_bits::<2>(qh)));
-    put::<S>(rec, 3, S::or(lo(3), S::spread_bits::<3>(qh)));
-    put::<S>(rec, 4, S::or(hi(0), S::spread_bits::<4>(qh)));
-    put::<S>(rec, 5, S::or(hi(1), S::spread_bits::<5>(qh)));
-    put::<S>(rec, 6, S::or(hi(2), S::spread_bits::<6>(qh)));
-    put::<S>(rec, 7, S::or(hi(3), S::spread_bits::<7>(qh)));
+    let lo = [S::and(qs[0], m), S::and(qs[1], m), S::and(qs[2], m), S::and(qs[3], m)];
+    let hi = [S::shr(qs[0], 4), S::shr(qs[1], 4), S::shr(qs[2], 4), S::shr(qs[3], 4)];
+    let hi = [S::and(hi[0], m), S::and(hi[1], m), S::and(hi[2], m), S::and(hi[3], m)];
+    put::<S>(rec, 0, S::or(lo[0], S::spread_bits::<0>(qh)));
+    put::<S>(rec, 1, S::or(lo[1], S::spread_bits::<1>(qh)));
+    put::<S>(rec, 2, S::or(lo[2], S::spread_bits::<2>(qh)));
+    put::<S>(rec, 3, S::or(lo[3], S::spread_bits::<3>(qh)));
+    put::<S>(rec, 4, S::or(hi[0], S::spread_bits::<4>(qh)));
+    put::<S>(rec, 5, S::or(hi[1], S::spread_bits::<5>(qh)));
+    put::<S>(rec, 6, S::or(hi[2], S::spread_bits::<6>(qh)));
+    put::<S>(rec, 7, S::or(hi[3], S::spread_bits::<7>(qh)));
 }
 
 /// `d` from a half at `src`.
@@ -59,7 +70,7 @@ impl Weight for Q4_0 {
     const TYPE: WeightType = WeightType::Q4_0;
     #[inline(always)]
     unsafe fn pack<S: Lanes>(src: *const u8, stride: usize, rec: *mut u8) {
-        put_nibbles::<S>(S::load_words4(src.add(2), stride), rec, |v| v);
+        put_nibbles::<S>(S::load_words4(src.add(2), stride), rec);
         put_d::<S>(src, stride, rec.add(Self::SHAPE.scales_at()));
     }
 }
@@ -70,7 +81,7 @@ impl Weight for Q4_1 {
     const TYPE: WeightType = WeightType::Q4_1;
     #[inline(always)]
     unsafe fn pack<S: Lanes>(src: *const u8, stride: usize, rec: *mut u8) {
-        put_nibbles::<S>(S::load_words4(src.add(4), stride), rec, |v| v);
+        put_nibbles::<S>(S::load_words4(src.add(4), stride), rec);
         put_d_m::<S>(src, stride, rec.add(Self::SHAPE.scales_at()), rec.add(Self::SHAPE.mins_at()));
     }
 }
@@ -120,8 +131,7 @@ impl Weight for Iq4Nl {
     const TYPE: WeightType = WeightType::Iq4Nl;
     #[inline(always)]
     unsafe fn pack<S: Lanes>(src: *const u8, stride: usize, rec: *mut u8) {
-        let qs = S::load_words4(src.add(2), stride);
-        put_nibbles::<S>(qs, rec, |v| S::lut16(iq4_table::<S>(), v));
+        put_table::<S>(S::load_words4(src.add(2), stride), iq4_table::<S>(), rec);
         put_d::<S>(src, stride, rec.add(Self::SHAPE.scales_at()));
     }
 }
@@ -134,8 +144,7 @@ impl Weight for Mxfp4 {
     unsafe fn pack<S: Lanes>(src: *const u8, stride: usize, rec: *mut u8) {
         // twice the E2M1 values (ggml-common.h, `kvalues_mxfp4`), plus the offset 12
         const TABLE: [i8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
-        let qs = S::load_words4(src.add(1), stride);
-        put_nibbles::<S>(qs, rec, |v| S::lut16(&TABLE, v));
+        put_table::<S>(S::load_words4(src.add(1), stride), &TABLE, rec);
         let mut d = [0f32; crate::isa::LANES];
         for (r, d) in d.iter_mut().enumerate() {
             *d = e8m0_half(*src.add(r * stride));

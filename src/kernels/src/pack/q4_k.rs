@@ -53,6 +53,12 @@ impl Weight for Q4K {
     }
 }
 
+/// Bit `n` of each byte to bit 4.
+#[inline(always)]
+unsafe fn fifth<S: Lanes>(v: S::I, n: u32) -> S::I {
+    S::and(if n < 4 { S::shl(v, 4 - n) } else { S::shr(v, n - 4) }, S::splat(0x1010_1010))
+}
+
 /// 5-bit K-quant.
 pub struct Q5K;
 impl Weight for Q5K {
@@ -61,9 +67,6 @@ impl Weight for Q5K {
     unsafe fn pack<S: Lanes>(src: *const u8, stride: usize, rec: *mut u8) {
         put_header::<S>(src, stride, rec, Self::SHAPE);
         let m = S::splat(0x0f0f_0f0f);
-        let five = S::splat(0x1010_1010);
-        // bit `n` of each byte to bit 4
-        let bit = |v, n: u32| S::and(if n < 4 { S::shl(v, 4 - n) } else { S::shr(v, n - 4) }, five);
         for half in 0..2 {
             let qh = S::load_words4(src.add(16 + 16 * half), stride);
             for j in 0..4 {
@@ -71,8 +74,8 @@ impl Weight for Q5K {
                 for w in 0..4 {
                     let line = 16 * j + 4 * half + w;
                     let n = 2 * j as u32;
-                    put::<S>(rec, line, S::or(S::and(qs[w], m), bit(qh[w], n)));
-                    put::<S>(rec, line + 8, S::or(S::and(S::shr(qs[w], 4), m), bit(qh[w], n + 1)));
+                    put::<S>(rec, line, S::or(S::and(qs[w], m), fifth::<S>(qh[w], n)));
+                    put::<S>(rec, line + 8, S::or(S::and(S::shr(qs[w], 4), m), fifth::<S>(qh[w], n + 1)));
                 }
             }
         }

@@ -1,8 +1,8 @@
 //! Tests of the whole crate, by its public way of use, against [`reference`].
 //!
 //! Every test loops over the weight types and over the ISAs that this CPU has. The amount of work
-//! is set by `ZEN5TURBO_TEST_CASES` (default 1, small enough for an emulator; 30 covers the full
-//! cross product of shapes). `ZEN5TURBO_REQUIRE_AVX512=1` makes a CPU without AVX-512 VNNI a failure.
+//! is set by `ZEN5TURBO_TEST_CASES` (default 1, small enough for an emulator; 24 covers the full
+//! cross product of shapes and blockings). `ZEN5TURBO_REQUIRE_AVX512=1` makes a CPU without AVX-512 VNNI a failure.
 //! No threads and no processes are started: the emulator has neither.
 
 mod data;
