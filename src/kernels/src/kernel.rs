@@ -5,14 +5,14 @@ use crate::act::QuantizeFn;
 use crate::formats::{ActFormat, Shape, WeightType};
 use crate::isa::{Isa, LANES};
 use crate::micro::MicroFn;
-use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
-/// Packs `blocks` blocks of sixteen rows: row `r` starts at `src + r * stride`.
+/// Packs `blocks` blocks of sixteen rows: row `r` starts at `src + r * stride`. The lines that lie
+/// `ahead` bytes on are prefetched, one for each line read.
 ///
 /// # Safety
 /// Every row is readable for `blocks` blocks, `panel` writable for as many records; the CPU has the
 /// ISA's features.
-pub type PackFn = unsafe fn(src: *const u8, stride: usize, blocks: usize, panel: *mut u8);
+pub type PackFn = unsafe fn(src: *const u8, stride: usize, blocks: usize, ahead: usize, panel: *mut u8);
 
 /// The product of one weight type on one ISA.
 #[derive(Debug)]
@@ -73,7 +73,8 @@ pub struct Product {
 /// How a product is cut to fit the caches.
 #[derive(Clone, Copy, Debug)]
 pub struct Blocking {
-    /// Bytes that a packed panel may take: it should stay in the level-1 cache beside a tile.
+    /// Bytes that a packed panel may take when several tiles use it: it should stay in the level-1
+    /// cache beside a tile. For a single tile the panel is as small as can be.
     pub panel_bytes: usize,
     /// Bytes of weights to prefetch ahead of packing, over the sixteen rows together; 0: none.
     pub prefetch_bytes: usize,
@@ -103,14 +104,14 @@ impl Kernel {
 
     /// Bytes of scratch that [`Self::multiply`] needs for each thread.
     pub fn scratch_bytes(&self, k: usize, blocking: &Blocking) -> usize {
-        let blocks = self.chunk_blocks(k, blocking);
+        let blocks = self.chunk_blocks(k, blocking.panel_bytes);
         blocks * (self.shape.panel_record() + LANES * self.weight.block().1)
     }
 
     /// Blocks packed at a time.
-    fn chunk_blocks(&self, k: usize, blocking: &Blocking) -> usize {
+    fn chunk_blocks(&self, k: usize, panel_bytes: usize) -> usize {
         let blocks = k / self.shape.block;
-        let most = (blocking.panel_bytes / self.shape.panel_record()).max(1);
+        let most = (panel_bytes / self.shape.panel_record()).max(1);
         // pieces of equal size
         blocks.div_ceil(blocks.div_ceil(most).max(1)).max(1)
     }
@@ -155,9 +156,11 @@ impl Kernel {
     ) {
         let (block_k, block_bytes) = self.weight.block();
         let blocks = p.k / block_k;
-        let chunk = self.chunk_blocks(p.k, blocking);
+        let panel_bytes = blocking.panel_bytes.min(if p.tiles.count == 1 { SINGLE_TILE_PANEL } else { usize::MAX });
+        let chunk = self.chunk_blocks(p.k, panel_bytes);
         let chunks = blocks.div_ceil(chunk);
-        let ahead = (blocking.prefetch_bytes / (LANES * chunk * block_bytes)).min(chunks);
+        let chunk_bytes = chunk * block_bytes;
+        let ahead = (blocking.prefetch_bytes / (LANES * chunk_bytes)).min(chunks);
         let copy = scratch.add(chunk * self.shape.panel_record());
         for panel in panels.clone() {
             let row = panel * LANES;
@@ -166,25 +169,24 @@ impl Kernel {
             for i in 0..chunks {
                 let from = i * chunk;
                 let n = chunk.min(blocks - from);
-                if ahead > 0 {
-                    // the chunk `ahead` steps on: further along these rows, or in the next panel
-                    let (down, j) = if i + ahead < chunks { (0, i + ahead) } else { (LANES, i + ahead - chunks) };
-                    let at = src.wrapping_add(down * p.stride + j * chunk * block_bytes);
-                    if down == 0 || panel + 1 < panels.end {
-                        prefetch_rows(at, p.stride, chunk * block_bytes);
-                    }
-                }
+                // what to prefetch while this chunk is packed: the one `ahead` chunks on, along these
+                // rows or, past their end, in the next panel
+                let distance = if i + ahead < chunks {
+                    ahead * chunk_bytes
+                } else {
+                    (LANES * p.stride).wrapping_sub((chunks - ahead) * chunk_bytes)
+                };
                 let at = src.add(from * block_bytes);
                 if rows == LANES {
-                    (self.pack)(at, p.stride, n, scratch);
+                    (self.pack)(at, p.stride, n, distance, scratch);
                 } else {
                     // rows below the matrix are not ours to read: pack a copy (what the missing
                     // rows hold does not matter, their results are not stored)
                     for r in 0..rows {
-                        let to = copy.add(r * chunk * block_bytes);
+                        let to = copy.add(r * chunk_bytes);
                         core::ptr::copy_nonoverlapping(at.add(r * p.stride), to, n * block_bytes);
                     }
-                    (self.pack)(copy, chunk * block_bytes, n, scratch);
+                    (self.pack)(copy, chunk_bytes, n, 0, scratch);
                 }
                 for t in tiles.clone() {
                     let (c0, c1) = (p.tiles.start(t), p.tiles.start(t + 1));
@@ -200,15 +202,10 @@ impl Kernel {
     }
 }
 
+/// Panel bytes for a single tile: about 256 elements of sixteen rows, read back at once.
+/// (Emerald Rapids, 2026-11-21, weights in memory, one column: q4_K 23.4 GMAC/s with 5 kB against
+/// 20.2 with 20 kB, q8_0 12.7 against 10.8.)
+const SINGLE_TILE_PANEL: usize = 5 << 10;
+
 /// No kernel's tiles are wider.
 pub const MAX_TILE: usize = 8;
-
-#[inline]
-unsafe fn prefetch_rows(p: *const u8, stride: usize, bytes: usize) {
-    for r in 0..LANES {
-        let row = p.wrapping_add(r * stride);
-        for line in (0..bytes).step_by(64) {
-            _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(line).cast());
-        }
-    }
-}

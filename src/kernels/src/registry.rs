@@ -5,7 +5,7 @@ use crate::formats::{Codes, Shape, WeightType};
 use crate::isa::Isa;
 use crate::kernel::Kernel;
 use crate::micro::dp::Structure;
-use crate::pack::Weight;
+use crate::pack::{Rows, Weight};
 
 /// The parts of a shape that change a micro-kernel's code; types that agree share it.
 struct Of<const BLOCK: usize, const SUB: usize, const MIN: bool, const CODES: u8>;
@@ -74,9 +74,10 @@ macro_rules! isa_kernels {
             }
 
             $(#[$attr])?
-            unsafe fn pack<W: Weight>(src: *const u8, stride: usize, blocks: usize, panel: *mut u8) {
+            unsafe fn pack<W: Weight>(src: *const u8, stride: usize, blocks: usize, ahead: usize, panel: *mut u8) {
                 for b in 0..blocks {
-                    W::pack::<$lanes>(src.add(b * W::BYTES), stride, panel.add(b * W::SHAPE.panel_record()));
+                    let rows = Rows { p: src.add(b * W::BYTES), stride, ahead, turn: b };
+                    W::pack::<$lanes>(rows, panel.add(b * W::SHAPE.panel_record()));
                 }
             }
 

@@ -35,9 +35,51 @@ pub trait Weight {
     /// Packs one block of sixteen rows.
     ///
     /// # Safety
-    /// `src + r * stride` must be readable for [`Self::BYTES`] bytes for `r` in `0..16`, `rec`
-    /// writable for [`Shape::panel_record`] bytes; see also [`Lanes`].
-    unsafe fn pack<S: Lanes>(src: *const u8, stride: usize, rec: *mut u8);
+    /// Each of the rows must be readable for [`Self::BYTES`] bytes, `rec` writable for
+    /// [`Shape::panel_record`] bytes; see also [`Lanes`].
+    unsafe fn pack<S: Lanes>(rows: Rows, rec: *mut u8);
+}
+
+/// The block to pack of sixteen rows, and what to prefetch meanwhile.
+///
+/// Prefetches go out one by one between the loads: a burst of them would fill the core's line
+/// buffers and stop it until memory has answered.
+#[derive(Clone, Copy)]
+pub struct Rows {
+    /// The block of the first row.
+    pub p: *const u8,
+    /// Bytes from row to row.
+    pub stride: usize,
+    /// Bytes from here to what is needed later.
+    pub ahead: usize,
+    /// Number of the block: blocks shorter than a cache line take turns in prefetching.
+    pub turn: usize,
+}
+
+impl Rows {
+    /// Sixteen bytes of every row, `at` bytes into the block, transposed; prefetches for the four
+    /// rows whose turn it is, so that four calls cover a line of every row.
+    #[inline(always)]
+    unsafe fn words4<S: Lanes>(self, at: usize) -> [S::I; 4] {
+        let quad = 4 * ((self.turn + at / 16) % 4);
+        for r in quad..quad + 4 {
+            let line = self.p.wrapping_add(self.ahead).wrapping_add(at + r * self.stride);
+            core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(line.cast());
+        }
+        S::load_words4(self.p.add(at), self.stride)
+    }
+
+    /// The 32-bit word at `at` of every row.
+    #[inline(always)]
+    unsafe fn words1<S: Lanes>(self, at: usize) -> S::I {
+        S::load_words1(self.p.add(at), self.stride)
+    }
+
+    /// The 16-bit word at `at` of every row.
+    #[inline(always)]
+    unsafe fn halves<S: Lanes>(self, at: usize) -> S::I {
+        S::load_halves(self.p.add(at), self.stride)
+    }
 }
 
 /// The values of IQ4_NL and IQ4_XS codes (ggml-common.h, `kvalues_iq4nl`).

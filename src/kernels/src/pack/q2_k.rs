@@ -6,7 +6,7 @@
 //! element 128n + 32j + l: qs[32n + l] bits 2j..2j+1
 //! ```
 
-use super::{Weight, byte, put, put_d_dmin, put_mins, put_scale};
+use super::{Rows, Weight, byte, put, put_d_dmin, put_mins, put_scale};
 use crate::formats::{LINE, WeightType};
 use crate::isa::Lanes;
 
@@ -15,11 +15,11 @@ pub struct Q2K;
 impl Weight for Q2K {
     const TYPE: WeightType = WeightType::Q2K;
     #[inline(always)]
-    unsafe fn pack<S: Lanes>(src: *const u8, stride: usize, rec: *mut u8) {
+    unsafe fn pack<S: Lanes>(rows: Rows, rec: *mut u8) {
         let two = S::splat(0x0303_0303);
         for n in 0..2 {
             for h in 0..2 {
-                let qs = S::load_words4(src.add(16 + 32 * n + 16 * h), stride);
+                let qs = rows.words4::<S>(16 + 32 * n + 16 * h);
                 for j in 0..4 {
                     for (w, &q) in qs.iter().enumerate() {
                         let v = S::and(S::shr(q, 2 * j as u32), two);
@@ -29,7 +29,7 @@ impl Weight for Q2K {
             }
         }
         let four = S::splat(0x0f0f_0f0f);
-        for (i, s) in S::load_words4(src, stride).into_iter().enumerate() {
+        for (i, s) in rows.words4::<S>(0).into_iter().enumerate() {
             let (scale, min) = (S::and(s, four), S::and(S::shr(s, 4), four));
             for j in 0..4 {
                 let at = Self::SHAPE.scales_at() + (4 * i + j) * LINE;
@@ -40,6 +40,6 @@ impl Weight for Q2K {
                 put_mins::<S>(rec.add(at), byte::<S>(min, 2 * p), byte::<S>(min, 2 * p + 1));
             }
         }
-        put_d_dmin::<S>(rec, Self::SHAPE, S::load_words1(src.add(80), stride));
+        put_d_dmin::<S>(rec, Self::SHAPE, rows.words1::<S>(80));
     }
 }

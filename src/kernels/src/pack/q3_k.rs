@@ -7,7 +7,7 @@
 //!         upper bits, two for each of scales i, 4 + i, 8 + i, 12 + i
 //! ```
 
-use super::{Weight, byte, put, put_scale};
+use super::{Rows, Weight, byte, put, put_scale};
 use crate::formats::{LINE, WeightType};
 use crate::isa::Lanes;
 
@@ -16,13 +16,13 @@ pub struct Q3K;
 impl Weight for Q3K {
     const TYPE: WeightType = WeightType::Q3K;
     #[inline(always)]
-    unsafe fn pack<S: Lanes>(src: *const u8, stride: usize, rec: *mut u8) {
+    unsafe fn pack<S: Lanes>(rows: Rows, rec: *mut u8) {
         let two = S::splat(0x0303_0303);
         let third = S::splat(0x0404_0404);
-        let hm = [S::load_words4(src, stride), S::load_words4(src.add(16), stride)];
+        let hm = [rows.words4::<S>(0), rows.words4::<S>(16)];
         for n in 0..2 {
             for (h, hm) in hm.iter().enumerate() {
-                let qs = S::load_words4(src.add(32 + 32 * n + 16 * h), stride);
+                let qs = rows.words4::<S>(32 + 32 * n + 16 * h);
                 for j in 0..4 {
                     let bit = (4 * n + j) as u32;
                     for w in 0..4 {
@@ -35,9 +35,9 @@ impl Weight for Q3K {
             }
         }
         // scales 12 B and d are the last 14 bytes: read the 12 and the 2 apart
-        let a = S::load_words1(src.add(96), stride);
-        let b = S::load_words1(src.add(100), stride);
-        let c = S::load_words1(src.add(104), stride);
+        let a = rows.words1::<S>(96);
+        let b = rows.words1::<S>(100);
+        let c = rows.words1::<S>(104);
         let four = S::splat(0x0f0f_0f0f);
         let top = S::splat(0x3030_3030);
         let scales = [
@@ -53,6 +53,6 @@ impl Weight for Q3K {
                 put_scale::<S>(rec.add(at), S::sub(byte::<S>(s, j as u32), bias));
             }
         }
-        S::storef(rec.add(Self::SHAPE.d_at()), S::half_lo(S::load_halves(src.add(108), stride)));
+        S::storef(rec.add(Self::SHAPE.d_at()), S::half_lo(rows.halves::<S>(108)));
     }
 }

@@ -9,14 +9,14 @@
 //!         scale 4-7, high nibbles of min 4-7; their upper 2 bits are the top bits of bytes 0-7
 //! ```
 
-use super::{Weight, byte, put, put_d_dmin, put_mins, put_scale};
+use super::{Rows, Weight, byte, put, put_d_dmin, put_mins, put_scale};
 use crate::formats::{LINE, Shape, WeightType};
 use crate::isa::Lanes;
 
 /// Header: scales, mins, `d`, `dmin` of a super-block.
 #[inline(always)]
-unsafe fn put_header<S: Lanes>(src: *const u8, stride: usize, rec: *mut u8, shape: Shape) {
-    let [dm, a, b, c] = S::load_words4(src, stride);
+unsafe fn put_header<S: Lanes>(rows: Rows, rec: *mut u8, shape: Shape) {
+    let [dm, a, b, c] = rows.words4::<S>(0);
     put_d_dmin::<S>(rec, shape, dm);
     let six = S::splat(0x3f3f_3f3f);
     let four = S::splat(0x0f0f_0f0f);
@@ -39,13 +39,13 @@ pub struct Q4K;
 impl Weight for Q4K {
     const TYPE: WeightType = WeightType::Q4K;
     #[inline(always)]
-    unsafe fn pack<S: Lanes>(src: *const u8, stride: usize, rec: *mut u8) {
-        put_header::<S>(src, stride, rec, Self::SHAPE);
+    unsafe fn pack<S: Lanes>(rows: Rows, rec: *mut u8) {
+        put_header::<S>(rows, rec, Self::SHAPE);
         let m = S::splat(0x0f0f_0f0f);
         for i in 0..8 {
             // 16 bytes: half of a pair of sub-blocks
             let line = 16 * (i / 2) + 4 * (i % 2);
-            for (w, q) in S::load_words4(src.add(16 + 16 * i), stride).into_iter().enumerate() {
+            for (w, q) in rows.words4::<S>(16 + 16 * i).into_iter().enumerate() {
                 put::<S>(rec, line + w, S::and(q, m));
                 put::<S>(rec, line + 8 + w, S::and(S::shr(q, 4), m));
             }
@@ -64,13 +64,13 @@ pub struct Q5K;
 impl Weight for Q5K {
     const TYPE: WeightType = WeightType::Q5K;
     #[inline(always)]
-    unsafe fn pack<S: Lanes>(src: *const u8, stride: usize, rec: *mut u8) {
-        put_header::<S>(src, stride, rec, Self::SHAPE);
+    unsafe fn pack<S: Lanes>(rows: Rows, rec: *mut u8) {
+        put_header::<S>(rows, rec, Self::SHAPE);
         let m = S::splat(0x0f0f_0f0f);
         for half in 0..2 {
-            let qh = S::load_words4(src.add(16 + 16 * half), stride);
+            let qh = rows.words4::<S>(16 + 16 * half);
             for j in 0..4 {
-                let qs = S::load_words4(src.add(48 + 32 * j + 16 * half), stride);
+                let qs = rows.words4::<S>(48 + 32 * j + 16 * half);
                 for w in 0..4 {
                     let line = 16 * j + 4 * half + w;
                     let n = 2 * j as u32;

@@ -9,7 +9,7 @@
 //!   element 128n + 96 + l:  ql[64n + 32 + l] high nibble, qh bits 6-7
 //! ```
 
-use super::{Weight, put, put_scale, sbyte};
+use super::{Rows, Weight, put, put_scale, sbyte};
 use crate::formats::{LINE, WeightType};
 use crate::isa::Lanes;
 
@@ -18,14 +18,14 @@ pub struct Q6K;
 impl Weight for Q6K {
     const TYPE: WeightType = WeightType::Q6K;
     #[inline(always)]
-    unsafe fn pack<S: Lanes>(src: *const u8, stride: usize, rec: *mut u8) {
+    unsafe fn pack<S: Lanes>(rows: Rows, rec: *mut u8) {
         let m = S::splat(0x0f0f_0f0f);
         let two = S::splat(0x3030_3030);
         for n in 0..2 {
             for h in 0..2 {
-                let a = S::load_words4(src.add(64 * n + 16 * h), stride);
-                let b = S::load_words4(src.add(64 * n + 32 + 16 * h), stride);
-                let q = S::load_words4(src.add(128 + 32 * n + 16 * h), stride);
+                let a = rows.words4::<S>(64 * n + 16 * h);
+                let b = rows.words4::<S>(64 * n + 32 + 16 * h);
+                let q = rows.words4::<S>(128 + 32 * n + 16 * h);
                 for w in 0..4 {
                     let line = 32 * n + 4 * h + w;
                     let (lo_a, hi_a) = (S::and(a[w], m), S::and(S::shr(a[w], 4), m));
@@ -37,12 +37,12 @@ impl Weight for Q6K {
                 }
             }
         }
-        for (i, s) in S::load_words4(src.add(192), stride).into_iter().enumerate() {
+        for (i, s) in rows.words4::<S>(192).into_iter().enumerate() {
             for j in 0..4 {
                 let at = Self::SHAPE.scales_at() + (4 * i + j) * LINE;
                 put_scale::<S>(rec.add(at), sbyte::<S>(s, j as u32));
             }
         }
-        S::storef(rec.add(Self::SHAPE.d_at()), S::half_lo(S::load_halves(src.add(208), stride)));
+        S::storef(rec.add(Self::SHAPE.d_at()), S::half_lo(rows.halves::<S>(208)));
     }
 }

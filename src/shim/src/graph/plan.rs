@@ -86,7 +86,11 @@ pub struct Columns {
 }
 
 impl Columns {
+    #[inline]
     fn position(&self, slice: usize, c: usize) -> [usize; 3] {
+        if self.slices == 1 && self.per_slice == self.ne11 {
+            return [c, 0, 0]; // the usual case, without divisions
+        }
         let (i02, i03) = (slice % self.ne02, slice / self.ne02);
         let (i11, rest) = (c % self.ne11, c / self.ne11);
         let r3_index = rest / self.r2;
