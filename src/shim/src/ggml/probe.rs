@@ -57,9 +57,7 @@ pub const TYPE_F32: c_int = 0;
 
 /// Compares the size of a tensor and what type 0 is with what this library was compiled for.
 pub fn structures_fit(find: &dyn Fn(&CStr) -> Option<*mut c_void>) -> bool {
-    let functions = || {
-        Some((find(c"ggml_tensor_overhead")?, find(c"ggml_type_name")?, find(c"ggml_type_size")?))
-    };
+    let functions = || Some((find(c"ggml_tensor_overhead")?, find(c"ggml_type_name")?, find(c"ggml_type_size")?));
     let Some((overhead, name, size)) = functions() else { return false };
     // SAFETY: ggml's functions with their signatures; 0 is a type in every release.
     unsafe {
@@ -151,6 +149,12 @@ impl Abi {
             c.store(code, Ordering::Relaxed);
         }
         op
+    }
+
+    /// Whether a type number is that of 32-bit integers.
+    pub fn is_i32(&self, number: c_int) -> bool {
+        // SAFETY: the number comes from a tensor of this ggml.
+        unsafe { c_str((self.type_name)(number)) == c"i32" }
     }
 
     /// The weight type of a type number; `None` when there is no kernel for it or its blocks differ

@@ -1,9 +1,11 @@
 //! One thread's part of a product.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use super::plan::{Job, Node, Plan};
+use super::dense::{Columns, Pieces};
+use super::experts::{Experts, Groups};
+use super::plan::{Job, Node, Plan, Work};
 use crate::ggml::abi::ComputeParams;
 use crate::ggml::probe::Abi;
 use crate::stats;
@@ -16,84 +18,125 @@ use crate::stats;
 pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &ComputeParams) {
     let ith = params.ith as usize;
     let started = (ith == 0).then(Instant::now);
-    let (panel, private) = plan.thread_scratch(ith);
+    let [panel, private, memory] = plan.thread_scratch(ith);
     // SAFETY: by contract; the scratch was laid out for this job by `Plan::make`.
     unsafe {
-        let act = if job.act.private {
-            prepare_private(plan, job, ith, private);
-            private
-        } else {
-            prepare_shared(plan, job, abi, params);
-            plan.shared_activations()
-        };
-        compute(plan, node, job, act, panel);
+        let mine = Mine { plan, job, abi, params, panel, private };
+        match &job.work {
+            Work::Dense(columns, pieces) => dense(&mine, columns, pieces, &node.next.0),
+            Work::Experts(experts) => {
+                let groups = experts.group(memory);
+                picked(&mine, experts, &groups, &node.next.0);
+            }
+        }
     }
     if let Some(started) = started {
         stats::taken(node.kind, node.ty, started.elapsed().as_nanos() as u64, job.bytes, job.macs);
     }
 }
 
-/// Bytes of the quantised activations of one slice.
-fn slice_bytes(job: &Job) -> usize {
-    job.take.kernel.act.bytes(job.take.k, job.columns.per_slice)
+/// What a thread works with.
+struct Mine<'a> {
+    plan: &'a Plan,
+    job: &'a Job,
+    abi: &'a Abi,
+    params: &'a ComputeParams,
+    panel: *mut u8,
+    private: *mut u8,
 }
 
-/// Quantises tile `i` of all slices' tiles.
-unsafe fn quantize(job: &Job, i: usize, act: *mut u8) {
-    let (slice, tile) = (i / job.columns.tiles.count, i % job.columns.tiles.count);
-    // SAFETY: `act` has room for all slices.
-    unsafe {
-        let act = act.add(slice * slice_bytes(job));
-        job.take.kernel.quantize_tile(job.take.k, job.columns.tiles, tile, act, |c| job.columns.source(slice, c));
+impl Mine<'_> {
+    /// Bytes of `n` quantised columns.
+    fn bytes(&self, n: usize) -> usize {
+        self.job.take.kernel.act.bytes(self.job.take.k, n)
     }
-}
 
-/// Activations of this thread's own, unless the previous product left the same ones.
-unsafe fn prepare_private(plan: &Plan, job: &Job, ith: usize, act: *mut u8) {
-    let prepared = &plan.prepared[ith].0;
-    if prepared.load(Ordering::Relaxed) == job.act.id {
-        return;
-    }
-    for i in 0..job.columns.tiles.count * job.columns.slices {
-        // SAFETY: this thread's own scratch.
-        unsafe { quantize(job, i, act) };
-    }
-    prepared.store(job.act.id, Ordering::Relaxed);
-}
-
-/// Activations that all threads make together, unless an earlier product left the same ones.
-unsafe fn prepare_shared(plan: &Plan, job: &Job, abi: &Abi, params: &ComputeParams) {
-    let prepared = &plan.prepared[plan.threads].0;
-    // All threads read this before thread 0 changes it: that happens behind the barrier.
-    if prepared.load(Ordering::Relaxed) == job.act.id {
-        return;
-    }
-    let (ith, nth) = (params.ith as usize, params.nth as usize);
-    let act = plan.shared_activations();
-    for i in (ith..job.columns.tiles.count * job.columns.slices).step_by(nth) {
-        // SAFETY: every tile is written by one thread; the previous product's readers passed the
-        // barrier between the nodes.
-        unsafe { quantize(job, i, act) };
-    }
-    // SAFETY: all threads of the graph come here.
-    unsafe { (abi.barrier)(params.threadpool) };
-    if ith == 0 {
-        prepared.store(job.act.id, Ordering::Relaxed);
-    }
-}
-
-/// Takes pieces until none is left.
-unsafe fn compute(plan: &Plan, node: &Node, job: &Job, act: *const u8, panel: *mut u8) {
-    loop {
-        let i = node.next.0.fetch_add(1, Ordering::Relaxed);
-        if i >= job.pieces.count {
-            return;
+    /// The quantised activations, made by `quantize(first, step, to)`, which does every `step`-th
+    /// tile from `first` on, unless the previous product left the same ones.
+    unsafe fn activations(&self, quantize: impl Fn(usize, usize, *mut u8)) -> *const u8 {
+        let (plan, act) = (self.plan, &self.job.act);
+        let (ith, nth) = (self.params.ith as usize, self.params.nth as usize);
+        if act.private {
+            let prepared = &plan.prepared[ith].0;
+            if prepared.load(Ordering::Relaxed) != act.id {
+                quantize(0, 1, self.private);
+                prepared.store(act.id, Ordering::Relaxed);
+            }
+            return self.private;
         }
-        let (slice, panels, tiles) = job.pieces.get(i);
-        // SAFETY: `policy` checked the tensors; a piece is computed by one thread.
-        unsafe {
-            let product = job.columns.product(slice, &job.take, act.add(slice * slice_bytes(job)));
-            job.take.kernel.multiply(&product, panels, tiles, &plan.blocking, panel, |c| job.columns.result(slice, c));
+        let shared = plan.shared_activations();
+        let prepared = &plan.prepared[plan.threads].0;
+        // All threads read this before thread 0 changes it: that happens behind the barrier.
+        if prepared.load(Ordering::Relaxed) != act.id {
+            // The previous product's readers passed the barrier between the nodes.
+            quantize(ith, nth, shared);
+            // SAFETY: all threads of the graph come here.
+            unsafe { (self.abi.barrier)(self.params.threadpool) };
+            if ith == 0 {
+                prepared.store(act.id, Ordering::Relaxed);
+            }
+        }
+        shared
+    }
+}
+
+/// MUL_MAT.
+unsafe fn dense(mine: &Mine<'_>, columns: &Columns, pieces: &Pieces, next: &AtomicUsize) {
+    let take = &mine.job.take;
+    let slice_bytes = mine.bytes(columns.per_slice);
+    // SAFETY: `policy` checked the tensors; the scratch has room for all slices; every tile is
+    // quantised and every piece computed by one thread.
+    unsafe {
+        let act = mine.activations(|first, step, to| {
+            for i in (first..columns.tiles.count * columns.slices).step_by(step) {
+                let (slice, tile) = (i / columns.tiles.count, i % columns.tiles.count);
+                let to = to.add(slice * slice_bytes);
+                take.kernel.quantize_tile(take.k, columns.tiles, tile, to, |c| columns.source(slice, c));
+            }
+        });
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            if i >= pieces.count {
+                return;
+            }
+            let (slice, panels, tiles) = pieces.get(i);
+            let product = columns.product(slice, take, act.add(slice * slice_bytes));
+            let result = |c| columns.result(slice, c);
+            take.kernel.multiply(&product, panels, tiles, &mine.plan.blocking, mine.panel, result);
+        }
+    }
+}
+
+/// MUL_MAT_ID.
+unsafe fn picked(mine: &Mine<'_>, experts: &Experts, groups: &Groups<'_>, next: &AtomicUsize) {
+    let take = &mine.job.take;
+    // SAFETY: as in `dense`; the columns lie in the order of the groups.
+    unsafe {
+        let act = mine.activations(|first, step, to| {
+            let mut number = 0;
+            for &e in groups.active() {
+                let (from, picks) = groups.of(e as usize);
+                let tiles = take.kernel.tiles(picks.len());
+                for t in 0..tiles.count {
+                    if number % step == first {
+                        let to = to.add(mine.bytes(from));
+                        take.kernel.quantize_tile(take.k, tiles, t, to, |c| experts.source(picks[c]));
+                    }
+                    number += 1;
+                }
+            }
+        });
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            if i >= experts.pieces(groups) {
+                return;
+            }
+            let (e, panels) = experts.piece(groups, i);
+            let (from, picks) = groups.of(e);
+            let product = experts.product(e, picks.len(), take, act.add(mine.bytes(from)));
+            let tiles = 0..product.tiles.count;
+            let result = |c: usize| experts.result(picks[c]);
+            take.kernel.multiply(&product, panels, tiles, &mine.plan.blocking, mine.panel, result);
         }
     }
 }

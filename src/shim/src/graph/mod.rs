@@ -7,6 +7,9 @@
 //! all of them read the same decision.
 
 pub mod context;
+mod dense;
 pub mod execute;
+mod experts;
 pub mod plan;
 pub mod policy;
+mod scratch;

@@ -4,9 +4,12 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use zen5turbo_kernels::formats::ActFormat;
-use zen5turbo_kernels::kernel::{Blocking, Product, Tiles};
+use zen5turbo_kernels::kernel::{Blocking, Tiles};
 
+use super::dense::{Columns, Pieces};
+use super::experts::Experts;
 use super::policy::{self, Take};
+use super::scratch::Scratch;
 use crate::ggml::abi::Tensor;
 use crate::ggml::probe::{Abi, Op};
 use crate::reason::Reason;
@@ -16,12 +19,6 @@ use crate::stats::OpKind;
 /// needs no barrier; more are made once, by all threads together.
 const PRIVATE_ELEMENTS: usize = 16 << 10;
 
-/// Pieces per thread, so that a thread that is held up leaves little for the others to wait for.
-const PIECES_PER_THREAD: usize = 8;
-
-/// Fewest columns of a piece when the columns are cut as well: packing must pay.
-const FEWEST_COLUMNS: usize = 64;
-
 /// The plan of one graph.
 pub struct Plan {
     nodes: Vec<Node>,
@@ -30,9 +27,10 @@ pub struct Plan {
     /// Threads that the scratch is laid out for.
     pub threads: usize,
     scratch: Scratch,
-    /// Bytes of one thread's own scratch: its panel, and its private activations behind.
+    /// Bytes of one thread's own scratch: its panel, its private activations, its groups of picks.
     thread_bytes: usize,
     panel_bytes: usize,
+    private_bytes: usize,
     /// Which activations each thread has quantised for itself, plus 1; and, at index `threads`,
     /// which ones lie in the shared buffer.
     pub prepared: Vec<Padded<AtomicU64>>,
@@ -59,106 +57,19 @@ pub struct Padded<T>(pub T);
 /// A product that is taken over.
 pub struct Job {
     pub take: Take,
-    pub columns: Columns,
-    pub pieces: Pieces,
+    pub work: Work,
     pub act: Activations,
-    /// Bytes of weights and multiply-adds, for the statistics.
+    /// Bytes of weights (of experts: at most) and multiply-adds, for the statistics.
     pub bytes: u64,
     pub macs: u64,
 }
 
-/// Addresses of the weights and of source and result columns. A *slice* is one weight matrix
-/// (`i02`, `i03`) with the columns that use it.
-pub struct Columns {
-    src0: *const u8,
-    nb0: [usize; 4],
-    ne02: usize,
-    pub slices: usize,
-    src1: *const u8,
-    nb1: [usize; 4],
-    dst: *mut u8,
-    nbd: [usize; 4],
-    ne11: usize,
-    r2: usize,
-    /// Columns of a slice.
-    pub per_slice: usize,
-    pub tiles: Tiles,
-}
-
-impl Columns {
-    #[inline]
-    fn position(&self, slice: usize, c: usize) -> [usize; 3] {
-        if self.slices == 1 && self.per_slice == self.ne11 {
-            return [c, 0, 0]; // the usual case, without divisions
-        }
-        let (i02, i03) = (slice % self.ne02, slice / self.ne02);
-        let (i11, rest) = (c % self.ne11, c / self.ne11);
-        let r3_index = rest / self.r2;
-        [i11, i02 * self.r2 + rest % self.r2, i03 * (self.per_slice / self.ne11 / self.r2) + r3_index]
-    }
-
-    /// First of the `k` activations of a column.
-    #[inline]
-    pub fn source(&self, slice: usize, c: usize) -> *const f32 {
-        let [i1, i2, i3] = self.position(slice, c);
-        self.src1.wrapping_add(i1 * self.nb1[1] + i2 * self.nb1[2] + i3 * self.nb1[3]).cast()
-    }
-
-    /// First of the results of a column.
-    #[inline]
-    pub fn result(&self, slice: usize, c: usize) -> *mut f32 {
-        let [i1, i2, i3] = self.position(slice, c);
-        self.dst.wrapping_add(i1 * self.nbd[1] + i2 * self.nbd[2] + i3 * self.nbd[3]).cast()
-    }
-
-    /// The product of a slice with its quantised columns at `act`.
-    pub fn product(&self, slice: usize, take: &Take, act: *const u8) -> Product {
-        let (i02, i03) = (slice % self.ne02, slice / self.ne02);
-        Product {
-            weights: self.src0.wrapping_add(i02 * self.nb0[2] + i03 * self.nb0[3]),
-            stride: self.nb0[1],
-            rows: take.rows,
-            k: take.k,
-            act,
-            tiles: self.tiles,
-        }
-    }
-}
-
-/// How a product is cut into pieces that threads take one by one: slices x row groups x column groups.
-#[derive(Clone, Copy)]
-pub struct Pieces {
-    panels: usize,
-    pub panels_per_piece: usize,
-    row_groups: usize,
-    tile_groups: usize,
-    tiles: usize,
-    pub count: usize,
-}
-
-impl Pieces {
-    fn new(rows: usize, tiles: Tiles, slices: usize, threads: usize) -> Self {
-        let panels = rows.div_ceil(zen5turbo_kernels::isa::LANES);
-        let wanted = threads * PIECES_PER_THREAD;
-        let tile_groups = if threads == 1 || panels * slices >= wanted {
-            1
-        } else {
-            (tiles.columns / FEWEST_COLUMNS).clamp(1, wanted.div_ceil(panels * slices)).min(tiles.count)
-        };
-        let panels_per_piece = (panels * slices * tile_groups / wanted).clamp(1, panels);
-        let row_groups = panels.div_ceil(panels_per_piece);
-        let count = row_groups * tile_groups * slices;
-        Pieces { panels, panels_per_piece, row_groups, tile_groups, tiles: tiles.count, count }
-    }
-
-    /// Slice, panels and tiles of piece `i`.
-    pub fn get(&self, i: usize) -> (usize, std::ops::Range<usize>, std::ops::Range<usize>) {
-        let (row, rest) = (i % self.row_groups, i / self.row_groups);
-        let (col, slice) = (rest % self.tile_groups, rest / self.tile_groups);
-        let panels = row * self.panels_per_piece..((row + 1) * self.panels_per_piece).min(self.panels);
-        let tiles = col * self.tiles / self.tile_groups..(col + 1) * self.tiles / self.tile_groups;
-        (slice, panels, tiles)
-    }
+/// What is multiplied by what.
+pub enum Work {
+    /// MUL_MAT.
+    Dense(Columns, Pieces),
+    /// MUL_MAT_ID: which columns meet which weights is known only when the node runs.
+    Experts(Experts),
 }
 
 /// The quantised activations of a product.
@@ -181,13 +92,16 @@ struct ActKey {
     tiles: Tiles,
     /// Slices interleave the columns differently.
     slices: usize,
+    /// Who picked which expert, for MUL_MAT_ID: that decides the order of the columns.
+    ids: *const c_void,
 }
 
 /// The activations that the last product used.
 struct Last {
     key: ActKey,
     id: u64,
-    range: std::ops::Range<usize>,
+    /// Memory that must not be written meanwhile: the activations, and the ids.
+    ranges: [std::ops::Range<usize>; 2],
 }
 
 impl Plan {
@@ -200,6 +114,7 @@ impl Plan {
             scratch: Scratch::new(),
             thread_bytes: 0,
             panel_bytes: 0,
+            private_bytes: 0,
             prepared: Vec::new(),
             blocking: Blocking { panel_bytes: 20 << 10, prefetch_bytes: 16 << 10 },
         }
@@ -212,7 +127,7 @@ impl Plan {
     pub unsafe fn make(&mut self, abi: &Abi, cgraph: *mut c_void, threads: usize) {
         self.nodes.clear();
         self.threads = threads;
-        let (mut panel, mut private, mut shared) = (0, 0, 0);
+        let (mut panel, mut private, mut shared, mut group) = (0, 0, 0, 0);
         let mut last: Option<Last> = None;
         let mut ids = 0;
         // SAFETY: by contract.
@@ -238,13 +153,16 @@ impl Plan {
                                 ids += 1;
                                 job.act.id = ids;
                                 // SAFETY: as above.
-                                let range = unsafe { extent(abi, op.src[1]) };
-                                last = Some(Last { key, id: ids, range });
+                                let ranges = unsafe { [extent(abi, op.src[1]), extent(abi, op.src[2])] };
+                                last = Some(Last { key, id: ids, ranges });
                             }
                         }
                         panel = panel.max(job.take.kernel.scratch_bytes(job.take.k, &self.blocking));
-                        *(if job.act.private { &mut private } else { &mut shared }) =
-                            job.act.bytes.max(if job.act.private { private } else { shared });
+                        let most = if job.act.private { &mut private } else { &mut shared };
+                        *most = job.act.bytes.max(*most);
+                        if let Work::Experts(x) = &job.work {
+                            group = group.max(x.group_bytes());
+                        }
                     }
                     self.nodes.push(node);
                 }
@@ -255,14 +173,15 @@ impl Plan {
             if let Some(l) = &last {
                 // SAFETY: as above.
                 let w = unsafe { extent(abi, op) };
-                if w.start < l.range.end && l.range.start < w.end {
+                if l.ranges.iter().any(|r| w.start < r.end && r.start < w.end) {
                     last = None;
                 }
             }
         }
         self.panel_bytes = panel.next_multiple_of(64);
-        self.thread_bytes = self.panel_bytes + (private + ACT_SLACK).next_multiple_of(128);
-        if !self.scratch.reserve(threads * self.thread_bytes + shared + ACT_SLACK) {
+        self.private_bytes = private.next_multiple_of(64);
+        self.thread_bytes = (self.panel_bytes + self.private_bytes + group + SLACK).next_multiple_of(128);
+        if !self.scratch.reserve(threads * self.thread_bytes + shared + SLACK) {
             for node in &mut self.nodes {
                 if node.decision.is_ok() {
                     node.decision = Err(Reason::OutOfMemory);
@@ -276,16 +195,16 @@ impl Plan {
 
     unsafe fn node(&self, abi: &Abi, kind: OpKind, op: &Tensor) -> Node {
         // SAFETY: by the contract of `make`; a product has two sources.
-        let decision = unsafe { policy::decide(abi, kind, op).map(|take| job(op, take, self.threads)) };
+        let decision = unsafe { policy::decide(abi, kind, op).map(|take| Job::new(kind, op, take, self.threads)) };
         // SAFETY: as above.
         let ty = unsafe { (*op.src[0]).ty };
         Node { op, kind, ty: u8::try_from(ty).unwrap_or(u8::MAX), decision, next: Padded::default() }
     }
 
-    /// This thread's own scratch: panel, private activations.
-    pub fn thread_scratch(&self, ith: usize) -> (*mut u8, *mut u8) {
+    /// This thread's own scratch: panel, private activations, groups of picks.
+    pub fn thread_scratch(&self, ith: usize) -> [*mut u8; 3] {
         let p = self.scratch.start.wrapping_add(ith * self.thread_bytes);
-        (p, p.wrapping_add(self.panel_bytes))
+        [p, p.wrapping_add(self.panel_bytes), p.wrapping_add(self.panel_bytes + self.private_bytes)]
     }
 
     /// The activations that all threads make together.
@@ -325,108 +244,64 @@ impl Plan {
     }
 }
 
-/// Room behind the activations, so that thread areas stay apart by a pair of cache lines.
-const ACT_SLACK: usize = 128;
+/// Room that keeps the areas of threads apart by a pair of cache lines.
+const SLACK: usize = 128;
 
 fn hash(op: *const Tensor, size: usize) -> usize {
     ((op as usize >> 4).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20) & (size - 1)
 }
 
-/// Lays out a product that `policy` takes.
-unsafe fn job(op: &Tensor, take: Take, threads: usize) -> Job {
-    // SAFETY: by the contract of `Plan::make`.
-    let (src0, src1) = unsafe { (&*op.src[0], &*op.src[1]) };
-    let n = |x: i64| x as usize;
-    let (ne02, ne03) = (n(src0.ne[2]), n(src0.ne[3]));
-    let (r2, r3) = (n(src1.ne[2]) / ne02, n(src1.ne[3]) / ne03);
-    let per_slice = n(src1.ne[1]) * r2 * r3;
-    let tiles = take.kernel.tiles(per_slice);
-    let slices = ne02 * ne03;
-    let columns = Columns {
-        src0: src0.data.cast(),
-        nb0: src0.nb,
-        ne02,
-        slices,
-        src1: src1.data.cast(),
-        nb1: src1.nb,
-        dst: op.data.cast(),
-        nbd: op.nb,
-        ne11: n(src1.ne[1]),
-        r2,
-        per_slice,
-        tiles,
-    };
-    let bytes = take.kernel.act.bytes(take.k, per_slice * slices);
-    let private = take.k * per_slice * slices <= PRIVATE_ELEMENTS;
-    let (block, block_bytes) = take.kernel.weight.block();
-    Job {
-        columns,
-        pieces: Pieces::new(take.rows, tiles, slices, threads),
-        act: Activations { id: 0, bytes, private },
-        bytes: (slices * take.rows * (take.k / block) * block_bytes) as u64,
-        macs: (slices * take.rows * take.k * per_slice) as u64,
-        take,
+impl Job {
+    /// Lays out a product that `policy` takes.
+    unsafe fn new(kind: OpKind, op: &Tensor, take: Take, threads: usize) -> Self {
+        // SAFETY: by the contract of `Plan::make`.
+        let (src0, src1) = unsafe { (&*op.src[0], &*op.src[1]) };
+        let (work, columns, matrices) = if kind == OpKind::MulMat {
+            let columns = Columns::new(op, src0, src1, &take);
+            let pieces = Pieces::new(take.rows, columns.tiles, columns.slices, threads);
+            let (n, slices) = (columns.per_slice * columns.slices, columns.slices);
+            (Work::Dense(columns, pieces), n, slices)
+        } else {
+            // SAFETY: as above; a MUL_MAT_ID has three sources.
+            let x = Experts::new(op, src0, src1, unsafe { &*op.src[2] }, &take, threads);
+            let (n, most) = (x.picks(), x.most_active());
+            (Work::Experts(x), n, most)
+        };
+        let (block, block_bytes) = take.kernel.weight.block();
+        Job {
+            work,
+            act: Activations {
+                id: 0,
+                bytes: take.kernel.act.bytes(take.k, columns),
+                private: take.k * columns <= PRIVATE_ELEMENTS,
+            },
+            bytes: (matrices * take.rows * (take.k / block) * block_bytes) as u64,
+            macs: (take.rows * take.k * columns) as u64,
+            take,
+        }
     }
 }
 
+/// What identifies the activations of a product.
 unsafe fn act_key(op: &Tensor, job: &Job) -> ActKey {
     // SAFETY: by the contract of `Plan::make`.
     let src1 = unsafe { &*op.src[1] };
-    ActKey {
-        data: src1.data,
-        ne: src1.ne,
-        nb: src1.nb,
-        format: job.take.kernel.act,
-        tiles: job.columns.tiles,
-        slices: job.columns.slices,
-    }
+    let (tiles, slices, ids) = match &job.work {
+        Work::Dense(c, _) => (c.tiles, c.slices, std::ptr::null()),
+        // SAFETY: as above; a MUL_MAT_ID has three sources.
+        Work::Experts(x) => (Tiles { columns: x.picks(), count: 0 }, 0, unsafe { (*op.src[2]).data.cast_const() }),
+    };
+    ActKey { data: src1.data, ne: src1.ne, nb: src1.nb, format: job.take.kernel.act, tiles, slices, ids }
 }
 
-/// The addresses that a tensor's elements lie in.
+/// The addresses that a tensor's elements lie in; none for null.
 unsafe fn extent(abi: &Abi, t: *const Tensor) -> std::ops::Range<usize> {
+    if t.is_null() {
+        return 0..0;
+    }
     // SAFETY: by the contract of `Plan::make`.
     unsafe {
         let start = (*t).data as usize;
         start..start + (abi.nbytes)(t)
-    }
-}
-
-/// Memory of our own, aligned to pages, that only grows.
-struct Scratch {
-    start: *mut u8,
-    bytes: usize,
-}
-
-impl Scratch {
-    const fn new() -> Self {
-        Scratch { start: std::ptr::null_mut(), bytes: 0 }
-    }
-
-    /// Makes room for `bytes`; false when there is none. The contents are lost.
-    fn reserve(&mut self, bytes: usize) -> bool {
-        if bytes <= self.bytes {
-            return true;
-        }
-        let bytes = bytes.next_multiple_of(64 << 10);
-        // SAFETY: the old mapping is ours and no thread uses it: a plan is made before its graph.
-        unsafe {
-            if !self.start.is_null() {
-                libc::munmap(self.start.cast(), self.bytes);
-            }
-            let p = libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            );
-            if p == libc::MAP_FAILED {
-                *self = Scratch::new();
-                return false;
-            }
-            *self = Scratch { start: p.cast(), bytes };
-        }
-        true
     }
 }

@@ -32,10 +32,7 @@ pub unsafe fn decide(abi: &Abi, kind: OpKind, op: &Tensor) -> Result<Take, Reaso
     if config().kernels == KernelChoice::Off {
         return Err(Reason::KernelsOff);
     }
-    if kind != OpKind::MulMat {
-        return Err(Reason::OpNotSupported);
-    }
-    // SAFETY: a MUL_MAT has two sources.
+    // SAFETY: a product has two sources.
     let (src0, src1) = unsafe { (&*op.src[0], &*op.src[1]) };
     let weight = abi.weight_type(src0.ty).ok_or(Reason::TypeNotSupported)?;
     // SAFETY: a view's source is a tensor.
@@ -43,7 +40,7 @@ pub unsafe fn decide(abi: &Abi, kind: OpKind, op: &Tensor) -> Result<Take, Reaso
     if !src0.extra.is_null() || viewed_extra {
         return Err(Reason::Repacked);
     }
-    if op.op_params[1] != HINT_NONE {
+    if kind == OpKind::MulMat && op.op_params[1] != HINT_NONE {
         return Err(Reason::HadamardHint);
     }
     if src1.ty != TYPE_F32 {
@@ -57,20 +54,45 @@ pub unsafe fn decide(abi: &Abi, kind: OpKind, op: &Tensor) -> Result<Take, Reaso
     if src0.nb[0] != bytes || src0.nb[1] < k / block * bytes {
         return Err(Reason::Src0Permuted);
     }
-    let fits = k.is_multiple_of(block)
-        && src0.ne.iter().chain(&src1.ne).all(|&n| n > 0)
+    let plain = k.is_multiple_of(block)
+        && src0.ne.iter().chain(&src1.ne).chain(&op.ne).all(|&n| n > 0)
         && src1.ne[0] == src0.ne[0]
-        && op.ne == [src0.ne[1], src1.ne[1], src1.ne[2], src1.ne[3]]
-        && src1.ne[2] % src0.ne[2] == 0
-        && src1.ne[3] % src0.ne[3] == 0
+        && op.ne[0] == src0.ne[1]
         && src1.nb[0] == 4
         && op.nb[0] == 4
         && [src0.data, src1.data, op.data].iter().all(|p| !p.is_null());
-    if !fits {
+    // SAFETY: a MUL_MAT_ID has three sources.
+    let columns_fit = plain
+        && if kind == OpKind::MulMat {
+            dense_fits(op, src0, src1)
+        } else {
+            unsafe { experts_fit(abi, op, src0, src1) }
+        };
+    if !columns_fit {
         return Err(Reason::ShapeNotSupported);
     }
     let kernel = registry::kernel(isa(), weight).ok_or(Reason::TypeNotSupported)?;
     Ok(Take { kernel, rows: src0.ne[1] as usize, k })
+}
+
+/// MUL_MAT: weights are broadcast over the columns of `ne2` and `ne3`.
+fn dense_fits(op: &Tensor, src0: &Tensor, src1: &Tensor) -> bool {
+    op.ne[1..] == src1.ne[1..] && src1.ne[2] % src0.ne[2] == 0 && src1.ne[3] % src0.ne[3] == 0
+}
+
+/// MUL_MAT_ID: one matrix per expert in `src0.ne[2]`, ids of `[used, tokens]`.
+unsafe fn experts_fit(abi: &Abi, op: &Tensor, src0: &Tensor, src1: &Tensor) -> bool {
+    // SAFETY: by contract.
+    let Some(ids) = (unsafe { op.src[2].as_ref() }) else { return false };
+    abi.is_i32(ids.ty)
+        && !ids.data.is_null()
+        && src0.ne[3] == 1
+        && src1.ne[3] == 1
+        && ids.ne[0] > 0
+        && ids.ne[2..] == [1, 1]
+        && ids.ne[1] == src1.ne[2]
+        && op.ne[1..] == [ids.ne[0], ids.ne[1], 1]
+        && ids.ne[0] % src1.ne[1] == 0
 }
 
 /// The instruction set that the tier stands for.
