@@ -35,7 +35,7 @@ step "what the shim took over in that run"
 "$zen5turbo" stats "$work/stats.json"
 
 step "distance of the answers on 8 x 512 tokens of English, against stock's default (about 1 minute)"
-ZEN5TURBO_LIB=$lib "$ROOT/scripts/kld.sh" "$gemma"
+SHIM_LIB=$lib "$ROOT/scripts/kld.sh" "$gemma"
 
 step "speed, ${DEMO_PAIRS:-5} interleaved pairs: Gemma 3 270M and the synthetic Q4_K model, 1 and $threads threads"
 "$zen5turbo" ab --bin "$bin" --lib "$lib" --model "$gemma" --model "$synth" --pp 512 --tg 64 \

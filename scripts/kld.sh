@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # How far the shim's answers are from stock's, beside how far two paths of stock itself are apart: the
 # KL divergence of the next-token distributions on English text. Prints one line.
-# usage: scripts/kld.sh MODEL      (ZEN5TURBO_LIB=FILE tests another library, KLD_CHUNKS=N more text)
+# usage: scripts/kld.sh MODEL      (SHIM_LIB=FILE tests another library, KLD_CHUNKS=N more text)
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 (($# == 1)) || die "usage: scripts/kld.sh MODEL"
 model=$1
-lib=$(readlink -f "${ZEN5TURBO_LIB:-$ROOT/target/release/libzen5turbo.so}")
+lib=$(readlink -f "${SHIM_LIB:-$ROOT/target/release/libzen5turbo.so}")
 bin=$DEPS/llama.cpp/bin
 source=$DEPS/llama.cpp/src
 [[ -r $model ]] || die "no such model: $model"

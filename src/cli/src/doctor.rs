@@ -16,7 +16,7 @@ use crate::text;
 /// Tell what will engage here: CPU, gate, kernels, and whether a program can be reached
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// The shim library, or its folder [default: ZEN5TURBO_LIB, else beside this command or in ../lib]
+    /// The shim library, or its folder [default: SHIM_LIB, else beside this command or in ../lib]
     #[arg(long, value_name = "PATH")]
     lib: Option<PathBuf>,
     /// Judge as if ZEN5TURBO_GATE had this value

@@ -15,7 +15,7 @@ use crate::shim::{self, Gate, Kernels, Knobs, Log};
 /// Start a program under the shim: sets LD_PRELOAD and the knobs, then becomes the program
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// The shim library, or its folder [default: ZEN5TURBO_LIB, else beside this command or in ../lib]
+    /// The shim library, or its folder [default: SHIM_LIB, else beside this command or in ../lib]
     #[arg(long, value_name = "PATH")]
     lib: Option<PathBuf>,
     /// What to do on a CPU that is not Zen 5 (ZEN5TURBO_GATE)
@@ -62,7 +62,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         .args(arguments)
         .env("LD_PRELOAD", shim::preload_list(&library, env::var_os("LD_PRELOAD").as_deref()))
         // For this command only: the shim would name it as a variable that it does not know.
-        .env_remove("ZEN5TURBO_LIB")
+        .env_remove("SHIM_LIB")
         .envs(knobs.variables())
         .exec();
     eprintln!("zen5turbo: cannot start {}: {error}", program.to_string_lossy());

@@ -57,16 +57,16 @@ pub fn word<T: ValueEnum>(value: T) -> String {
     value.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
 }
 
-/// Finds the library: `explicit` (`--lib`), else `ZEN5TURBO_LIB`, else next to this executable,
+/// Finds the library: `explicit` (`--lib`), else `SHIM_LIB`, else next to this executable,
 /// else in `../lib` from there. The two named ones must exist; they are never passed over.
 pub fn locate(explicit: Option<&Path>) -> Result<PathBuf> {
     let exe = env::current_exe().ok();
-    locate_from(explicit, env::var_os("ZEN5TURBO_LIB"), exe.as_deref())
+    locate_from(explicit, env::var_os("SHIM_LIB"), exe.as_deref())
 }
 
 fn locate_from(explicit: Option<&Path>, variable: Option<OsString>, exe: Option<&Path>) -> Result<PathBuf> {
     let variable = variable.filter(|v| !v.is_empty()).map(PathBuf::from);
-    for (path, origin) in [(explicit, "--lib"), (variable.as_deref(), "ZEN5TURBO_LIB")] {
+    for (path, origin) in [(explicit, "--lib"), (variable.as_deref(), "SHIM_LIB")] {
         let Some(path) = path else { continue };
         let path = if path.is_dir() { path.join(LIBRARY) } else { path.to_owned() };
         ensure!(
@@ -87,7 +87,7 @@ fn locate_from(explicit: Option<&Path>, variable: Option<OsString>, exe: Option<
         }
     }
     bail!(
-        "the shim library {LIBRARY} was not found; searched {}; build it (cargo build --release) or name it with --lib FILE or ZEN5TURBO_LIB=FILE",
+        "the shim library {LIBRARY} was not found; searched {}; build it (cargo build --release) or name it with --lib FILE or SHIM_LIB=FILE",
         if searched.is_empty() { "nowhere".to_owned() } else { searched.join(" and ") }
     )
 }

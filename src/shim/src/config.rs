@@ -44,6 +44,18 @@ pub enum Repack {
     Off,
 }
 
+/// Where measured choices of kernels are read from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Tune {
+    /// `zen5turbo/tune.txt` in the user's cache folder, when there is one.
+    #[default]
+    Default,
+    /// Nowhere.
+    Off,
+    /// This file.
+    File(PathBuf),
+}
+
 /// The configuration of this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -59,8 +71,10 @@ pub struct Config {
     pub log: LogLevel,
     /// `ZEN5TURBO_STATS`: where statistics are written at exit, `%p` not yet replaced.
     pub stats: Option<PathBuf>,
-    /// `ZEN5TURBO_TUNE`: a file with measured choices.
-    pub tune: Option<PathBuf>,
+    /// `ZEN5TURBO_TUNE`.
+    pub tune: Tune,
+    /// The user's cache folder: `XDG_CACHE_HOME`, or `.cache` in `HOME`.
+    pub cache: Option<PathBuf>,
     /// What is wrong in the environment, one line each, to be shown once ggml is in use.
     pub complaints: Vec<String>,
 }
@@ -74,7 +88,8 @@ impl Default for Config {
             repack: Repack::default(),
             log: LogLevel::default(),
             stats: None,
-            tune: None,
+            tune: Tune::default(),
+            cache: None,
             complaints: Vec::new(),
         }
     }
@@ -157,10 +172,14 @@ pub const KNOBS: &[Knob] = &[
     Knob {
         name: "ZEN5TURBO_TUNE",
         default: "",
-        allowed: "the path of a file",
-        help: "measured choices of kernels for this machine (reserved: not read yet)",
-        set: |c, v| set_path(&mut c.tune, v),
-        get: |c| show_path(c.tune.as_ref()),
+        allowed: "the path of a file, or off",
+        help: "measured choices of kernels, by default from ~/.cache/zen5turbo/tune.txt; off: the built-in ones",
+        set: |c, v| set_tune(&mut c.tune, v),
+        get: |c| match &c.tune {
+            Tune::Default => String::new(),
+            Tune::Off => "off".to_owned(),
+            Tune::File(path) => show_path(Some(path)),
+        },
     },
 ];
 
@@ -195,8 +214,17 @@ fn word_of<T: PartialEq>(value: T, choices: Choices<T>) -> &'static str {
 }
 
 /// A relative path is taken from the directory the program was started in, where the user wrote it.
+fn absolute(value: &OsStr) -> PathBuf {
+    std::path::absolute(value).unwrap_or_else(|_| PathBuf::from(value))
+}
+
 fn set_path(field: &mut Option<PathBuf>, value: &OsStr) -> bool {
-    *field = Some(std::path::absolute(value).unwrap_or_else(|_| PathBuf::from(value)));
+    *field = Some(absolute(value));
+    true
+}
+
+fn set_tune(field: &mut Tune, value: &OsStr) -> bool {
+    *field = if value == "off" { Tune::Off } else { Tune::File(absolute(value)) };
     true
 }
 
@@ -204,14 +232,24 @@ fn show_path(path: Option<&PathBuf>) -> String {
     path.map(|p| p.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
+/// The variable of scripts/setup.sh, which a program may inherit.
+const OF_SCRIPTS: &str = "ZEN5TURBO_DEPS";
+
 impl Config {
-    /// Reads `ZEN5TURBO` and the variables that begin with `ZEN5TURBO_`; others are ignored.
+    /// Reads `ZEN5TURBO`, the variables that begin with `ZEN5TURBO_`, and those that tell the user's
+    /// cache folder; others are ignored.
     #[must_use]
     pub fn from_vars(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         let mut config = Self::default();
+        let (mut cache, mut home) = (None, None);
         for (name, value) in vars {
+            match name.as_encoded_bytes() {
+                b"XDG_CACHE_HOME" => cache = Some(PathBuf::from(&value)),
+                b"HOME" => home = Some(PathBuf::from(&value)),
+                _ => {}
+            }
             let ours = name == "ZEN5TURBO" || name.as_encoded_bytes().starts_with(b"ZEN5TURBO_");
-            if !ours || value.is_empty() {
+            if !ours || value.is_empty() || name == OF_SCRIPTS {
                 continue;
             }
             match KNOBS.iter().find(|knob| name == knob.name) {
@@ -236,6 +274,9 @@ impl Config {
                 }
             }
         }
+        // The XDG base directory specification has a relative path ignored.
+        config.cache =
+            [cache, home.map(|home| home.join(".cache"))].into_iter().flatten().find(|path| path.is_absolute());
         // The environment has no order of its own.
         config.complaints.sort();
         config
@@ -325,5 +366,28 @@ mod tests {
         assert_eq!(config.stats, Some(std::env::current_dir().unwrap().join("out.json")));
         let config = parse(&[("ZEN5TURBO_STATS", "/tmp/s.%p.json")]);
         assert_eq!(config.stats, Some("/tmp/s.%p.json".into()));
+        let config = parse(&[("ZEN5TURBO_TUNE", "tune.txt")]);
+        assert_eq!(config.tune, Tune::File(std::env::current_dir().unwrap().join("tune.txt")));
+    }
+
+    #[test]
+    fn the_calibration_file_can_be_named_or_switched_off() {
+        let knob = KNOBS.iter().find(|k| k.name == "ZEN5TURBO_TUNE").unwrap();
+        for (value, tune) in [("", Tune::Default), ("off", Tune::Off), ("/a/off", Tune::File("/a/off".into()))] {
+            let config = parse(&[("ZEN5TURBO_TUNE", value)]);
+            assert_eq!(config.tune, tune);
+            assert_eq!(knob.value(&config), value);
+        }
+    }
+
+    #[test]
+    fn the_cache_folder_is_the_one_of_the_environment() {
+        let cache = |vars: &[(&str, &str)]| parse(vars).cache;
+        assert_eq!(cache(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")]), Some("/x".into()));
+        for xdg in ["", "relative"] {
+            assert_eq!(cache(&[("XDG_CACHE_HOME", xdg), ("HOME", "/h")]), Some("/h/.cache".into()));
+        }
+        assert_eq!(cache(&[("HOME", "")]), None);
+        assert_eq!(cache(&[]), None);
     }
 }

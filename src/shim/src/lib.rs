@@ -11,3 +11,4 @@ mod log;
 mod reason;
 mod startup;
 mod stats;
+mod tuning;

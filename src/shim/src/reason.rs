@@ -1,8 +1,9 @@
-//! Every reason for which a call is left to the original.
+//! Every reason for which a call is left to the original, or a file is not used.
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// Why a call, or the whole process, is left to the original. Each one is counted.
+        /// Why a call, or the whole process, is left to the original, or the calibration file is not
+        /// used. Each one is counted.
         #[repr(u8)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Reason {
@@ -68,6 +69,16 @@ reasons! {
     GatePassthrough = "gate_passthrough",
     /// A defect in this library was caught; the original computed instead.
     InternalError = "internal_error",
+    /// The calibration file cannot be read.
+    TuneUnreadable = "tune_unreadable",
+    /// A line of the calibration file was not understood.
+    TuneBadFile = "tune_bad_file",
+    /// The calibration file was made on another CPU.
+    TuneOtherCpu = "tune_other_cpu",
+    /// The calibration file was made for another tier of kernels.
+    TuneOtherTier = "tune_other_tier",
+    /// The calibration file was made with another version of ggml.
+    TuneOtherGgml = "tune_other_ggml",
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use crate::config::{Config, KNOBS, KernelChoice, config};
 use crate::log::{self, log};
 use crate::reason::Reason;
 use crate::stats;
+use crate::tuning;
 
 /// What the shim does in this process.
 #[repr(u8)]
@@ -179,6 +180,7 @@ fn engage(config: &Config) -> bool {
         log::line(format_args!("{complaint}"));
     }
     TIER.store(tier as u8, Ordering::Relaxed);
+    tuning::load();
     STATE.store(State::Active as u8, Ordering::Release);
     log!(
         info,

@@ -17,7 +17,7 @@ use crate::stats::OpKind;
 
 /// Quantised activations of at most this many elements are made by every thread for itself, which
 /// needs no barrier; more are made once, by all threads together.
-const PRIVATE_ELEMENTS: usize = 16 << 10;
+const PRIVATE_ELEMENTS: usize = 8 << 10;
 
 /// The plan of one graph.
 pub struct Plan {

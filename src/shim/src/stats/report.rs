@@ -9,6 +9,7 @@ use super::{CELLS, Cell, EVENTS, LIBRARY_LIST, OpKind, read, type_name};
 use crate::config::{KNOBS, config};
 use crate::reason::Reason;
 use crate::startup;
+use crate::tuning;
 
 /// Everything known about this process, as one JSON object:
 ///
@@ -18,6 +19,7 @@ use crate::startup;
 /// gate:    { mode, decision }         decision is "pending" until ggml is in use
 /// tier, kernels                       the kernel family in use, the one asked for
 /// config:  { VARIABLE: value }
+/// tuning:  { file, status }           the calibration file and what became of it
 /// ggml:    [ { path, status } ]
 /// ops:     { MUL_MAT: { q4_K: { taken, ns, bytes, mac, kernels: {regime: name},
 ///                               declined: {reason: n} } } }
@@ -46,6 +48,11 @@ pub fn json() -> String {
     for knob in KNOBS {
         j.string(knob.name, &knob.value(config));
     }
+    j.close();
+    let (file, status) = tuning::report();
+    j.open(Some("tuning"));
+    j.string("file", &file);
+    j.string("status", status);
     j.close();
     j.open_array("ggml");
     for library in LIBRARY_LIST.iter().filter_map(read) {

@@ -1,0 +1,95 @@
+//! C programs and libraries, compiled when a test runs.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::{llama, root};
+
+/// A new folder below the build's own, removed with the value.
+#[must_use]
+pub fn work_dir() -> TempDir {
+    let program = std::env::current_exe().expect("the test program has a path");
+    // TARGET/PROFILE/deps/PROGRAM
+    let target = program.ancestors().nth(3).expect("the test program lies in a target folder");
+    let tmp = target.join("tmp");
+    std::fs::create_dir_all(&tmp).expect("the target folder is writable");
+    tempfile::tempdir_in(tmp).expect("a folder can be made there")
+}
+
+/// The folder of ggml's public headers.
+#[must_use]
+pub fn ggml_headers() -> PathBuf {
+    crate::need(".deps/llama.cpp/src/ggml/include", "scripts/setup.sh llama")
+}
+
+/// A C source of the folder `fixtures`, to be compiled.
+pub struct Fixture {
+    sources: Vec<PathBuf>,
+    options: Vec<OsString>,
+}
+
+impl Fixture {
+    /// `fixtures/NAME.c`.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self { sources: vec![source(name)], options: Vec::new() }
+    }
+
+    /// One more source.
+    #[must_use]
+    pub fn and(mut self, name: &str) -> Self {
+        self.sources.push(source(name));
+        self
+    }
+
+    /// Options of the compiler, separated by blanks. They come after the source.
+    #[must_use]
+    pub fn options(mut self, text: &str) -> Self {
+        self.options.extend(text.split_whitespace().map(OsString::from));
+        self
+    }
+
+    /// One option that holds a path.
+    #[must_use]
+    pub fn path_option(mut self, option: &str, path: &Path) -> Self {
+        let mut option = OsString::from(option);
+        option.push(path);
+        self.options.push(option);
+        self
+    }
+
+    /// The headers of ggml, without its libraries.
+    #[must_use]
+    pub fn ggml_headers(self) -> Self {
+        self.path_option("-I", &ggml_headers())
+    }
+
+    /// Linked with the CPU backend of the stock build, as programs usually are.
+    #[must_use]
+    pub fn linked_with_ggml(self) -> Self {
+        let folder = llama("libggml-cpu.so").with_file_name("");
+        self.ggml_headers()
+            .path_option("-L", &folder)
+            .path_option("-Wl,-rpath,", &folder)
+            .options("-Wl,--no-as-needed -lggml-cpu -lggml-base -lm")
+    }
+
+    /// Compiles into `dir/output`. A library when the options say so.
+    #[must_use]
+    pub fn build(self, dir: &TempDir, output: &str) -> PathBuf {
+        let path = dir.path().join(output);
+        let mut cc = Command::new("cc");
+        cc.args(["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror"]);
+        cc.args(&self.sources).args(&self.options).arg("-lpthread").arg("-ldl").arg("-o").arg(&path);
+        let result = cc.output().unwrap_or_else(|e| panic!("cc cannot be started ({e}); run: scripts/setup.sh shim"));
+        assert!(result.status.success(), "{cc:?} failed\n{}", String::from_utf8_lossy(&result.stderr));
+        path
+    }
+}
+
+fn source(name: &str) -> PathBuf {
+    root().join("tests/fixtures").join(name).with_extension("c")
+}
