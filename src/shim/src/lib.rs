@@ -1,7 +1,9 @@
 //! libzen5turbo.so: preloaded into an unmodified llama.cpp, it computes the expensive operations.
 //!
-//! The way through the code: [`startup`] (configuration, gate) decides whether anything is done in
-//! this process; the functions in [`exports`] are what the program calls.
+//! The way through the code: `startup` (configuration, gate) decides whether anything is done in this
+//! process; the functions in `exports` are what the program calls; `ggml` knows the copies of ggml and
+//! their structures; `graph` plans the products of a graph and computes them; `tuning` decides where
+//! ggml's own kernels are faster; `stats` and `log` tell about it.
 
 mod config;
 mod exports;

@@ -9,12 +9,15 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::config::{KernelChoice, Repack, config};
 use crate::ggml::abi::GetExtraBufts;
-use crate::ggml::copies::{Caller, c_str, caller};
+use crate::ggml::copies::{Caller, c_str, caller, function};
 use crate::ggml::probe::structures_fit;
+use crate::graph::policy;
 use crate::log::log;
 use crate::reason::Reason;
 use crate::startup::{State, first_ggml_call, guarded};
 use crate::stats;
+use crate::tuning;
+use zen5turbo_kernels::formats::WeightType;
 
 /// `void * ggml_backend_reg_get_proc_address(ggml_backend_reg_t, const char *)`.
 ///
@@ -39,7 +42,8 @@ unsafe extern "C" fn get_proc_address(reg: *mut c_void, name: *const c_char, fro
     if p.is_null() || asked != c"ggml_backend_dev_get_extra_bufts" || first_ggml_call() != State::Active {
         return p;
     }
-    if config().repack == Repack::Keep || config().kernels == KernelChoice::Off {
+    let unused = config().kernels == KernelChoice::Off || tuning::stock_is_faster(policy::isa(), WeightType::Q4_0, 512);
+    if config().repack == Repack::Keep || unused {
         return p;
     }
     guarded(p, || filtered(caller, p))
@@ -86,11 +90,7 @@ fn filtered(caller: &Caller, p: *mut c_void) -> *mut c_void {
         if list.is_null() {
             // SAFETY: ggml's own functions, whose signatures these are.
             let new = Box::into_raw(Box::new(unsafe {
-                List {
-                    original: std::mem::transmute::<*mut c_void, GetExtraBufts>(p),
-                    name: std::mem::transmute::<*mut c_void, BuftName>(name),
-                    answers: Mutex::new(Vec::new()),
-                }
+                List { original: function(p), name: function(name), answers: Mutex::new(Vec::new()) }
             }));
             if slot.compare_exchange(list, new, Ordering::AcqRel, Ordering::Acquire).is_ok() {
                 log!(debug, "weights are kept plain: CPU_REPACK is not offered to {}", caller.path);

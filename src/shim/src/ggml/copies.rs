@@ -84,10 +84,10 @@ fn resolve(address: usize) -> Option<&'static Caller> {
         Caller {
             range: object.range,
             handle,
-            compute_forward: find(c"ggml_cpu_extra_compute_forward").map(|p| std::mem::transmute(p)),
-            work_size: find(c"ggml_cpu_extra_work_size").map(|p| std::mem::transmute(p)),
-            graph_compute: find(c"ggml_graph_compute").map(|p| std::mem::transmute(p)),
-            get_proc_address: find(c"ggml_backend_reg_get_proc_address").map(|p| std::mem::transmute(p)),
+            compute_forward: find(c"ggml_cpu_extra_compute_forward").map(|p| function(p)),
+            work_size: find(c"ggml_cpu_extra_work_size").map(|p| function(p)),
+            graph_compute: find(c"ggml_graph_compute").map(|p| function(p)),
+            get_proc_address: find(c"ggml_backend_reg_get_proc_address").map(|p| function(p)),
             abi: Abi::probe(&find),
             path,
         }
@@ -160,17 +160,17 @@ fn object_at(address: usize) -> Option<Object> {
         let (info, search) = unsafe { (&*info, &mut *data.cast::<Search>()) };
         // SAFETY: dlpi_phdr points to dlpi_phnum headers.
         let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
-        let mut range = usize::MAX..0;
+        let (mut low, mut high) = (usize::MAX, 0);
         for h in headers.iter().filter(|h| h.p_type == libc::PT_LOAD) {
             let start = info.dlpi_addr as usize + h.p_vaddr as usize;
-            range = range.start.min(start)..range.end.max(start + h.p_memsz as usize);
+            (low, high) = (low.min(start), high.max(start + h.p_memsz as usize));
         }
-        if !range.contains(&search.address) {
+        if !(low..high).contains(&search.address) {
             return 0;
         }
         // SAFETY: dlpi_name is a C string, or null.
         let path = if info.dlpi_name.is_null() { c"" } else { unsafe { CStr::from_ptr(info.dlpi_name) } };
-        search.found = Some(Object { range, path: path.to_owned() });
+        search.found = Some(Object { range: low..high, path: path.to_owned() });
         1
     }
     let mut search = Search { address, found: None };
@@ -184,5 +184,16 @@ fn object_at(address: usize) -> Option<Object> {
 /// # Safety
 /// `p` is null or a C string that lives for `'a`.
 pub unsafe fn c_str<'a>(p: *const c_char) -> &'a CStr {
+    // SAFETY: by contract.
     if p.is_null() { c"" } else { unsafe { CStr::from_ptr(p) } }
+}
+
+/// A symbol as the function it is.
+///
+/// # Safety
+/// `F` is the function's pointer type.
+pub unsafe fn function<F: Copy>(p: *mut c_void) -> F {
+    const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
+    // SAFETY: by contract; on this platform both kinds of pointer have the same representation.
+    unsafe { std::mem::transmute_copy(&p) }
 }

@@ -8,7 +8,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::abi::{OBJECT_SIZE, Tensor};
-use super::copies::c_str;
+use super::copies::{c_str, function};
 use crate::log;
 use crate::reason::Reason;
 use crate::stats;
@@ -61,9 +61,9 @@ pub fn structures_fit(find: &dyn Fn(&CStr) -> Option<*mut c_void>) -> bool {
     let Some((overhead, name, size)) = functions() else { return false };
     // SAFETY: ggml's functions with their signatures; 0 is a type in every release.
     unsafe {
-        let overhead: unsafe extern "C" fn() -> usize = std::mem::transmute(overhead);
-        let name: unsafe extern "C" fn(c_int) -> *const c_char = std::mem::transmute(name);
-        let size: unsafe extern "C" fn(c_int) -> usize = std::mem::transmute(size);
+        let overhead: unsafe extern "C" fn() -> usize = function(overhead);
+        let name: unsafe extern "C" fn(c_int) -> *const c_char = function(name);
+        let size: unsafe extern "C" fn(c_int) -> usize = function(size);
         overhead() == OBJECT_SIZE + size_of::<Tensor>() && c_str(name(TYPE_F32)) == c"f32" && size(TYPE_F32) == 4
     }
 }
@@ -76,16 +76,16 @@ impl Abi {
         // ggml_cpu_extra_compute_forward.
         let abi = unsafe {
             Abi {
-                op_name: std::mem::transmute::<*mut c_void, _>(find(c"ggml_op_name")?),
-                type_name: std::mem::transmute::<*mut c_void, _>(find(c"ggml_type_name")?),
-                type_size: std::mem::transmute::<*mut c_void, _>(find(c"ggml_type_size")?),
-                blck_size: std::mem::transmute::<*mut c_void, _>(find(c"ggml_blck_size")?),
-                get_data: std::mem::transmute::<*mut c_void, _>(find(c"ggml_get_data")?),
-                get_name: std::mem::transmute::<*mut c_void, _>(find(c"ggml_get_name")?),
-                nbytes: std::mem::transmute::<*mut c_void, _>(find(c"ggml_nbytes")?),
-                graph_n_nodes: std::mem::transmute::<*mut c_void, _>(find(c"ggml_graph_n_nodes")?),
-                graph_node: std::mem::transmute::<*mut c_void, _>(find(c"ggml_graph_node")?),
-                barrier: std::mem::transmute::<*mut c_void, _>(find(c"ggml_barrier")?),
+                op_name: function(find(c"ggml_op_name")?),
+                type_name: function(find(c"ggml_type_name")?),
+                type_size: function(find(c"ggml_type_size")?),
+                blck_size: function(find(c"ggml_blck_size")?),
+                get_data: function(find(c"ggml_get_data")?),
+                get_name: function(find(c"ggml_get_name")?),
+                nbytes: function(find(c"ggml_nbytes")?),
+                graph_n_nodes: function(find(c"ggml_graph_n_nodes")?),
+                graph_node: function(find(c"ggml_graph_node")?),
+                barrier: function(find(c"ggml_barrier")?),
                 has_use_ref: find(c"ggml_backend_cpu_set_use_ref").is_some(),
                 ops: [const { AtomicU8::new(0) }; 256],
                 types: [const { AtomicU8::new(0) }; 256],

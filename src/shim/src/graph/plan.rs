@@ -1,6 +1,8 @@
 //! What will be done with each matrix product of a graph, decided before its threads start.
 
+use std::collections::BTreeSet;
 use std::ffi::c_void;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use zen5turbo_kernels::formats::ActFormat;
@@ -11,8 +13,11 @@ use super::experts::Experts;
 use super::policy::{self, Take};
 use super::scratch::Scratch;
 use crate::ggml::abi::Tensor;
+use crate::ggml::copies::c_str;
 use crate::ggml::probe::{Abi, Op};
+use crate::log::{self, LogLevel, log};
 use crate::reason::Reason;
+use crate::stats;
 use crate::stats::OpKind;
 
 /// Quantised activations of at most this many elements are made by every thread for itself, which
@@ -197,8 +202,13 @@ impl Plan {
         // SAFETY: by the contract of `make`; a product has two sources.
         let decision = unsafe { policy::decide(abi, kind, op).map(|take| Job::new(kind, op, take, self.threads)) };
         // SAFETY: as above.
-        let ty = unsafe { (*op.src[0]).ty };
-        Node { op, kind, ty: u8::try_from(ty).unwrap_or(u8::MAX), decision, next: Padded::default() }
+        let src0 = unsafe { &*op.src[0] };
+        let ty = u8::try_from(src0.ty).unwrap_or(u8::MAX);
+        if let Ok(Job { take, .. }) = &decision {
+            stats::set_kernel(kind, ty, take.regime.name(), take.kernel.isa.name());
+        }
+        tell(kind, src0, &decision);
+        Node { op, kind, ty, decision, next: Padded::default() }
     }
 
     /// This thread's own scratch: panel, private activations, groups of picks.
@@ -281,6 +291,28 @@ impl Job {
         }
     }
 }
+
+/// With `ZEN5TURBO_LOG=debug`, says once for every weight tensor and regime what computes it.
+fn tell(kind: OpKind, src0: &Tensor, decision: &Result<Job, Reason>) {
+    static TOLD: Mutex<BTreeSet<(usize, &'static str)>> = Mutex::new(BTreeSet::new());
+    if !log::enabled(LogLevel::Debug) {
+        return;
+    }
+    let (regime, what) = match decision {
+        Ok(job) => (job.take.regime.name(), job.take.kernel.isa.name()),
+        Err(reason) => ("", reason.as_str()),
+    };
+    let mut told = TOLD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if told.len() < MOST_TOLD && told.insert((src0 as *const Tensor as usize, regime)) {
+        // SAFETY: a name is a C string inside the tensor.
+        let name = unsafe { c_str(src0.name.as_ptr()) }.to_string_lossy();
+        let (verb, columns) = if decision.is_ok() { ("", " columns: ") } else { ("left to ggml: ", "") };
+        log!(debug, "{} {name} {:?}: {verb}{regime}{columns}{what}", kind.as_str(), &src0.ne[..2]);
+    }
+}
+
+/// Lines of [`tell`] in a process: graphs that make new tensors every time must not grow for ever.
+const MOST_TOLD: usize = 4096;
 
 /// What identifies the activations of a product.
 unsafe fn act_key(op: &Tensor, job: &Job) -> ActKey {

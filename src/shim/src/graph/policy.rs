@@ -11,6 +11,7 @@ use crate::ggml::probe::{Abi, TYPE_F32};
 use crate::reason::Reason;
 use crate::startup;
 use crate::stats::OpKind;
+use crate::tuning::{self, Regime};
 
 /// `GGML_HINT_NONE` in `op_params[1]` of a MUL_MAT; older releases leave it zero.
 const HINT_NONE: i32 = 0;
@@ -19,6 +20,7 @@ const HINT_NONE: i32 = 0;
 #[derive(Clone, Copy)]
 pub struct Take {
     pub kernel: &'static Kernel,
+    pub regime: Regime,
     /// Rows and elements of the weights.
     pub rows: usize,
     pub k: usize,
@@ -61,18 +63,22 @@ pub unsafe fn decide(abi: &Abi, kind: OpKind, op: &Tensor) -> Result<Take, Reaso
         && src1.nb[0] == 4
         && op.nb[0] == 4
         && [src0.data, src1.data, op.data].iter().all(|p| !p.is_null());
-    // SAFETY: a MUL_MAT_ID has three sources.
     let columns_fit = plain
-        && if kind == OpKind::MulMat {
-            dense_fits(op, src0, src1)
-        } else {
-            unsafe { experts_fit(abi, op, src0, src1) }
+        && match kind {
+            OpKind::MulMat => dense_fits(op, src0, src1),
+            // SAFETY: a MUL_MAT_ID has three sources.
+            OpKind::MulMatId => unsafe { experts_fit(abi, op, src0, src1) },
         };
     if !columns_fit {
         return Err(Reason::ShapeNotSupported);
     }
+    // SAFETY: as above.
+    let columns = unsafe { columns(kind, op) };
+    if tuning::stock_is_faster(isa(), weight, columns) {
+        return Err(Reason::StockIsFaster);
+    }
     let kernel = registry::kernel(isa(), weight).ok_or(Reason::TypeNotSupported)?;
-    Ok(Take { kernel, rows: src0.ne[1] as usize, k })
+    Ok(Take { kernel, regime: Regime::of(columns), rows: src0.ne[1] as usize, k })
 }
 
 /// MUL_MAT: weights are broadcast over the columns of `ne2` and `ne3`.
@@ -95,8 +101,19 @@ unsafe fn experts_fit(abi: &Abi, op: &Tensor, src0: &Tensor, src1: &Tensor) -> b
         && ids.ne[0] % src1.ne[1] == 0
 }
 
+/// Columns that share the weights of one matrix; of experts, as if the picks were spread evenly.
+unsafe fn columns(kind: OpKind, op: &Tensor) -> usize {
+    // SAFETY: by the contract of `decide`, after the shapes were checked.
+    let (src0, src1) = unsafe { (&*op.src[0], &*op.src[1]) };
+    let n = match kind {
+        OpKind::MulMat => src1.ne[1] * (src1.ne[2] / src0.ne[2]) * (src1.ne[3] / src0.ne[3]),
+        OpKind::MulMatId => (op.ne[1] * op.ne[2] + src0.ne[2] - 1) / src0.ne[2],
+    };
+    n as usize
+}
+
 /// The instruction set that the tier stands for.
-fn isa() -> Isa {
+pub fn isa() -> Isa {
     match startup::tier() {
         Tier::Avx512Vnni => Isa::Avx512,
         Tier::Avx2 => Isa::Avx2,
