@@ -97,16 +97,17 @@ per_64() { awk -v m="$1" -v k="$2" -v n="$3" -v a="$4" -v b="$5" 'BEGIN { printf
 
 # repetition FILE M K N PROGRAM ARGS...: writes `FIGURE SUM` or `- -` (no such layout) to FILE.
 repetition() {
-    local file=$1 m=$2 k=$3 n=$4 one three status=0
+    local file=$1 m=$2 k=$3 n=$4 out one three status=0
+    out=$(mktemp -p "$work")
     shift 4
-    one=$(executed "$file.out" "$@" "$m" "$k" "$n" 1) || status=$?
+    one=$(executed "$out" "$@" "$m" "$k" "$n" 1) || status=$?
     if ((status == 3)); then
         echo "- -" >"$file"
         return
     fi
-    ((status == 0)) || { cat "$file.out.err" >&2 && die "$* $m $k $n ended with status $status"; }
-    three=$(executed "$file.out" "$@" "$m" "$k" "$n" 3) || die "$* $m $k $n 3 failed"
-    echo "$(per_64 "$m" "$k" "$n" "$one" "$three") $(sed -n 's/.*sum //p' "$file.out")" >"$file.part"
+    ((status == 0)) || { cat "$out.err" >&2 && die "$* $m $k $n ended with status $status"; }
+    three=$(executed "$out" "$@" "$m" "$k" "$n" 3) || die "$* $m $k $n 3 failed"
+    echo "$(per_64 "$m" "$k" "$n" "$one" "$three") $(sed -n 's/.*sum //p' "$out")" >"$file.part"
     mv "$file.part" "$file"
 }
 
@@ -128,8 +129,9 @@ for type in "${TYPES[@]}"; do
 done
 
 export -f repetition executed per_64 die
-export EMULATE
+export EMULATE work
 step "counting ${#cases[@]} cases (${#jobs[@]} to run)" >&2
+# shellcheck disable=SC2016 # the inner shell expands them
 printf '%s\n' "${jobs[@]}" |
     xargs -P "$(nproc)" -L 1 bash -c 'set -euo pipefail; file=$1 m=$2 k=$3 n=$4; shift 4
         repetition "$file" "$m" "$k" "$n" "$1" "$2" "$3"' _ || die "a count failed"

@@ -261,10 +261,11 @@ if sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL
 }
 
 setup_emulator() {
-    local dir name wheel sources=("$ROOT"/scripts/emulator/*.{py,c})
+    local dir name wheel python sources=("$ROOT"/scripts/emulator/*.{py,c})
+    python=$(python3 -c 'import sys; print(sys.executable)')
     name=$(emulator_wheel)
     [[ -n $name ]] || die "the emulator needs CPython 3.9 or later (bochscpu-python has no wheel for $(python3 --version))"
-    dir=$STORE/emulator-$(short_hash "$name" "$(command -v python3)" "$(cc --version)" "$(cat "${sources[@]}")")
+    dir=$STORE/emulator-$(short_hash "$name" "$python" "$(cc --version)" "$(cat "${sources[@]}")")
     if [[ ! -d $dir ]]; then
         wheel=$(fetch "$name")
         rm -rf "$dir.part"
@@ -274,7 +275,7 @@ setup_emulator() {
         cc -O2 -Wall -Wextra -shared -fPIC -o "$dir.part/bochs_hooks.so" "$ROOT/scripts/emulator/bochs_hooks.c"
         cat >"$dir.part/emulate" <<RUN
 #!/bin/sh
-LD_PRELOAD=$dir/bochs_hooks.so PYTHONPATH=$dir/wheel exec $(command -v python3) -B $dir/emulate.py "\$@"
+LD_PRELOAD=$dir/bochs_hooks.so PYTHONPATH=$dir/wheel exec $python -B $dir/emulate.py "\$@"
 RUN
         chmod +x "$dir.part/emulate"
         publish "$dir.part" "$dir"

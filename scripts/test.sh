@@ -1,15 +1,22 @@
 #!/usr/bin/env bash
 # All tests in one command on a fresh machine; stops at the first failure. The last line is cargo's own.
-# usage: scripts/test.sh [fast]      fast: without llama.cpp and the whole-program tests
+# usage: scripts/test.sh [fast]      fast: without llama.cpp, the whole-program tests and the emulator
+# EMULATE=1: run the AVX-512 kernel tests on the emulator even where the CPU has AVX-512 VNNI
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 case ${1:-all} in
-all) whole=1 total=8 ;;
-fast) whole=0 total=6 ;;
+all) whole=1 total=9 avx512=emulated ;;
+fast) whole=0 total=6 avx512= ;;
 *) die "usage: scripts/test.sh [fast]" ;;
 esac
+if [[ ${EMULATE:-0} == 1 ]]; then
+    avx512=emulated
+elif cpu_has avx512f avx512bw avx512dq avx512vl avx512_vnni; then
+    avx512=native
+fi
+if ((!whole)) && [[ -n $avx512 ]]; then total=7; fi
 cd "$ROOT"
 
 # stage TITLE COMMAND...: the title says how long everything before it took.
@@ -18,6 +25,20 @@ stage() {
     number=$((number + 1))
     step "[$number/$total, ${SECONDS} s so far] $1"
     "${@:2}" || die "stage $number/$total failed: $1"
+}
+
+# Every kernel test on a CPU with AVX-512 VNNI, real or not: there the tests may not skip it.
+kernel_tests_native() {
+    ZEN5TURBO_REQUIRE_AVX512=1 cargo test --locked --release -p zen5turbo-kernels --lib
+}
+# Static, since the emulator has no dynamic loader; one case per property, 2 to 4 minutes.
+kernel_tests_emulated() {
+    local target=x86_64-unknown-linux-gnu
+    scripts/setup.sh emulator || return
+    CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$DEPS/emulator/emulate \
+        RUSTFLAGS="-C target-feature=+crt-static" ZEN5TURBO_REQUIRE_AVX512=1 ZEN5TURBO_TEST_CASES=1 \
+        cargo test --locked --release --target "$target" --target-dir "${CARGO_TARGET_DIR:-target}/emulated" \
+        -p zen5turbo-kernels --lib
 }
 
 if ((whole)); then
@@ -30,6 +51,9 @@ stage "clippy" cargo clippy --locked --workspace --all-targets -- -D warnings
 stage "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 stage "release build" cargo build --locked --release --workspace
 stage "unit and property tests" cargo test --locked --release --workspace --exclude zen5turbo-tests
+if [[ -n $avx512 ]]; then
+    stage "kernel tests with AVX-512 VNNI, $avx512" "kernel_tests_$avx512"
+fi
 if ((whole)); then
     # One at a time: every one of them uses all cores, and ggml's spinning threads starve each other.
     stage "whole-program tests: build" cargo test --locked --release -p zen5turbo-tests --tests --no-run

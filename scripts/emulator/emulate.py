@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Runs a static x86-64 Linux program on an emulated CPU with AVX-512 F, BW, DQ, VL, VBMI, VNNI and BF16.
 
 usage: emulate [--count] [--profile FILE] PROGRAM [ARGUMENT...]
@@ -66,8 +65,9 @@ def main():
     def fault(vector, error, rip, address):
         code = machine.memory.read(rip, 12).hex() if rip + 12 <= MEMORY else "?"
         sys.stderr.write(
-            f"emulator: CPU exception {vector}, error {error:#x}, at {rip - program.bias:#x} of the program "
-            f"(bytes {code}), address {address:#x}\n"
+            # The instruction pointer has already moved on.
+            f"emulator: CPU exception {vector}, error {error:#x}, just before {rip - program.bias:#x} of the "
+            f"program (bytes {code} follow), accessed address {address:#x}\n"
         )
         leave(132 if vector == INVALID_OPCODE else 139)
 

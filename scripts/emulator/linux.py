@@ -107,9 +107,9 @@ class Linux:
                 self.memory.protect(self.brk_now, to - self.brk_now, PROT_RWX)
             else:
                 # The C library expects zeros when it grows again.
-                start = round_up(to)
-                self.memory.write(to, bytes(start - to))
-                self.memory.clear(start, round_up(self.brk_now) - start) if self.brk_now > start else None
+                self.memory.write(to, bytes(min(round_up(to), self.brk_now) - to))
+                if round_up(self.brk_now) > round_up(to):
+                    self.memory.clear(round_up(to), round_up(self.brk_now) - round_up(to))
             self.brk_now = to
         return self.brk_now
 

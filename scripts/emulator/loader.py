@@ -30,7 +30,9 @@ class Program:
         for i in range(count):
             kind, flags, offset, va, _, in_file, in_memory, _ = struct.unpack_from("<IIQQQQQQ", image, at + 56 * i)
             if kind == PT_INTERP:
-                sys.exit(f"emulator: {path} is dynamically linked; link it with -C target-feature=+crt-static (or -static)")
+                sys.exit(
+                    f"emulator: {path} is dynamically linked; link it with -C target-feature=+crt-static (or -static)"
+                )
             if kind != PT_LOAD:
                 continue
             va += self.bias

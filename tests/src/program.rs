@@ -85,6 +85,7 @@ impl Program {
 
     /// Runs it to its end. Panics when it cannot be started or reaches its time limit.
     #[must_use]
+    #[expect(clippy::zombie_processes, reason = "`wait` calls wait4, for the resources used")]
     pub fn run(self) -> Outcome {
         let dir = work_dir();
         let stats_file = dir.path().join("stats.json");

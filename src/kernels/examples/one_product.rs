@@ -65,14 +65,8 @@ impl Problem {
         let tiles = kernel.tiles(columns);
         let mut act = aligned(kernel.act.bytes(k, columns));
         let mut scratch = aligned(kernel.scratch_bytes(k, &blocking));
-        let product = Product {
-            weights: weights.as_ptr().cast(),
-            stride,
-            rows,
-            k,
-            act: act.as_mut_ptr().cast(),
-            tiles,
-        };
+        let product =
+            Product { weights: weights.as_ptr().cast(), stride, rows, k, act: act.as_mut_ptr().cast(), tiles };
         for _ in 0..reps {
             for t in 0..tiles.count {
                 // SAFETY: `x` has `columns` columns of `k` floats, `act` the bytes for them.

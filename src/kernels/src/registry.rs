@@ -76,8 +76,8 @@ macro_rules! isa_kernels {
             $(#[$attr])?
             unsafe fn pack<W: Weight>(src: *const u8, stride: usize, blocks: usize, ahead: usize, panel: *mut u8) {
                 for b in 0..blocks {
-                    let rows = Rows { p: src.add(b * W::BYTES), stride, ahead, turn: b };
-                    W::pack::<$lanes>(rows, panel.add(b * W::SHAPE.panel_record()));
+                    let rows = Rows::new::<W>(src, stride, ahead, b);
+                    W::pack::<$lanes>(&rows, panel.add(b * W::SHAPE.panel_record()));
                 }
             }
 

@@ -1,7 +1,7 @@
 //! AVX2: a pair of `ymm` registers holds the sixteen rows. The operations are shared with the
 //! 256-bit VNNI tier, which differs only in its dot products.
 
-use super::LANES;
+use super::{LANES, Quads};
 use core::arch::x86_64::*;
 
 /// Proof that the CPU and the operating system support AVX2, FMA and F16C.
@@ -26,41 +26,42 @@ pub type F2 = [__m256; 2];
 // callers, and a helper that is not inlined calls every intrinsic out of line.
 
 #[inline(always)]
-unsafe fn half8(p: *const u8, stride: usize) -> __m128i {
+unsafe fn half8(rows: &Quads, q: usize, at: usize) -> __m128i {
     let mut h = [0i16; 8];
     for (r, h) in h.iter_mut().enumerate() {
-        *h = p.add(r * stride).cast::<i16>().read_unaligned();
+        *h = rows.row(q + r / 4, r % 4, at).cast::<i16>().read_unaligned();
     }
     _mm_setr_epi16(h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7])
 }
 
 /// One 16-bit word from each of sixteen rows.
 #[inline(always)]
-pub(super) unsafe fn halves16(p: *const u8, stride: usize) -> __m256i {
-    _mm256_set_m128i(half8(p.add(8 * stride), stride), half8(p, stride))
+pub(super) unsafe fn halves16(rows: &Quads, at: usize) -> __m256i {
+    _mm256_set_m128i(half8(rows, 2, at), half8(rows, 0, at))
 }
 
 /// One 32-bit word from each of four rows.
 #[inline(always)]
-pub(super) unsafe fn words4(p: *const u8, stride: usize) -> __m128i {
+pub(super) unsafe fn words4(rows: &Quads, q: usize, at: usize) -> __m128i {
     let mut w = [0i32; 4];
     for (r, w) in w.iter_mut().enumerate() {
-        *w = p.add(r * stride).cast::<i32>().read_unaligned();
+        *w = rows.row(q, r, at).cast::<i32>().read_unaligned();
     }
     _mm_setr_epi32(w[0], w[1], w[2], w[3])
 }
 
-/// Sixteen bytes from rows 0 and 4.
+/// Sixteen bytes from rows `4 * q + i` and `4 * q + 4 + i`.
 #[inline(always)]
-unsafe fn rows_0_4(p: *const u8, stride: usize) -> __m256i {
-    _mm256_set_m128i(_mm_loadu_si128(p.add(4 * stride).cast()), _mm_loadu_si128(p.cast()))
+unsafe fn two_rows(rows: &Quads, q: usize, i: usize, at: usize) -> __m256i {
+    let lo = _mm_loadu_si128(rows.row(q, i, at).cast());
+    _mm256_set_m128i(_mm_loadu_si128(rows.row(q + 1, i, at).cast()), lo)
 }
 
-/// Sixteen bytes from each of eight rows, transposed.
+/// Sixteen bytes from each of the eight rows from `4 * q` on, transposed.
 #[inline(always)]
-unsafe fn words4_of_8(p: *const u8, stride: usize) -> [__m256i; 4] {
-    let (a, b) = (rows_0_4(p, stride), rows_0_4(p.add(stride), stride));
-    let (c, d) = (rows_0_4(p.add(2 * stride), stride), rows_0_4(p.add(3 * stride), stride));
+unsafe fn words4_of_8(rows: &Quads, q: usize, at: usize) -> [__m256i; 4] {
+    let (a, b) = (two_rows(rows, q, 0, at), two_rows(rows, q, 1, at));
+    let (c, d) = (two_rows(rows, q, 2, at), two_rows(rows, q, 3, at));
     let ab0 = _mm256_unpacklo_epi32(a, b);
     let ab1 = _mm256_unpackhi_epi32(a, b);
     let cd0 = _mm256_unpacklo_epi32(c, d);
@@ -75,8 +76,8 @@ unsafe fn words4_of_8(p: *const u8, stride: usize) -> [__m256i; 4] {
 
 /// Sixteen bytes from each of sixteen rows, transposed.
 #[inline(always)]
-pub(super) unsafe fn words4_of_16(p: *const u8, stride: usize) -> [I2; 4] {
-    let (lo, hi) = (words4_of_8(p, stride), words4_of_8(p.add(8 * stride), stride));
+pub(super) unsafe fn words4_of_16(rows: &Quads, at: usize) -> [I2; 4] {
+    let (lo, hi) = (words4_of_8(rows, 0, at), words4_of_8(rows, 2, at));
     [[lo[0], hi[0]], [lo[1], hi[1]], [lo[2], hi[2]], [lo[3], hi[3]]]
 }
 
@@ -228,20 +229,20 @@ macro_rules! lanes_of_two_ymm {
                 [_mm256_fnmadd_ps(a[0], b[0], c[0]), _mm256_fnmadd_ps(a[1], b[1], c[1])]
             }
             #[inline(always)]
-            unsafe fn load_words4(p: *const u8, stride: usize) -> [Self::I; 4] {
-                $crate::isa::avx2::words4_of_16(p, stride)
+            unsafe fn load_words4(rows: &$crate::isa::Quads, at: usize) -> [Self::I; 4] {
+                $crate::isa::avx2::words4_of_16(rows, at)
             }
             #[inline(always)]
-            unsafe fn load_words1(p: *const u8, stride: usize) -> Self::I {
+            unsafe fn load_words1(rows: &$crate::isa::Quads, at: usize) -> Self::I {
                 use $crate::isa::avx2::words4;
                 [
-                    _mm256_set_m128i(words4(p.add(4 * stride), stride), words4(p, stride)),
-                    _mm256_set_m128i(words4(p.add(12 * stride), stride), words4(p.add(8 * stride), stride)),
+                    _mm256_set_m128i(words4(rows, 1, at), words4(rows, 0, at)),
+                    _mm256_set_m128i(words4(rows, 3, at), words4(rows, 2, at)),
                 ]
             }
             #[inline(always)]
-            unsafe fn load_halves(p: *const u8, stride: usize) -> Self::I {
-                let h = $crate::isa::avx2::halves16(p, stride);
+            unsafe fn load_halves(rows: &$crate::isa::Quads, at: usize) -> Self::I {
+                let h = $crate::isa::avx2::halves16(rows, at);
                 [
                     _mm256_cvtepu16_epi32(_mm256_castsi256_si128(h)),
                     _mm256_cvtepu16_epi32(_mm256_extracti128_si256::<1>(h)),

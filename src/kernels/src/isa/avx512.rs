@@ -1,6 +1,6 @@
 //! AVX-512 VNNI in 512-bit registers: one `zmm` holds the sixteen rows.
 
-use super::{Dot, LANES, Lanes};
+use super::{Dot, LANES, Lanes, Quads};
 use core::arch::x86_64::*;
 
 /// Proof that the CPU and the operating system support AVX-512 F, BW, DQ, VL and VNNI, FMA and F16C.
@@ -29,13 +29,14 @@ fn mask(n: usize) -> __mmask16 {
     (0xffff_u32 >> (LANES - n)) as __mmask16
 }
 
-/// Sixteen bytes from rows 0, 4, 8 and 12, so that two unpack steps leave the rows in order.
+/// Sixteen bytes from rows `i`, `4 + i`, `8 + i` and `12 + i`, so that two unpack steps leave the rows
+/// in order.
 #[inline(always)]
-unsafe fn rows_0_4_8_12(p: *const u8, stride: usize) -> __m512i {
-    let v = _mm512_castsi128_si512(_mm_loadu_si128(p.cast()));
-    let v = _mm512_inserti32x4::<1>(v, _mm_loadu_si128(p.add(4 * stride).cast()));
-    let v = _mm512_inserti32x4::<2>(v, _mm_loadu_si128(p.add(8 * stride).cast()));
-    _mm512_inserti32x4::<3>(v, _mm_loadu_si128(p.add(12 * stride).cast()))
+unsafe fn quads(rows: &Quads, i: usize, at: usize) -> __m512i {
+    let v = _mm512_castsi128_si512(_mm_loadu_si128(rows.row(0, i, at).cast()));
+    let v = _mm512_inserti32x4::<1>(v, _mm_loadu_si128(rows.row(1, i, at).cast()));
+    let v = _mm512_inserti32x4::<2>(v, _mm_loadu_si128(rows.row(2, i, at).cast()));
+    _mm512_inserti32x4::<3>(v, _mm_loadu_si128(rows.row(3, i, at).cast()))
 }
 
 // SAFETY: only reached through kernels that enable these features, which the registry hands out
@@ -152,9 +153,9 @@ unsafe impl Lanes for Avx512 {
         _mm512_fnmadd_ps(a, b, c)
     }
     #[inline(always)]
-    unsafe fn load_words4(p: *const u8, stride: usize) -> [__m512i; 4] {
-        let (a, b) = (rows_0_4_8_12(p, stride), rows_0_4_8_12(p.add(stride), stride));
-        let (c, d) = (rows_0_4_8_12(p.add(2 * stride), stride), rows_0_4_8_12(p.add(3 * stride), stride));
+    unsafe fn load_words4(rows: &Quads, at: usize) -> [__m512i; 4] {
+        let (a, b) = (quads(rows, 0, at), quads(rows, 1, at));
+        let (c, d) = (quads(rows, 2, at), quads(rows, 3, at));
         let ab0 = _mm512_unpacklo_epi32(a, b);
         let ab1 = _mm512_unpackhi_epi32(a, b);
         let cd0 = _mm512_unpacklo_epi32(c, d);
@@ -167,16 +168,16 @@ unsafe impl Lanes for Avx512 {
         ]
     }
     #[inline(always)]
-    unsafe fn load_words1(p: *const u8, stride: usize) -> __m512i {
+    unsafe fn load_words1(rows: &Quads, at: usize) -> __m512i {
         use super::avx2::words4;
-        let v = _mm512_castsi128_si512(words4(p, stride));
-        let v = _mm512_inserti32x4::<1>(v, words4(p.add(4 * stride), stride));
-        let v = _mm512_inserti32x4::<2>(v, words4(p.add(8 * stride), stride));
-        _mm512_inserti32x4::<3>(v, words4(p.add(12 * stride), stride))
+        let v = _mm512_castsi128_si512(words4(rows, 0, at));
+        let v = _mm512_inserti32x4::<1>(v, words4(rows, 1, at));
+        let v = _mm512_inserti32x4::<2>(v, words4(rows, 2, at));
+        _mm512_inserti32x4::<3>(v, words4(rows, 3, at))
     }
     #[inline(always)]
-    unsafe fn load_halves(p: *const u8, stride: usize) -> __m512i {
-        _mm512_cvtepu16_epi32(super::avx2::halves16(p, stride))
+    unsafe fn load_halves(rows: &Quads, at: usize) -> __m512i {
+        _mm512_cvtepu16_epi32(super::avx2::halves16(rows, at))
     }
 }
 

@@ -51,6 +51,49 @@ impl Isa {
     }
 }
 
+/// Where sixteen rows are: every row is one addressing mode away from one of four pointers, so that
+/// no instruction is spent on addresses.
+#[derive(Clone, Copy)]
+pub struct Quads {
+    /// Rows 0, 4, 8 and 12.
+    pub quad: [*const u8; 4],
+    /// Bytes from row to row.
+    pub stride: usize,
+    /// Three times that.
+    pub stride3: usize,
+}
+
+impl Quads {
+    /// The rows from `p` on. The compiler is kept from seeing how the pointers hang together: it
+    /// would else rather keep sixteen of them, most of them on the stack.
+    #[inline(always)]
+    pub fn new(p: *const u8, stride: usize) -> Self {
+        let mut quad = [0, 4, 8, 12].map(|r| p.wrapping_add(r * stride));
+        let (mut s1, mut s3) = (stride, 3 * stride);
+        let [a, b, c, d] = &mut quad;
+        // SAFETY: no instruction; the values stay what they are.
+        unsafe {
+            core::arch::asm!(
+                "/* {0} {1} {2} {3} {4} {5} */", inout(reg) *a, inout(reg) *b, inout(reg) *c, inout(reg) *d,
+                inout(reg) s1, inout(reg) s3, options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        Quads { quad, stride: s1, stride3: s3 }
+    }
+
+    /// Row `4 * q + i`, `at` bytes on.
+    #[inline(always)]
+    pub fn row(&self, q: usize, i: usize, at: usize) -> *const u8 {
+        let step = match i {
+            0 => 0,
+            1 => self.stride,
+            2 => 2 * self.stride,
+            _ => self.stride3,
+        };
+        self.quad[q].wrapping_add(step).wrapping_add(at)
+    }
+}
+
 /// Sixteen 32-bit lanes and the operations that packing needs.
 ///
 /// # Safety
@@ -122,21 +165,13 @@ pub unsafe trait Lanes: Copy + 'static {
     /// `c - a * b`, rounded once.
     unsafe fn fnma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
 
-    /// Sixteen bytes from each of sixteen rows, transposed: lane `r` of result `i` is the `i`-th
-    /// 32-bit word at `p + r * stride`.
-    unsafe fn load_words4(p: *const u8, stride: usize) -> [Self::I; 4];
+    /// Sixteen bytes from each of sixteen rows, `at` bytes on, transposed: lane `r` of result `i` is
+    /// the `i`-th 32-bit word of row `r`.
+    unsafe fn load_words4(rows: &Quads, at: usize) -> [Self::I; 4];
     /// One 32-bit word from each of sixteen rows.
-    unsafe fn load_words1(p: *const u8, stride: usize) -> Self::I;
+    unsafe fn load_words1(rows: &Quads, at: usize) -> Self::I;
     /// One 16-bit word from each of sixteen rows, zero-extended.
-    unsafe fn load_halves(p: *const u8, stride: usize) -> Self::I;
-    /// One byte from each of sixteen rows, zero-extended.
-    unsafe fn load_bytes(p: *const u8, stride: usize) -> Self::I {
-        let mut w = [0u32; LANES];
-        for (r, w) in w.iter_mut().enumerate() {
-            *w = u32::from(*p.add(r * stride));
-        }
-        Self::load(w.as_ptr().cast())
-    }
+    unsafe fn load_halves(rows: &Quads, at: usize) -> Self::I;
 }
 
 /// The dot products of ISAs with 32-bit accumulation (`vpdpbusd`, `vpdpwssd`).

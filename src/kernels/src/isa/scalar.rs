@@ -1,6 +1,6 @@
 //! The portable tier: arrays, no intrinsics. Slow, and the same arithmetic as the others.
 
-use super::{Dot, LANES, Lanes};
+use super::{Dot, LANES, Lanes, Quads};
 use half::f16;
 
 /// The portable ISA; always available.
@@ -105,14 +105,14 @@ unsafe impl Lanes for Scalar {
     unsafe fn fnma(a: F, b: F, c: F) -> F {
         std::array::from_fn(|i| (-a[i]).mul_add(b[i], c[i]))
     }
-    unsafe fn load_words4(p: *const u8, stride: usize) -> [I; 4] {
-        std::array::from_fn(|i| std::array::from_fn(|r| p.add(r * stride + 4 * i).cast::<u32>().read_unaligned()))
+    unsafe fn load_words4(rows: &Quads, at: usize) -> [I; 4] {
+        std::array::from_fn(|i| Self::load_words1(rows, at + 4 * i))
     }
-    unsafe fn load_words1(p: *const u8, stride: usize) -> I {
-        std::array::from_fn(|r| p.add(r * stride).cast::<u32>().read_unaligned())
+    unsafe fn load_words1(rows: &Quads, at: usize) -> I {
+        std::array::from_fn(|r| rows.row(r / 4, r % 4, at).cast::<u32>().read_unaligned())
     }
-    unsafe fn load_halves(p: *const u8, stride: usize) -> I {
-        std::array::from_fn(|r| u32::from(p.add(r * stride).cast::<u16>().read_unaligned()))
+    unsafe fn load_halves(rows: &Quads, at: usize) -> I {
+        std::array::from_fn(|r| u32::from(rows.row(r / 4, r % 4, at).cast::<u16>().read_unaligned()))
     }
 }
 

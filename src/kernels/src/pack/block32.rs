@@ -9,7 +9,7 @@
 //! mxfp4          e u8: scale 2^(e - 128) | qs 16 B: code of E2M1, values doubled
 //! ```
 
-use super::{Rows, Weight, iq4_table, put};
+use super::{Rows, Weight, iq4_table, put, unrolled};
 use crate::formats::WeightType;
 use crate::isa::Lanes;
 
@@ -52,13 +52,13 @@ unsafe fn put_5bit<S: Lanes>(qs: [S::I; 4], qh: S::I, rec: *mut u8) {
 
 /// `d` from the half at the start.
 #[inline(always)]
-unsafe fn put_d<S: Lanes>(rows: Rows, p: *mut u8) {
+unsafe fn put_d<S: Lanes>(rows: &Rows, p: *mut u8) {
     S::storef(p, S::half_lo(rows.halves::<S>(0)));
 }
 
 /// `d` and `m` from two halves at the start.
 #[inline(always)]
-unsafe fn put_d_m<S: Lanes>(rows: Rows, d: *mut u8, m: *mut u8) {
+unsafe fn put_d_m<S: Lanes>(rows: &Rows, d: *mut u8, m: *mut u8) {
     let dm = rows.words1::<S>(0);
     S::storef(d, S::half_lo(dm));
     S::storef(m, S::half_lo(S::shr(dm, 16)));
@@ -69,8 +69,8 @@ pub struct Q4_0;
 impl Weight for Q4_0 {
     const TYPE: WeightType = WeightType::Q4_0;
     #[inline(always)]
-    unsafe fn pack<S: Lanes>(rows: Rows, rec: *mut u8) {
-        put_nibbles::<S>(rows.words4::<S>(2), rec);
+    unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
+        put_nibbles::<S>(rows.words4_short::<S>(2), rec);
         put_d::<S>(rows, rec.add(Self::SHAPE.scales_at()));
     }
 }
@@ -80,8 +80,8 @@ pub struct Q4_1;
 impl Weight for Q4_1 {
     const TYPE: WeightType = WeightType::Q4_1;
     #[inline(always)]
-    unsafe fn pack<S: Lanes>(rows: Rows, rec: *mut u8) {
-        put_nibbles::<S>(rows.words4::<S>(4), rec);
+    unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
+        put_nibbles::<S>(rows.words4_short::<S>(4), rec);
         put_d_m::<S>(rows, rec.add(Self::SHAPE.scales_at()), rec.add(Self::SHAPE.mins_at()));
     }
 }
@@ -91,8 +91,8 @@ pub struct Q5_0;
 impl Weight for Q5_0 {
     const TYPE: WeightType = WeightType::Q5_0;
     #[inline(always)]
-    unsafe fn pack<S: Lanes>(rows: Rows, rec: *mut u8) {
-        put_5bit::<S>(rows.words4::<S>(6), rows.words1::<S>(2), rec);
+    unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
+        put_5bit::<S>(rows.words4_short::<S>(6), rows.words1::<S>(2), rec);
         put_d::<S>(rows, rec.add(Self::SHAPE.scales_at()));
     }
 }
@@ -102,8 +102,8 @@ pub struct Q5_1;
 impl Weight for Q5_1 {
     const TYPE: WeightType = WeightType::Q5_1;
     #[inline(always)]
-    unsafe fn pack<S: Lanes>(rows: Rows, rec: *mut u8) {
-        put_5bit::<S>(rows.words4::<S>(8), rows.words1::<S>(4), rec);
+    unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
+        put_5bit::<S>(rows.words4_short::<S>(8), rows.words1::<S>(4), rec);
         put_d_m::<S>(rows, rec.add(Self::SHAPE.scales_at()), rec.add(Self::SHAPE.mins_at()));
     }
 }
@@ -113,14 +113,14 @@ pub struct Q8_0;
 impl Weight for Q8_0 {
     const TYPE: WeightType = WeightType::Q8_0;
     #[inline(always)]
-    unsafe fn pack<S: Lanes>(rows: Rows, rec: *mut u8) {
+    unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
         // adding 128 to a signed byte is flipping its top bit
         let bias = S::splat(if S::MADD { 0 } else { 0x8080_8080_u32 as i32 });
-        for h in 0..2 {
-            for (i, q) in rows.words4::<S>(2 + 16 * h).into_iter().enumerate() {
+        unrolled!(h in [0, 1] {
+            for (i, q) in rows.words4_short::<S>(2 + 16 * h).into_iter().enumerate() {
                 put::<S>(rec, 4 * h + i, S::xor(q, bias));
             }
-        }
+        });
         put_d::<S>(rows, rec.add(Self::SHAPE.scales_at()));
     }
 }
@@ -130,8 +130,8 @@ pub struct Iq4Nl;
 impl Weight for Iq4Nl {
     const TYPE: WeightType = WeightType::Iq4Nl;
     #[inline(always)]
-    unsafe fn pack<S: Lanes>(rows: Rows, rec: *mut u8) {
-        put_table::<S>(rows.words4::<S>(2), iq4_table::<S>(), rec);
+    unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
+        put_table::<S>(rows.words4_short::<S>(2), iq4_table::<S>(), rec);
         put_d::<S>(rows, rec.add(Self::SHAPE.scales_at()));
     }
 }
@@ -141,13 +141,13 @@ pub struct Mxfp4;
 impl Weight for Mxfp4 {
     const TYPE: WeightType = WeightType::Mxfp4;
     #[inline(always)]
-    unsafe fn pack<S: Lanes>(rows: Rows, rec: *mut u8) {
+    unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
         // twice the E2M1 values (ggml-common.h, `kvalues_mxfp4`), plus the offset 12
         const TABLE: [i8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
-        put_table::<S>(rows.words4::<S>(1), &TABLE, rec);
+        put_table::<S>(rows.words4_short::<S>(1), &TABLE, rec);
         let mut d = [0f32; crate::isa::LANES];
         for (r, d) in d.iter_mut().enumerate() {
-            *d = e8m0_half(*rows.p.add(r * rows.stride));
+            *d = e8m0_half(*rows.at.row(r / 4, r % 4, 0));
         }
         S::storef(rec.add(Self::SHAPE.scales_at()), S::loadf(d.as_ptr().cast()));
     }

@@ -21,7 +21,7 @@ pub use q4_k::{Q4K, Q5K};
 pub use q6_k::Q6K;
 
 use crate::formats::{LINE, Shape, WeightType};
-use crate::isa::Lanes;
+use crate::isa::{Lanes, Quads};
 
 /// A weight type that can be packed.
 pub trait Weight {
@@ -37,50 +37,77 @@ pub trait Weight {
     /// # Safety
     /// Each of the rows must be readable for [`Self::BYTES`] bytes, `rec` writable for
     /// [`Shape::panel_record`] bytes; see also [`Lanes`].
-    unsafe fn pack<S: Lanes>(rows: Rows, rec: *mut u8);
+    unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8);
 }
 
 /// The block to pack of sixteen rows, and what to prefetch meanwhile.
 ///
 /// Prefetches go out one by one between the loads: a burst of them would fill the core's line
 /// buffers and stop it until memory has answered.
-#[derive(Clone, Copy)]
 pub struct Rows {
-    /// The block of the first row.
-    pub p: *const u8,
-    /// Bytes from row to row.
-    pub stride: usize,
+    at: Quads,
     /// Bytes from here to what is needed later.
-    pub ahead: usize,
-    /// Number of the block: blocks shorter than a cache line take turns in prefetching.
-    pub turn: usize,
+    ahead: usize,
+    /// For blocks shorter than a cache line: the rows whose turn it is to be prefetched.
+    turn: *const u8,
 }
 
 impl Rows {
-    /// Sixteen bytes of every row, `at` bytes into the block, transposed; prefetches for the four
-    /// rows whose turn it is, so that four calls cover a line of every row.
+    /// Block number `b` of `W` in the rows that begin at `p`.
     #[inline(always)]
-    unsafe fn words4<S: Lanes>(self, at: usize) -> [S::I; 4] {
-        let quad = 4 * ((self.turn + at / 16) % 4);
-        for r in quad..quad + 4 {
-            let line = self.p.wrapping_add(self.ahead).wrapping_add(at + r * self.stride);
-            core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(line.cast());
+    pub unsafe fn new<W: Weight>(p: *const u8, stride: usize, ahead: usize, b: usize) -> Self {
+        let p = p.add(b * W::BYTES);
+        let turn = b * (W::BYTES / 16) % 4 * 4;
+        Rows { at: Quads::new(p, stride), ahead, turn: p.wrapping_add(ahead).wrapping_add(turn * stride) }
+    }
+
+    /// Sixteen bytes of every row, `at` bytes into a super-block, transposed; prefetches for four
+    /// rows, so that four calls cover a line of every row. `at` must be a constant once inlined.
+    #[inline(always)]
+    unsafe fn words4<S: Lanes>(&self, at: usize) -> [S::I; 4] {
+        let quad = self.at.quad[at / 16 % 4].wrapping_add(self.ahead);
+        self.prefetch_quad(quad.wrapping_add(at));
+        S::load_words4(&self.at, at)
+    }
+
+    /// The same in a short block; the rows to prefetch change from block to block.
+    #[inline(always)]
+    unsafe fn words4_short<S: Lanes>(&self, at: usize) -> [S::I; 4] {
+        self.prefetch_quad(self.turn.wrapping_add(at / 16 * 4 * self.at.stride));
+        S::load_words4(&self.at, at)
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch_quad(&self, p: *const u8) {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        for step in [0, self.at.stride, 2 * self.at.stride, self.at.stride3] {
+            _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(step).cast());
         }
-        S::load_words4(self.p.add(at), self.stride)
     }
 
     /// The 32-bit word at `at` of every row.
     #[inline(always)]
-    unsafe fn words1<S: Lanes>(self, at: usize) -> S::I {
-        S::load_words1(self.p.add(at), self.stride)
+    unsafe fn words1<S: Lanes>(&self, at: usize) -> S::I {
+        S::load_words1(&self.at, at)
     }
 
     /// The 16-bit word at `at` of every row.
     #[inline(always)]
-    unsafe fn halves<S: Lanes>(self, at: usize) -> S::I {
-        S::load_halves(self.p.add(at), self.stride)
+    unsafe fn halves<S: Lanes>(&self, at: usize) -> S::I {
+        S::load_halves(&self.at, at)
     }
 }
+
+/// Repeats `$body` with `$i` a constant, so that every address in it is a displacement.
+macro_rules! unrolled {
+    ($i:ident in [$($n:literal),*] $body:block) => {
+        $({
+            let $i: usize = $n;
+            $body
+        })*
+    };
+}
+pub(crate) use unrolled;
 
 /// The values of IQ4_NL and IQ4_XS codes (ggml-common.h, `kvalues_iq4nl`).
 pub const IQ4_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];

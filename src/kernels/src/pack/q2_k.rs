@@ -6,7 +6,7 @@
 //! element 128n + 32j + l: qs[32n + l] bits 2j..2j+1
 //! ```
 
-use super::{Rows, Weight, byte, put, put_d_dmin, put_mins, put_scale};
+use super::{Rows, Weight, byte, put, put_d_dmin, put_mins, put_scale, unrolled};
 use crate::formats::{LINE, WeightType};
 use crate::isa::Lanes;
 
@@ -15,10 +15,10 @@ pub struct Q2K;
 impl Weight for Q2K {
     const TYPE: WeightType = WeightType::Q2K;
     #[inline(always)]
-    unsafe fn pack<S: Lanes>(rows: Rows, rec: *mut u8) {
+    unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
         let two = S::splat(0x0303_0303);
-        for n in 0..2 {
-            for h in 0..2 {
+        unrolled!(n in [0, 1] {
+            unrolled!(h in [0, 1] {
                 let qs = rows.words4::<S>(16 + 32 * n + 16 * h);
                 for j in 0..4 {
                     for (w, &q) in qs.iter().enumerate() {
@@ -26,8 +26,8 @@ impl Weight for Q2K {
                         put::<S>(rec, 32 * n + 8 * j + 4 * h + w, v);
                     }
                 }
-            }
-        }
+            });
+        });
         let four = S::splat(0x0f0f_0f0f);
         for (i, s) in rows.words4::<S>(0).into_iter().enumerate() {
             let (scale, min) = (S::and(s, four), S::and(S::shr(s, 4), four));

@@ -7,7 +7,7 @@
 //!         upper bits, two for each of scales i, 4 + i, 8 + i, 12 + i
 //! ```
 
-use super::{Rows, Weight, byte, put, put_scale};
+use super::{Rows, Weight, byte, put, put_scale, unrolled};
 use crate::formats::{LINE, WeightType};
 use crate::isa::Lanes;
 
@@ -16,12 +16,13 @@ pub struct Q3K;
 impl Weight for Q3K {
     const TYPE: WeightType = WeightType::Q3K;
     #[inline(always)]
-    unsafe fn pack<S: Lanes>(rows: Rows, rec: *mut u8) {
+    unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
         let two = S::splat(0x0303_0303);
         let third = S::splat(0x0404_0404);
         let hm = [rows.words4::<S>(0), rows.words4::<S>(16)];
-        for n in 0..2 {
-            for (h, hm) in hm.iter().enumerate() {
+        unrolled!(n in [0, 1] {
+            unrolled!(h in [0, 1] {
+                let hm = &hm[h];
                 let qs = rows.words4::<S>(32 + 32 * n + 16 * h);
                 for j in 0..4 {
                     let bit = (4 * n + j) as u32;
@@ -32,8 +33,8 @@ impl Weight for Q3K {
                         put::<S>(rec, 32 * n + 8 * j + 4 * h + w, S::or(lo, S::and(hi, third)));
                     }
                 }
-            }
-        }
+            });
+        });
         // scales 12 B and d are the last 14 bytes: read the 12 and the 2 apart
         let a = rows.words1::<S>(96);
         let b = rows.words1::<S>(100);

@@ -9,13 +9,13 @@
 //!         scale 4-7, high nibbles of min 4-7; their upper 2 bits are the top bits of bytes 0-7
 //! ```
 
-use super::{Rows, Weight, byte, put, put_d_dmin, put_mins, put_scale};
+use super::{Rows, Weight, byte, put, put_d_dmin, put_mins, put_scale, unrolled};
 use crate::formats::{LINE, Shape, WeightType};
 use crate::isa::Lanes;
 
 /// Header: scales, mins, `d`, `dmin` of a super-block.
 #[inline(always)]
-unsafe fn put_header<S: Lanes>(rows: Rows, rec: *mut u8, shape: Shape) {
+unsafe fn put_header<S: Lanes>(rows: &Rows, rec: *mut u8, shape: Shape) {
     let [dm, a, b, c] = rows.words4::<S>(0);
     put_d_dmin::<S>(rec, shape, dm);
     let six = S::splat(0x3f3f_3f3f);
@@ -39,17 +39,17 @@ pub struct Q4K;
 impl Weight for Q4K {
     const TYPE: WeightType = WeightType::Q4K;
     #[inline(always)]
-    unsafe fn pack<S: Lanes>(rows: Rows, rec: *mut u8) {
+    unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
         put_header::<S>(rows, rec, Self::SHAPE);
         let m = S::splat(0x0f0f_0f0f);
-        for i in 0..8 {
+        unrolled!(i in [0, 1, 2, 3, 4, 5, 6, 7] {
             // 16 bytes: half of a pair of sub-blocks
             let line = 16 * (i / 2) + 4 * (i % 2);
             for (w, q) in rows.words4::<S>(16 + 16 * i).into_iter().enumerate() {
                 put::<S>(rec, line + w, S::and(q, m));
                 put::<S>(rec, line + 8 + w, S::and(S::shr(q, 4), m));
             }
-        }
+        });
     }
 }
 
@@ -64,12 +64,12 @@ pub struct Q5K;
 impl Weight for Q5K {
     const TYPE: WeightType = WeightType::Q5K;
     #[inline(always)]
-    unsafe fn pack<S: Lanes>(rows: Rows, rec: *mut u8) {
+    unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
         put_header::<S>(rows, rec, Self::SHAPE);
         let m = S::splat(0x0f0f_0f0f);
-        for half in 0..2 {
+        unrolled!(half in [0, 1] {
             let qh = rows.words4::<S>(16 + 16 * half);
-            for j in 0..4 {
+            unrolled!(j in [0, 1, 2, 3] {
                 let qs = rows.words4::<S>(48 + 32 * j + 16 * half);
                 for w in 0..4 {
                     let line = 16 * j + 4 * half + w;
@@ -77,7 +77,7 @@ impl Weight for Q5K {
                     put::<S>(rec, line, S::or(S::and(qs[w], m), fifth::<S>(qh[w], n)));
                     put::<S>(rec, line + 8, S::or(S::and(S::shr(qs[w], 4), m), fifth::<S>(qh[w], n + 1)));
                 }
-            }
-        }
+            });
+        });
     }
 }

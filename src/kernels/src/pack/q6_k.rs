@@ -9,7 +9,7 @@
 //!   element 128n + 96 + l:  ql[64n + 32 + l] high nibble, qh bits 6-7
 //! ```
 
-use super::{Rows, Weight, put, put_scale, sbyte};
+use super::{Rows, Weight, put, put_scale, sbyte, unrolled};
 use crate::formats::{LINE, WeightType};
 use crate::isa::Lanes;
 
@@ -18,11 +18,11 @@ pub struct Q6K;
 impl Weight for Q6K {
     const TYPE: WeightType = WeightType::Q6K;
     #[inline(always)]
-    unsafe fn pack<S: Lanes>(rows: Rows, rec: *mut u8) {
+    unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
         let m = S::splat(0x0f0f_0f0f);
         let two = S::splat(0x3030_3030);
-        for n in 0..2 {
-            for h in 0..2 {
+        unrolled!(n in [0, 1] {
+            unrolled!(h in [0, 1] {
                 let a = rows.words4::<S>(64 * n + 16 * h);
                 let b = rows.words4::<S>(64 * n + 32 + 16 * h);
                 let q = rows.words4::<S>(128 + 32 * n + 16 * h);
@@ -35,8 +35,8 @@ impl Weight for Q6K {
                     put::<S>(rec, line + 16, S::or(hi_a, S::and(q[w], two)));
                     put::<S>(rec, line + 24, S::or(hi_b, S::and(S::shr(q[w], 2), two)));
                 }
-            }
-        }
+            });
+        });
         for (i, s) in rows.words4::<S>(192).into_iter().enumerate() {
             for j in 0..4 {
                 let at = Self::SHAPE.scales_at() + (4 * i + j) * LINE;

@@ -52,13 +52,14 @@ pub unsafe extern "C" fn ggml_graph_compute(_: *mut c_void, _: *mut CPlan) -> c_
 }
 
 unsafe extern "C" fn compute_forward(params: *mut ComputeParams, op: *mut Tensor, from: usize) -> bool {
+    let state = first_ggml_call(); // before anything is said about the caller
     let Some(caller) = guarded(None, || caller(from)) else {
         stats::event(Reason::OriginalMissing);
         return false;
     };
     // A panic in here is a defect; the other threads of the graph take the product all the same, so
     // this thread must not fall back to the original: it reports the product as computed.
-    if first_ggml_call() == State::Active {
+    if state == State::Active {
         // SAFETY: arguments of ggml.
         let (params, op) = unsafe { (&*params, &*op) };
         // SAFETY: as above.
@@ -122,6 +123,7 @@ unsafe extern "C" fn work_size(threads: c_int, op: *const Tensor, size: *mut usi
 }
 
 unsafe extern "C" fn graph_compute(cgraph: *mut c_void, cplan: *mut CPlan, from: usize) -> c_int {
+    let state = first_ggml_call(); // before anything is said about the caller
     let Some(caller) = guarded(None, || caller(from)) else {
         stats::event(Reason::OriginalMissing);
         return STATUS_FAILED;
@@ -131,7 +133,7 @@ unsafe extern "C" fn graph_compute(cgraph: *mut c_void, cplan: *mut CPlan, from:
         log::line(format_args!("ggml_graph_compute of {} was not found: the graph cannot be computed", caller.path));
         return STATUS_FAILED;
     };
-    let running = if first_ggml_call() == State::Active {
+    let running = if state == State::Active {
         // SAFETY: arguments of ggml.
         guarded(None, || unsafe { plan_graph(caller, cgraph, &*cplan) })
     } else {

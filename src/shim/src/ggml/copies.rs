@@ -14,6 +14,7 @@ use super::abi::{ComputeForward, GetProcAddress, GraphCompute, WorkSize};
 use super::probe::Abi;
 use crate::log::{self, log};
 use crate::reason::Reason;
+use crate::startup::{self, State};
 use crate::stats;
 
 /// A library that calls hooks, and what its calls are bound to.
@@ -37,7 +38,7 @@ unsafe impl Send for Caller {}
 // SAFETY: as above.
 unsafe impl Sync for Caller {}
 
-const MAX_CALLERS: usize = 32;
+const MAX_CALLERS: usize = 128;
 static CALLERS: [AtomicPtr<Caller>; MAX_CALLERS] = [const { AtomicPtr::new(std::ptr::null_mut()) }; MAX_CALLERS];
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 static RESOLVING: Mutex<()> = Mutex::new(());
@@ -76,7 +77,7 @@ fn resolve(address: usize) -> Option<&'static Caller> {
     let name = if object.path.is_empty() { std::ptr::null() } else { object.path.as_ptr() };
     // SAFETY: `name` is null or a C string; NOLOAD opens nothing new. The handle is never closed,
     // which keeps the library where it is.
-    let handle = unsafe { libc::dlopen(name, libc::RTLD_NOW | libc::RTLD_NOLOAD) };
+    let handle = unsafe { libc::dlopen(name, libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
     let path = if path.is_empty() { "main program".to_owned() } else { path };
     let find = |name: &CStr| original(handle, name);
     // SAFETY: the symbols are ggml's, whose signatures these are.
@@ -93,8 +94,9 @@ fn resolve(address: usize) -> Option<&'static Caller> {
         }
     };
     let status = if caller.abi.is_some() { "bound" } else { "abi_mismatch" };
-    // a library that only asks for the registry says nothing about the ABI
-    if caller.compute_forward.is_some() {
+    // Others see the same copy: it is told of once, as the library that defines the operation hook.
+    let defines_hook = caller.compute_forward.is_some_and(|f| caller.range.contains(&(f as usize)));
+    if defines_hook && matches!(startup::state(), State::Waiting | State::Active) {
         stats::add_library(&caller.path, status);
         if caller.abi.is_none() {
             stats::event(Reason::AbiMismatch);
@@ -121,15 +123,33 @@ impl Caller {
 
 /// The definition of `name` that is not ours: seen from `handle`, else the next in the global scope.
 fn original(handle: *mut c_void, name: &CStr) -> Option<*mut c_void> {
-    let ours = |p: *mut c_void| own_range().contains(&(p as usize));
     // SAFETY: the handle is open (or null, which is then not used); the name is a C string.
     let seen = if handle.is_null() { std::ptr::null_mut() } else { unsafe { libc::dlsym(handle, name.as_ptr()) } };
-    if !seen.is_null() && !ours(seen) {
+    if !seen.is_null() && !is_preloaded(seen as usize) {
         return Some(seen);
     }
     // SAFETY: as above; RTLD_NEXT searches the libraries after this one.
     let next = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) };
-    (!next.is_null() && !ours(next)).then_some(next)
+    (!next.is_null() && !own_range().contains(&(next as usize))).then_some(next)
+}
+
+/// Whether `address` lies in this library, or in another file of it that is preloaded as well: the
+/// first one calls the next, which must not find the way back.
+fn is_preloaded(address: usize) -> bool {
+    if own_range().contains(&address) {
+        return true;
+    }
+    let Some(object) = object_at(address).filter(|o| !o.path.is_empty()) else { return false };
+    // SAFETY: the path is a C string; NOLOAD opens nothing new, and the handle is given back.
+    unsafe {
+        let handle = libc::dlopen(object.path.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
+        if handle.is_null() {
+            return false;
+        }
+        let version = libc::dlsym(handle, c"zen5turbo_version".as_ptr());
+        libc::dlclose(handle);
+        object.range.contains(&(version as usize))
+    }
 }
 
 /// The addresses of this library.

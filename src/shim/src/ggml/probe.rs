@@ -5,7 +5,7 @@
 //! numbers that ggml itself made are ever passed to them: it does not check its bounds).
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use super::abi::{OBJECT_SIZE, Tensor};
 use super::copies::{c_str, function};
@@ -113,7 +113,9 @@ impl Abi {
         // SAFETY: by contract; the size was compared by `probe`, so the fields are readable.
         let fits = unsafe { (self.get_data)(t) == (*t).data && (self.get_name)(t) == (&raw const (*t).name).cast() };
         self.checked.store(if fits { 1 } else { 2 }, Ordering::Relaxed);
-        if !fits {
+        // The program and its libraries each ask for themselves; the user is told once.
+        static TOLD: AtomicBool = AtomicBool::new(false);
+        if !fits && !TOLD.swap(true, Ordering::Relaxed) {
             stats::event(Reason::AbiMismatch);
             log::line(format_args!(
                 "the tensors of this ggml are not laid out as in the versions this library knows (0.2 to 0.26); \

@@ -1,0 +1,59 @@
+//! ggml's own test of its operations, under the shim. Its reference runs use `use_ref`, which the
+//! original must compute.
+
+use std::time::Duration;
+
+use zen5turbo_tests::{Outcome, Program, TYPES, llama, tiers};
+
+/// How many matrix products the suite of this llama.cpp has.
+const PRODUCTS: u64 = 1917;
+
+fn suite(op: &str, kernels: &str, only: Option<&str>) -> Outcome {
+    let program = Program::engaged(llama("test-backend-ops")).knob("KERNELS", kernels).args("test -b CPU -o").arg(op);
+    let program = only.into_iter().fold(program, |p, pattern| p.arg("-p").arg(pattern));
+    program.limit(Duration::from_secs(900)).run().success()
+}
+
+/// How many tests passed, all of them.
+fn passed(run: &Outcome) -> u64 {
+    let line = run.stdout.lines().chain(run.stderr.lines()).find(|line| line.contains("tests passed"));
+    let numbers = line.and_then(|line| line.trim().split(' ').next()).and_then(|n| n.split_once('/'));
+    let (passed, all) = numbers.unwrap_or_else(|| panic!("no line says how many tests passed\n{run}"));
+    assert_eq!(passed, all, "{run}");
+    passed.parse().unwrap_or_else(|_| panic!("{run}"))
+}
+
+fn assert_every_type_was_taken(run: &Outcome, tier: &str) {
+    let stats = run.stats();
+    assert_eq!(stats.text("/tier"), tier);
+    for ty in TYPES {
+        let (taken, declined) = (stats.taken("MUL_MAT", Some(ty)), stats.declined("MUL_MAT", Some(ty)));
+        assert!(taken > 0, "{ty} was not taken over\n{stats}");
+        assert_eq!(declined.get("use_ref"), Some(&taken), "{ty}: every product is computed once with use_ref\n{stats}");
+    }
+    stats.assert_healthy();
+}
+
+#[test]
+fn all_matrix_products_pass_and_every_supported_type_is_taken() {
+    let run = suite("MUL_MAT", "auto", None);
+    assert!(passed(&run) >= PRODUCTS, "{run}");
+    assert_every_type_was_taken(&run, tiers()[0].name);
+}
+
+/// The other kernel families, only on the types that are taken.
+#[test]
+fn all_matrix_products_of_the_supported_types_pass_with_every_kernel_family() {
+    for tier in tiers().into_iter().skip(1) {
+        let run = suite("MUL_MAT", tier.knob, Some("type_a=(q4_|q5_|q8_|q2_K|q3_K|q6_K|iq4_|mxfp4)"));
+        assert!(passed(&run) >= 700, "{run}");
+        assert_every_type_was_taken(&run, tier.name);
+    }
+}
+
+#[test]
+fn all_products_with_experts_pass() {
+    let run = suite("MUL_MAT_ID", "auto", Some("type_a=(q4_|q8_|q6_K|iq4_|mxfp4|f16)"));
+    assert!(passed(&run) > 0, "{run}");
+    run.stats().assert_healthy();
+}

@@ -1,0 +1,102 @@
+//! Releases of ggml whose structures are not those the shim was written for, played by a fake one.
+
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+use zen5turbo_tests::{Fixture, Outcome, Program, work_dir};
+
+/// Builds the fake ggml of a variant (see fixtures/fake_ggml.h) and a program that uses it.
+fn fake(variant: &str) -> (TempDir, PathBuf) {
+    let dir = work_dir();
+    let define = if variant.is_empty() { String::new() } else { format!("-D{variant}") };
+    let library = |fixture: Fixture, name: &str| {
+        let options = format!("{define} -shared -fPIC -Wl,--no-as-needed -Wl,-soname,{name}");
+        fixture.ggml_headers().options(&options)
+    };
+    let base = library(Fixture::new("fake_ggml_base"), "libggml-base.so").build(&dir, "libggml-base.so");
+    let cpu = library(Fixture::new("fake_ggml_cpu").and("fake_ggml_extra"), "libggml-cpu.so");
+    let cpu = cpu.path_option("", &base).path_option("-Wl,-rpath,", dir.path()).build(&dir, "libggml-cpu.so");
+    let program = Fixture::new("fake_program")
+        .ggml_headers()
+        .options("-Wl,--no-as-needed")
+        .path_option("-Wl,-rpath,", dir.path())
+        .path_option("", &cpu)
+        .path_option("", &base)
+        .build(&dir, "program");
+    (dir, program)
+}
+
+fn run(variant: &str) -> Outcome {
+    let (_dir, program) = fake(variant);
+    Program::engaged(program).run().success()
+}
+
+/// The fake one does the work, both times; it is said once and counted.
+fn assert_left_alone(run: &Outcome) {
+    assert_eq!(run.stdout, "extra calls 2, computed 2, result 0 0 0\n", "{run}");
+    let stats = run.stats();
+    assert_eq!(stats.taken("MUL_MAT", None), 0, "{stats}");
+    assert!(stats.events("abi_mismatch") > 0, "{stats}");
+    stats.assert_healthy();
+    let line = run.only_line();
+    assert!(line.contains("nothing is taken over"), "{line}");
+}
+
+/// Otherwise the other tests would prove nothing.
+#[test]
+fn a_fake_with_the_known_structures_is_taken_over() {
+    let run = run("");
+    assert_eq!(run.stdout, "extra calls 0, computed 0, result 32 64 96\n", "{run}");
+    assert_eq!(run.stats().taken("MUL_MAT", Some("q8_0")), 2);
+    assert_eq!(run.stderr, "");
+}
+
+#[test]
+fn a_tensor_of_another_size_is_left_alone() {
+    assert_left_alone(&run("OTHER_SIZE"));
+}
+
+#[test]
+fn fields_at_other_offsets_are_left_alone() {
+    assert_left_alone(&run("OTHER_OFFSETS"));
+}
+
+#[test]
+fn a_missing_function_is_left_alone() {
+    assert_left_alone(&run("WITHOUT_NODE"));
+}
+
+/// What follows the shorter structure is not zero: read as `use_ref` it would decline.
+#[test]
+fn use_ref_is_not_read_where_the_release_has_none() {
+    let run = run("NO_USE_REF");
+    assert_eq!(run.stdout, "extra calls 0, computed 0, result 32 64 96\n", "{run}");
+    assert_eq!(run.stats().taken("MUL_MAT", Some("q8_0")), 2);
+}
+
+#[test]
+fn use_ref_is_honoured_where_the_release_has_it() {
+    let run = run("USE_REF");
+    assert_eq!(run.stdout, "extra calls 2, computed 2, result 0 0 0\n", "{run}");
+    assert_eq!(run.stats().declined("MUL_MAT", Some("q8_0"))["use_ref"], 2, "{}", run.stats());
+    assert_eq!(run.stderr, "");
+}
+
+/// Releases before December 2024.
+#[test]
+fn a_release_without_the_hook_works_and_nothing_is_taken() {
+    let run = run("BEFORE_HOOK");
+    assert_eq!(run.stdout, "extra calls 0, computed 2, result 0 0 0\n", "{run}");
+    assert_eq!(run.stats().taken("MUL_MAT", None), 0);
+    run.stats().assert_healthy();
+}
+
+#[test]
+fn the_kill_switch_leaves_every_release_alone() {
+    for variant in ["", "OTHER_SIZE", "BEFORE_HOOK"] {
+        let (_dir, program) = fake(variant);
+        let stock = Program::new(&program).run().success();
+        let run = Program::preloaded(&program).var("ZEN5TURBO", "0").run().success();
+        assert_eq!((&run.stdout, &run.stderr), (&stock.stdout, &stock.stderr));
+    }
+}
