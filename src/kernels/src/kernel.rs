@@ -38,18 +38,22 @@ pub struct Tiles {
     pub columns: usize,
     /// Number of tiles.
     pub count: usize,
+    /// Columns of a tile; the first `wider` tiles have one more.
+    width: usize,
+    wider: usize,
 }
 
 impl Tiles {
-    /// Tiles for `columns` columns, at most `widest` wide.
+    /// Tiles for `columns` columns (at least one), at most `widest` wide.
     pub fn new(columns: usize, widest: usize) -> Self {
-        Tiles { columns, count: columns.div_ceil(widest) }
+        let count = columns.div_ceil(widest).max(1);
+        Tiles { columns, count, width: columns / count, wider: columns % count }
     }
 
     /// First column of tile `t`; `t == count` gives the number of columns.
+    #[inline]
     pub fn start(self, t: usize) -> usize {
-        let (q, r) = (self.columns / self.count, self.columns % self.count);
-        t * q + t.min(r)
+        t * self.width + t.min(self.wider)
     }
 }
 
@@ -162,6 +166,8 @@ impl Kernel {
         let chunk_bytes = chunk * block_bytes;
         let ahead = (blocking.prefetch_bytes / (LANES * chunk_bytes)).min(chunks);
         let copy = scratch.add(chunk * self.shape.panel_record());
+        let (column_bytes, record) = (self.act.bytes(p.k, 1), self.act.record());
+        let mut dst = [core::ptr::null_mut(); MAX_TILE];
         for panel in panels.clone() {
             let row = panel * LANES;
             let rows = LANES.min(p.rows - row);
@@ -190,12 +196,12 @@ impl Kernel {
                 }
                 for t in tiles.clone() {
                     let (c0, c1) = (p.tiles.start(t), p.tiles.start(t + 1));
-                    let mut dst = [core::ptr::null_mut(); MAX_TILE];
-                    for (d, c) in dst.iter_mut().zip(c0..c1) {
+                    let width = c1 - c0;
+                    for (d, c) in dst[..width].iter_mut().zip(c0..c1) {
                         *d = column(c).add(row);
                     }
-                    let act = p.act.add(self.act.bytes(p.k, c0) + from * self.act.record() * (c1 - c0));
-                    (self.micro[c1 - c0 - 1])(scratch, act, n, dst.as_ptr(), rows, i == 0);
+                    let act = p.act.add(c0 * column_bytes + from * record * width);
+                    (self.micro[width - 1])(scratch, act, n, dst.as_ptr(), rows, i == 0);
                 }
             }
         }

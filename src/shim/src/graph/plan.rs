@@ -321,7 +321,7 @@ unsafe fn act_key(op: &Tensor, job: &Job) -> ActKey {
     let (tiles, slices, ids) = match &job.work {
         Work::Dense(c, _) => (c.tiles, c.slices, std::ptr::null()),
         // SAFETY: as above; a MUL_MAT_ID has three sources.
-        Work::Experts(x) => (Tiles { columns: x.picks(), count: 0 }, 0, unsafe { (*op.src[2]).data.cast_const() }),
+        Work::Experts(x) => (Tiles::new(x.picks(), x.picks()), 0, unsafe { (*op.src[2]).data.cast_const() }),
     };
     ActKey { data: src1.data, ne: src1.ne, nb: src1.nb, format: job.take.kernel.act, tiles, slices, ids }
 }
