@@ -1,7 +1,7 @@
 //! Quantisation of activations, with the numerics of ggml's `quantize_row_q8_0`, `q8_1` and `q8_K`,
 //! into the interleaved tiles of [`crate::formats`].
 
-use crate::formats::{ActFormat, Aux};
+use crate::formats::{ActFormat, Aux, Rounding, Values};
 use core::arch::x86_64::*;
 use half::f16;
 
@@ -9,7 +9,7 @@ use half::f16;
 ///
 /// # Safety
 /// `cols` points to `nc` pointers, each readable for `k` floats (any alignment); `k` is a multiple of
-/// `format.block`; `out` is writable for `format.bytes(k, nc)` bytes. The CPU has the ISA's features.
+/// `format.block` for quantised formats; `out` is writable for `format.bytes(k, nc)` bytes. The CPU has the ISA's features.
 pub type QuantizeFn = unsafe fn(format: ActFormat, cols: *const *const f32, k: usize, nc: usize, out: *mut u8);
 
 /// Blocks whose largest magnitude is smaller count as zero: `127 / amax` would overflow, and the
@@ -95,6 +95,9 @@ unsafe fn put_super_sums(s: Slot, format: ActFormat, h: &[[i32; 2]; 16]) {
 /// # Safety
 /// See [`QuantizeFn`].
 pub unsafe fn quantize_scalar(format: ActFormat, cols: *const *const f32, k: usize, nc: usize, out: *mut u8) {
+    if format.values != Values::Q8 {
+        return floats_scalar(format, cols, k, nc, out);
+    }
     for c in 0..nc {
         let x = *cols.add(c);
         for b in 0..k / format.block {
@@ -231,6 +234,9 @@ unsafe fn first_of_magnitude(x: *const f32, amax: f32) -> f32 {
 /// See [`QuantizeFn`]; needs AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub unsafe fn quantize_avx2(format: ActFormat, cols: *const *const f32, k: usize, nc: usize, out: *mut u8) {
+    if format.values != Values::Q8 {
+        return floats_avx2(format, cols, k, nc, out);
+    }
     for c in 0..nc {
         let x = *cols.add(c);
         let mut rec = out;
@@ -264,6 +270,132 @@ pub unsafe fn quantize_avx2(format: ActFormat, cols: *const *const f32, k: usize
                 put_super_sums(s, format, &h);
             }
             rec = rec.add(format.record() * nc);
+        }
+    }
+}
+
+impl ActFormat {
+    /// What the values are rounded to, and whether they are kept as pairs.
+    fn rounding(self) -> (Rounding, bool) {
+        match self.values {
+            Values::F32(rounding) => (rounding, false),
+            Values::Bf16Pairs | Values::Q8 => (Rounding::Bf16, true),
+        }
+    }
+}
+
+/// `ggml_compute_fp32_to_bf16`, widened again: to nearest even; NaNs become quiet.
+fn to_bf16(x: f32) -> f32 {
+    let u = x.to_bits();
+    let u = if x.is_nan() { u | 0x0040_0000 } else { u.wrapping_add(0x7fff + (u >> 16 & 1)) };
+    f32::from_bits(u & 0xffff_0000)
+}
+
+unsafe fn floats_scalar(format: ActFormat, cols: *const *const f32, k: usize, nc: usize, out: *mut u8) {
+    let (rounding, pairs) = format.rounding();
+    for c in 0..nc {
+        for i in 0..k.next_multiple_of(format.block) {
+            let x = if i < k { (*cols.add(c)).add(i).read_unaligned() } else { 0.0 };
+            let x = match rounding {
+                Rounding::None => x,
+                Rounding::F16 => f16::from_f32(x).to_f32(),
+                Rounding::Bf16 => to_bf16(x),
+            };
+            if pairs {
+                let at = out.add((i / 2 * nc + c) * 4 + i % 2 * 2);
+                at.cast::<u16>().write_unaligned((x.to_bits() >> 16) as u16);
+            } else {
+                out.add((i * nc + c) * 4).cast::<f32>().write_unaligned(x);
+            }
+        }
+    }
+}
+
+/// [`to_bf16`] of four floats.
+#[inline(always)]
+unsafe fn to_bf16_4(x: __m128) -> __m128 {
+    let u = _mm_castps_si128(x);
+    let odd = _mm_and_si128(_mm_srli_epi32::<16>(u), _mm_set1_epi32(1));
+    let r = _mm_add_epi32(u, _mm_add_epi32(odd, _mm_set1_epi32(0x7fff)));
+    let quiet = _mm_or_si128(u, _mm_set1_epi32(0x0040_0000));
+    let r = _mm_blendv_ps(_mm_castsi128_ps(r), _mm_castsi128_ps(quiet), _mm_cmpunord_ps(x, x));
+    _mm_and_ps(r, _mm_castsi128_ps(_mm_set1_epi32(0xffff_0000_u32 as i32)))
+}
+
+/// Four floats of a column from `i` on, rounded; zeros behind `k`.
+#[inline(always)]
+unsafe fn rounded4(x: *const f32, i: usize, k: usize, rounding: Rounding) -> __m128 {
+    let v = if i + 4 <= k {
+        _mm_loadu_ps(x.add(i))
+    } else {
+        let left = _mm_set1_epi32(k as i32 - i as i32);
+        _mm_maskload_ps(x.wrapping_add(i), _mm_cmpgt_epi32(left, _mm_setr_epi32(0, 1, 2, 3)))
+    };
+    match rounding {
+        Rounding::None => v,
+        Rounding::F16 => _mm_cvtph_ps(_mm_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)),
+        Rounding::Bf16 => to_bf16_4(v),
+    }
+}
+
+/// The first `n` words.
+#[inline(always)]
+unsafe fn store_n(p: *mut u8, v: __m128, n: usize) {
+    let w = _mm_castps_si128(v);
+    match n {
+        1 => p.cast::<i32>().write_unaligned(_mm_cvtsi128_si32(w)),
+        2 => _mm_storel_epi64(p.cast(), w),
+        3 => {
+            _mm_storel_epi64(p.cast(), w);
+            p.add(8).cast::<i32>().write_unaligned(_mm_extract_epi32::<2>(w));
+        }
+        _ => _mm_storeu_ps(p.cast(), v),
+    }
+}
+
+/// Four columns at a time, four elements at a time, transposed in registers.
+#[inline(always)]
+unsafe fn floats_avx2(format: ActFormat, cols: *const *const f32, k: usize, nc: usize, out: *mut u8) {
+    let (rounding, pairs) = format.rounding();
+    let padded = k.next_multiple_of(format.block);
+    if nc == 1 && !pairs {
+        for i in (0..padded).step_by(4) {
+            _mm_storeu_ps(out.add(4 * i).cast(), rounded4(*cols, i, k, rounding));
+        }
+        return;
+    }
+    if nc == 1 {
+        for i in (0..padded).step_by(8) {
+            let high = |i| _mm_srli_epi32::<16>(_mm_castps_si128(rounded4(*cols, i, k, rounding)));
+            _mm_storeu_si128(out.add(2 * i).cast(), _mm_packus_epi32(high(i), high(i + 4)));
+        }
+        return;
+    }
+    for c in (0..nc).step_by(4) {
+        let n = (nc - c).min(4);
+        // missing columns are copies that are not stored
+        let col = |i: usize| *cols.add(c + i.min(n - 1));
+        let x = [col(0), col(1), col(2), col(3)];
+        let out = out.add(4 * c);
+        for i in (0..padded).step_by(4) {
+            let mut v = [
+                rounded4(x[0], i, k, rounding),
+                rounded4(x[1], i, k, rounding),
+                rounded4(x[2], i, k, rounding),
+                rounded4(x[3], i, k, rounding),
+            ];
+            let [a, b, c, d] = &mut v;
+            _MM_TRANSPOSE4_PS(a, b, c, d);
+            if pairs {
+                for j in 0..2 {
+                    let low = _mm_castsi128_ps(_mm_srli_epi32::<16>(_mm_castps_si128(v[2 * j])));
+                    store_n(out.add((i / 2 + j) * nc * 4), _mm_or_ps(low, v[2 * j + 1]), n);
+                }
+            } else {
+                for (j, v) in v.into_iter().enumerate() {
+                    store_n(out.add((i + j) * nc * 4), v, n);
+                }
+            }
         }
     }
 }

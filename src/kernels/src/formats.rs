@@ -7,10 +7,12 @@
 //! Block32  (K = 32):   codes 8 x 64 B | d 16 x f32 | m 16 x f32 (types with a minimum)
 //! Super256 (K = 256):  codes 64 x 64 B | scales 256/sub x 64 B | mins 256/sub/2 x 64 B (with a minimum)
 //!                      | d 16 x f32 | dmin 16 x f32 (with a minimum)
+//! Float    (K = 16):   values 16 x 64 B, or pairs of bf16 8 x 64 B
 //! ```
 //! A 64-byte line of codes holds, for one group of four consecutive `k`, four bytes of each row.
 //! Integer scales are `f32`, or the `i16` twice where [`Lanes::MADD`](crate::isa::Lanes::MADD);
-//! mins are pairs of `i16` of two neighbouring sub-blocks.
+//! mins are pairs of `i16` of two neighbouring sub-blocks. A line of values holds one `f32` of each
+//! row, a line of pairs two `bf16` of consecutive `k`, the first in the low half.
 //!
 //! # Activation tile
 //! `nc` columns interleaved, one record per block of the weight type:
@@ -18,7 +20,11 @@
 //! ```text
 //! Block32:   codes [8][nc] x 4 B | aux [nc] x 4 B | d [nc] x f32
 //! Super256:  codes [64][nc] x 4 B | aux [n][nc] x 4 B | d [nc] x f32
+//! Float:     values [16][nc] x f32, or pairs of bf16 [8][nc] x 4 B
 //! ```
+//! Rows of F16, BF16 and F32 may have any length: the last record of a panel and of a tile is filled
+//! up with zeros.
+//!
 //! `aux` is what the weight type needs beside the codes, see [`Aux`].
 
 use crate::isa::LANES;
@@ -40,11 +46,14 @@ pub enum WeightType {
     Iq4Nl,
     Iq4Xs,
     Mxfp4,
+    F16,
+    Bf16,
+    F32,
 }
 
 impl WeightType {
     /// Every type.
-    pub const ALL: [WeightType; 13] = [
+    pub const ALL: [WeightType; 16] = [
         WeightType::Q4_0,
         WeightType::Q4_1,
         WeightType::Q5_0,
@@ -58,6 +67,9 @@ impl WeightType {
         WeightType::Iq4Nl,
         WeightType::Iq4Xs,
         WeightType::Mxfp4,
+        WeightType::F16,
+        WeightType::Bf16,
+        WeightType::F32,
     ];
 
     /// The name `ggml_type_name` gives it.
@@ -76,6 +88,9 @@ impl WeightType {
             WeightType::Iq4Nl => "iq4_nl",
             WeightType::Iq4Xs => "iq4_xs",
             WeightType::Mxfp4 => "mxfp4",
+            WeightType::F16 => "f16",
+            WeightType::Bf16 => "bf16",
+            WeightType::F32 => "f32",
         }
     }
 
@@ -100,12 +115,20 @@ impl WeightType {
             WeightType::Iq4Nl => (32, 18),
             WeightType::Iq4Xs => (256, 136),
             WeightType::Mxfp4 => (32, 17),
+            WeightType::F16 | WeightType::Bf16 => (1, 2),
+            WeightType::F32 => (1, 4),
         }
+    }
+
+    /// Bytes of `k` elements of a row, a multiple of the block size.
+    pub const fn row_bytes(self, k: usize) -> usize {
+        let (block, bytes) = self.block();
+        k / block * bytes
     }
 
     /// How its products are computed.
     pub const fn shape(self) -> Shape {
-        use Codes::{Narrow, Signed, Wide};
+        use Codes::{Float, Narrow, Signed, Wide};
         match self {
             WeightType::Q4_0 => block32(false, 8, Wide),
             WeightType::Q4_1 => block32(true, 0, Wide),
@@ -119,6 +142,9 @@ impl WeightType {
             WeightType::Q5K => super256(32, true, 0, Narrow),
             WeightType::Q6K => super256(16, false, 32, Narrow),
             WeightType::Iq4Xs => super256(32, false, 128, Signed),
+            WeightType::F16 => float(Float(Rounding::F16)),
+            WeightType::Bf16 => float(Float(Rounding::Bf16)),
+            WeightType::F32 => float(Float(Rounding::None)),
         }
     }
 }
@@ -139,12 +165,29 @@ pub enum Codes {
     Narrow,
     /// Signed bytes, `-128..=127`: every product is widened at once.
     Signed,
+    /// Not codes but values, as `f32`; activations are rounded as given.
+    Float(Rounding),
+    /// Pairs of `bf16` for `vdpbf16ps`, activations as well.
+    Bf16Pairs,
+}
+
+/// What activations are rounded to before the product: ggml's `vec_dot_type` of F16 and BF16 weights
+/// is the weight's own type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rounding {
+    /// Kept as they are.
+    None,
+    /// To IEEE half precision.
+    F16,
+    /// To `bf16`.
+    Bf16,
 }
 
 /// The structure of a weight type's product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shape {
-    /// Elements of a block, 32 or 256; blocks of 256 have integer scales per sub-block.
+    /// Elements of a record: a block of 32 or 256 (blocks of 256 have integer scales per sub-block),
+    /// or [`FLOAT_RECORD`].
     pub block: usize,
     /// Elements that share a scale, 16 or 32.
     pub sub: usize,
@@ -162,6 +205,14 @@ const fn block32(min: bool, offset: i32, codes: Codes) -> Shape {
 
 const fn super256(sub: usize, min: bool, offset: i32, codes: Codes) -> Shape {
     Shape { block: 256, sub, min, offset, codes }
+}
+
+/// Elements of a record of the float types. Small, because the last record of a row is filled up.
+pub const FLOAT_RECORD: usize = 16;
+
+/// Values without scales: F16, BF16, F32.
+pub(crate) const fn float(codes: Codes) -> Shape {
+    Shape { block: FLOAT_RECORD, sub: FLOAT_RECORD, min: false, offset: 0, codes }
 }
 
 /// Groups of four `k` in a block of `block` elements.
@@ -193,14 +244,27 @@ impl Shape {
     }
 
     /// Bytes of a panel record.
+    #[inline(always)]
     pub const fn panel_record(self) -> usize {
         let min = if self.min { LINE } else { 0 };
+        match self.codes {
+            Codes::Float(_) => return self.block * LINE,
+            Codes::Bf16Pairs => return self.block / 2 * LINE,
+            _ => {}
+        }
         if self.block == 32 { self.mins_at() + min } else { self.d_at() + LINE + min }
     }
 
     /// The activation format that the kernels of an ISA want (`madd`: [`crate::isa::Lanes::MADD`]).
     pub const fn act(self, madd: bool) -> ActFormat {
-        let aux = if self.min {
+        let values = match self.codes {
+            Codes::Float(rounding) => Values::F32(rounding),
+            Codes::Bf16Pairs => Values::Bf16Pairs,
+            _ => Values::Q8,
+        };
+        let aux = if !matches!(values, Values::Q8) {
+            Aux::None
+        } else if self.min {
             Aux::Sums
         } else if !madd {
             Aux::Seed(self.offset)
@@ -209,7 +273,7 @@ impl Shape {
         } else {
             Aux::SeedPair(self.offset)
         };
-        ActFormat { block: self.block, sub: self.sub, aux }
+        ActFormat { block: self.block, sub: self.sub, values, aux }
     }
 }
 
@@ -227,13 +291,27 @@ pub enum Aux {
     Sums,
 }
 
+/// What stands for the activations in a tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Values {
+    /// Signed bytes with a scale per block.
+    Q8,
+    /// Floats, rounded.
+    F32(Rounding),
+    /// Pairs of `bf16`.
+    Bf16Pairs,
+}
+
 /// A format of quantised activations; equal formats can share one buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ActFormat {
-    /// Elements per scale: 32 (as ggml's Q8_0 and Q8_1) or 256 (as Q8_K).
+    /// Elements of a record: those of a scale, 32 (as ggml's Q8_0 and Q8_1) or 256 (as Q8_K), or
+    /// [`FLOAT_RECORD`].
     pub block: usize,
     /// Elements per entry of `aux`.
     pub sub: usize,
+    /// The values.
+    pub values: Values,
     /// The extra values.
     pub aux: Aux,
 }
@@ -250,11 +328,15 @@ impl ActFormat {
 
     /// Bytes of a record per column.
     pub const fn record(self) -> usize {
-        self.block + 4 * self.aux_words() + 4
+        match self.values {
+            Values::Q8 => self.block + 4 * self.aux_words() + 4,
+            Values::F32(_) => 4 * self.block,
+            Values::Bf16Pairs => 2 * self.block,
+        }
     }
 
     /// Bytes of `n` columns of `k` elements.
     pub const fn bytes(self, k: usize, n: usize) -> usize {
-        k / self.block * self.record() * n
+        k.div_ceil(self.block) * self.record() * n
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::formats::{Codes, Shape, WeightType};
 use crate::isa::Isa;
+use crate::isa::avx512::Bf16;
 use crate::kernel::Kernel;
 use crate::micro::dp::Structure;
 use crate::pack::{Rows, Weight};
@@ -13,6 +14,8 @@ struct Of<const BLOCK: usize, const SUB: usize, const MIN: bool, const CODES: u8
 const WIDE: u8 = 0;
 const NARROW: u8 = 1;
 const SIGNED: u8 = 2;
+const FLOAT: u8 = 3;
+const PAIRS: u8 = 4;
 
 impl<const BLOCK: usize, const SUB: usize, const MIN: bool, const CODES: u8> Structure for Of<BLOCK, SUB, MIN, CODES> {
     const SHAPE: Shape = Shape {
@@ -46,18 +49,23 @@ macro_rules! every_weight {
             $f::<Iq4Nl>(),
             $f::<Iq4Xs>(),
             $f::<Mxfp4>(),
+            $f::<F16>(),
+            $f::<Bf16>(),
+            $f::<F32>(),
         ]
     }};
 }
 
 /// A module with the kernels of one ISA. `$attr` enables its target features; `$block32` and
-/// `$super256` are the generic micro-kernels, `$nc` the tile widths.
+/// `$super256` are the generic micro-kernels, `$nc` the tile widths, `$fc` those of the float types.
 macro_rules! isa_kernels {
     ($name:ident, $isa:expr, $lanes:ty, $(#[$attr:meta])?, $quantize:path,
-     $block32:ident, $super256:ident, $codes:ident, [$($nc:literal),*]) => {
+     $block32:ident, $super256:ident, $codes:ident, [$($nc:literal),*],
+     [$($fc:literal),*]) => {
         mod $name {
             use super::*;
-            use crate::micro::MicroFn;
+            use crate::micro::{DirectFn, MicroFn};
+            use crate::pack::FloatWeight;
 
             $(#[$attr])?
             unsafe fn block32<T: Structure, const NC: usize>(
@@ -81,6 +89,25 @@ macro_rules! isa_kernels {
                 }
             }
 
+            $(#[$attr])?
+            unsafe fn values<const NC: usize>(
+                panel: *const u8, act: *const u8, blocks: usize, dst: *const *mut f32, rows: usize, first: bool,
+            ) {
+                crate::micro::float::values::<$lanes, NC>(panel, act, blocks, dst, rows, first)
+            }
+
+            $(#[$attr])?
+            unsafe fn direct<W: FloatWeight, const NC: usize>(
+                weights: *const u8, stride: usize, rows: usize, k: usize,
+                act: *const u8, act_stride: usize, dst: *const *mut f32,
+            ) {
+                crate::micro::direct::values::<$lanes, W, NC>(weights, stride, rows, k, act, act_stride, dst)
+            }
+
+            const fn table_direct<W: FloatWeight>() -> &'static [DirectFn] {
+                const { &[direct::<W, 1>, direct::<W, 2>, direct::<W, 3>, direct::<W, 4>] }
+            }
+
             const fn table32<const MIN: bool, const CODES: u8>() -> &'static [MicroFn] {
                 const { &[$(block32::<Of<32, 32, MIN, CODES>, $nc>),*] }
             }
@@ -100,11 +127,24 @@ macro_rules! isa_kernels {
                     (256, 32, true, WIDE) => table256::<32, true, WIDE>(),
                     (256, 32, true, NARROW) => table256::<32, true, NARROW>(),
                     (256, 32, false, SIGNED) => table256::<32, false, SIGNED>(),
+                    (_, _, false, FLOAT) => const { &[$(values::<$fc>),*] },
                     _ => panic!("no micro-kernel for this shape"),
                 }
             }
 
             const fn kernel<W: Weight>() -> Kernel {
+                let direct = match W::TYPE {
+                    WeightType::F16 => table_direct::<crate::pack::F16>(),
+                    WeightType::Bf16 => table_direct::<crate::pack::Bf16>(),
+                    WeightType::F32 => table_direct::<crate::pack::F32>(),
+                    _ => &[],
+                };
+                with::<W>(micro(W::SHAPE), direct)
+            }
+
+            pub(super) const fn with<W: Weight>(
+                micro: &'static [MicroFn], direct: &'static [DirectFn],
+            ) -> Kernel {
                 Kernel {
                     isa: $isa,
                     weight: W::TYPE,
@@ -112,11 +152,41 @@ macro_rules! isa_kernels {
                     act: W::SHAPE.act(<$lanes as crate::isa::Lanes>::MADD),
                     quantize: $quantize,
                     pack: pack::<W>,
-                    micro: micro(W::SHAPE),
+                    micro,
+                    direct,
                 }
             }
 
             pub(super) static KERNELS: [Kernel; WeightType::ALL.len()] = every_weight!(kernel);
+        }
+    };
+}
+
+/// A module with the kernel for BF16 of the ISA `$base` on CPUs with AVX512_BF16.
+macro_rules! bf16_kernel {
+    ($name:ident, $base:ident, $lanes:ty, #[$attr:meta], [$($nc:literal),*]) => {
+        mod $name {
+            use super::*;
+
+            #[$attr]
+            unsafe fn pairs<const NC: usize>(
+                panel: *const u8, act: *const u8, blocks: usize, dst: *const *mut f32, rows: usize, first: bool,
+            ) {
+                crate::micro::float::pairs::<$lanes, NC>(panel, act, blocks, dst, rows, first)
+            }
+
+            #[$attr]
+            unsafe fn direct<const NC: usize>(
+                weights: *const u8, stride: usize, rows: usize, k: usize,
+                act: *const u8, act_stride: usize, dst: *const *mut f32,
+            ) {
+                crate::micro::direct::pairs::<$lanes, NC>(weights, stride, rows, k, act, act_stride, dst)
+            }
+
+            pub(super) static KERNEL: Kernel = $base::with::<crate::pack::Bf16Pairs>(
+                &[$(pairs::<$nc>),*],
+                &[direct::<1>, direct::<2>, direct::<3>, direct::<4>],
+            );
         }
     };
 }
@@ -140,40 +210,60 @@ const fn codes(c: Codes) -> u8 {
         Codes::Wide => WIDE,
         Codes::Narrow => NARROW,
         Codes::Signed => SIGNED,
+        Codes::Float(_) => FLOAT,
+        Codes::Bf16Pairs => PAIRS,
     }
 }
 
 isa_kernels!(
     scalar, Isa::Scalar, crate::isa::scalar::Scalar, , crate::act::quantize_scalar,
-    dp_block32, dp_super256, codes, [1, 2, 3, 4]
+    dp_block32, dp_super256, codes, [1, 2, 3, 4], [1, 2, 3, 4]
 );
 isa_kernels!(
     avx2, Isa::Avx2, crate::isa::avx2::Avx2, #[target_feature(enable = "avx2,fma,f16c")], crate::act::quantize_avx2,
-    madd_block32, madd_super256, codes, [1, 2, 3, 4]
+    madd_block32, madd_super256, codes, [1, 2, 3, 4], [1, 2, 3, 4, 5, 6]
 );
 isa_kernels!(
     vnni256, Isa::Vnni256, crate::isa::vnni256::Vnni256,
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")], crate::act::quantize_avx2,
-    dp_block32, dp_super256, codes, [1, 2, 3, 4]
+    dp_block32, dp_super256, codes, [1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
 );
 isa_kernels!(
     avx512, Isa::Avx512, crate::isa::avx512::Avx512,
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")], crate::act::quantize_avx2,
-    dp_block32, dp_super256, codes, [1, 2, 3, 4, 5, 6, 7, 8]
+    dp_block32, dp_super256, codes, [1, 2, 3, 4, 5, 6, 7, 8],
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+);
+bf16_kernel!(
+    vnni256_bf16, vnni256, crate::isa::vnni256::Vnni256,
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")],
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+);
+bf16_kernel!(
+    avx512_bf16, avx512, crate::isa::avx512::Avx512,
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")],
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
 );
 
-/// The kernels of `isa`, in the order of [`WeightType::ALL`]; `None` where this CPU cannot run them.
-pub fn kernels(isa: Isa) -> Option<&'static [Kernel]> {
-    // asking the token is what makes it sound to hand the kernels out
-    isa.available().then_some(match isa {
-        Isa::Scalar => &scalar::KERNELS[..],
-        Isa::Avx2 => &avx2::KERNELS[..],
-        Isa::Vnni256 => &vnni256::KERNELS[..],
-        Isa::Avx512 => &avx512::KERNELS[..],
-    })
+/// The kernels of `isa` that this CPU can run: one for each of [`WeightType::ALL`], in that order, and
+/// behind them better ones for single types, which need more than the tier. `None` where the CPU
+/// lacks the tier.
+pub fn kernels(isa: Isa) -> Option<Vec<&'static Kernel>> {
+    available(isa).map(Iterator::collect)
 }
 
-/// The kernel for one weight type.
+fn available(isa: Isa) -> Option<impl Iterator<Item = &'static Kernel>> {
+    let (all, bf16) = match isa {
+        Isa::Scalar => (&scalar::KERNELS, None),
+        Isa::Avx2 => (&avx2::KERNELS, None),
+        Isa::Vnni256 => (&vnni256::KERNELS, Some(&vnni256_bf16::KERNEL)),
+        Isa::Avx512 => (&avx512::KERNELS, Some(&avx512_bf16::KERNEL)),
+    };
+    // asking the tokens is what makes it sound to hand the kernels out
+    isa.available().then(|| all.iter().chain(bf16.filter(|_| Bf16::new().is_some())))
+}
+
+/// The best kernel for one weight type.
 pub fn kernel(isa: Isa, weight: WeightType) -> Option<&'static Kernel> {
-    kernels(isa)?.iter().find(|k| k.weight == weight)
+    available(isa)?.filter(|k| k.weight == weight).last()
 }

@@ -15,6 +15,8 @@ use zen5turbo_kernels::registry;
 
 /// Modules of functions with target features, and the other such functions.
 const KERNEL_MODULES: [&str; 3] = ["registry::avx2::", "registry::vnni256::", "registry::avx512::"];
+/// Those with one kernel each, where the CPU has AVX512_BF16.
+const BF16_MODULES: [&str; 2] = ["registry::vnni256_bf16::", "registry::avx512_bf16::"];
 const QUANTISERS: &str = "zen5turbo_kernels::act::quantize_";
 const WITHOUT_FEATURES: &str = "zen5turbo_kernels::act::quantize_scalar";
 
@@ -95,7 +97,7 @@ fn no_kernel_calls_a_helper() {
     let mut wrong = vec![];
     for Function { name, calls } in functions.values() {
         let quantises = name.starts_with(QUANTISERS) && !name.starts_with(WITHOUT_FEATURES);
-        if quantises || KERNEL_MODULES.iter().any(|m| is_in(name, m)) {
+        if quantises || KERNEL_MODULES.iter().chain(&BF16_MODULES).any(|m| is_in(name, m)) {
             for call in calls {
                 let target = match call {
                     Ok(at) => functions.get(at).map_or("an unnamed function", |f| &f.name),

@@ -110,6 +110,7 @@ macro_rules! lanes_of_two_ymm {
             type I = $crate::isa::avx2::I2;
             type F = $crate::isa::avx2::F2;
             const MADD: bool = $madd;
+            const REGISTERS: usize = 2;
 
             #[inline(always)]
             unsafe fn load(p: *const u8) -> Self::I {
@@ -219,6 +220,32 @@ macro_rules! lanes_of_two_ymm {
             #[inline(always)]
             unsafe fn mulf(a: Self::F, b: Self::F) -> Self::F {
                 [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])]
+            }
+            #[inline(always)]
+            unsafe fn last(a: Self::F, n: usize) -> Self::F {
+                let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+                // lane i of the sixteen is kept if i > 15 - n
+                let bound = 15 - n as i32;
+                let lo = _mm256_castsi256_ps(_mm256_cmpgt_epi32(lane, _mm256_set1_epi32(bound)));
+                let hi = _mm256_castsi256_ps(_mm256_cmpgt_epi32(lane, _mm256_set1_epi32(bound - 8)));
+                [_mm256_and_ps(a[0], lo), _mm256_and_ps(a[1], hi)]
+            }
+            #[inline(always)]
+            unsafe fn sum(a: Self::F) -> f32 {
+                let s = _mm256_add_ps(a[0], a[1]);
+                let s = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps::<1>(s));
+                let s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+                _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)))
+            }
+            #[inline(always)]
+            unsafe fn widen_halves(p: *const u8) -> Self::F {
+                [_mm256_cvtph_ps(_mm_loadu_si128(p.cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(16).cast()))]
+            }
+            #[inline(always)]
+            unsafe fn widen_bf16(p: *const u8) -> Self::F {
+                let lo = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+                let hi = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(16).cast()));
+                [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(lo)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(hi))]
             }
             #[inline(always)]
             unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {

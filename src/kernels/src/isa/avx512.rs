@@ -1,6 +1,6 @@
 //! AVX-512 VNNI in 512-bit registers: one `zmm` holds the sixteen rows.
 
-use super::{Dot, LANES, Lanes, Quads};
+use super::{Dot, DotBf16, LANES, Lanes, Quads};
 use core::arch::x86_64::*;
 
 /// Proof that the CPU and the operating system support AVX-512 F, BW, DQ, VL and VNNI, FMA and F16C.
@@ -20,6 +20,17 @@ impl Avx512 {
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c");
         ok.then_some(Avx512(()))
+    }
+}
+
+/// Proof that the CPU supports AVX512_BF16 beside the features of [`Avx512`].
+#[derive(Clone, Copy, Debug)]
+pub struct Bf16(());
+
+impl Bf16 {
+    /// `None` where a feature is missing.
+    pub fn new() -> Option<Self> {
+        Avx512::new().filter(|_| is_x86_feature_detected!("avx512bf16")).map(|_| Bf16(()))
     }
 }
 
@@ -45,6 +56,7 @@ unsafe impl Lanes for Avx512 {
     type I = __m512i;
     type F = __m512;
     const MADD: bool = false;
+    const REGISTERS: usize = 1;
 
     #[inline(always)]
     unsafe fn load(p: *const u8) -> __m512i {
@@ -145,6 +157,22 @@ unsafe impl Lanes for Avx512 {
         _mm512_mul_ps(a, b)
     }
     #[inline(always)]
+    unsafe fn last(a: __m512, n: usize) -> __m512 {
+        _mm512_maskz_mov_ps((0xffff_u32 << (LANES - n)) as __mmask16, a)
+    }
+    #[inline(always)]
+    unsafe fn sum(a: __m512) -> f32 {
+        _mm512_reduce_add_ps(a)
+    }
+    #[inline(always)]
+    unsafe fn widen_halves(p: *const u8) -> __m512 {
+        _mm512_cvtph_ps(_mm256_loadu_si256(p.cast()))
+    }
+    #[inline(always)]
+    unsafe fn widen_bf16(p: *const u8) -> __m512 {
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()))))
+    }
+    #[inline(always)]
     unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
         _mm512_fmadd_ps(a, b, c)
     }
@@ -190,5 +218,21 @@ unsafe impl Dot for Avx512 {
     #[inline(always)]
     unsafe fn dot2(acc: __m512i, w: __m512i, a: __m512i) -> __m512i {
         _mm512_dpwssd_epi32(acc, w, a)
+    }
+}
+
+// SAFETY: only reached through kernels that enable AVX512_BF16, handed out after `Bf16::new()`.
+unsafe impl DotBf16 for Avx512 {
+    #[inline(always)]
+    unsafe fn dot_bf16(acc: __m512, w: __m512i, a: __m512i) -> __m512 {
+        _mm512_dpbf16_ps(
+            acc,
+            core::mem::transmute::<__m512i, __m512bh>(w),
+            core::mem::transmute::<__m512i, __m512bh>(a),
+        )
+    }
+    #[inline(always)]
+    unsafe fn last_words(a: __m512i, n: usize) -> __m512i {
+        _mm512_maskz_mov_epi16((0xffff_ffff_u64 << (2 * LANES - n)) as __mmask32, a)
     }
 }

@@ -112,6 +112,9 @@ pub unsafe trait Lanes: Copy + 'static {
     /// accumulators are pairs of `i16`. Otherwise codes are unsigned and scales are `f32`.
     const MADD: bool;
 
+    /// Registers that sixteen lanes take.
+    const REGISTERS: usize;
+
     /// 64 bytes at `p`.
     unsafe fn load(p: *const u8) -> Self::I;
     /// Stores 64 bytes at `p`.
@@ -160,10 +163,19 @@ pub unsafe trait Lanes: Copy + 'static {
     unsafe fn half_lo(a: Self::I) -> Self::F;
     /// Product.
     unsafe fn mulf(a: Self::F, b: Self::F) -> Self::F;
+    /// The last `n` lanes, zero in the others.
+    unsafe fn last(a: Self::F, n: usize) -> Self::F;
+    /// The sum of all lanes.
+    unsafe fn sum(a: Self::F) -> f32;
     /// `a * b + c`, rounded once.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `c - a * b`, rounded once.
     unsafe fn fnma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+
+    /// Sixteen consecutive halves at `p`, as floats.
+    unsafe fn widen_halves(p: *const u8) -> Self::F;
+    /// Sixteen consecutive 16-bit words at `p`, each in the upper half of its lane: `bf16` as floats.
+    unsafe fn widen_bf16(p: *const u8) -> Self::F;
 
     /// Sixteen bytes from each of sixteen rows, `at` bytes on, transposed: lane `r` of result `i` is
     /// the `i`-th 32-bit word of row `r`.
@@ -172,6 +184,19 @@ pub unsafe trait Lanes: Copy + 'static {
     unsafe fn load_words1(rows: &Quads, at: usize) -> Self::I;
     /// One 16-bit word from each of sixteen rows, zero-extended.
     unsafe fn load_halves(rows: &Quads, at: usize) -> Self::I;
+}
+
+/// The dot product of `bf16` pairs, of CPUs with AVX512_BF16.
+///
+/// # Safety
+/// As [`Lanes`]; the CPU has AVX512_BF16, see [`avx512::Bf16`].
+#[allow(clippy::missing_safety_doc)]
+pub unsafe trait DotBf16: Lanes {
+    /// Adds, per lane, the two products of `bf16` `w` and `a`, the high ones first. Each addition
+    /// rounds to nearest even; denormals count as zero, in operands and results.
+    unsafe fn dot_bf16(acc: Self::F, w: Self::I, a: Self::I) -> Self::F;
+    /// The last `n` of the 32 16-bit words, zero in the others.
+    unsafe fn last_words(a: Self::I, n: usize) -> Self::I;
 }
 
 /// The dot products of ISAs with 32-bit accumulation (`vpdpbusd`, `vpdpwssd`).

@@ -27,6 +27,7 @@ unsafe impl Lanes for Scalar {
     type I = I;
     type F = F;
     const MADD: bool = false;
+    const REGISTERS: usize = 1;
 
     unsafe fn load(p: *const u8) -> I {
         p.cast::<I>().read_unaligned()
@@ -98,6 +99,18 @@ unsafe impl Lanes for Scalar {
     }
     unsafe fn mulf(a: F, b: F) -> F {
         std::array::from_fn(|i| a[i] * b[i])
+    }
+    unsafe fn last(a: F, n: usize) -> F {
+        std::array::from_fn(|i| if i + n >= LANES { a[i] } else { 0.0 })
+    }
+    unsafe fn sum(a: F) -> f32 {
+        a.iter().sum()
+    }
+    unsafe fn widen_halves(p: *const u8) -> F {
+        std::array::from_fn(|i| p.add(2 * i).cast::<f16>().read_unaligned().to_f32())
+    }
+    unsafe fn widen_bf16(p: *const u8) -> F {
+        std::array::from_fn(|i| f32::from_bits(u32::from(p.add(2 * i).cast::<u16>().read_unaligned()) << 16))
     }
     unsafe fn fma(a: F, b: F, c: F) -> F {
         std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))

@@ -1,6 +1,6 @@
 //! AVX-512 VNNI in 256-bit registers (AVX-512VL): for parts that split 512-bit operations.
 
-use super::{Dot, avx2::lanes_of_two_ymm, avx512::Avx512};
+use super::{Dot, DotBf16, avx2::lanes_of_two_ymm, avx512::Avx512};
 use core::arch::x86_64::*;
 
 /// Proof that the CPU supports the features of [`Avx512`], used here at 256 bits.
@@ -25,5 +25,22 @@ unsafe impl Dot for Vnni256 {
     #[inline(always)]
     unsafe fn dot2(acc: Self::I, w: Self::I, a: Self::I) -> Self::I {
         [_mm256_dpwssd_epi32(acc[0], w[0], a[0]), _mm256_dpwssd_epi32(acc[1], w[1], a[1])]
+    }
+}
+
+// SAFETY: only reached through kernels that enable AVX512_BF16, handed out after `Bf16::new()`.
+unsafe impl DotBf16 for Vnni256 {
+    #[inline(always)]
+    unsafe fn dot_bf16(acc: Self::F, w: Self::I, a: Self::I) -> Self::F {
+        use core::mem::transmute;
+        [
+            _mm256_dpbf16_ps(acc[0], transmute::<__m256i, __m256bh>(w[0]), transmute::<__m256i, __m256bh>(a[0])),
+            _mm256_dpbf16_ps(acc[1], transmute::<__m256i, __m256bh>(w[1]), transmute::<__m256i, __m256bh>(a[1])),
+        ]
+    }
+    #[inline(always)]
+    unsafe fn last_words(a: Self::I, n: usize) -> Self::I {
+        let keep = (0xffff_ffff_u64 << (32 - n)) as u32;
+        [_mm256_maskz_mov_epi16(keep as u16, a[0]), _mm256_maskz_mov_epi16((keep >> 16) as u16, a[1])]
     }
 }

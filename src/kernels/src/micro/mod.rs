@@ -1,6 +1,8 @@
 //! Micro-kernels: one weight panel (sixteen rows) times one activation tile (a few columns).
 
+pub mod direct;
 pub mod dp;
+pub mod float;
 pub mod madd;
 
 use crate::isa::Lanes;
@@ -15,6 +17,24 @@ use crate::isa::Lanes;
 /// writable for `rows` floats; the CPU has the ISA's features.
 pub type MicroFn =
     unsafe fn(panel: *const u8, act: *const u8, blocks: usize, dst: *const *mut f32, rows: usize, first: bool);
+
+/// Computes `rows` rows by `NC` columns without a panel, each row read once from where it lies.
+///
+/// Row `r` is at `weights + r * stride`, column `c` is a tile of its own at `act + c * act_stride`;
+/// `dst` points to `NC` column pointers, each to the first of `rows` floats.
+///
+/// # Safety
+/// `k` is at least 32. Rows must be readable for `k` elements, tiles for the records that hold `k` elements, the columns
+/// writable for `rows` floats; the CPU has the ISA's features.
+pub type DirectFn = unsafe fn(
+    weights: *const u8,
+    stride: usize,
+    rows: usize,
+    k: usize,
+    act: *const u8,
+    act_stride: usize,
+    dst: *const *mut f32,
+);
 
 /// Writes or adds a tile.
 #[inline(always)]

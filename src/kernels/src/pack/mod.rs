@@ -7,6 +7,7 @@
 //! the exception.
 
 mod block32;
+mod float;
 mod iq4_xs;
 mod q2_k;
 mod q3_k;
@@ -14,6 +15,7 @@ mod q4_k;
 mod q6_k;
 
 pub use block32::{Iq4Nl, Mxfp4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
+pub use float::{Bf16, Bf16Pairs, F16, F32, FloatWeight};
 pub use iq4_xs::Iq4Xs;
 pub use q2_k::Q2K;
 pub use q3_k::Q3K;
@@ -29,10 +31,10 @@ pub trait Weight {
     const TYPE: WeightType;
     /// Its structure.
     const SHAPE: Shape = Self::TYPE.shape();
-    /// Bytes of one block of one row.
-    const BYTES: usize = Self::TYPE.block().1;
+    /// Bytes of one record of one row.
+    const BYTES: usize = Self::TYPE.row_bytes(Self::SHAPE.block);
 
-    /// Packs one block of sixteen rows.
+    /// Packs one record of sixteen rows.
     ///
     /// # Safety
     /// Each of the rows must be readable for [`Self::BYTES`] bytes, `rec` writable for

@@ -1,7 +1,7 @@
 //! Inputs: seeded random numbers, weight blocks, activations.
 
 use crate::formats::WeightType;
-use half::f16;
+use half::{bf16, f16};
 use std::ops::Range;
 
 /// splitmix64.
@@ -43,7 +43,27 @@ pub fn fields(t: WeightType) -> (&'static [usize], Range<usize>) {
         WeightType::Q4K | WeightType::Q5K => (&[0, 2], 4..16),
         WeightType::Q6K => (&[208], 192..208),
         WeightType::Iq4Xs => (&[0], 2..8),
-        WeightType::Mxfp4 => (&[], 0..0),
+        WeightType::Mxfp4 | WeightType::F16 | WeightType::Bf16 | WeightType::F32 => (&[], 0..0),
+    }
+}
+
+/// Whether elements are values, without blocks and scales.
+pub fn is_float(t: WeightType) -> bool {
+    t.block().0 == 1
+}
+
+/// Elements of what tests count as a block: of float rows one record and a part of the next.
+pub fn block(t: WeightType) -> usize {
+    if is_float(t) { 20 } else { t.block().0 }
+}
+
+/// Writes an element of a float type, rounded to it.
+pub fn set_value(t: WeightType, element: &mut [u8], v: f32) {
+    match t {
+        WeightType::F16 => element.copy_from_slice(&f16::from_f32(v).to_le_bytes()),
+        WeightType::Bf16 => element.copy_from_slice(&bf16::from_f32(v).to_le_bytes()),
+        WeightType::F32 => element.copy_from_slice(&v.to_le_bytes()),
+        _ => panic!("{t:?} has no values"),
     }
 }
 
@@ -57,14 +77,20 @@ pub fn set_scales(t: WeightType, block: &mut [u8], mut d: impl FnMut() -> f16) {
     }
 }
 
-/// Fills a row with random codes and integer scales; floating scales of either sign, 2^-9 to 2.
+/// Fills a row with random codes and integer scales; floating scales, or the values of float types,
+/// of either sign, 2^-9 to 2.
 pub fn random_row(t: WeightType, row: &mut [u8], rng: &mut Rng) {
+    let scale = |rng: &mut Rng| {
+        let size = (1.0 + rng.unit().abs()) * (-(rng.below(10) as f32)).exp2();
+        if rng.next() & 1 == 0 { size } else { -size }
+    };
     for block in row.chunks_exact_mut(t.block().1) {
+        if is_float(t) {
+            set_value(t, block, scale(rng));
+            continue;
+        }
         block.fill_with(|| rng.byte());
-        set_scales(t, block, || {
-            let size = (1.0 + rng.unit().abs()) * (-(rng.below(10) as f32)).exp2();
-            f16::from_f32(if rng.next() & 1 == 0 { size } else { -size })
-        });
+        set_scales(t, block, || f16::from_f32(scale(rng)));
     }
 }
 

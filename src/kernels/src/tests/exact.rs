@@ -7,7 +7,7 @@
 //! unsigned saturates `vpmaddubsw` at `255 * 127 * 2`. A lane that wraps is off by `2^16` times its
 //! scale, far above the bound used where sums exceed `2^24`.
 
-use super::data::{Rng, fields, random_row, set_scales};
+use super::data::{Rng, block, fields, is_float, random_row, set_scales, set_value};
 use super::every_kernel;
 use super::harness::{Case, Expected, row_bytes};
 use super::reference::weight;
@@ -17,14 +17,28 @@ use half::f16;
 
 const BLOCKS: usize = 2;
 
-/// Blocks with scales of one: `code`, `scale` give the bytes of codes and of integer scales.
+/// Blocks with scales of one, or integer values: `code`, `scale` give the bytes of codes and of integer scales.
 fn unit_row(t: WeightType, blocks: usize, mut code: impl FnMut() -> u8, mut scale: impl FnMut() -> u8) -> Vec<u8> {
-    let mut row = vec![0; blocks * t.block().1];
+    let mut row = vec![0; row_bytes(t, blocks * block(t))];
     for block in row.chunks_exact_mut(t.block().1) {
+        if is_float(t) {
+            set_value(t, block, f32::from(code() as i8));
+            continue;
+        }
         block.fill_with(&mut code);
         block[fields(t).1].fill_with(&mut scale);
         set_scales(t, block, || f16::ONE);
     }
+    row
+}
+
+fn random_unit_row(t: WeightType, blocks: usize, rng: &mut Rng) -> Vec<u8> {
+    if is_float(t) {
+        return unit_row(t, blocks, || rng.byte(), || 0);
+    }
+    let mut row = vec![0; row_bytes(t, blocks * block(t))];
+    random_row(t, &mut row, rng);
+    row.chunks_exact_mut(t.block().1).for_each(|b| set_scales(t, b, || f16::ONE));
     row
 }
 
@@ -97,7 +111,7 @@ fn check(kernel: &Kernel, rows: &[Vec<u8>], columns: &[Vec<f32>]) {
 #[test]
 fn extreme_codes_and_scales_overflow_nothing() {
     for kernel in every_kernel() {
-        let k = BLOCKS * kernel.weight.block().0;
+        let k = BLOCKS * block(kernel.weight);
         check(kernel, &extreme_rows(kernel.weight), &extreme_columns(k));
     }
 }
@@ -113,12 +127,7 @@ fn products_of_one_sign_overflow_nothing() {
         rng.shuffle(&mut rows);
         rows.truncate(24);
         rows.extend([0x00, 0xff, 0x7f, 0x80].map(|scale| unit_row(t, BLOCKS, || rng.byte(), || scale)));
-        rows.extend((0..8).map(|_| {
-            let mut row = vec![0; BLOCKS * t.block().1];
-            random_row(t, &mut row, rng);
-            row.chunks_exact_mut(t.block().1).for_each(|b| set_scales(t, b, || f16::ONE));
-            row
-        }));
+        rows.extend((0..8).map(|_| random_unit_row(t, BLOCKS, rng)));
         let mut columns = vec![];
         for row in &rows {
             for sign in [127.0, -127.0] {
@@ -139,21 +148,14 @@ fn integer_products_are_exact() {
     for kernel in every_kernel() {
         let t = kernel.weight;
         for blocks in [1, 2, 5] {
-            let rows: Vec<_> = (0..20)
-                .map(|_| {
-                    let mut row = vec![0; blocks * t.block().1];
-                    random_row(t, &mut row, rng);
-                    row.chunks_exact_mut(t.block().1).for_each(|b| set_scales(t, b, || f16::ONE));
-                    row
-                })
-                .collect();
-            let k = blocks * t.block().0;
+            let rows: Vec<_> = (0..20).map(|_| random_unit_row(t, blocks, rng)).collect();
+            let k = blocks * block(t);
             let mut size = 127.0f32;
             loop {
                 let columns: Vec<Vec<f32>> = (0..9)
                     .map(|_| {
                         let mut x: Vec<f32> = (0..k).map(|_| (rng.unit() * size).round()).collect();
-                        for x in x.chunks_exact_mut(t.block().0) {
+                        for x in x.chunks_exact_mut(block(t)) {
                             x[rng.below(x.len())] = 127.0;
                         }
                         x

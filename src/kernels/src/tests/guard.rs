@@ -1,7 +1,7 @@
 //! No byte outside what was given is touched: every buffer ends right before, or starts right
 //! after, a page that cannot be accessed.
 
-use super::data::{Rng, random_columns, random_matrix};
+use super::data::{Rng, block, random_columns, random_matrix};
 use super::every_kernel;
 use super::harness::{Case, bits, row_bytes};
 use crate::isa::LANES;
@@ -117,7 +117,7 @@ fn nothing_outside_the_buffers_is_touched() {
     let rng = &mut Rng(7);
     for kernel in every_kernel() {
         for (rows, n, blocks) in [(1, 1, 1), (15, 8, 3), (16, 3, 2), (17, 9, 1), (33, 5, 3)] {
-            let k = blocks * kernel.weight.block().0;
+            let k = blocks * block(kernel.weight);
             // rows close together, and apart
             for gap in [0, 7] {
                 let stride = row_bytes(kernel.weight, k) + gap;

@@ -2,8 +2,8 @@
 //! sentinels around everything that is written.
 
 use super::data::Rng;
-use super::reference::{Dot, activations, dot, values, weights};
-use crate::formats::WeightType;
+use super::reference::{Dot, dot, flushed, kept, weights};
+use crate::formats::{Values, WeightType};
 use crate::isa::LANES;
 use crate::kernel::{Blocking, Kernel, Product};
 
@@ -131,10 +131,17 @@ impl Expected {
     pub fn new(kernel: &Kernel, matrix: &[u8], stride: usize, rows: usize, columns: &[Vec<f32>]) -> Self {
         let k = columns[0].len();
         let bytes = row_bytes(kernel.weight, k);
-        let rows_w: Vec<_> = (0..rows).map(|r| weights(kernel.weight, &matrix[r * stride..][..bytes])).collect();
+        let mut rows_w: Vec<_> = (0..rows).map(|r| weights(kernel.weight, &matrix[r * stride..][..bytes])).collect();
+        let flush = kernel.act.values == Values::Bf16Pairs;
+        if flush {
+            rows_w.iter_mut().flatten().for_each(|w| w.scaled = flushed(w.scaled));
+        }
         let mut dots = vec![];
         for x in columns {
-            let a = values(&activations(kernel.act, x));
+            let mut a = kept(kernel.act, x);
+            if flush {
+                a.iter_mut().for_each(|a| *a = flushed(*a));
+            }
             dots.extend(rows_w.iter().map(|w| dot(w, &a)));
         }
         Expected { rows, dots }

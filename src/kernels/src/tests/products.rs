@@ -1,6 +1,6 @@
 //! Products of random matrices, over shapes, strides and blockings.
 
-use super::data::{Rng, random_columns, random_matrix};
+use super::data::{Rng, block, is_float, random_columns, random_matrix};
 use super::harness::{Case, Expected, bits, row_bytes};
 use super::{every_kernel, scale};
 use crate::formats::WeightType;
@@ -8,10 +8,13 @@ use crate::kernel::Blocking;
 use std::collections::HashMap;
 
 const ROWS: [usize; 9] = [1, 2, 7, 15, 16, 17, 31, 33, 48];
-const COLUMNS: [usize; 11] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17];
+const COLUMNS: [usize; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17, 24];
 
 /// In elements: a few blocks, and one block more than a usual size.
 fn lengths(t: WeightType) -> [usize; 6] {
+    if is_float(t) {
+        return [1, 7, 16, 33, 80, 2051];
+    }
     let b = t.block().0;
     [b, 2 * b, 3 * b, 5 * b, 8 * b, 2048 + b]
 }
@@ -41,7 +44,7 @@ fn every_type_and_isa_agrees_with_the_reference_for_every_shape() {
                     let (matrix, inputs, expected) = expected.entry((kernel.weight, k)).or_insert_with(|| {
                         let rng = &mut Rng(k as u64);
                         let matrix = random_matrix(kernel.weight, 48, k, stride, rng);
-                        let inputs = random_columns(17, k, rng);
+                        let inputs = random_columns(24, k, rng);
                         let expected = Expected::new(kernel, &matrix, stride, 48, &inputs);
                         (matrix, inputs, expected)
                     });
@@ -67,7 +70,7 @@ fn every_type_and_isa_agrees_with_the_reference_for_every_shape() {
 fn pieces_in_any_order_give_the_bits_of_one_call() {
     let rng = &mut Rng(5);
     for kernel in every_kernel() {
-        let k = 3 * kernel.weight.block().0;
+        let k = 3 * block(kernel.weight);
         let stride = row_bytes(kernel.weight, k);
         let (matrix, inputs) = (random_matrix(kernel.weight, 71, k, stride, rng), random_columns(19, k, rng));
         for blocking in BLOCKINGS {
@@ -96,7 +99,7 @@ fn a_row_that_is_not_finite_changes_no_other_row() {
     let rng = &mut Rng(6);
     for kernel in every_kernel() {
         let t = kernel.weight;
-        let k = 2 * t.block().0;
+        let k = 2 * block(t);
         let stride = row_bytes(t, k);
         let mut matrix = random_matrix(t, 20, k, stride, rng);
         let inputs = random_columns(5, k, rng);

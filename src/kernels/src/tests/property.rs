@@ -1,10 +1,10 @@
 //! Random products of every kind, shrunk to the smallest that fails.
 
-use super::data::{Rng, random_columns, random_matrix};
+use super::data::{Rng, block, random_columns, random_matrix};
 use super::harness::{Case, Expected, bits, row_bytes};
 use super::{every_kernel, scale};
 use crate::formats::WeightType;
-use crate::kernel::{Blocking, Tiles};
+use crate::kernel::{Blocking, MAX_TILE, Tiles};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
@@ -50,7 +50,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
 fn any_product_agrees_with_the_reference_whole_and_in_pieces() {
     let result = runner(96).run(&shapes(), |s| {
         let rng = &mut Rng(s.seed);
-        let k = s.blocks * s.weight.block().0;
+        let k = s.blocks * block(s.weight);
         let stride = row_bytes(s.weight, k) + s.gap;
         let matrix = random_matrix(s.weight, s.rows, k, stride, rng);
         let columns = random_columns(s.columns, k, rng);
@@ -68,7 +68,7 @@ fn any_product_agrees_with_the_reference_whole_and_in_pieces() {
             };
             let got = case.run(kernel);
             let expected = expected.get_or_insert_with(|| Expected::new(kernel, &matrix, stride, s.rows, &columns));
-            expected.check(kernel, &got, s.rows, s.blocks, false);
+            expected.check(kernel, &got, s.rows, k / s.weight.block().0, false);
             case.pieces = Some(s.seed);
             prop_assert_eq!(bits(&got), bits(&case.run(kernel)));
         }
@@ -79,7 +79,7 @@ fn any_product_agrees_with_the_reference_whole_and_in_pieces() {
 
 #[test]
 fn tiles_take_every_column_once_and_none_is_too_wide() {
-    let result = runner(2000).run(&(1usize..5000, 1usize..=8), |(columns, widest)| {
+    let result = runner(2000).run(&(1usize..5000, 1usize..=MAX_TILE), |(columns, widest)| {
         let tiles = Tiles::new(columns, widest);
         let widths: Vec<_> = (0..tiles.count).map(|t| tiles.start(t + 1) - tiles.start(t)).collect();
         prop_assert_eq!(tiles.start(0), 0);

@@ -1,11 +1,12 @@
 //! Quantisation of activations: the layout of tiles, the codes, and that all versions agree.
 
 use super::data::{Rng, random_columns};
-use super::reference::{ActBlock, activations};
+use super::reference::{ActBlock, activations, rounded};
 use super::{every_kernel, scale};
 use crate::act::{QuantizeFn, quantize_avx2, quantize_scalar};
-use crate::formats::{ActFormat, Aux};
+use crate::formats::{ActFormat, Aux, Values};
 use crate::isa::Isa;
+use crate::kernel::MAX_TILE;
 
 /// The formats that kernels use.
 fn formats() -> Vec<ActFormat> {
@@ -62,6 +63,9 @@ fn aux(format: ActFormat, block: &ActBlock) -> Vec<u32> {
 
 /// Panics unless `tile` is what the reference makes of `columns`.
 fn check(format: ActFormat, tile: &[u8], columns: &[Vec<f32>]) {
+    if format.values != Values::Q8 {
+        return check_floats(format, tile, columns);
+    }
     let columns: Vec<Vec<ActBlock>> = columns.iter().map(|x| activations(format, x)).collect();
     let mut words = Words(tile.chunks_exact(4));
     for b in 0..columns[0].len() {
@@ -82,6 +86,21 @@ fn check(format: ActFormat, tile: &[u8], columns: &[Vec<f32>]) {
     }
 }
 
+/// The same for the float formats: element by element, zeros to the end of the last record.
+fn check_floats(format: ActFormat, tile: &[u8], columns: &[Vec<f32>]) {
+    let mut words = Words(tile.chunks_exact(4));
+    let step = if format.values == Values::Bf16Pairs { 2 } else { 1 };
+    let end = columns[0].len().next_multiple_of(format.block);
+    for i in (0..end).step_by(step) {
+        for (c, x) in columns.iter().enumerate() {
+            let at = |i: usize| x.get(i).map_or(0, |&x| rounded(format.values, x).to_bits());
+            let want = if step == 2 { at(i) >> 16 | at(i + 1) } else { at(i) };
+            assert_eq!(words.next(), want, "{format:?}: column {c}, element {i}");
+        }
+    }
+    assert!(words.0.next().is_none());
+}
+
 /// Both versions against the reference, which also compares them bit by bit.
 fn check_both(format: ActFormat, columns: &[Vec<f32>]) {
     let at: Vec<_> = columns.iter().map(|x| x.as_ptr()).collect();
@@ -96,9 +115,12 @@ fn check_both(format: ActFormat, columns: &[Vec<f32>]) {
 fn random_columns_are_quantised_as_ggml_does() {
     let rng = &mut Rng(10);
     for format in formats() {
-        for nc in 1..=8 {
+        for nc in 1..=MAX_TILE {
             for blocks in 1..=2 + scale() {
                 check_both(format, &random_columns(nc, blocks * format.block, rng));
+                if format.values != Values::Q8 {
+                    check_both(format, &random_columns(nc, blocks * format.block - rng.below(16), rng));
+                }
             }
         }
     }
@@ -138,6 +160,10 @@ fn special_values_are_quantised_as_ggml_does() {
             column(&|i| 1e30 * (i as f32 - 20.0)),
             column(&|i| if i % 3 == 0 { f32::MAX } else { -f32::MAX / 3.0 }),
         ];
+        let not_finite = [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -f32::NAN, f32::from_bits(0x7f80_0001)];
+        if format.values != Values::Q8 {
+            check_both(format, &[column(&|i| not_finite[i % 5]), column(&|i| f32::from_bits(0x3f80_7fff + i as u32))]);
+        }
         for c in &columns {
             check_both(format, std::slice::from_ref(c));
         }

@@ -1,8 +1,8 @@
 //! The scalar reference: one element at a time, from ggml's block layouts (ggml-common.h) and its
 //! `dequantize_row_*` (ggml-quants.c), in `f64`.
 
-use crate::formats::{ActFormat, WeightType};
-use half::f16;
+use crate::formats::{ActFormat, Rounding, Values, WeightType};
+use half::{bf16, f16};
 
 /// One weight: `scaled` is `d * scale * code`, `min` what its minimum adds. Kept apart, because the
 /// rounding errors of both count even where they cancel.
@@ -95,6 +95,9 @@ pub fn weight(t: WeightType, b: &[u8], e: usize) -> Element {
             let q = low | (b[128 + 32 * n + l] >> (2 * j) & 3) << 4;
             scaled(half(b, 208) * f64::from(b[192 + e / 16] as i8) * code(i32::from(q) - 32))
         }
+        WeightType::F16 => scaled(half(b, 0)),
+        WeightType::Bf16 => scaled(bf16::from_le_bytes([b[0], b[1]]).to_f64()),
+        WeightType::F32 => scaled(f32::from_le_bytes([b[0], b[1], b[2], b[3]]).into()),
         WeightType::Iq4Xs => {
             let s = e / 32;
             let low = b[4 + s / 2] >> (4 * (s % 2)) & 15;
@@ -148,6 +151,29 @@ pub fn values(blocks: &[ActBlock]) -> Vec<f64> {
     blocks.iter().flat_map(|b| b.codes.iter().map(|&q| f64::from(b.d) * f64::from(q))).collect()
 }
 
+/// One activation of a float format (ggml rounds to the type of the weights, to nearest even).
+pub fn rounded(values: Values, x: f32) -> f32 {
+    match values {
+        Values::F32(Rounding::None) => x,
+        Values::F32(Rounding::F16) => f16::from_f32(x).to_f32(),
+        Values::F32(Rounding::Bf16) | Values::Bf16Pairs => bf16::from_f32(x).to_f32(),
+        Values::Q8 => panic!("a quantised format"),
+    }
+}
+
+/// A column as the values that a format keeps of it.
+pub fn kept(format: ActFormat, x: &[f32]) -> Vec<f64> {
+    match format.values {
+        Values::Q8 => values(&activations(format, x)),
+        kind => x.iter().map(|&x| rounded(kind, x).into()).collect(),
+    }
+}
+
+/// `vdpbf16ps` takes denormal operands as zero.
+pub fn flushed(x: f64) -> f64 {
+    if x.abs() < f64::from(f32::MIN_POSITIVE) { 0.0 } else { x }
+}
+
 /// A dot product and the sum of the magnitudes of its terms.
 #[derive(Clone, Copy, Debug)]
 pub struct Dot {
@@ -172,6 +198,8 @@ impl Dot {
     /// that is itself no larger than `magnitude`: 16 scaled sums in a super-block; per term the
     /// product `d * da`, the conversion of its integer sum, `d * sum` (block sums of types with a
     /// minimum): 4; per block two additions to the accumulator and, at a cut of K, one to memory.
+    /// Float types (a block is an element there): one addition per element, rounded with its product
+    /// by FMA; `vdpbf16ps` has exact products. It flushes products and sums below `2^-126`.
     /// Below the normal range each rounding costs up to `2^-150`, times an integer sum below `2^29`.
     pub fn bound(self, blocks: usize) -> f64 {
         let steps = (3 * blocks + 20) as f64;

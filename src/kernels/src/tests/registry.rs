@@ -1,9 +1,10 @@
 //! The list of kernels.
 
+use super::data::is_float;
 use super::every_kernel;
-use crate::formats::{Codes, WeightType};
+use crate::formats::{Codes, FLOAT_RECORD, WeightType};
 use crate::isa::Isa;
-use crate::kernel::{Blocking, MAX_TILE};
+use crate::kernel::{Blocking, FLOAT_PANEL, MAX_TILE};
 use crate::registry::{kernel, kernels};
 
 #[test]
@@ -13,8 +14,12 @@ fn every_weight_type_has_a_kernel_in_every_isa() {
         assert_eq!(kernels(isa).is_some(), isa.available(), "{isa:?}");
         for t in WeightType::ALL.into_iter().filter(|_| isa.available()) {
             let k = kernel(isa, t).expect("a kernel");
-            assert_eq!((k.isa, k.weight, k.shape), (isa, t, t.shape()));
-            assert_eq!(k.name(), format!("{}/{}", isa.name(), t.ggml_name()));
+            assert_eq!((k.isa, k.weight), (isa, t));
+            if k.shape == t.shape() {
+                assert_eq!(k.name(), format!("{}/{}", isa.name(), t.ggml_name()));
+            } else {
+                assert_eq!((k.name(), t), (format!("{}+bf16/bf16", isa.name()), WeightType::Bf16));
+            }
             assert!((1..=MAX_TILE).contains(&k.widest_tile()));
         }
     }
@@ -33,7 +38,7 @@ fn names_are_ggmls_and_unique() {
     for t in WeightType::ALL {
         assert_eq!(WeightType::from_ggml_name(t.ggml_name()), Some(t));
     }
-    assert_eq!(WeightType::from_ggml_name("f16"), None);
+    assert_eq!(WeightType::from_ggml_name("f64"), None);
 }
 
 /// The sizes from the fields of ggml-common.h's structs.
@@ -54,10 +59,12 @@ fn blocks_have_ggmls_sizes() {
             WeightType::Q5K => (256, 2 * HALF + 12 + 32 + 128),
             WeightType::Q6K => (256, 128 + 64 + 16 + HALF),
             WeightType::Iq4Xs => (256, HALF + 2 + 4 + 128),
+            WeightType::F16 | WeightType::Bf16 => (1, HALF),
+            WeightType::F32 => (1, 4),
         };
         assert_eq!(t.block(), want, "{t:?}");
         let shape = t.shape();
-        assert_eq!(shape.block, want.0);
+        assert_eq!(shape.block, if want.0 == 1 { FLOAT_RECORD } else { want.0 });
         assert_eq!(shape.panel_record() % 4, 0);
     }
 }
@@ -76,12 +83,13 @@ fn the_code_classes_are_safe_for_16_bit_sums() {
                 WeightType::Q5_0 | WeightType::Q5_1 | WeightType::Q5K => 31,
                 WeightType::Q6K => 63,
                 WeightType::Q8_0 | WeightType::Iq4Nl | WeightType::Iq4Xs => continue,
+                WeightType::F16 | WeightType::Bf16 | WeightType::F32 => continue,
             },
         );
         let steps = match s.codes {
             Codes::Wide => 8,
             Codes::Narrow => 4,
-            Codes::Signed => unreachable!("{t:?}"),
+            Codes::Signed | Codes::Float(_) | Codes::Bf16Pairs => unreachable!("{t:?}"),
         };
         // a single vpmaddubsw saturates; the sum of `steps` of them, less the offset, must not wrap
         assert!(2 * 127 * most <= 32767, "{t:?}");
@@ -100,8 +108,10 @@ fn scratch_holds_a_panel_of_any_length() {
                 let bytes = kernel.scratch_bytes(blocks * kernel.shape.block, &blocking);
                 let record = kernel.shape.panel_record();
                 // at least a record and a copy of its rows; no more panel than asked for
-                assert!(bytes >= record + 16 * kernel.weight.block().1);
-                assert!(bytes / (record + 16 * kernel.weight.block().1) <= (panel_bytes / record).max(1));
+                let rows = 16 * kernel.weight.row_bytes(kernel.shape.block);
+                assert!(bytes >= record + rows);
+                let factor = if is_float(kernel.weight) { FLOAT_PANEL } else { 1 };
+                assert!(bytes / (record + rows) <= (panel_bytes.saturating_mul(factor) / record).max(1));
             }
         }
     }
