@@ -106,7 +106,8 @@ impl Kernel {
 
     /// The tiles for `columns` columns.
     pub fn tiles(&self, columns: usize) -> Tiles {
-        let direct = !self.direct.is_empty() && columns <= DIRECT_COLUMNS;
+        let most = if self.shape.codes == Codes::Bf16Pairs { DIRECT_BF16_COLUMNS } else { DIRECT_COLUMNS };
+        let direct = !self.direct.is_empty() && columns <= most;
         Tiles::new(columns, if direct { 1 } else { self.widest_tile() })
     }
 
@@ -275,5 +276,8 @@ const DIRECT_LEAST_K: usize = 32;
 /// AVX-512 N=5 47 and 30, N=8 60 and 45, N=12 61 and 60; AVX2 36 and 24, 34 and 28, 35 and 36.)
 const DIRECT_COLUMNS: usize = 8;
 
+/// The same with AVX512_BF16, whose products need no widening. (N=16 53 and 43, N=24 by panels 48.)
+const DIRECT_BF16_COLUMNS: usize = 16;
+
 /// No kernel's tiles are wider.
-pub const MAX_TILE: usize = 12;
+pub const MAX_TILE: usize = 16;

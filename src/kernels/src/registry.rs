@@ -232,7 +232,7 @@ isa_kernels!(
     avx512, Isa::Avx512, crate::isa::avx512::Avx512,
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")], crate::act::quantize_avx2,
     dp_block32, dp_super256, codes, [1, 2, 3, 4, 5, 6, 7, 8],
-    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
 );
 bf16_kernel!(
     vnni256_bf16, vnni256, crate::isa::vnni256::Vnni256,
@@ -242,7 +242,7 @@ bf16_kernel!(
 bf16_kernel!(
     avx512_bf16, avx512, crate::isa::avx512::Avx512,
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")],
-    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
 );
 
 /// The kernels of `isa` that this CPU can run: one for each of [`WeightType::ALL`], in that order, and

@@ -56,6 +56,9 @@ pub struct Rows {
 
 impl Rows {
     /// Block number `b` of `W` in the rows that begin at `p`.
+    ///
+    /// # Safety
+    /// The block must lie in the rows' memory.
     #[inline(always)]
     pub unsafe fn new<W: Weight>(p: *const u8, stride: usize, ahead: usize, b: usize) -> Self {
         let p = p.add(b * W::BYTES);
