@@ -1,6 +1,6 @@
 //! Micro-kernels for AVX2: products of unsigned weights and signed activations into 16-bit lanes
 //! (`vpmaddubsw`), widened (`vpmaddwd`, which applies the integer scale on the way) only when the
-//! lanes are full. The bounds are derived at [`Codes`](crate::formats::Codes).
+//! lanes are full. The bounds are derived at [`Codes`].
 
 use super::{dp::Structure, finish};
 use crate::formats::{Codes, LINE};
