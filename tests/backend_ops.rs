@@ -56,7 +56,7 @@ fn all_matrix_products_of_the_supported_types_pass_with_every_kernel_family() {
 fn products_with_experts_pass_with_every_kernel_family() {
     for tier in tiers() {
         let run = suite("MUL_MAT_ID", tier.knob, Some("type_a=(q[2-8]_|iq4_|mxfp4|f16),.*m=512,"));
-        assert!(passed(&run) >= 200, "{run}");
+        assert!(passed(&run) >= 100, "{run}");
         run.stats().assert_healthy();
     }
 }

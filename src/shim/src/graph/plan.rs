@@ -98,7 +98,7 @@ struct ActKey {
     /// Slices interleave the columns differently.
     slices: usize,
     /// Who picked which expert, for MUL_MAT_ID: that decides the order of the columns.
-    ids: *const c_void,
+    ids: (*const c_void, [usize; 4]),
 }
 
 /// The activations that the last product used.
@@ -319,9 +319,12 @@ unsafe fn act_key(op: &Tensor, job: &Job) -> ActKey {
     // SAFETY: by the contract of `Plan::make`.
     let src1 = unsafe { &*op.src[1] };
     let (tiles, slices, ids) = match &job.work {
-        Work::Dense(c, _) => (c.tiles, c.slices, std::ptr::null()),
-        // SAFETY: as above; a MUL_MAT_ID has three sources.
-        Work::Experts(x) => (Tiles::new(x.picks(), x.picks()), 0, unsafe { (*op.src[2]).data.cast_const() }),
+        Work::Dense(c, _) => (c.tiles, c.slices, (std::ptr::null(), [0; 4])),
+        Work::Experts(x) => {
+            // SAFETY: as above; a MUL_MAT_ID has three sources.
+            let ids = unsafe { &*op.src[2] };
+            (Tiles::new(x.picks(), x.picks()), 0, (ids.data.cast_const(), ids.nb))
+        }
     };
     ActKey { data: src1.data, ne: src1.ne, nb: src1.nb, format: job.take.kernel.act, tiles, slices, ids }
 }
