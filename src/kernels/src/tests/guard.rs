@@ -9,13 +9,13 @@ use crate::kernel::{Blocking, Product};
 
 /// Which end of the buffer is guarded tightly.
 #[derive(Clone, Copy, Debug)]
-enum Side {
+pub enum Side {
     Start,
     End,
 }
 
 /// A buffer between two inaccessible pages.
-struct Guarded {
+pub struct Guarded {
     map: *mut u8,
     pages: usize,
     at: usize,
@@ -27,7 +27,7 @@ const FILL: u8 = 0xa5;
 
 impl Guarded {
     /// `align` moves a buffer at the end down by less than itself.
-    fn new(len: usize, align: usize, side: Side) -> Self {
+    pub fn new(len: usize, align: usize, side: Side) -> Self {
         let pages = len.div_ceil(PAGE).max(1);
         // SAFETY: an anonymous mapping of our own, whose inner pages are then made accessible.
         let map = unsafe {
@@ -54,21 +54,21 @@ impl Guarded {
         g
     }
 
-    fn floats(x: &[f32], side: Side) -> Self {
+    pub fn floats(x: &[f32], side: Side) -> Self {
         Self::of(&x.iter().flat_map(|x| x.to_ne_bytes()).collect::<Vec<_>>(), side)
     }
 
-    fn ptr(&self) -> *mut u8 {
+    pub fn ptr(&self) -> *mut u8 {
         self.map.wrapping_add(PAGE + self.at)
     }
 
-    fn bytes(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8] {
         // SAFETY: accessible and initialised since `new`.
         unsafe { std::slice::from_raw_parts(self.ptr(), self.len) }
     }
 
     /// The rest of the accessible pages is untouched.
-    fn check(&self, what: &str) {
+    pub fn check(&self, what: &str) {
         // SAFETY: as above.
         let all = unsafe { std::slice::from_raw_parts(self.map.add(PAGE), self.pages * PAGE) };
         let ok = all[..self.at].iter().chain(&all[self.at + self.len..]).all(|&b| b == FILL);

@@ -1,9 +1,10 @@
 //! Quantisation of activations: the layout of tiles, the codes, and that all versions agree.
 
 use super::data::{Rng, random_columns};
+use super::guard::{Guarded, Side};
 use super::reference::{ActBlock, activations, rounded};
 use super::{every_kernel, scale};
-use crate::act::{QuantizeFn, quantize_avx2, quantize_scalar};
+use crate::act::{QuantizeFn, quantize_avx2, quantize_avx512, quantize_scalar};
 use crate::formats::{ActFormat, Aux, Values};
 use crate::isa::Isa;
 use crate::kernel::MAX_TILE;
@@ -17,6 +18,13 @@ fn formats() -> Vec<ActFormat> {
         }
     }
     v
+}
+
+/// All versions that this CPU can run, the scalar one first.
+fn versions() -> Vec<(Isa, QuantizeFn)> {
+    let all: [(Isa, QuantizeFn); 3] =
+        [(Isa::Scalar, quantize_scalar), (Isa::Avx2, quantize_avx2), (Isa::Avx512, quantize_avx512)];
+    all.into_iter().filter(|(isa, _)| isa.available()).collect()
 }
 
 /// The tile that `f` makes of `columns`, with a sentinel after it.
@@ -101,13 +109,14 @@ fn check_floats(format: ActFormat, tile: &[u8], columns: &[Vec<f32>]) {
     assert!(words.0.next().is_none());
 }
 
-/// Both versions against the reference, which also compares them bit by bit.
-fn check_both(format: ActFormat, columns: &[Vec<f32>]) {
+/// The scalar version against the reference, the others against it, bit by bit.
+fn check_all(format: ActFormat, columns: &[Vec<f32>]) {
     let at: Vec<_> = columns.iter().map(|x| x.as_ptr()).collect();
     let k = columns[0].len();
-    check(format, &tile(quantize_scalar, format, &at, k), columns);
-    if Isa::Avx2.available() {
-        check(format, &tile(quantize_avx2, format, &at, k), columns);
+    let want = tile(quantize_scalar, format, &at, k);
+    check(format, &want, columns);
+    for (isa, f) in versions() {
+        assert_eq!(tile(f, format, &at, k), want, "{format:?}, {} columns, {}", columns.len(), isa.name());
     }
 }
 
@@ -116,10 +125,10 @@ fn random_columns_are_quantised_as_ggml_does() {
     let rng = &mut Rng(10);
     for format in formats() {
         for nc in 1..=MAX_TILE {
-            for blocks in 1..=2 + scale() {
-                check_both(format, &random_columns(nc, blocks * format.block, rng));
+            for blocks in (1..=2 + scale()).chain([7, 8, 9, 17]) {
+                check_all(format, &random_columns(nc, blocks * format.block, rng));
                 if format.values != Values::Q8 {
-                    check_both(format, &random_columns(nc, blocks * format.block - rng.below(16), rng));
+                    check_all(format, &random_columns(nc, blocks * format.block - rng.below(16), rng));
                 }
             }
         }
@@ -162,23 +171,24 @@ fn special_values_are_quantised_as_ggml_does() {
         ];
         let not_finite = [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -f32::NAN, f32::from_bits(0x7f80_0001)];
         if format.values != Values::Q8 {
-            check_both(format, &[column(&|i| not_finite[i % 5]), column(&|i| f32::from_bits(0x3f80_7fff + i as u32))]);
+            check_all(format, &[column(&|i| not_finite[i % 5]), column(&|i| f32::from_bits(0x3f80_7fff + i as u32))]);
         }
-        for c in &columns {
-            check_both(format, std::slice::from_ref(c));
+        for width in 1..=8 {
+            for group in columns.windows(width) {
+                check_all(format, group);
+            }
         }
-        for group in columns.chunks(8) {
-            check_both(format, group);
-        }
+        // as blocks of one column
+        check_all(format, &[columns.concat()]);
     }
 }
 
 #[test]
 fn inputs_need_no_alignment() {
     let rng = &mut Rng(11);
-    for format in formats() {
+    for (format, nc) in formats().into_iter().flat_map(|f| (1..=MAX_TILE).map(move |nc| (f, nc))) {
         let k = 2 * format.block;
-        let columns = random_columns(3, k, rng);
+        let columns = random_columns(nc, k, rng);
         let aligned: Vec<_> = columns.iter().map(|x| x.as_ptr()).collect();
         for shift in [1, 2, 4, 12] {
             let copies: Vec<Vec<u8>> = columns
@@ -187,9 +197,8 @@ fn inputs_need_no_alignment() {
                 .collect();
             let at: Vec<_> = copies.iter().map(|x| x[shift..].as_ptr().cast()).collect();
             let want = tile(quantize_scalar, format, &aligned, k);
-            assert_eq!(want, tile(quantize_scalar, format, &at, k), "{format:?}, scalar, {shift}");
-            if Isa::Avx2.available() {
-                assert_eq!(want, tile(quantize_avx2, format, &at, k), "{format:?}, AVX2, {shift}");
+            for (isa, f) in versions() {
+                assert_eq!(want, tile(f, format, &at, k), "{format:?}, {}, {shift}", isa.name());
             }
         }
     }
@@ -209,6 +218,80 @@ fn a_column_does_not_depend_on_its_neighbours() {
             let alone = tile(kernel.quantize, format, &[*at], k);
             let word = |i: usize| &together[(8 * i + c) * 4..][..4];
             assert!((0..alone.len() / 4).all(|i| word(i) == &alone[4 * i..][..4]), "{}: column {c}", kernel.name());
+        }
+    }
+}
+
+#[test]
+fn the_first_of_equal_magnitudes_decides_the_sign() {
+    let format = ActFormat { block: 256, sub: 32, values: Values::Q8, aux: Aux::Seed(128) };
+    let rng = &mut Rng(13);
+    for _ in 0..50 * scale() {
+        for nc in 1..=MAX_TILE {
+            let mut columns = random_columns(nc, 512, rng);
+            for x in columns.iter_mut().flat_map(|x| x.chunks_exact_mut(256)) {
+                // some with both signs, some with one, some as they are
+                for _ in 0..rng.below(5) {
+                    x[rng.below(256)] = if rng.next() & 1 == 0 { 40.0 } else { -40.0 };
+                }
+            }
+            check_all(format, &columns);
+        }
+    }
+}
+
+#[test]
+fn nothing_beside_columns_and_tile_is_touched() {
+    let rng = &mut Rng(14);
+    for format in formats() {
+        for nc in 1..=MAX_TILE {
+            for blocks in [1, 2, 9] {
+                let k = blocks * format.block;
+                let columns = random_columns(nc, k, rng);
+                let at: Vec<_> = columns.iter().map(|x| x.as_ptr()).collect();
+                let want = tile(quantize_scalar, format, &at, k);
+                for (side, (isa, f)) in
+                    [Side::Start, Side::End].into_iter().flat_map(|s| versions().into_iter().map(move |v| (s, v)))
+                {
+                    let inputs: Vec<_> = columns.iter().map(|x| Guarded::floats(x, side)).collect();
+                    let at: Vec<_> = inputs.iter().map(|x| x.ptr().cast_const().cast()).collect();
+                    let out = Guarded::new(format.bytes(k, nc), 1, side);
+                    // SAFETY: as many columns, floats and bytes as documented, and no more.
+                    unsafe { f(format, at.as_ptr(), k, nc, out.ptr()) };
+                    out.check("the tile");
+                    assert_eq!(out.bytes(), want, "{format:?}, {nc} columns, {}", isa.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_no_number_stays_in_its_block() {
+    let odd = [f32::NAN, -f32::NAN, f32::from_bits(0x7f80_0001), f32::INFINITY, f32::NEG_INFINITY];
+    let rng = &mut Rng(15);
+    for format in formats() {
+        let k = 3 * format.block;
+        for nc in 1..=MAX_TILE {
+            for (i, odd) in odd.into_iter().enumerate() {
+                let plain = random_columns(nc, k, rng);
+                let mut columns = plain.clone();
+                // here and there in the middle block, or all of it
+                let block = &mut columns[nc / 2][format.block..2 * format.block];
+                match rng.below(3) {
+                    0 => block.fill(odd),
+                    n => (0..n).for_each(|_| block[rng.below(block.len())] = odd),
+                }
+                let at = |x: &[Vec<f32>]| x.iter().map(|x| x.as_ptr()).collect::<Vec<_>>();
+                for (isa, f) in versions() {
+                    let (got, want) = (tile(f, format, &at(&columns), k), tile(f, format, &at(&plain), k));
+                    let record = format.record() * nc;
+                    for (w, (got, want)) in got.chunks_exact(4).zip(want.chunks_exact(4)).enumerate() {
+                        let there = 4 * w / record == 1 && w % nc == nc / 2;
+                        assert!(there || got == want, "{format:?}, {nc} columns, {}, {i}: word {w}", isa.name());
+                    }
+                }
+            }
         }
     }
 }
