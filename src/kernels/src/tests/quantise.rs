@@ -125,7 +125,9 @@ fn random_columns_are_quantised_as_ggml_does() {
     let rng = &mut Rng(10);
     for format in formats() {
         for nc in 1..=MAX_TILE {
-            for blocks in (1..=2 + scale()).chain([7, 8, 9, 17]) {
+            // a single column is done several blocks at a time
+            let more: &[usize] = if nc == 1 { &[7, 8, 9, 17] } else { &[] };
+            for blocks in (1..=2 + scale()).chain(more.iter().copied()) {
                 check_all(format, &random_columns(nc, blocks * format.block, rng));
                 if format.values != Values::Q8 {
                     check_all(format, &random_columns(nc, blocks * format.block - rng.below(16), rng));
@@ -226,7 +228,7 @@ fn a_column_does_not_depend_on_its_neighbours() {
 fn the_first_of_equal_magnitudes_decides_the_sign() {
     let format = ActFormat { block: 256, sub: 32, values: Values::Q8, aux: Aux::Seed(128) };
     let rng = &mut Rng(13);
-    for _ in 0..50 * scale() {
+    for _ in 0..10 * scale() {
         for nc in 1..=MAX_TILE {
             let mut columns = random_columns(nc, 512, rng);
             for x in columns.iter_mut().flat_map(|x| x.chunks_exact_mut(256)) {
@@ -245,7 +247,7 @@ fn nothing_beside_columns_and_tile_is_touched() {
     let rng = &mut Rng(14);
     for format in formats() {
         for nc in 1..=MAX_TILE {
-            for blocks in [1, 2, 9] {
+            for blocks in [1, if nc == 1 { 9 } else { 2 }] {
                 let k = blocks * format.block;
                 let columns = random_columns(nc, k, rng);
                 let at: Vec<_> = columns.iter().map(|x| x.as_ptr()).collect();
