@@ -5,7 +5,7 @@
 //! A 32-bit lane holds at most `255 * 127 * 32 < 2^20` in magnitude, plus a seed of the same size:
 //! no overflow, and the conversion to `f32` is exact.
 
-use super::finish;
+use super::{add_block32, add_super256, finish, subtract_mins};
 use crate::formats::{LINE, Shape};
 use crate::isa::{Dot, Lanes};
 
@@ -64,16 +64,7 @@ pub unsafe fn block32<S: Dot, T: Structure, const NC: usize>(
         let aux = act.add(format.block * NC);
         let da = aux.add(4 * NC * format.aux_words());
         let isum = dot_groups::<S, NC>(start::<S, NC>(!shape.min, aux), panel, act, 8);
-        let d = S::loadf(panel.add(shape.scales_at()));
-        for c in 0..NC {
-            acc[c] = S::fma(S::cvt(isum[c]), S::mulf(d, S::bcastf(da.add(4 * c))), acc[c]);
-        }
-        if shape.min {
-            let m = S::loadf(panel.add(shape.mins_at()));
-            for (c, acc) in acc.iter_mut().enumerate() {
-                *acc = S::fma(m, S::bcastf(aux.add(4 * c)), *acc);
-            }
-        }
+        add_block32::<S, NC>(&mut acc, isum, shape, panel, aux, da);
         panel = panel.add(shape.panel_record());
         act = act.add(format.record() * NC);
     }
@@ -116,9 +107,7 @@ pub unsafe fn super256<S: Dot, T: Structure, const NC: usize>(
             }
         }
         let d = S::loadf(panel.add(shape.d_at()));
-        for c in 0..NC {
-            acc[c] = S::fma(sum[c], S::mulf(d, S::bcastf(da.add(4 * c))), acc[c]);
-        }
+        add_super256::<S, NC>(&mut acc, sum, d, da);
         if shape.min {
             let mut msum = [S::splat(0); NC];
             for p in 0..format.aux_words() {
@@ -127,10 +116,7 @@ pub unsafe fn super256<S: Dot, T: Structure, const NC: usize>(
                     *msum = S::dot2(*msum, m, S::bcast(aux.add((p * NC + c) * 4)));
                 }
             }
-            let dmin = S::loadf(panel.add(shape.d_at() + LINE));
-            for c in 0..NC {
-                acc[c] = S::fnma(S::cvt(msum[c]), S::mulf(dmin, S::bcastf(da.add(4 * c))), acc[c]);
-            }
+            subtract_mins::<S, NC>(&mut acc, msum, shape, panel, da);
         }
         panel = panel.add(shape.panel_record());
         act = act.add(format.record() * NC);

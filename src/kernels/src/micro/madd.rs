@@ -2,7 +2,7 @@
 //! (`vpmaddubsw`), widened (`vpmaddwd`, which applies the integer scale on the way) only when the
 //! lanes are full. The bounds are derived at [`Codes`].
 
-use super::{dp::Structure, finish};
+use super::{add_block32, add_super256, dp::Structure, finish, subtract_mins};
 use crate::formats::{Codes, LINE};
 use crate::isa::Lanes;
 use crate::isa::avx2::{Avx2, F2, I2};
@@ -124,16 +124,7 @@ pub unsafe fn block32<T: Structure, const NC: usize>(
         let aux = act.add(format.block * NC);
         let da = aux.add(4 * NC * format.aux_words());
         let isum = block_sums::<T, NC>(panel, act, aux);
-        let d = Avx2::loadf(panel.add(shape.scales_at()));
-        for c in 0..NC {
-            acc[c] = Avx2::fma(Avx2::cvt(isum[c]), Avx2::mulf(d, Avx2::bcastf(da.add(4 * c))), acc[c]);
-        }
-        if shape.min {
-            let m = Avx2::loadf(panel.add(shape.mins_at()));
-            for (c, acc) in acc.iter_mut().enumerate() {
-                *acc = Avx2::fma(m, Avx2::bcastf(aux.add(4 * c)), *acc);
-            }
-        }
+        add_block32::<Avx2, NC>(&mut acc, isum, shape, panel, aux, da);
         panel = panel.add(shape.panel_record());
         act = act.add(format.record() * NC);
     }
@@ -171,9 +162,7 @@ pub unsafe fn super256<T: Structure, const NC: usize>(
                     sum[c] = Avx2::fma(Avx2::cvt(isum[c]), scale, sum[c]);
                 }
             }
-            for c in 0..NC {
-                acc[c] = Avx2::fma(sum[c], Avx2::mulf(d, Avx2::bcastf(da.add(4 * c))), acc[c]);
-            }
+            add_super256::<Avx2, NC>(&mut acc, sum, d, da);
         } else {
             let mut sum: [I2; NC] = [[_mm256_setzero_si256(); 2]; NC];
             let per = if matches!(shape.codes, Codes::Wide) { 8 } else { 4 };
@@ -191,10 +180,11 @@ pub unsafe fn super256<T: Structure, const NC: usize>(
                     sum[c] = Avx2::add(sum[c], widen(a[c], scale));
                 }
             }
+            let mut scaled = [Avx2::splatf(0.0); NC];
             for c in 0..NC {
-                let da = Avx2::bcastf(da.add(4 * c));
-                acc[c] = Avx2::fma(Avx2::cvt(sum[c]), Avx2::mulf(d, da), acc[c]);
+                scaled[c] = Avx2::cvt(sum[c]);
             }
+            add_super256::<Avx2, NC>(&mut acc, scaled, d, da);
         }
         if shape.min {
             let mut msum: [I2; NC] = [[_mm256_setzero_si256(); 2]; NC];
@@ -204,11 +194,7 @@ pub unsafe fn super256<T: Structure, const NC: usize>(
                     *msum = Avx2::add(*msum, widen(m, [bcast(aux.add((p * NC + c) * 4)); 2]));
                 }
             }
-            let dmin = Avx2::loadf(panel.add(shape.d_at() + LINE));
-            for c in 0..NC {
-                let da = Avx2::bcastf(da.add(4 * c));
-                acc[c] = Avx2::fnma(Avx2::cvt(msum[c]), Avx2::mulf(dmin, da), acc[c]);
-            }
+            subtract_mins::<Avx2, NC>(&mut acc, msum, shape, panel, da);
         }
         panel = panel.add(shape.panel_record());
         act = act.add(format.record() * NC);

@@ -5,6 +5,7 @@ pub mod dp;
 pub mod float;
 pub mod madd;
 
+use crate::formats::{LINE, Shape};
 use crate::isa::Lanes;
 
 /// Computes sixteen rows by `NC` columns over `blocks` records.
@@ -43,5 +44,50 @@ unsafe fn finish<S: Lanes, const NC: usize>(acc: [S::F; NC], dst: *const *mut f3
         let p = *dst.add(c);
         let v = if first { v } else { S::fma(v, S::splatf(1.0), S::loadf_n(p, rows)) };
         S::storef_n(p, v, rows);
+    }
+}
+
+/// Adds the integer sums of a block of 32, scaled by weights' and activations' `d`, and its minimum.
+#[inline(always)]
+unsafe fn add_block32<S: Lanes, const NC: usize>(
+    acc: &mut [S::F; NC],
+    isum: [S::I; NC],
+    shape: Shape,
+    panel: *const u8,
+    aux: *const u8,
+    da: *const u8,
+) {
+    let d = S::loadf(panel.add(shape.scales_at()));
+    for c in 0..NC {
+        acc[c] = S::fma(S::cvt(isum[c]), S::mulf(d, S::bcastf(da.add(4 * c))), acc[c]);
+    }
+    if shape.min {
+        let m = S::loadf(panel.add(shape.mins_at()));
+        for (c, acc) in acc.iter_mut().enumerate() {
+            *acc = S::fma(m, S::bcastf(aux.add(4 * c)), *acc);
+        }
+    }
+}
+
+/// Adds the scaled sums of a super-block, times `d` of weights and activations.
+#[inline(always)]
+unsafe fn add_super256<S: Lanes, const NC: usize>(acc: &mut [S::F; NC], sum: [S::F; NC], d: S::F, da: *const u8) {
+    for c in 0..NC {
+        acc[c] = S::fma(sum[c], S::mulf(d, S::bcastf(da.add(4 * c))), acc[c]);
+    }
+}
+
+/// Subtracts the sums of the mins of a super-block, times its `dmin` and the activations' `d`.
+#[inline(always)]
+unsafe fn subtract_mins<S: Lanes, const NC: usize>(
+    acc: &mut [S::F; NC],
+    msum: [S::I; NC],
+    shape: Shape,
+    panel: *const u8,
+    da: *const u8,
+) {
+    let dmin = S::loadf(panel.add(shape.d_at() + LINE));
+    for c in 0..NC {
+        acc[c] = S::fnma(S::cvt(msum[c]), S::mulf(dmin, S::bcastf(da.add(4 * c))), acc[c]);
     }
 }

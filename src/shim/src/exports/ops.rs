@@ -87,14 +87,13 @@ unsafe fn try_compute(caller: &Caller, params: &ComputeParams, op: &Tensor) -> b
     }
     let Op::Matrix(kind) = abi.op(op.op) else { return false };
     let found = context::find(params.wdata).and_then(|plan| Some((plan, plan.find(op)?)));
-    let reason = match &found {
+    let reason = match found {
         None => Reason::NoGraphContext,
-        Some((_, node)) => match &node.decision {
+        Some((plan, node)) => match &node.decision {
             Err(reason) => *reason,
             Ok(_) if abi.has_use_ref && params.use_ref => Reason::UseRef,
-            Ok(_) if params.nth as usize > found.as_ref().map_or(0, |f| f.0.threads) => Reason::TooManyThreads,
+            Ok(_) if params.nth as usize > plan.threads => Reason::TooManyThreads,
             Ok(job) => {
-                let plan = found.as_ref().map(|f| f.0).expect("found above");
                 // SAFETY: the plan is this graph's.
                 unsafe { execute::run(plan, node, job, abi, params) };
                 return true;
