@@ -170,7 +170,7 @@ impl Case {
     /// The product of `weights` and `columns` columns on `isa`; `None` where this CPU or the
     /// registry has no such kernel.
     pub fn new(weights: &Rc<Weights>, isa: Isa, columns: usize, blocking: Blocking) -> io::Result<Option<Case>> {
-        let Some(kernel) = registry::kernel(isa, weights.kind) else { return Ok(None) };
+        let Some(kernel) = registry::kernel(isa, weights.kind, columns) else { return Ok(None) };
         let Size { rows, k } = weights.size;
         Ok(Some(Case {
             kernel,

@@ -104,7 +104,7 @@ fn main() -> ExitCode {
         eprintln!("K must be a multiple of {}, the block size of {}", weight.block().0, weight.ggml_name());
         return ExitCode::from(2);
     }
-    let Some(kernel) = registry::kernel(isa, weight) else {
+    let Some(kernel) = registry::kernel(isa, weight, columns) else {
         eprintln!("this CPU cannot run {}", isa.name());
         return ExitCode::from(2);
     };

@@ -26,6 +26,15 @@
 //! up with zeros.
 //!
 //! `aux` is what the weight type needs beside the codes, see [`Aux`].
+//!
+//! # Activations of products by rows
+//! One column, for kernels that compute row by row (`crate::rows`), pieces of 16 codes in an [`Order`]:
+//!
+//! ```text
+//! Block32, four blocks:  codes 128 x i8 | aux 16 x 4 B | d 16 x f32 (four lanes per block; of the aux
+//!                        seeds are each lane's own, sums are in the first lane)
+//! Super256:              codes 256 x i8 | negated sums of 16 codes 16 x i16 | d f32 | 28 B not used
+//! ```
 
 use crate::isa::LANES;
 
@@ -275,6 +284,15 @@ impl Shape {
         };
         ActFormat { block: self.block, sub: self.sub, values, aux }
     }
+
+    /// The activation format for products by rows.
+    pub const fn act_rows(self, order: Order) -> ActFormat {
+        let tile = self.act(false);
+        // super-blocks have sums in any case, so types can share them
+        let aux = if self.block == 256 { Aux::Sums } else { tile.aux };
+        let sub = if self.block == 256 { 16 } else { 32 };
+        ActFormat { block: self.block, sub, values: Values::Rows(order), aux }
+    }
 }
 
 /// What an activation record holds beside codes and scale.
@@ -300,7 +318,53 @@ pub enum Values {
     F32(Rounding),
     /// Pairs of `bf16`.
     Bf16Pairs,
+    /// Signed bytes with a scale per block, for products by rows.
+    Rows(Order),
 }
+
+/// The order of the pieces of 16 elements in the activations of products by rows: that of the weights
+/// once they are unpacked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// As it comes.
+    Plain,
+    /// Blocks of 32: the first halves of four blocks, then the second ones.
+    Halves,
+    /// Nibbles of 32 bytes: sub-blocks of 32 in the order 0, 2, 1, 3.
+    Nibbles,
+    /// Pairs of bits of 32 bytes: sub-blocks of 32 in the order 0, 4, 1, 5, 2, 6, 3, 7.
+    Pairs,
+}
+
+impl Order {
+    /// Which piece of 16 elements, of 256, comes at each place.
+    pub const fn pieces(self) -> [u8; 16] {
+        match self {
+            Order::Plain => [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
+            Order::Halves => [0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15],
+            Order::Nibbles => [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15],
+            Order::Pairs => [0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15],
+        }
+    }
+}
+
+/// A record of the activations of products by rows.
+#[derive(Clone, Copy, Debug)]
+pub struct RowsRecord {
+    /// Elements.
+    pub k: usize,
+    /// Byte offset of `aux`, or of the sums.
+    pub aux: usize,
+    /// Byte offset of `d`.
+    pub d: usize,
+    /// Bytes of all.
+    pub bytes: usize,
+}
+
+/// Blocks of 32.
+pub const ROWS32: RowsRecord = RowsRecord { k: 128, aux: 128, d: 192, bytes: 256 };
+/// Super-blocks.
+pub const ROWS256: RowsRecord = RowsRecord { k: 256, aux: 256, d: 288, bytes: 320 };
 
 /// A format of quantised activations; equal formats can share one buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -318,6 +382,7 @@ pub struct ActFormat {
 
 impl ActFormat {
     /// Entries of `aux` per column and block.
+    #[inline(always)]
     pub const fn aux_words(self) -> usize {
         match self.aux {
             Aux::None => 0,
@@ -327,16 +392,35 @@ impl ActFormat {
     }
 
     /// Bytes of a record per column.
+    #[inline(always)]
     pub const fn record(self) -> usize {
         match self.values {
             Values::Q8 => self.block + 4 * self.aux_words() + 4,
             Values::F32(_) => 4 * self.block,
             Values::Bf16Pairs => 2 * self.block,
+            Values::Rows(_) => self.rows().bytes,
         }
     }
 
+    /// The record of a format for products by rows.
+    #[inline(always)]
+    pub const fn rows(self) -> RowsRecord {
+        if self.block == 32 { ROWS32 } else { ROWS256 }
+    }
+
     /// Bytes of `n` columns of `k` elements.
+    #[inline(always)]
     pub const fn bytes(self, k: usize, n: usize) -> usize {
-        k.div_ceil(self.block) * self.record() * n
+        let elements = if let Values::Rows(_) = self.values { self.rows().k } else { self.block };
+        k.div_ceil(elements) * self.record() * n
+    }
+
+    /// The tile format that has the same codes, scales and sums.
+    #[inline(always)]
+    pub const fn tile(self) -> Self {
+        match self.values {
+            Values::Rows(_) => ActFormat { values: Values::Q8, ..self },
+            _ => self,
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! around packing and micro-kernel, which are the same for all.
 
 use crate::act::QuantizeFn;
-use crate::formats::{ActFormat, Codes, Shape, WeightType};
+use crate::formats::{ActFormat, Codes, Shape, Values, WeightType};
 use crate::isa::{Isa, LANES};
 use crate::micro::{DirectFn, MicroFn};
 
@@ -31,6 +31,8 @@ pub struct Kernel {
     pub(crate) micro: &'static [MicroFn],
     /// Kernels for so few columns that packing does not pay, for 1, 2, ... columns at a time.
     pub(crate) direct: &'static [DirectFn],
+    /// Products of more columns are another kernel's.
+    pub most_columns: usize,
 }
 
 /// Columns cut into tiles of nearly equal width, none wider than the kernel takes.
@@ -93,13 +95,17 @@ impl Default for Blocking {
 }
 
 impl Kernel {
-    /// The name for logs and statistics, e.g. `avx512vnni/q4_K`.
+    /// The name for logs and tests, e.g. `avx512vnni/q4_K`.
     pub fn name(&self) -> String {
-        let more = if self.shape.codes == Codes::Bf16Pairs { "+bf16" } else { "" };
+        let more = match self.act.values {
+            Values::Bf16Pairs => "+bf16",
+            Values::Rows(_) => "+rows",
+            _ => "",
+        };
         format!("{}{more}/{}", self.isa.name(), self.weight.ggml_name())
     }
 
-    /// Widest tile, in columns.
+    /// Widest tile, in columns; 0: products only by rows.
     pub fn widest_tile(&self) -> usize {
         self.micro.len()
     }
@@ -108,7 +114,7 @@ impl Kernel {
     pub fn tiles(&self, columns: usize) -> Tiles {
         let most = if self.shape.codes == Codes::Bf16Pairs { DIRECT_BF16_COLUMNS } else { DIRECT_COLUMNS };
         let direct = !self.direct.is_empty() && columns <= most;
-        Tiles::new(columns, if direct { 1 } else { self.widest_tile() })
+        Tiles::new(columns, if direct { 1 } else { self.widest_tile().max(1) })
     }
 
     /// Bytes of scratch that [`Self::multiply`] needs for each thread.
@@ -179,7 +185,9 @@ impl Kernel {
         let chunk = self.chunk_blocks(p.k, blocking.panel_bytes.min(most));
         let chunks = blocks.div_ceil(chunk);
         let chunk_bytes = chunk * block_bytes;
-        let ahead = (blocking.prefetch_bytes / (LANES * chunk_bytes)).min(chunks);
+        // a chunk that serves many tiles leaves time to fetch all of the next one, however large
+        let least = usize::from(p.tiles.count > 1 && blocking.prefetch_bytes > 0);
+        let ahead = (blocking.prefetch_bytes / (LANES * chunk_bytes)).max(least).min(chunks);
         let copy = scratch.add(chunk * self.shape.panel_record());
         let (column_bytes, record) = (self.act.bytes(p.k, 1), self.act.record());
         let mut dst = [core::ptr::null_mut(); MAX_TILE];
@@ -221,8 +229,10 @@ impl Kernel {
                 for t in tiles.clone() {
                     let (c0, c1) = (p.tiles.start(t), p.tiles.start(t + 1));
                     let width = c1 - c0;
-                    for (d, c) in dst[..width].iter_mut().zip(c0..c1) {
-                        *d = column(c).add(row);
+                    if i == 0 || tiles.len() > 1 {
+                        for (d, c) in dst[..width].iter_mut().zip(c0..c1) {
+                            *d = column(c).add(row);
+                        }
                     }
                     let act = p.act.add(c0 * column_bytes + from * record * width);
                     (self.micro[width - 1])(scratch, act, n, dst.as_ptr(), rows, i == 0);

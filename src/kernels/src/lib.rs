@@ -3,7 +3,8 @@
 //! The way of a product: activations are quantised to interleaved tiles ([`act`]), sixteen weight
 //! rows at a time are unpacked into a panel that stays in the nearest cache ([`pack`]), and a
 //! micro-kernel ([`micro`]) multiplies panel and tile. [`kernel::Kernel`] holds the three for one
-//! weight type and one ISA, [`registry`] lists them all.
+//! weight type and one ISA, [`registry`] lists them all. For few columns `rows` multiplies
+//! without panels.
 //!
 //! No operating system, no globals, no ggml pointers. x86-64 only.
 
@@ -18,6 +19,7 @@ pub mod kernel;
 pub mod micro;
 pub mod pack;
 pub mod registry;
+mod rows;
 
 #[cfg(test)]
 mod tests;

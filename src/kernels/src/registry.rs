@@ -1,7 +1,7 @@
 //! Which kernels exist: every weight type on every ISA. Adding a type is one file in
 //! [`crate::pack`], its line in [`WeightType`] and its line here.
 
-use crate::formats::{Codes, Shape, WeightType};
+use crate::formats::{Codes, Order, Shape, WeightType};
 use crate::isa::Isa;
 use crate::isa::avx512::Bf16;
 use crate::kernel::Kernel;
@@ -154,6 +154,7 @@ macro_rules! isa_kernels {
                     pack: pack::<W>,
                     micro,
                     direct,
+                    most_columns: usize::MAX,
                 }
             }
 
@@ -245,25 +246,91 @@ bf16_kernel!(
     [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
 );
 
+/// Kernels for few columns, by rows, with AVX-512 in 512-bit registers.
+mod avx512_rows {
+    use super::*;
+    use crate::micro::DirectFn;
+    use crate::pack::*;
+    use crate::rows::{Block32, Operands, Super256, product32, product256};
+
+    macro_rules! product {
+        ($name:ident, $table:ident, $kind:ident, $of:ident) => {
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+            unsafe fn $name<W: $kind, const NC: usize>(
+                weights: *const u8,
+                stride: usize,
+                rows: usize,
+                k: usize,
+                act: *const u8,
+                act_stride: usize,
+                dst: *const *mut f32,
+            ) {
+                $of::<W, NC>(Operands { weights, stride, rows, k, act, act_stride, dst })
+            }
+
+            const fn $table<W: $kind>() -> &'static [DirectFn] {
+                const { &[$name::<W, 1>, $name::<W, 2>, $name::<W, 3>, $name::<W, 4>] }
+            }
+        };
+    }
+    product!(block32, table32, Block32, product32);
+    product!(super256, table256, Super256, product256);
+
+    const fn kernel<W: Weight>(order: Order, direct: &'static [DirectFn], most_columns: usize) -> Kernel {
+        Kernel {
+            act: W::SHAPE.act_rows(order),
+            quantize: crate::act::quantize_rows,
+            most_columns,
+            ..avx512::with::<W>(&[], direct)
+        }
+    }
+    const fn kernel32<W: Block32>(most_columns: usize) -> Kernel {
+        kernel::<W>(Order::Halves, table32::<W>(), most_columns)
+    }
+    const fn kernel256<W: Super256>(most_columns: usize) -> Kernel {
+        kernel::<W>(W::ORDER, table256::<W>(), most_columns)
+    }
+
+    /// All types but IQ4_XS, whose signed table values do not fit `vpmaddubsw`; up to as many columns as
+    /// they need fewer instructions than panels do, because this tier is made for a CPU with four 512-bit
+    /// pipes (Zen 5). On one with two (Emerald Rapids, 2026-11-21, llama-bench tg48, tokens/s by rows and by
+    /// panels) q4_0 65, 58; q8_0 32, 31; q4_K 65, 64; q6_K 43, 40 win, q5_0 34, 37; q2_K 85, 90; q3_K 58, 66;
+    /// q5_K 39, 49 lose.
+    pub(super) static KERNELS: [Kernel; 12] = [
+        kernel32::<Q4_0>(4),
+        kernel32::<Q4_1>(4),
+        kernel32::<Q5_0>(4),
+        kernel32::<Q5_1>(4),
+        kernel32::<Q8_0>(4),
+        kernel32::<Iq4Nl>(4),
+        kernel32::<Mxfp4>(4),
+        kernel256::<Q2K>(2),
+        kernel256::<Q3K>(2),
+        kernel256::<Q4K>(1),
+        kernel256::<Q5K>(1),
+        kernel256::<Q6K>(3),
+    ];
+}
+
 /// The kernels of `isa` that this CPU can run: one for each of [`WeightType::ALL`], in that order, and
-/// behind them better ones for single types, which need more than the tier. `None` where the CPU
-/// lacks the tier.
+/// behind them better ones for single types, which need more than the tier, or for few columns. `None`
+/// where the CPU lacks the tier.
 pub fn kernels(isa: Isa) -> Option<Vec<&'static Kernel>> {
     available(isa).map(Iterator::collect)
 }
 
 fn available(isa: Isa) -> Option<impl Iterator<Item = &'static Kernel>> {
-    let (all, bf16) = match isa {
-        Isa::Scalar => (&scalar::KERNELS, None),
-        Isa::Avx2 => (&avx2::KERNELS, None),
-        Isa::Vnni256 => (&vnni256::KERNELS, Some(&vnni256_bf16::KERNEL)),
-        Isa::Avx512 => (&avx512::KERNELS, Some(&avx512_bf16::KERNEL)),
+    let (all, bf16, rows): (_, _, &[Kernel]) = match isa {
+        Isa::Scalar => (&scalar::KERNELS, None, &[]),
+        Isa::Avx2 => (&avx2::KERNELS, None, &[]),
+        Isa::Vnni256 => (&vnni256::KERNELS, Some(&vnni256_bf16::KERNEL), &[]),
+        Isa::Avx512 => (&avx512::KERNELS, Some(&avx512_bf16::KERNEL), &avx512_rows::KERNELS),
     };
     // asking the tokens is what makes it sound to hand the kernels out
-    isa.available().then(|| all.iter().chain(bf16.filter(|_| Bf16::new().is_some())))
+    isa.available().then(|| all.iter().chain(bf16.filter(|_| Bf16::new().is_some())).chain(rows))
 }
 
-/// The best kernel for one weight type.
-pub fn kernel(isa: Isa, weight: WeightType) -> Option<&'static Kernel> {
-    available(isa)?.filter(|k| k.weight == weight).last()
+/// The best kernel for one weight type and number of columns.
+pub fn kernel(isa: Isa, weight: WeightType, columns: usize) -> Option<&'static Kernel> {
+    available(isa)?.filter(|k| k.weight == weight && columns <= k.most_columns).last()
 }

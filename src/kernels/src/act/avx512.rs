@@ -5,7 +5,7 @@
 use super::SMALLEST;
 use super::avx2::{anew, aux_words, pairs, quantize_avx2, settle};
 use super::floats::floats_avx2;
-use crate::formats::{ActFormat, Aux, Values};
+use crate::formats::{ActFormat, Aux, ROWS32, Values};
 use core::arch::x86_64::*;
 
 /// AVX-512 version.
@@ -179,6 +179,65 @@ unsafe fn eight_blocks(aux: Aux, x: [*const f32; 8], rec: [*mut u8; 8]) {
         put_two([rec[2], rec[3]], _mm256_castsi256_si128(odd));
         put_two([rec[4], rec[5]], _mm256_extracti128_si256::<1>(even));
         put_two([rec[6], rec[7]], _mm256_extracti128_si256::<1>(odd));
+    }
+}
+
+/// Eight blocks of one column in the order of products by rows, of which the first `blocks` (1 to 8) exist.
+#[inline(always)]
+pub(super) unsafe fn eight_blocks_by_rows(aux: Aux, x: [*const f32; 8], blocks: usize, out: *mut u8) {
+    let mut m = [_mm512_setzero_ps(); 8];
+    for i in 0..8 {
+        m[i] = amax32(x[i]);
+    }
+    let (mul, d) = scales32(reduce::<MAX_ABS, 8>(m));
+    let q = codes::<8>(x, anew(0), broadcasts::<8>(mul));
+    let sums = if matches!(aux, Aux::Sums) {
+        aux_words(aux, whole(half_sums::<8>(quads::<8>(q))), d)
+    } else {
+        _mm256_setzero_si256()
+    };
+    for r in 0..2 {
+        if 4 * r >= blocks {
+            return;
+        }
+        // four lanes for each block that exists; the others are zero
+        let some = (0xffff_u32 >> (16 - 4 * (blocks - 4 * r).min(4))) as __mmask16;
+        // words 0 to 3 of four blocks, then 4 to 7
+        let first = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 16, 20, 24, 28, 18, 22, 26, 30);
+        let second = _mm512_add_epi32(first, _mm512_set1_epi32(1));
+        let half = |order| _mm512_maskz_permutex2var_epi32(some, q[2 * r], order, q[2 * r + 1]);
+        let (first, second) = (half(first), half(second));
+        let i = 4 * r as i32;
+        let lanes = _mm512_setr_epi32(
+            i,
+            i,
+            i,
+            i,
+            i + 1,
+            i + 1,
+            i + 1,
+            i + 1,
+            i + 2,
+            i + 2,
+            i + 2,
+            i + 2,
+            i + 3,
+            i + 3,
+            i + 3,
+            i + 3,
+        );
+        let spread = |v: __m256i, k| _mm512_maskz_permutexvar_epi32(k, lanes, _mm512_castsi256_si512(v));
+        let aux = if let Aux::Seed(offset) = aux {
+            let (zero, offset) = (_mm512_setzero_si512(), _mm512_set1_epi8(offset as i8));
+            _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, offset, first), offset, second))
+        } else {
+            spread(sums, some & 0x1111)
+        };
+        let out = out.add(r * ROWS32.bytes);
+        _mm512_storeu_si512(out.cast(), first);
+        _mm512_storeu_si512(out.add(64).cast(), second);
+        _mm512_storeu_si512(out.add(ROWS32.aux).cast(), aux);
+        _mm512_storeu_si512(out.add(ROWS32.d).cast(), spread(_mm256_castps_si256(d), some));
     }
 }
 

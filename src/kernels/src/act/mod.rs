@@ -4,9 +4,11 @@
 mod avx2;
 mod avx512;
 mod floats;
+mod rows;
 
 pub use avx2::quantize_avx2;
 pub use avx512::quantize_avx512;
+pub use rows::quantize_rows;
 
 use crate::formats::{ActFormat, Aux, Rounding, Values};
 use half::f16;
@@ -170,7 +172,7 @@ impl ActFormat {
     fn rounding(self) -> (Rounding, bool) {
         match self.values {
             Values::F32(rounding) => (rounding, false),
-            Values::Bf16Pairs | Values::Q8 => (Rounding::Bf16, true),
+            Values::Bf16Pairs | Values::Q8 | Values::Rows(_) => (Rounding::Bf16, true),
         }
     }
 }

@@ -40,6 +40,17 @@ fn mask(n: usize) -> __mmask16 {
     (0xffff_u32 >> (LANES - n)) as __mmask16
 }
 
+/// A mask of all lanes that the compiler does not know to be one. It takes a `vpdpwssd` without mask apart
+/// into a product and an addition, and then needs a third instruction for the broadcast.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn all() -> __mmask16 {
+    let k: __mmask16;
+    // SAFETY: sets one register and touches nothing else.
+    unsafe { core::arch::asm!("kxnorw {0}, {0}, {0}", out(kreg) k, options(pure, nomem, nostack, preserves_flags)) };
+    k
+}
+
 /// Sixteen bytes from rows `i`, `4 + i`, `8 + i` and `12 + i`, so that two unpack steps leave the rows
 /// in order.
 #[inline(always)]
@@ -217,7 +228,7 @@ unsafe impl Dot for Avx512 {
     }
     #[inline(always)]
     unsafe fn dot2(acc: __m512i, w: __m512i, a: __m512i) -> __m512i {
-        _mm512_dpwssd_epi32(acc, w, a)
+        _mm512_mask_dpwssd_epi32(acc, all(), w, a)
     }
 }
 

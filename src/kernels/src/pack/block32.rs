@@ -136,15 +136,16 @@ impl Weight for Iq4Nl {
     }
 }
 
+/// Twice the E2M1 values (ggml-common.h, `kvalues_mxfp4`), plus the offset 12.
+pub(crate) const MXFP4_VALUES_U: [i8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
+
 /// 4-bit floats with a power-of-two scale.
 pub struct Mxfp4;
 impl Weight for Mxfp4 {
     const TYPE: WeightType = WeightType::Mxfp4;
     #[inline(always)]
     unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
-        // twice the E2M1 values (ggml-common.h, `kvalues_mxfp4`), plus the offset 12
-        const TABLE: [i8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
-        put_table::<S>(rows.words4_short::<S>(1), &TABLE, rec);
+        put_table::<S>(rows.words4_short::<S>(1), &MXFP4_VALUES_U, rec);
         let mut d = [0f32; crate::isa::LANES];
         for (r, d) in d.iter_mut().enumerate() {
             *d = e8m0_half(*rows.at.row(r / 4, r % 4, 0));

@@ -14,6 +14,7 @@ mod q3_k;
 mod q4_k;
 mod q6_k;
 
+pub(crate) use block32::MXFP4_VALUES_U;
 pub use block32::{Iq4Nl, Mxfp4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 pub use float::{Bf16, Bf16Pairs, F16, F32, FloatWeight};
 pub use iq4_xs::Iq4Xs;
@@ -129,7 +130,7 @@ const IQ4_VALUES_U: [i8; 16] = {
 };
 
 /// The table that turns IQ4 codes into what the ISA's dot product wants.
-const fn iq4_table<S: Lanes>() -> &'static [i8; 16] {
+pub(crate) const fn iq4_table<S: Lanes>() -> &'static [i8; 16] {
     if S::MADD { &IQ4_VALUES } else { &IQ4_VALUES_U }
 }
 

@@ -9,11 +9,11 @@ use crate::formats::{ActFormat, Aux, Values};
 use crate::isa::Isa;
 use crate::kernel::MAX_TILE;
 
-/// The formats that kernels use.
+/// The formats of tiles that kernels use.
 fn formats() -> Vec<ActFormat> {
     let mut v: Vec<ActFormat> = vec![];
     for kernel in every_kernel() {
-        if !v.contains(&kernel.act) {
+        if !matches!(kernel.act.values, Values::Rows(_)) && !v.contains(&kernel.act) {
             v.push(kernel.act);
         }
     }
@@ -47,7 +47,7 @@ impl Words<'_> {
     }
 }
 
-/// The words of `aux` for one block.
+/// The words of `aux` for one block of a tile.
 fn aux(format: ActFormat, block: &ActBlock) -> Vec<u32> {
     let pair = |lo: i32, hi: i32| u32::from(lo as u16) | u32::from(hi as u16) << 16;
     let sum = |q: &[i32]| q.iter().sum::<i32>();
@@ -218,8 +218,12 @@ fn a_column_does_not_depend_on_its_neighbours() {
         let together = tile(kernel.quantize, format, &at, k);
         for (c, at) in at.iter().enumerate() {
             let alone = tile(kernel.quantize, format, &[*at], k);
-            let word = |i: usize| &together[(8 * i + c) * 4..][..4];
-            assert!((0..alone.len() / 4).all(|i| word(i) == &alone[4 * i..][..4]), "{}: column {c}", kernel.name());
+            let words = alone.len() / 4;
+            // tiles interleave the columns
+            let rows = matches!(format.values, Values::Rows(_));
+            let word = |i: usize| if rows { c * words + i } else { 8 * i + c };
+            let same = |i: usize| together[4 * word(i)..][..4] == alone[4 * i..][..4];
+            assert!((0..words).all(same), "{}: column {c}", kernel.name());
         }
     }
 }
@@ -292,6 +296,56 @@ fn what_is_no_number_stays_in_its_block() {
                         let there = 4 * w / record == 1 && w % nc == nc / 2;
                         assert!(there || got == want, "{format:?}, {nc} columns, {}, {i}: word {w}", isa.name());
                     }
+                }
+            }
+        }
+    }
+}
+
+/// The order of [`Order`](crate::formats::Order), against the tile of the same column.
+#[test]
+fn activations_of_products_by_rows_are_those_of_a_tile() {
+    let rng = &mut Rng(14);
+    for kernel in every_kernel() {
+        let format = kernel.act;
+        let Values::Rows(order) = format.values else { continue };
+        for blocks in [1, 2, 3, 4, 5, 8, 9] {
+            let k = blocks * format.block;
+            let column = random_columns(1, k, rng).remove(0);
+            let want = activations(format, &column);
+            let got = tile(kernel.quantize, format, &[column.as_ptr()], k);
+            let record = format.rows();
+            for (r, rec) in got.chunks_exact(record.bytes).enumerate() {
+                let float = |at: usize| f32::from_le_bytes(rec[at..at + 4].try_into().unwrap());
+                let code = |e: usize| want.get(e / format.block).map_or(0, |b| b.codes[e % format.block]);
+                for (place, &piece) in order.pieces()[..record.k / 16].iter().enumerate() {
+                    for i in 0..16 {
+                        let e = r * record.k + 16 * usize::from(piece) + i;
+                        assert_eq!(i32::from(rec[16 * place + i] as i8), code(e), "{format:?}: element {e}");
+                    }
+                }
+                if format.block == 256 {
+                    assert_eq!(float(record.d), want[r].d);
+                    for (i, q) in want[r].codes.chunks_exact(16).enumerate() {
+                        let at = record.aux + 2 * i;
+                        let sum = i16::from_le_bytes([rec[at], rec[at + 1]]);
+                        assert_eq!(-i32::from(sum), q.iter().sum::<i32>(), "{format:?}: sum {i}");
+                    }
+                    continue;
+                }
+                for lane in 0..16 {
+                    let block = want.get(4 * r + lane / 4);
+                    assert_eq!(float(record.d + 4 * lane), block.map_or(0.0, |b| b.d), "{format:?}: lane {lane}");
+                    let lane_sum = |b: &ActBlock| {
+                        let own = [lane % 4 * 4, 16 + lane % 4 * 4];
+                        own.iter().flat_map(|&e| &b.codes[e..e + 4]).sum::<i32>()
+                    };
+                    let word = match (block, format.aux) {
+                        (Some(b), Aux::Seed(offset)) => (-offset * lane_sum(b)) as u32,
+                        (Some(b), _) if lane % 4 == 0 => aux(format, b)[0],
+                        _ => 0,
+                    };
+                    assert_eq!(float(record.aux + 4 * lane).to_bits(), word, "{format:?}: lane {lane}");
                 }
             }
         }

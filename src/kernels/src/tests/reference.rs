@@ -157,14 +157,14 @@ pub fn rounded(values: Values, x: f32) -> f32 {
         Values::F32(Rounding::None) => x,
         Values::F32(Rounding::F16) => f16::from_f32(x).to_f32(),
         Values::F32(Rounding::Bf16) | Values::Bf16Pairs => bf16::from_f32(x).to_f32(),
-        Values::Q8 => panic!("a quantised format"),
+        Values::Q8 | Values::Rows(_) => panic!("a quantised format"),
     }
 }
 
 /// A column as the values that a format keeps of it.
 pub fn kept(format: ActFormat, x: &[f32]) -> Vec<f64> {
     match format.values {
-        Values::Q8 => values(&activations(format, x)),
+        Values::Q8 | Values::Rows(_) => values(&activations(format, x)),
         kind => x.iter().map(|&x| rounded(kind, x).into()).collect(),
     }
 }

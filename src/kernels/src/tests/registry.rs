@@ -13,7 +13,7 @@ fn every_weight_type_has_a_kernel_in_every_isa() {
     for isa in Isa::ALL {
         assert_eq!(kernels(isa).is_some(), isa.available(), "{isa:?}");
         for t in WeightType::ALL.into_iter().filter(|_| isa.available()) {
-            let k = kernel(isa, t).expect("a kernel");
+            let k = kernel(isa, t, usize::MAX).expect("a kernel");
             assert_eq!((k.isa, k.weight), (isa, t));
             if k.shape == t.shape() {
                 assert_eq!(k.name(), format!("{}/{}", isa.name(), t.ggml_name()));
@@ -21,6 +21,10 @@ fn every_weight_type_has_a_kernel_in_every_isa() {
                 assert_eq!((k.name(), t), (format!("{}+bf16/bf16", isa.name()), WeightType::Bf16));
             }
             assert!((1..=MAX_TILE).contains(&k.widest_tile()));
+            for columns in 1..20 {
+                let k = kernel(isa, t, columns).expect("a kernel");
+                assert!(k.weight == t && columns <= k.most_columns);
+            }
         }
     }
 }

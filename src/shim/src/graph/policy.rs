@@ -77,7 +77,7 @@ pub unsafe fn decide(abi: &Abi, kind: OpKind, op: &Tensor) -> Result<Take, Reaso
     if tuning::stock_is_faster(isa(), weight, columns) {
         return Err(Reason::StockIsFaster);
     }
-    let kernel = registry::kernel(isa(), weight).ok_or(Reason::TypeNotSupported)?;
+    let kernel = registry::kernel(isa(), weight, columns).ok_or(Reason::TypeNotSupported)?;
     Ok(Take { kernel, regime: Regime::of(columns), rows: src0.ne[1] as usize, k })
 }
 

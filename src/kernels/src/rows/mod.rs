@@ -1,0 +1,171 @@
+//! Products of few columns with quantised weights, for AVX-512: rows as they lie, sixteen 32-bit
+//! lanes of consecutive `k`. Where packing cannot be shared by many columns it costs more than the
+//! horizontal sum at the end of a row.
+//!
+//! Every row is computed by itself, and every column, so that neither the cuts of a product nor its
+//! number of columns change a result.
+
+mod block32;
+mod super256;
+
+pub use block32::{Block32, product32};
+pub use super256::{Super256, product256};
+
+use crate::isa::LANES;
+use core::arch::x86_64::*;
+use core::mem::MaybeUninit;
+
+/// The operands of a product, see [`crate::micro::DirectFn`].
+#[derive(Clone, Copy)]
+pub struct Operands {
+    pub weights: *const u8,
+    pub stride: usize,
+    pub rows: usize,
+    pub k: usize,
+    pub act: *const u8,
+    pub act_stride: usize,
+    pub dst: *const *mut f32,
+}
+
+/// Bytes of weights between what is multiplied and what is fetched from memory meanwhile: about four rows
+/// of usual size, or the next `R` that are computed together. (Emerald Rapids, 2026-11-21, weights in memory,
+/// GMAC/s with 2 kB and with four rows: q4_0 one column 17 and 24, two columns 45 and 49; q8_0 one column 14
+/// and 17.)
+#[inline(always)]
+fn ahead<const R: usize>(stride: usize) -> usize {
+    if R == 1 { 6 << 10 } else { (R * stride).min(16 << 10) }
+}
+
+/// The same pointer, which the compiler takes for another one: loads of activations are free as operands of
+/// the products, and must not be shared by rows at the price of registers.
+#[inline(always)]
+fn again(mut p: *const u8) -> *const u8 {
+    // SAFETY: no instruction, so nothing is read; the value stays as it is.
+    #[allow(clippy::pointers_in_nomem_asm_block)]
+    unsafe {
+        core::arch::asm!("/* {0} */", inout(reg) p, options(pure, nomem, nostack, preserves_flags))
+    };
+    p
+}
+
+/// Prefetches the lines of `BYTES` bytes at `p`.
+#[inline(always)]
+unsafe fn prefetch<const BYTES: usize>(p: *const u8) {
+    for line in 0..BYTES / 64 {
+        _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(64 * line).cast());
+    }
+}
+
+/// 64 bytes at `p`.
+#[inline(always)]
+unsafe fn load(p: *const u8) -> __m512i {
+    _mm512_loadu_si512(p.cast())
+}
+
+/// Both nibbles of every byte.
+#[inline(always)]
+unsafe fn nibbles(q: __m512i) -> [__m512i; 2] {
+    let m = _mm512_set1_epi8(15);
+    [_mm512_and_si512(q, m), _mm512_and_si512(_mm512_srli_epi16::<4>(q), m)]
+}
+
+/// `a | (b & mask)`.
+#[inline(always)]
+unsafe fn or_masked(a: __m512i, b: __m512i, mask: __m512i) -> __m512i {
+    _mm512_ternarylogic_epi32::<0xf8>(a, b, mask)
+}
+
+/// Adds, per lane, the two products of signed 16-bit `w` and `a`. Not the intrinsic, because the compiler
+/// takes that apart into a product and an addition.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn dot2(mut acc: __m512i, w: __m512i, a: __m512i) -> __m512i {
+    // SAFETY: needs AVX-512 VNNI, as its callers do; touches no memory.
+    core::arch::asm!("vpdpwssd {0}, {1}, {2}", inout(zmm_reg) acc, in(zmm_reg) w, in(zmm_reg) a,
+        options(pure, nomem, nostack, preserves_flags));
+    acc
+}
+
+/// Copies `n` (1 to 3) times `SIZE` bytes, without calling `memcpy`.
+#[inline(always)]
+pub(crate) unsafe fn copy<const SIZE: usize>(from: *const u8, to: *mut u8, n: usize) {
+    match n {
+        1 => core::ptr::copy_nonoverlapping(from, to, SIZE),
+        2 => core::ptr::copy_nonoverlapping(from, to, 2 * SIZE),
+        _ => core::ptr::copy_nonoverlapping(from, to, 3 * SIZE),
+    }
+}
+
+/// Lanes of two vectors interleaved, each the sum of two within 128 bits.
+#[inline(always)]
+unsafe fn sums2(v: &[MaybeUninit<__m512>]) -> __m512d {
+    let (a, b) = (v[0].assume_init(), v[1].assume_init());
+    _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)))
+}
+
+/// For each 128 bits of four vectors their sums.
+#[inline(always)]
+unsafe fn sums4(v: &[MaybeUninit<__m512>]) -> __m512 {
+    let (a, b) = (sums2(v), sums2(&v[2..]));
+    let (low, high) = (_mm512_unpacklo_pd(a, b), _mm512_unpackhi_pd(a, b));
+    _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high))
+}
+
+/// Adds neighbouring quarters of `a`, then of `b`.
+#[inline(always)]
+unsafe fn halve(a: __m512, b: __m512) -> __m512 {
+    _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b))
+}
+
+/// The sums of sixteen vectors, the first in lane 0.
+#[inline(always)]
+unsafe fn sums16(v: &[MaybeUninit<__m512>; LANES]) -> __m512 {
+    halve(halve(sums4(&v[..4]), sums4(&v[4..8])), halve(sums4(&v[8..12]), sums4(&v[12..])))
+}
+
+/// The sum of one, by the same additions.
+#[inline(always)]
+unsafe fn sum(v: __m512) -> f32 {
+    let v = _mm512_add_ps(v, _mm512_permute_ps::<0b01_00_11_10>(v));
+    let v = _mm512_add_ps(v, _mm512_permute_ps::<0b10_11_00_01>(v));
+    let v = _mm512_add_ps(v, _mm512_shuffle_f32x4::<0b10_11_00_01>(v, v));
+    _mm512_cvtss_f32(_mm512_add_ps(v, _mm512_shuffle_f32x4::<0b01_00_11_10>(v, v)))
+}
+
+/// How a row is computed. (Not a closure: those are not inlined where two places call them.)
+trait Row {
+    /// The products of `R` rows, the first at `p`, with `NC` columns, in lanes still to be added up.
+    unsafe fn rows<const NC: usize, const R: usize>(o: Operands, p: *const u8) -> [[__m512; NC]; R];
+}
+
+/// Computes all rows, `R` together.
+#[inline(always)]
+unsafe fn every_row<T: Row, const NC: usize, const R: usize>(o: Operands) {
+    let mut sums = [[MaybeUninit::<__m512>::uninit(); LANES]; NC];
+    let mut first = 0;
+    while first + LANES <= o.rows {
+        for r in (0..LANES).step_by(R) {
+            let rows = T::rows::<NC, R>(o, o.weights.add((first + r) * o.stride));
+            for (i, row) in rows.into_iter().enumerate() {
+                for (c, v) in row.into_iter().enumerate() {
+                    sums[c][r + i].write(v);
+                }
+            }
+        }
+        for (c, sums) in sums.iter().enumerate() {
+            _mm512_storeu_ps((*o.dst.add(c)).add(first), sums16(sums));
+        }
+        first += LANES;
+    }
+    for r in first..o.rows {
+        let [row] = T::rows::<NC, 1>(o, o.weights.add(r * o.stride));
+        for (c, v) in row.into_iter().enumerate() {
+            (*o.dst.add(c)).add(r).write_unaligned(sum(v));
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn product<T: Row, const NC: usize>(o: Operands) {
+    if NC == 1 { every_row::<T, NC, 4>(o) } else { every_row::<T, NC, 1>(o) }
+}
