@@ -175,6 +175,10 @@ mv "$work/csv" "$record.csv"
     echo "Counted on the emulator by \`scripts/icount.sh\`: one thread, M = $M, tier $ISA at commit"
     echo "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)$(git diff --quiet HEAD -- src/kernels 2>/dev/null || echo ' with changes'), ggml of ${upstream##*/} (AVX-512 VNNI, VBMI, BF16)."
     echo "\`ratio\` is ours over the better of upstream's two layouts."
+    if [[ $ISA == avx512vnni ]]; then
+        echo "A \`vpdpbusd\` is 64 multiply-adds: where quantised weights go through panels (N = 16 and more), it is"
+        echo "one instruction in each 64, and its share of all is 1 / ours."
+    fi
     echo
     echo "| type | K | N | ours | upstream plain | upstream repacked | ratio |"
     echo "|---|---:|---:|---:|---:|---:|---:|"

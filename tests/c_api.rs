@@ -39,7 +39,7 @@ fn a_program_without_ggml_is_told_that_nothing_was_decided() {
     let run = Program::new(alone(&dir)).run().success();
     assert_eq!(line(&run, "version"), env!("CARGO_PKG_VERSION"));
     assert_eq!(line(&run, "state"), "1");
-    for key in ["taken", "taken q4_K", "declined f16", "unknown"] {
+    for key in ["taken", "taken q4_K", "declined f32", "unknown"] {
         assert_eq!(line(&run, &format!("{key} ")), "0");
     }
     assert_eq!(statistics(&run).text("/state"), "waiting");
@@ -60,13 +60,13 @@ fn assert_counted(run: &Outcome) {
     assert_eq!(line(run, "before"), "0 0");
     assert_eq!(line(run, "taken "), "2");
     assert_eq!(line(run, "taken q4_K"), "2");
-    assert_eq!(line(run, "taken f16"), "0");
-    assert_eq!(line(run, "declined f16"), "1");
+    assert_eq!(line(run, "taken f32"), "0");
+    assert_eq!(line(run, "declined f32"), "1");
     assert_eq!(line(run, "unknown"), "0");
     let stats = statistics(run);
     assert_eq!(stats.text("/state"), "active");
     assert_eq!(stats.taken("MUL_MAT", Some("q4_K")), 2);
-    assert_eq!(stats.declined("MUL_MAT", Some("f16")).values().sum::<u64>(), 1);
+    assert_eq!(stats.declined("MUL_MAT", Some("f32")).values().sum::<u64>(), 1);
 }
 
 #[test]

@@ -25,7 +25,7 @@ impl Product {
 fn a_bad_value_is_one_line_that_names_it_and_the_default_is_used() {
     let product = Product::build();
     let cases: [(&str, &str, &[&str], &str, &str); 6] = [
-        ("ZEN5TURBO_KERNELS", "avx3", &["auto", "avx512", "avx2", "scalar", "off"], "/kernels", "auto"),
+        ("ZEN5TURBO_KERNELS", "avx3", &["auto", "avx512", "avx512-256", "avx2", "scalar", "off"], "/kernels", "auto"),
         ("ZEN5TURBO_REPACK", "yes", &["auto", "keep", "off"], "/config/ZEN5TURBO_REPACK", "auto"),
         ("ZEN5TURBO_LOG", "loud", &["off", "info", "debug"], "/config/ZEN5TURBO_LOG", "off"),
         ("ZEN5TURBO", "maybe", &["0 or 1"], "/config/ZEN5TURBO", "1"),
@@ -69,6 +69,21 @@ fn every_kernel_family_of_this_cpu_can_be_chosen() {
         assert_eq!(run.stats().text("/tier"), tier.name);
         assert_eq!(run.stats().taken("MUL_MAT", Some("q4_0")), 1);
         assert_eq!(run.stderr, "");
+    }
+}
+
+#[test]
+fn the_width_of_avx512_registers_can_be_chosen() {
+    if tiers().remove(0).name != "avx512vnni" {
+        println!("skipped: this CPU has no AVX-512 VNNI");
+        return;
+    }
+    let product = Product::build();
+    for (knob, isa) in [("avx512", "avx512vnni"), ("avx512-256", "avx512vnni-256")] {
+        let run = product.with(&[("ZEN5TURBO_KERNELS", knob)]).success();
+        assert_eq!(run.stats().text("/isa"), isa);
+        assert_eq!(run.stats().text("/tier"), "avx512vnni");
+        assert_eq!(run.stats().taken("MUL_MAT", Some("q4_0")), 1);
     }
 }
 

@@ -257,6 +257,7 @@ impl<'a> Plan<'a> {
         let mut set: BTreeMap<String, String> = shim::inherited().into_iter().collect();
         set.remove("SHIM_LIB");
         set.remove("ZEN5TURBO_STATS");
+        set.remove("ZEN5TURBO_DEPS"); // of the set-up script, not of the shim
         set.extend(knobs.variables().into_iter().map(|(k, v)| (k.to_owned(), v.to_string_lossy().into_owned())));
         set
     }

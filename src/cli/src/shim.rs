@@ -31,9 +31,12 @@ pub enum Gate {
 pub enum Kernels {
     /// The best the CPU has.
     Auto,
-    /// 512-bit vectors.
+    /// AVX-512 in 512-bit registers.
     Avx512,
-    /// 256-bit vectors.
+    /// AVX-512 in 256-bit registers.
+    #[value(name = "avx512-256")]
+    Avx512Narrow,
+    /// AVX2.
     Avx2,
     /// No vectors.
     Scalar,

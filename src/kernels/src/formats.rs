@@ -9,6 +9,8 @@
 //!                      | d 16 x f32 | dmin 16 x f32 (with a minimum)
 //! Float    (K = 16):   values 16 x 64 B, or pairs of bf16 8 x 64 B
 //! ```
+//! Signed codes of 8 bits are followed, behind all else, by their magnitudes where
+//! [`Lanes::MADD`](crate::isa::Lanes::MADD).
 //! A 64-byte line of codes holds, for one group of four consecutive `k`, four bytes of each row.
 //! Integer scales are `f32`, or the `i16` twice where [`Lanes::MADD`](crate::isa::Lanes::MADD);
 //! mins are pairs of `i16` of two neighbouring sub-blocks. A line of values holds one `f32` of each
@@ -252,16 +254,24 @@ impl Shape {
         self.mins_at() + if self.min { self.subs() / 2 * LINE } else { 0 }
     }
 
-    /// Bytes of a panel record.
+    /// Byte offset of the magnitudes of signed codes in a panel record, for ISAs that multiply into 16-bit
+    /// lanes: as many lines as codes, so that they are not computed for every tile again.
     #[inline(always)]
-    pub const fn panel_record(self) -> usize {
+    pub const fn magnitudes_at(self) -> usize {
         let min = if self.min { LINE } else { 0 };
         match self.codes {
-            Codes::Float(_) => return self.block * LINE,
-            Codes::Bf16Pairs => return self.block / 2 * LINE,
-            _ => {}
+            Codes::Float(_) => self.block * LINE,
+            Codes::Bf16Pairs => self.block / 2 * LINE,
+            _ if self.block == 32 => self.mins_at() + min,
+            _ => self.d_at() + LINE + min,
         }
-        if self.block == 32 { self.mins_at() + min } else { self.d_at() + LINE + min }
+    }
+
+    /// Bytes of a panel record (`madd`: [`crate::isa::Lanes::MADD`]).
+    #[inline(always)]
+    pub const fn panel_record(self, madd: bool) -> usize {
+        let magnitudes = madd && matches!(self.codes, Codes::Signed);
+        self.magnitudes_at() + if magnitudes { groups(self.block) * LINE } else { 0 }
     }
 
     /// The activation format that the kernels of an ISA want (`madd`: [`crate::isa::Lanes::MADD`]).

@@ -31,6 +31,8 @@ pub struct Kernel {
     pub(crate) micro: &'static [MicroFn],
     /// Kernels for so few columns that packing does not pay, for 1, 2, ... columns at a time.
     pub(crate) direct: &'static [DirectFn],
+    /// Bytes of a record of the panel.
+    pub(crate) panel_record: usize,
     /// Products of more columns are another kernel's.
     pub most_columns: usize,
 }
@@ -120,7 +122,7 @@ impl Kernel {
     /// Bytes of scratch that [`Self::multiply`] needs for each thread.
     pub fn scratch_bytes(&self, k: usize, blocking: &Blocking) -> usize {
         let blocks = self.chunk_blocks(k, blocking.panel_bytes);
-        blocks * (self.shape.panel_record() + LANES * self.record_bytes())
+        blocks * (self.panel_record + LANES * self.record_bytes())
     }
 
     /// Bytes of a row that one record holds.
@@ -133,7 +135,7 @@ impl Kernel {
         let blocks = k.div_ceil(self.shape.block);
         let panel_bytes =
             if self.weight.block().0 == 1 { panel_bytes.saturating_mul(FLOAT_PANEL) } else { panel_bytes };
-        let most = (panel_bytes / self.shape.panel_record()).max(1);
+        let most = (panel_bytes / self.panel_record).max(1);
         // pieces of equal size
         blocks.div_ceil(blocks.div_ceil(most).max(1)).max(1)
     }
@@ -188,7 +190,7 @@ impl Kernel {
         // a chunk that serves many tiles leaves time to fetch all of the next one, however large
         let least = usize::from(p.tiles.count > 1 && blocking.prefetch_bytes > 0);
         let ahead = (blocking.prefetch_bytes / (LANES * chunk_bytes)).max(least).min(chunks);
-        let copy = scratch.add(chunk * self.shape.panel_record());
+        let copy = scratch.add(chunk * self.panel_record);
         let (column_bytes, record) = (self.act.bytes(p.k, 1), self.act.record());
         let mut dst = [core::ptr::null_mut(); MAX_TILE];
         for panel in panels.clone() {
@@ -224,7 +226,7 @@ impl Kernel {
                         core::ptr::copy_nonoverlapping(at.add(r * p.stride + done), to, bytes);
                         to.add(bytes).write_bytes(0, stride - bytes);
                     }
-                    (self.pack)(copy, stride, n - direct, 0, scratch.add(direct * self.shape.panel_record()));
+                    (self.pack)(copy, stride, n - direct, 0, scratch.add(direct * self.panel_record));
                 }
                 for t in tiles.clone() {
                     let (c0, c1) = (p.tiles.start(t), p.tiles.start(t + 1));

@@ -20,6 +20,7 @@ pub mod micro;
 pub mod pack;
 pub mod registry;
 mod rows;
+pub mod width;
 
 #[cfg(test)]
 mod tests;

@@ -85,7 +85,8 @@ macro_rules! isa_kernels {
             unsafe fn pack<W: Weight>(src: *const u8, stride: usize, blocks: usize, ahead: usize, panel: *mut u8) {
                 for b in 0..blocks {
                     let rows = Rows::new::<W>(src, stride, ahead, b);
-                    W::pack::<$lanes>(&rows, panel.add(b * W::SHAPE.panel_record()));
+                    let record = const { W::SHAPE.panel_record(<$lanes as crate::isa::Lanes>::MADD) };
+                    W::pack::<$lanes>(&rows, panel.add(b * record));
                 }
             }
 
@@ -155,6 +156,7 @@ macro_rules! isa_kernels {
                     micro,
                     direct,
                     most_columns: usize::MAX,
+                    panel_record: W::SHAPE.panel_record(<$lanes as crate::isa::Lanes>::MADD),
                 }
             }
 

@@ -14,8 +14,10 @@ pub enum KernelChoice {
     /// The best this CPU runs.
     #[default]
     Auto,
-    /// AVX-512 with VNNI.
+    /// AVX-512 with VNNI, in 512-bit registers.
     Avx512,
+    /// AVX-512 with VNNI, in 256-bit registers.
+    Avx512Narrow,
     /// AVX2.
     Avx2,
     /// Portable code.
@@ -140,7 +142,7 @@ pub const KNOBS: &[Knob] = &[
     Knob {
         name: "ZEN5TURBO_KERNELS",
         default: "auto",
-        allowed: "auto, avx512, avx2, scalar or off",
+        allowed: "auto, avx512, avx512-256, avx2, scalar or off",
         help: "which kernels compute: the best for this CPU, one family, or none",
         set: |c, v| choose(&mut c.kernels, v, KERNELS),
         get: |c| word_of(c.kernels, KERNELS).to_owned(),
@@ -192,6 +194,7 @@ const GATES: Choices<GateMode> =
 const KERNELS: Choices<KernelChoice> = &[
     ("auto", KernelChoice::Auto),
     ("avx512", KernelChoice::Avx512),
+    ("avx512-256", KernelChoice::Avx512Narrow),
     ("avx2", KernelChoice::Avx2),
     ("scalar", KernelChoice::Scalar),
     ("off", KernelChoice::Off),

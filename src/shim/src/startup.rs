@@ -12,6 +12,8 @@ use std::sync::{Once, OnceLock};
 
 use zen5turbo_host::gate::EXIT_REFUSED;
 use zen5turbo_host::{Cpu, GateDecision, Tier, best_tier, gate};
+use zen5turbo_kernels::isa::Isa;
+use zen5turbo_kernels::width;
 
 use crate::config::{Config, KNOBS, KernelChoice, config};
 use crate::log::{self, log};
@@ -57,6 +59,7 @@ impl State {
 
 static STATE: AtomicU8 = AtomicU8::new(State::Waiting as u8);
 static TIER: AtomicU8 = AtomicU8::new(Tier::Scalar as u8);
+static NARROW: AtomicBool = AtomicBool::new(false);
 static ENGAGE: Once = Once::new();
 static DECISION: OnceLock<&'static str> = OnceLock::new();
 static CPU: OnceLock<Cpu> = OnceLock::new();
@@ -112,6 +115,16 @@ pub fn tier() -> Tier {
         2 => Tier::Avx512Vnni,
         1 => Tier::Avx2,
         _ => Tier::Scalar,
+    }
+}
+
+/// The instruction set of the kernels in use: the tier, in the chosen width.
+pub fn isa() -> Isa {
+    match tier() {
+        Tier::Avx512Vnni if NARROW.load(Ordering::Relaxed) => Isa::Vnni256,
+        Tier::Avx512Vnni => Isa::Avx512,
+        Tier::Avx2 => Isa::Avx2,
+        Tier::Scalar => Isa::Scalar,
     }
 }
 
@@ -180,16 +193,20 @@ fn engage(config: &Config) -> bool {
         log::line(format_args!("{complaint}"));
     }
     TIER.store(tier as u8, Ordering::Relaxed);
+    if tier == Tier::Avx512Vnni {
+        NARROW.store(use_narrow_registers(config.kernels), Ordering::Relaxed);
+    }
     tuning::load();
     STATE.store(State::Active as u8, Ordering::Release);
     log!(
         info,
-        "version {}, {}, gate {}, ZEN5TURBO_KERNELS={}, tier {}",
+        "version {}, {}, gate {}, ZEN5TURBO_KERNELS={}, tier {}, kernels {}",
         env!("CARGO_PKG_VERSION"),
         cpu.describe(),
         config.gate.as_str(),
         config.kernels.as_str(),
-        tier.as_str()
+        tier.as_str(),
+        isa().name()
     );
     true
 }
@@ -206,7 +223,7 @@ fn refuse(line: &str) -> ! {
 fn choose_tier(choice: KernelChoice, best: Tier) -> (Tier, Option<String>) {
     let wanted = match choice {
         KernelChoice::Auto | KernelChoice::Off => best,
-        KernelChoice::Avx512 => Tier::Avx512Vnni,
+        KernelChoice::Avx512 | KernelChoice::Avx512Narrow => Tier::Avx512Vnni,
         KernelChoice::Avx2 => Tier::Avx2,
         KernelChoice::Scalar => Tier::Scalar,
     };
@@ -220,6 +237,19 @@ fn choose_tier(choice: KernelChoice, best: Tier) -> (Tier, Option<String>) {
         best.as_str()
     );
     (best, Some(complaint))
+}
+
+/// Whether the kernels of the AVX-512 tier use 256-bit registers: as asked for, else as measured now.
+fn use_narrow_registers(choice: KernelChoice) -> bool {
+    match choice {
+        KernelChoice::Avx512Narrow => true,
+        KernelChoice::Auto | KernelChoice::Off => {
+            let Some(width) = width::measure() else { return false };
+            log!(info, "ticks with 512 and 256 bits: {}, {}", width.bits512, width.bits256);
+            width.is_narrow()
+        }
+        _ => false,
+    }
 }
 
 /// Replaces the panic message of the standard library, of which this library has its own copy, by

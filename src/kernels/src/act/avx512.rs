@@ -4,7 +4,7 @@
 
 use super::SMALLEST;
 use super::avx2::{anew, aux_words, pairs, quantize_avx2, settle};
-use super::floats::floats_avx2;
+use super::floats512::floats_avx512;
 use crate::formats::{ActFormat, Aux, ROWS32, Values};
 use core::arch::x86_64::*;
 
@@ -16,7 +16,7 @@ use core::arch::x86_64::*;
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 pub unsafe fn quantize_avx512(format: ActFormat, cols: *const *const f32, k: usize, nc: usize, out: *mut u8) {
     if format.values != Values::Q8 {
-        return floats_avx2(format, cols, k, nc, out);
+        return floats_avx512(format, cols, k, nc, out);
     }
     match (format.block == 32, nc) {
         (true, 1) => blocks32_of_one(format, *cols, k, out),

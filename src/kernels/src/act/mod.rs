@@ -4,6 +4,7 @@
 mod avx2;
 mod avx512;
 mod floats;
+mod floats512;
 mod rows;
 
 pub use avx2::quantize_avx2;

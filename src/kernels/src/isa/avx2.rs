@@ -206,6 +206,10 @@ macro_rules! lanes_of_two_ymm {
                 [spread(x[0], G), spread(x[1], G)]
             }
             #[inline(always)]
+            unsafe fn abs_bytes(a: Self::I) -> Self::I {
+                [_mm256_abs_epi8(a[0]), _mm256_abs_epi8(a[1])]
+            }
+            #[inline(always)]
             unsafe fn cvt(a: Self::I) -> Self::F {
                 [_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])]
             }

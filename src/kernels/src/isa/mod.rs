@@ -158,6 +158,11 @@ pub unsafe trait Lanes: Copy + 'static {
     /// Bit `4*G + j` of each lane becomes bit 4 of byte `j`; all other bits are zero.
     unsafe fn spread_bits<const G: usize>(x: Self::I) -> Self::I;
 
+    /// Magnitudes of signed bytes, as unsigned bytes. Only called where [`Self::MADD`].
+    unsafe fn abs_bytes(a: Self::I) -> Self::I {
+        a
+    }
+
     /// Signed integers to floats.
     unsafe fn cvt(a: Self::I) -> Self::F;
     /// The low halves of the lanes, read as IEEE half precision.

@@ -88,19 +88,36 @@ struct Operands {
     dst: *const *mut f32,
 }
 
+/// Adds one step of `R` rows at `w` and `NC` columns at `a`.
+#[inline(always)]
+unsafe fn step<S: Lanes, T: Step<S>, const NC: usize, const R: usize>(
+    acc: &mut [[S::F; NC]; R],
+    o: Operands,
+    w: *const u8,
+    a: *const u8,
+) {
+    for (r, acc) in acc.iter_mut().enumerate() {
+        let w = T::weights(w.add(r * o.stride));
+        for (c, acc) in acc.iter_mut().enumerate() {
+            *acc = T::add(*acc, w, T::act(a.add(c * o.act_stride)));
+        }
+    }
+}
+
 /// `R` rows from `row` on.
 #[inline(always)]
 unsafe fn rows<S: Lanes, T: Step<S>, const NC: usize, const R: usize>(o: Operands, row: usize) {
     let w = o.weights.add(row * o.stride);
     let mut acc = [[S::splatf(0.0); NC]; R];
-    for i in 0..o.k / T::K {
-        let (w, a) = (w.add(i * T::K * T::BYTES.0), o.act.add(i * T::K * T::BYTES.1));
-        for (r, acc) in acc.iter_mut().enumerate() {
-            let w = T::weights(w.add(r * o.stride));
-            for (c, acc) in acc.iter_mut().enumerate() {
-                *acc = T::add(*acc, w, T::act(a.add(c * o.act_stride)));
-            }
-        }
+    let steps = o.k / T::K;
+    let (mut p, mut a) = (w, o.act);
+    for _ in 0..steps / 2 {
+        step::<S, T, NC, R>(&mut acc, o, p, a);
+        step::<S, T, NC, R>(&mut acc, o, p.add(T::K * T::BYTES.0), a.add(T::K * T::BYTES.1));
+        (p, a) = (p.add(2 * T::K * T::BYTES.0), a.add(2 * T::K * T::BYTES.1));
+    }
+    if steps % 2 > 0 {
+        step::<S, T, NC, R>(&mut acc, o, p, a);
     }
     let left = o.k % T::K;
     if left > 0 {

@@ -65,7 +65,7 @@ pub unsafe fn block32<S: Dot, T: Structure, const NC: usize>(
         let da = aux.add(4 * NC * format.aux_words());
         let isum = dot_groups::<S, NC>(start::<S, NC>(!shape.min, aux), panel, act, 8);
         add_block32::<S, NC>(&mut acc, isum, shape, panel, aux, da);
-        panel = panel.add(shape.panel_record());
+        panel = panel.add(shape.panel_record(false));
         act = act.add(format.record() * NC);
     }
     finish::<S, NC>(acc, dst, rows, first);
@@ -118,7 +118,7 @@ pub unsafe fn super256<S: Dot, T: Structure, const NC: usize>(
             }
             subtract_mins::<S, NC>(&mut acc, msum, shape, panel, da);
         }
-        panel = panel.add(shape.panel_record());
+        panel = panel.add(shape.panel_record(false));
         act = act.add(format.record() * NC);
     }
     finish::<S, NC>(acc, dst, rows, first);

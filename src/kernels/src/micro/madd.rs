@@ -64,12 +64,17 @@ unsafe fn dot16<const NC: usize, const PIN: bool>(
 /// The same for signed weights, widened at every step. `|w|` is at most 128 and a pair of products
 /// at most `128 * 127 * 2 = 32512`, so nothing saturates.
 #[inline(always)]
-unsafe fn dot32_signed<const NC: usize>(codes: *const u8, act: *const u8, groups: usize) -> [I2; NC] {
+unsafe fn dot32_signed<const NC: usize>(
+    codes: *const u8,
+    magnitudes: *const u8,
+    act: *const u8,
+    groups: usize,
+) -> [I2; NC] {
     let one = _mm256_set1_epi16(1);
     let mut acc = [[_mm256_setzero_si256(); 2]; NC];
     for g in 0..groups {
         let w = load(codes.add(g * LINE));
-        let u = [_mm256_abs_epi8(w[0]), _mm256_abs_epi8(w[1])];
+        let u = load(magnitudes.add(g * LINE));
         for (c, acc) in acc.iter_mut().enumerate() {
             let a = bcast(act.add((g * NC + c) * 4));
             for v in 0..2 {
@@ -93,7 +98,7 @@ unsafe fn block_sums<T: Structure, const NC: usize>(codes: *const u8, act: *cons
     let seed = (!shape.min).then_some(aux);
     let one = [_mm256_set1_epi16(1); 2];
     match shape.codes {
-        Codes::Signed => dot32_signed::<NC>(codes, act, 8),
+        Codes::Signed => dot32_signed::<NC>(codes, codes.add(shape.magnitudes_at()), act, 8),
         Codes::Float(_) | Codes::Bf16Pairs => unreachable!("values without codes"),
         Codes::Wide => dot16::<NC, true>(seed, codes, act, 8).map(|a| widen(a, one)),
         Codes::Narrow => {
@@ -125,7 +130,7 @@ pub unsafe fn block32<T: Structure, const NC: usize>(
         let da = aux.add(4 * NC * format.aux_words());
         let isum = block_sums::<T, NC>(panel, act, aux);
         add_block32::<Avx2, NC>(&mut acc, isum, shape, panel, aux, da);
-        panel = panel.add(shape.panel_record());
+        panel = panel.add(shape.panel_record(true));
         act = act.add(format.record() * NC);
     }
     finish::<Avx2, NC>(acc, dst, rows, first);
@@ -156,7 +161,8 @@ pub unsafe fn super256<T: Structure, const NC: usize>(
         if matches!(shape.codes, Codes::Signed) {
             let mut sum: [F2; NC] = [Avx2::splatf(0.0); NC];
             for s in 0..8 {
-                let isum = dot32_signed::<NC>(panel.add(s * 8 * LINE), act.add(s * 8 * NC * 4), 8);
+                let (codes, magnitudes) = (panel.add(s * 8 * LINE), panel.add(shape.magnitudes_at() + s * 8 * LINE));
+                let isum = dot32_signed::<NC>(codes, magnitudes, act.add(s * 8 * NC * 4), 8);
                 let scale = Avx2::loadf(panel.add(shape.scales_at() + s * LINE));
                 for c in 0..NC {
                     sum[c] = Avx2::fma(Avx2::cvt(isum[c]), scale, sum[c]);
@@ -196,7 +202,7 @@ pub unsafe fn super256<T: Structure, const NC: usize>(
             }
             subtract_mins::<Avx2, NC>(&mut acc, msum, shape, panel, da);
         }
-        panel = panel.add(shape.panel_record());
+        panel = panel.add(shape.panel_record(true));
         act = act.add(format.record() * NC);
     }
     finish::<Avx2, NC>(acc, dst, rows, first);

@@ -9,8 +9,8 @@
 //! mxfp4          e u8: scale 2^(e - 128) | qs 16 B: code of E2M1, values doubled
 //! ```
 
-use super::{Rows, Weight, iq4_table, put, unrolled};
-use crate::formats::WeightType;
+use super::{Rows, Weight, iq4_table, put, put_signed, unrolled};
+use crate::formats::{Codes, WeightType};
 use crate::isa::Lanes;
 
 /// Low nibbles to lines 0-3, high ones to lines 4-7.
@@ -25,11 +25,17 @@ unsafe fn put_nibbles<S: Lanes>(qs: [S::I; 4], rec: *mut u8) {
 
 /// The same through a table.
 #[inline(always)]
-unsafe fn put_table<S: Lanes>(qs: [S::I; 4], table: &[i8; 16], rec: *mut u8) {
+unsafe fn put_table<W: Weight, S: Lanes>(qs: [S::I; 4], table: &[i8; 16], rec: *mut u8) {
     let m = S::splat(0x0f0f_0f0f);
     for (i, q) in qs.into_iter().enumerate() {
-        put::<S>(rec, i, S::lut16(table, S::and(q, m)));
-        put::<S>(rec, 4 + i, S::lut16(table, S::and(S::shr(q, 4), m)));
+        let (low, high) = (S::lut16(table, S::and(q, m)), S::lut16(table, S::and(S::shr(q, 4), m)));
+        if matches!(W::SHAPE.codes, Codes::Signed) {
+            put_signed::<W, S>(rec, i, low);
+            put_signed::<W, S>(rec, 4 + i, high);
+        } else {
+            put::<S>(rec, i, low);
+            put::<S>(rec, 4 + i, high);
+        }
     }
 }
 
@@ -118,7 +124,7 @@ impl Weight for Q8_0 {
         let bias = S::splat(if S::MADD { 0 } else { 0x8080_8080_u32 as i32 });
         unrolled!(h in [0, 1] {
             for (i, q) in rows.words4_short::<S>(2 + 16 * h).into_iter().enumerate() {
-                put::<S>(rec, 4 * h + i, S::xor(q, bias));
+                put_signed::<Self, S>(rec, 4 * h + i, S::xor(q, bias));
             }
         });
         put_d::<S>(rows, rec.add(Self::SHAPE.scales_at()));
@@ -131,7 +137,7 @@ impl Weight for Iq4Nl {
     const TYPE: WeightType = WeightType::Iq4Nl;
     #[inline(always)]
     unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
-        put_table::<S>(rows.words4_short::<S>(2), iq4_table::<S>(), rec);
+        put_table::<Self, S>(rows.words4_short::<S>(2), iq4_table::<S>(), rec);
         put_d::<S>(rows, rec.add(Self::SHAPE.scales_at()));
     }
 }
@@ -145,7 +151,7 @@ impl Weight for Mxfp4 {
     const TYPE: WeightType = WeightType::Mxfp4;
     #[inline(always)]
     unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
-        put_table::<S>(rows.words4_short::<S>(1), &MXFP4_VALUES_U, rec);
+        put_table::<Self, S>(rows.words4_short::<S>(1), &MXFP4_VALUES_U, rec);
         let mut d = [0f32; crate::isa::LANES];
         for (r, d) in d.iter_mut().enumerate() {
             *d = e8m0_half(*rows.at.row(r / 4, r % 4, 0));

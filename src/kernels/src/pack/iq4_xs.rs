@@ -6,7 +6,7 @@
 //! qs byte 16*j + l: element 32*j + l (low nibble), 32*j + 16 + l (high nibble)
 //! ```
 
-use super::{Rows, Weight, iq4_table, put, unrolled};
+use super::{Rows, Weight, iq4_table, put_signed, unrolled};
 use crate::formats::{LINE, WeightType};
 use crate::isa::Lanes;
 
@@ -21,8 +21,8 @@ impl Weight for Iq4Xs {
         unrolled!(j in [0, 1, 2, 3, 4, 5, 6, 7] {
             let qs = rows.words4::<S>(8 + 16 * j);
             for (w, q) in qs.into_iter().enumerate() {
-                put::<S>(rec, 8 * j + w, S::lut16(table, S::and(q, m)));
-                put::<S>(rec, 8 * j + 4 + w, S::lut16(table, S::and(S::shr(q, 4), m)));
+                put_signed::<Self, S>(rec, 8 * j + w, S::lut16(table, S::and(q, m)));
+                put_signed::<Self, S>(rec, 8 * j + 4 + w, S::lut16(table, S::and(S::shr(q, 4), m)));
             }
         });
         let dh = rows.words1::<S>(0);

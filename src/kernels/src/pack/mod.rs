@@ -140,6 +140,15 @@ unsafe fn put<S: Lanes>(rec: *mut u8, i: usize, v: S::I) {
     S::store(rec.add(i * LINE), v);
 }
 
+/// Stores line `i` of signed codes, and their magnitudes where the ISA wants them.
+#[inline(always)]
+unsafe fn put_signed<W: Weight, S: Lanes>(rec: *mut u8, i: usize, v: S::I) {
+    put::<S>(rec, i, v);
+    if S::MADD {
+        S::store(rec.add(W::SHAPE.magnitudes_at() + i * LINE), S::abs_bytes(v));
+    }
+}
+
 /// Byte `j` of each lane, zero-extended.
 #[inline(always)]
 unsafe fn byte<S: Lanes>(v: S::I, j: u32) -> S::I {

@@ -69,7 +69,7 @@ fn blocks_have_ggmls_sizes() {
         assert_eq!(t.block(), want, "{t:?}");
         let shape = t.shape();
         assert_eq!(shape.block, if want.0 == 1 { FLOAT_RECORD } else { want.0 });
-        assert_eq!(shape.panel_record() % 4, 0);
+        assert_eq!(shape.panel_record(true) % 4, 0);
     }
 }
 
@@ -110,7 +110,7 @@ fn scratch_holds_a_panel_of_any_length() {
             for panel_bytes in [0, 1 << 10, 20 << 10, usize::MAX] {
                 let blocking = Blocking { panel_bytes, prefetch_bytes: 0 };
                 let bytes = kernel.scratch_bytes(blocks * kernel.shape.block, &blocking);
-                let record = kernel.shape.panel_record();
+                let record = kernel.panel_record;
                 // at least a record and a copy of its rows; no more panel than asked for
                 let rows = 16 * kernel.weight.row_bytes(kernel.shape.block);
                 assert!(bytes >= record + rows);

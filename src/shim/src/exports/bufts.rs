@@ -11,10 +11,9 @@ use crate::config::{KernelChoice, Repack, config};
 use crate::ggml::abi::GetExtraBufts;
 use crate::ggml::copies::{Caller, c_str, caller, function};
 use crate::ggml::probe::structures_fit;
-use crate::graph::policy;
 use crate::log::log;
 use crate::reason::Reason;
-use crate::startup::{State, first_ggml_call, guarded};
+use crate::startup::{self, State, first_ggml_call, guarded};
 use crate::stats;
 use crate::tuning;
 use zen5turbo_kernels::formats::WeightType;
@@ -42,7 +41,8 @@ unsafe extern "C" fn get_proc_address(reg: *mut c_void, name: *const c_char, fro
     if p.is_null() || asked != c"ggml_backend_dev_get_extra_bufts" || first_ggml_call() != State::Active {
         return p;
     }
-    let unused = config().kernels == KernelChoice::Off || tuning::stock_is_faster(policy::isa(), WeightType::Q4_0, 512);
+    let unused =
+        config().kernels == KernelChoice::Off || tuning::stock_is_faster(startup::isa(), WeightType::Q4_0, 512);
     if config().repack == Repack::Keep || unused {
         return p;
     }

@@ -11,10 +11,10 @@ use crate::ggml::abi::{CPlan, ComputeParams, STATUS_FAILED, Tensor};
 use crate::ggml::copies::{Caller, caller};
 use crate::ggml::probe::Op;
 use crate::graph::context::{self, Running};
-use crate::graph::{execute, policy};
+use crate::graph::execute;
 use crate::log::{self, log};
 use crate::reason::Reason;
-use crate::startup::{State, first_ggml_call, guarded};
+use crate::startup::{self, State, first_ggml_call, guarded};
 use crate::stats;
 use crate::tuning;
 
@@ -149,7 +149,7 @@ unsafe fn plan_graph(caller: &Caller, cgraph: *mut c_void, cplan: &CPlan) -> Opt
     if cplan.work_data.is_null() || cplan.n_threads < 1 {
         return None; // no product of ours works without a work buffer
     }
-    tuning::settle(policy::isa(), |name| caller.find(name));
+    tuning::settle(startup::isa(), |name| caller.find(name));
     let running = Running::start(cplan.work_data, |plan| {
         // SAFETY: the graph is the caller's, its tensors are allocated before it is computed.
         unsafe { plan.make(abi, cgraph, cplan.n_threads as usize) }

@@ -1,7 +1,5 @@
 //! Take a matrix product over, or leave it: a pure function of the node.
 
-use zen5turbo_host::Tier;
-use zen5turbo_kernels::isa::Isa;
 use zen5turbo_kernels::kernel::Kernel;
 use zen5turbo_kernels::registry;
 
@@ -48,10 +46,13 @@ pub unsafe fn decide(abi: &Abi, kind: OpKind, op: &Tensor) -> Result<Take, Reaso
     if src1.ty != TYPE_F32 {
         return Err(Reason::Src1NotF32);
     }
+    let (block, bytes) = weight.block();
+    if block == 1 && !src0.view_src.is_null() {
+        return Err(Reason::Src0View);
+    }
     if op.ty != TYPE_F32 {
         return Err(Reason::DstNotF32);
     }
-    let (block, bytes) = weight.block();
     let k = usize::try_from(src0.ne[0]).map_err(|_| Reason::ShapeNotSupported)?;
     if src0.nb[0] != bytes || src0.nb[1] < k / block * bytes {
         return Err(Reason::Src0Permuted);
@@ -74,10 +75,10 @@ pub unsafe fn decide(abi: &Abi, kind: OpKind, op: &Tensor) -> Result<Take, Reaso
     }
     // SAFETY: as above.
     let columns = unsafe { columns(kind, op) };
-    if tuning::stock_is_faster(isa(), weight, columns) {
+    if tuning::stock_is_faster(startup::isa(), weight, columns) {
         return Err(Reason::StockIsFaster);
     }
-    let kernel = registry::kernel(isa(), weight, columns).ok_or(Reason::TypeNotSupported)?;
+    let kernel = registry::kernel(startup::isa(), weight, columns).ok_or(Reason::TypeNotSupported)?;
     Ok(Take { kernel, regime: Regime::of(columns), rows: src0.ne[1] as usize, k })
 }
 
@@ -110,13 +111,4 @@ unsafe fn columns(kind: OpKind, op: &Tensor) -> usize {
         OpKind::MulMatId => (op.ne[1] * op.ne[2] + src0.ne[2] - 1) / src0.ne[2],
     };
     n as usize
-}
-
-/// The instruction set that the tier stands for.
-pub fn isa() -> Isa {
-    match startup::tier() {
-        Tier::Avx512Vnni => Isa::Avx512,
-        Tier::Avx2 => Isa::Avx2,
-        Tier::Scalar => Isa::Scalar,
-    }
 }

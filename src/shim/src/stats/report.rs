@@ -17,7 +17,7 @@ use crate::tuning;
 /// version, pid, program, state
 /// cpu:     { vendor, brand, family, model, stepping, zen5, features: [...] }
 /// gate:    { mode, decision }         decision is "pending" until ggml is in use
-/// tier, kernels                       the kernel family in use, the one asked for
+/// tier, isa, kernels                  the kernel family in use, with its width; the one asked for
 /// config:  { VARIABLE: value }
 /// tuning:  { file, status }           the calibration file and what became of it
 /// ggml:    [ { path, status } ]
@@ -43,6 +43,7 @@ pub fn json() -> String {
     j.string("decision", startup::decision());
     j.close();
     j.string("tier", startup::tier().as_str());
+    j.string("isa", startup::isa().name());
     j.string("kernels", config.kernels.as_str());
     j.open(Some("config"));
     for knob in KNOBS {

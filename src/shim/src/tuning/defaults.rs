@@ -54,8 +54,8 @@ pub static TABLE: &[Row] = &[
     row("iq4_nl",  WINS,       WINS,       WINS,       WINS),
     row("iq4_xs",  WINS,       WINS,       WINS,       WINS),
     row("mxfp4",   WINS,       WINS,       WINS,       WINS),
-    row("f16",     UNMEASURED, UNMEASURED, UNMEASURED, UNMEASURED),
-    row("bf16",    UNMEASURED, UNMEASURED, UNMEASURED, UNMEASURED),
+    row("f16",     WINS,       UNMEASURED, WINS,       UNMEASURED),
+    row("bf16",    WINS,       UNMEASURED, WINS,       UNMEASURED),
     row("f32",     UNMEASURED, UNMEASURED, UNMEASURED, UNMEASURED),
 ];
 

@@ -1,0 +1,87 @@
+//! 512 or 256 bits: on a part that splits 512-bit operations, or lowers its clock for them, the narrower
+//! registers can be the faster ones. Measured, not looked up: such parts do not say so.
+
+use crate::formats::WeightType;
+use crate::isa::Isa;
+use crate::kernel::Kernel;
+use crate::registry::kernel;
+use core::arch::x86_64::_rdtsc;
+
+/// What [`measure`] found: ticks of the time stamp counter for the same product, the fastest turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Width {
+    /// With [`Isa::Avx512`].
+    pub bits512: u64,
+    /// With [`Isa::Vnni256`].
+    pub bits256: u64,
+}
+
+impl Width {
+    /// Whether 256 bits win, by more than what noise explains: 512 need fewer instructions, which leaves more
+    /// to a second thread of the core.
+    pub fn is_narrow(self) -> bool {
+        self.bits256 * 100 < self.bits512 * 97
+    }
+}
+
+const TURNS: usize = 10;
+const REPETITIONS: usize = 32;
+/// Columns of the tile, that both have a micro-kernel for.
+const COLUMNS: usize = 4;
+
+/// Times the micro-kernel of Q4_K in both widths, on operands in the level-1 cache. Takes about 0.1 ms, most of
+/// it until the upper halves of the registers are powered. `None` without AVX-512 VNNI.
+pub fn measure() -> Option<Width> {
+    let wide = kernel(Isa::Avx512, WeightType::Q4K, usize::MAX)?;
+    let narrow = kernel(Isa::Vnni256, WeightType::Q4K, usize::MAX)?;
+    let panel = vec![0u8; wide.panel_record];
+    let act = vec![0u8; wide.act.bytes(wide.shape.block, COLUMNS)];
+    let mut out = [[0f32; 16]; COLUMNS];
+    let columns = out.each_mut().map(|c| c.as_mut_ptr());
+    let time = |kernel: &Kernel| {
+        // SAFETY: reading a counter.
+        let start = unsafe { _rdtsc() };
+        for _ in 0..REPETITIONS {
+            // SAFETY: one record of panel and tile, in formats that both kernels share; sixteen floats in
+            // each of the columns; the registry gave the kernels.
+            unsafe { kernel.micro[COLUMNS - 1](panel.as_ptr(), act.as_ptr(), 1, columns.as_ptr(), 16, true) };
+        }
+        // SAFETY: as above.
+        unsafe { _rdtsc() }.saturating_sub(start)
+    };
+    let mut best = Width { bits512: u64::MAX / 128, bits256: u64::MAX / 128 };
+    for _ in 0..TURNS {
+        best.bits512 = best.bits512.min(time(wide));
+        best.bits256 = best.bits256.min(time(narrow));
+    }
+    Some(best)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_widths_are_measured_where_they_can_run() {
+        let both = Isa::Avx512.available() && Isa::Vnni256.available();
+        assert_eq!(measure().is_some(), both);
+        if let Some(w) = measure() {
+            assert!(w.bits512 < u64::MAX / 128 && w.bits256 < u64::MAX / 128, "{w:?}");
+        }
+    }
+
+    #[test]
+    fn narrow_registers_must_win_clearly() {
+        let narrow = |bits512, bits256| Width { bits512, bits256 }.is_narrow();
+        assert!(!narrow(100, 100) && !narrow(100, 97) && !narrow(100, 300));
+        assert!(narrow(100, 96));
+    }
+
+    #[test]
+    fn both_widths_take_the_same_operands() {
+        let both = [Isa::Avx512, Isa::Vnni256].map(|isa| kernel(isa, WeightType::Q4K, usize::MAX));
+        let [Some(wide), Some(narrow)] = both else { return };
+        assert!(wide.shape == narrow.shape && wide.act == narrow.act);
+        assert!(wide.widest_tile() >= COLUMNS && narrow.widest_tile() >= COLUMNS);
+    }
+}
