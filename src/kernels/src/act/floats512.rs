@@ -135,11 +135,11 @@ unsafe fn transposed(v: [__m512i; 4]) -> [__m512i; 4] {
 /// `ALL`.
 #[inline(always)]
 unsafe fn store<const ALL: bool>(v: [__m512i; 4], out: *mut u8, step: usize, n: usize, rows: usize) {
-    for j in 0..4 {
-        put::<ALL>(j, _mm512_castsi512_si128(v[j]), out, step, n, rows);
-        put::<ALL>(4 + j, _mm512_extracti32x4_epi32::<1>(v[j]), out, step, n, rows);
-        put::<ALL>(8 + j, _mm512_extracti32x4_epi32::<2>(v[j]), out, step, n, rows);
-        put::<ALL>(12 + j, _mm512_extracti32x4_epi32::<3>(v[j]), out, step, n, rows);
+    for (j, v) in v.into_iter().enumerate() {
+        put::<ALL>(j, _mm512_castsi512_si128(v), out, step, n, rows);
+        put::<ALL>(4 + j, _mm512_extracti32x4_epi32::<1>(v), out, step, n, rows);
+        put::<ALL>(8 + j, _mm512_extracti32x4_epi32::<2>(v), out, step, n, rows);
+        put::<ALL>(12 + j, _mm512_extracti32x4_epi32::<3>(v), out, step, n, rows);
     }
 }
 

@@ -116,7 +116,7 @@ unsafe fn rows<S: Lanes, T: Step<S>, const NC: usize, const R: usize>(o: Operand
         step::<S, T, NC, R>(&mut acc, o, p.add(T::K * T::BYTES.0), a.add(T::K * T::BYTES.1));
         (p, a) = (p.add(2 * T::K * T::BYTES.0), a.add(2 * T::K * T::BYTES.1));
     }
-    if steps % 2 > 0 {
+    if !steps.is_multiple_of(2) {
         step::<S, T, NC, R>(&mut acc, o, p, a);
     }
     let left = o.k % T::K;
