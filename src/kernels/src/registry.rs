@@ -237,13 +237,8 @@ isa_kernels!(
     dp_block32, dp_super256, codes, [1, 2, 3, 4, 5, 6, 7, 8],
     [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
 );
-bf16_kernel!(
-    vnni256_bf16, vnni256, crate::isa::vnni256::Vnni256,
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")],
-    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
-    // Not 4: right on a CPU, but the emulator that the tests use elsewhere computes it wrongly.
-    [1, 2, 3]
-);
+// None with 256-bit registers: right on a CPU, but the emulator that the tests use elsewhere computes
+// `vdpbf16ps` of that width wrongly, and what is not tested everywhere is not used.
 bf16_kernel!(
     avx512_bf16, avx512, crate::isa::avx512::Avx512,
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")],
@@ -328,7 +323,7 @@ fn available(isa: Isa) -> Option<impl Iterator<Item = &'static Kernel>> {
     let (all, bf16, rows): (_, _, &[Kernel]) = match isa {
         Isa::Scalar => (&scalar::KERNELS, None, &[]),
         Isa::Avx2 => (&avx2::KERNELS, None, &[]),
-        Isa::Vnni256 => (&vnni256::KERNELS, Some(&vnni256_bf16::KERNEL), &[]),
+        Isa::Vnni256 => (&vnni256::KERNELS, None, &[]),
         Isa::Avx512 => (&avx512::KERNELS, Some(&avx512_bf16::KERNEL), &avx512_rows::KERNELS),
     };
     // asking the tokens is what makes it sound to hand the kernels out
