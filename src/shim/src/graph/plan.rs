@@ -125,7 +125,7 @@ impl Plan {
             panel_bytes: 0,
             private_bytes: 0,
             prepared: Vec::new(),
-            blocking: Blocking { panel_bytes: 20 << 10, prefetch_bytes: 16 << 10 },
+            blocking: Blocking::MEASURED,
         }
     }
 
