@@ -109,7 +109,14 @@ impl Guest {
         self
     }
 
-    /// Reserves hugetlb pages of a size, `2M` or `1G`: how many on each node. At most one of 1G each.
+    /// Memory of each node in MiB; 2304 by default.
+    #[must_use]
+    pub fn memory(self, mib_per_node: usize) -> Self {
+        self.option("--memory", mib_per_node.to_string())
+    }
+
+    /// Reserves hugetlb pages of a size, `2M` or `1G`: how many on each node. One of 1G fits into each
+    /// node's memory, two with `memory(5120)`; where it does not, the kernel takes it from the other node.
     #[must_use]
     pub fn pages(self, size: &str, per_node: [usize; 2]) -> Self {
         self.option("--pages", format!("{size}={},{}", per_node[0], per_node[1]))
