@@ -1,21 +1,19 @@
 //! What the program does to a mapping whose pages may have been replaced.
 //!
 //! A promoted page holds the file's bytes, but it is no longer the file's: dropping it
-//! (`MADV_DONTNEED`) would leave zeros, writing to it would not reach the file, and a page of the
-//! hugetlb pool cannot be cut. So before such a call the file is mapped back over the pages
+//! (`MADV_DONTNEED`) would leave zeros, writing to it would not reach the file, and it can be given
+//! back only whole. So before such a call the file is mapped back over the pages
 //! concerned, and they stay the file's from then on. The call is then made with the registry locked,
 //! so that the promoter does not put a page where the program has just unmapped one.
 
 use std::ops::Range;
-
-use libc::c_int;
-use zen5turbo_host::memory::map::{HUGE_PAGE, Pages};
 
 use super::counters;
 use super::mapping::{Mapping, Page};
 use super::registry::{self, Locked, may_concern};
 use crate::reason::Reason;
 use crate::stats;
+use libc::c_int;
 
 /// What is about to be done to a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,12 +72,8 @@ fn prepare(mapping: &mut Mapping, range: &Range<usize>, change: Change) {
     let pages = mapping.pages_of(range);
     match change {
         Change::Unmap => {
-            // A page of the pool that is unmapped in part must be the file's again; a transparent
-            // one can be cut.
-            for edge in [range.start, range.end] {
-                give_back_pool_page(mapping, edge);
-            }
-            keep(mapping, pages);
+            give_back_cut_pages(mapping, range);
+            mapping.set(pages, Page::Left);
         }
         Change::Protect(libc::PROT_READ) => {}
         Change::Protect(_) => give_back(mapping, pages),
@@ -87,9 +81,7 @@ fn prepare(mapping: &mut Mapping, range: &Range<usize>, change: Change) {
             Effect::None => {}
             Effect::DropsPages => give_back(mapping, pages),
             Effect::MarksPages => {
-                for edge in [range.start, range.end] {
-                    give_back_pool_page(mapping, edge);
-                }
+                give_back_cut_pages(mapping, range);
                 leave_unpromoted(mapping, pages);
             }
         },
@@ -146,21 +138,18 @@ fn leave_unpromoted(mapping: &mut Mapping, pages: Range<usize>) {
     }
 }
 
-/// Forgets pages that are unmapped, whole or in part.
-fn keep(mapping: &mut Mapping, pages: Range<usize>) {
-    mapping.set(pages, Page::Left);
-}
-
-/// Gives back the page of the hugetlb pool that `edge` lies inside of.
-fn give_back_pool_page(mapping: &mut Mapping, edge: usize) {
-    let page = mapping.pages_of(&(edge..edge.saturating_add(1)));
-    if page.is_empty() {
-        return;
-    }
-    if let Page::Promoted(pages @ (Pages::Huge | Pages::Giant)) = mapping.page(page.start)
-        && !edge.is_multiple_of(pages.bytes())
-    {
-        let first = (edge - mapping.range.start) / pages.bytes() * (pages.bytes() / HUGE_PAGE);
-        give_back(mapping, first..first + pages.bytes() / HUGE_PAGE);
+/// Gives back the pages that the range begins or ends inside of: what is left of a page is no page
+/// that could be given back later, and one of the hugetlb pool cannot be cut at all.
+fn give_back_cut_pages(mapping: &mut Mapping, range: &Range<usize>) {
+    for edge in [range.start, range.end] {
+        let page = mapping.pages_of(&(edge..edge.saturating_add(1)));
+        if page.is_empty() {
+            continue;
+        }
+        if let Page::Promoted(pages) = mapping.page(page.start)
+            && !edge.is_multiple_of(pages.bytes())
+        {
+            give_back(mapping, page);
+        }
     }
 }

@@ -41,6 +41,12 @@ pub fn demoted(bytes: usize) {
     DEMOTED.fetch_add(bytes as u64, Relaxed);
 }
 
+/// Bytes promoted and given back since the start.
+#[cfg(test)]
+pub fn totals() -> [u64; 2] {
+    [[&TRANSPARENT, &HUGE, &GIANT].iter().map(|n| n.load(Relaxed)).sum(), DEMOTED.load(Relaxed)]
+}
+
 /// A forked child starts from zero, with loads and stores only.
 pub fn forget() {
     for n in [&MAPPED, &WANTED, &TRANSPARENT, &HUGE, &GIANT, &DEMOTED, &MICROSECONDS] {

@@ -12,4 +12,6 @@ pub mod counters;
 mod mapping;
 pub mod promoter;
 pub mod registry;
+#[cfg(test)]
+mod tests;
 pub mod weights;

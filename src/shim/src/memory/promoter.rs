@@ -24,7 +24,7 @@ use crate::startup::guarded;
 use crate::stats;
 
 /// Most bytes that are moved at once: what the promotion needs beside its result.
-const RUN: usize = 32 << 20;
+const RUN: usize = if cfg!(test) { 4 << 20 } else { 32 << 20 };
 
 /// Most runs, as a share of the mappings a process may have (`vm.max_map_count`): each is one.
 const SHARE_OF_MAPPINGS: usize = 4;
@@ -295,7 +295,7 @@ fn release_cache(run: &Run, spare: u64) {
 }
 
 /// Gives pages back when memory is short; true when it is.
-fn relieve(locked: &mut Locked, budget: &Budget) -> bool {
+pub fn relieve(locked: &mut Locked, budget: &Budget) -> bool {
     if locked.mappings.iter().all(|m| m.promoted() == 0) {
         return false;
     }
