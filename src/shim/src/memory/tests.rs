@@ -113,6 +113,18 @@ impl Space {
         }
         self.mapped[pages].fill(false);
     }
+
+    /// Takes all rights away and gives them back, where every page is mapped. Nobody may read meanwhile.
+    fn protect_and_back(&mut self, pages: std::ops::Range<usize>) {
+        let (at, len) = (self.address(pages.start) as *mut _, pages.len() * SMALL_PAGE);
+        if self.mapped[pages].iter().all(|&m| m) {
+            // SAFETY: no reader while the space is borrowed mutably.
+            unsafe {
+                assert_eq!(mapping::mprotect(at, len, libc::PROT_NONE), 0);
+                assert_eq!(mapping::mprotect(at, len, libc::PROT_READ), 0);
+            }
+        }
+    }
 }
 
 impl Drop for Space {
@@ -224,17 +236,7 @@ fn whatever_the_program_does_every_byte_stays_right() {
                 14 => space.write().unwrap().unmap(pages.start..pages.end.min(pages.start + 700)),
                 15 => drop(relieve(&mut registry::lock(), &short)),
                 16 if round % 4 == 0 => fork(&space.read().unwrap(), &mut random),
-                17 => {
-                    let space = space.write().unwrap();
-                    let (at, len) = (space.address(pages.start) as *mut _, pages.len() * SMALL_PAGE);
-                    if space.mapped[pages].iter().all(|&m| m) {
-                        // SAFETY: no reader while the space is borrowed mutably.
-                        unsafe {
-                            assert_eq!(mapping::mprotect(at, len, libc::PROT_NONE), 0);
-                            assert_eq!(mapping::mprotect(at, len, libc::PROT_READ), 0);
-                        }
-                    }
-                }
+                17 => space.write().unwrap().protect_and_back(pages),
                 18 => std::thread::sleep(std::time::Duration::from_micros(300)),
                 _ => {}
             }
