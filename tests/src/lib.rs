@@ -9,11 +9,13 @@ mod fixture;
 mod machine;
 mod outcome;
 mod program;
+mod refusal;
 
 pub use fixture::{Fixture, ggml_headers, work_dir};
 pub use machine::{Tier, is_zen5, tiers};
 pub use outcome::{Outcome, Stats};
 pub use program::{Program, TIME_LIMIT};
+pub use refusal::{CONTAINER, Refusal};
 
 use std::path::{Path, PathBuf};
 
