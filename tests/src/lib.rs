@@ -6,12 +6,14 @@
 //! prerequisite fails the test with the command that provides it.
 
 mod fixture;
+mod group;
 mod machine;
 mod outcome;
 mod program;
 mod refusal;
 
 pub use fixture::{Fixture, ggml_headers, work_dir};
+pub use group::MemoryGroup;
 pub use machine::{Tier, is_zen5, tiers};
 pub use outcome::{Outcome, Stats};
 pub use program::{Program, TIME_LIMIT};

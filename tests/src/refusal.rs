@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
-use crate::{Fixture, work_dir};
+use crate::{Fixture, MemoryGroup, work_dir};
 
 /// What Docker's default seccomp profile refuses without CAP_SYS_NICE and CAP_PERFMON, and always.
 pub const CONTAINER: [&str; 5] = ["mbind", "set_mempolicy", "get_mempolicy", "move_pages", "perf_event_open"];
@@ -48,6 +48,13 @@ impl Refusal {
     #[must_use]
     pub fn limit(mut self, name: &str, bytes: u64) -> Self {
         self.args.extend(["--limit".into(), format!("{name}={bytes}").into()]);
+        self
+    }
+
+    /// Runs in this control group.
+    #[must_use]
+    pub fn in_group(mut self, group: &MemoryGroup) -> Self {
+        self.args.extend(["--cgroup".into(), group.path().into()]);
         self
     }
 
