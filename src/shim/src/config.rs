@@ -46,6 +46,37 @@ pub enum Repack {
     Off,
 }
 
+/// What is read ahead of the products that need it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Prefetch {
+    /// What was measured to pay.
+    #[default]
+    Auto,
+    /// Nothing.
+    Off,
+    /// Pages of the model file that are not resident.
+    Pages,
+    /// So many bytes of the weights of each thread's next product, into its level-2 cache.
+    Cache(usize),
+}
+
+impl Prefetch {
+    /// `cache` without a size. (No size paid where it was measured, see `graph/ahead.rs`.)
+    pub const CACHE_BYTES: usize = 128 << 10;
+
+    /// The largest size: the next product's weights must not push out what is in use.
+    pub const MOST_CACHE_BYTES: usize = 4 << 20;
+
+    /// Bytes for each thread to prefetch into its cache; 0: none.
+    #[must_use]
+    pub fn cache_bytes(self) -> usize {
+        match self {
+            Self::Cache(bytes) => bytes,
+            Self::Auto | Self::Off | Self::Pages => 0,
+        }
+    }
+}
+
 /// Where measured choices of kernels are read from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Tune {
@@ -69,6 +100,8 @@ pub struct Config {
     pub kernels: KernelChoice,
     /// `ZEN5TURBO_REPACK`.
     pub repack: Repack,
+    /// `ZEN5TURBO_PREFETCH`.
+    pub prefetch: Prefetch,
     /// `ZEN5TURBO_LOG`.
     pub log: LogLevel,
     /// `ZEN5TURBO_STATS`: where statistics are written at exit, `%p` not yet replaced.
@@ -88,6 +121,7 @@ impl Default for Config {
             gate: GateMode::default(),
             kernels: KernelChoice::default(),
             repack: Repack::default(),
+            prefetch: Prefetch::default(),
             log: LogLevel::default(),
             stats: None,
             tune: Tune::default(),
@@ -156,6 +190,17 @@ pub const KNOBS: &[Knob] = &[
         get: |c| word_of(c.repack, REPACKS).to_owned(),
     },
     Knob {
+        name: "ZEN5TURBO_PREFETCH",
+        default: "auto",
+        allowed: "auto, off, pages, cache or cache:BYTES (at most 4194304)",
+        help: "read ahead: what pays, nothing, pages of the model file, or a thread's next weights into its cache",
+        set: |c, v| set_prefetch(&mut c.prefetch, v),
+        get: |c| match c.prefetch {
+            Prefetch::Cache(bytes) if bytes != Prefetch::CACHE_BYTES => format!("cache:{bytes}"),
+            word => word_of(word, PREFETCHES).to_owned(),
+        },
+    },
+    Knob {
         name: "ZEN5TURBO_LOG",
         default: "off",
         allowed: "off, info or debug",
@@ -200,6 +245,12 @@ const KERNELS: Choices<KernelChoice> = &[
     ("off", KernelChoice::Off),
 ];
 const REPACKS: Choices<Repack> = &[("auto", Repack::Auto), ("keep", Repack::Keep), ("off", Repack::Off)];
+const PREFETCHES: Choices<Prefetch> = &[
+    ("auto", Prefetch::Auto),
+    ("off", Prefetch::Off),
+    ("pages", Prefetch::Pages),
+    ("cache", Prefetch::Cache(Prefetch::CACHE_BYTES)),
+];
 const LEVELS: Choices<LogLevel> = &[("off", LogLevel::Off), ("info", LogLevel::Info), ("debug", LogLevel::Debug)];
 
 fn choose<T: Copy>(field: &mut T, value: &OsStr, choices: Choices<T>) -> bool {
@@ -209,6 +260,19 @@ fn choose<T: Copy>(field: &mut T, value: &OsStr, choices: Choices<T>) -> bool {
             true
         }
         None => false,
+    }
+}
+
+fn set_prefetch(field: &mut Prefetch, value: &OsStr) -> bool {
+    let Some(size) = value.to_str().and_then(|text| text.strip_prefix("cache:")) else {
+        return choose(field, value, PREFETCHES);
+    };
+    match size.parse() {
+        Ok(bytes @ 1..=Prefetch::MOST_CACHE_BYTES) => {
+            *field = Prefetch::Cache(bytes);
+            true
+        }
+        _ => false,
     }
 }
 
@@ -325,6 +389,7 @@ mod tests {
             ("ZEN5TURBO_GATE", "strict passthrough off"),
             ("ZEN5TURBO_KERNELS", "auto avx512 avx2 scalar off"),
             ("ZEN5TURBO_REPACK", "auto keep off"),
+            ("ZEN5TURBO_PREFETCH", "auto off pages cache"),
             ("ZEN5TURBO_LOG", "off info debug"),
         ] {
             let knob = KNOBS.iter().find(|k| k.name == name).unwrap();
@@ -371,6 +436,19 @@ mod tests {
         assert_eq!(config.stats, Some("/tmp/s.%p.json".into()));
         let config = parse(&[("ZEN5TURBO_TUNE", "tune.txt")]);
         assert_eq!(config.tune, Tune::File(std::env::current_dir().unwrap().join("tune.txt")));
+    }
+
+    #[test]
+    fn the_size_of_the_cache_prefetch_can_be_chosen() {
+        let knob = KNOBS.iter().find(|k| k.name == "ZEN5TURBO_PREFETCH").unwrap();
+        let config = parse(&[("ZEN5TURBO_PREFETCH", "cache:65536")]);
+        assert_eq!(config.prefetch.cache_bytes(), 65536);
+        assert_eq!(knob.value(&config), "cache:65536");
+        for bad in ["cache:", "cache:0", "cache:-1", "cache:4194305", "cache:64K", "pages:1"] {
+            let config = parse(&[("ZEN5TURBO_PREFETCH", bad)]);
+            assert_eq!(config.prefetch, Prefetch::Auto, "{bad}");
+            assert_eq!(config.complaints.len(), 1, "{bad}");
+        }
     }
 
     #[test]

@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use zen5turbo_kernels::formats::ActFormat;
 use zen5turbo_kernels::kernel::{Blocking, Tiles};
 
+use super::ahead::Ahead;
 use super::dense::{Columns, Pieces};
 use super::experts::Experts;
 use super::policy::{self, Take};
 use super::scratch::Scratch;
+use crate::config::config;
 use crate::ggml::abi::Tensor;
 use crate::ggml::copies::c_str;
 use crate::ggml::probe::{Abi, Op};
@@ -50,8 +52,10 @@ pub struct Node {
     /// Number of the weight type.
     pub ty: u8,
     pub decision: Result<Job, Reason>,
-    /// Next piece to be computed.
+    /// Counts the pieces given out; in a MUL_MAT those beyond each thread's first.
     pub next: Padded<AtomicUsize>,
+    /// Of the next MUL_MAT that is taken over, what to fetch when this product is done.
+    pub ahead: Option<Ahead>,
 }
 
 /// Keeps what one thread writes away from what others read.
@@ -193,6 +197,7 @@ impl Plan {
                 }
             }
         }
+        self.look_ahead(config().prefetch.cache_bytes());
         self.prepared.clear();
         self.prepared.resize_with(threads + 1, Padded::default);
         self.build_index();
@@ -208,7 +213,24 @@ impl Plan {
             stats::set_kernel(kind, ty, take.regime.name(), take.kernel.isa.name());
         }
         tell(kind, src0, &decision);
-        Node { op, kind, ty, decision, next: Padded::default() }
+        Node { op, kind, ty, decision, next: Padded::default(), ahead: None }
+    }
+
+    /// Tells every product what to fetch of the next one; nothing when `bytes` is 0.
+    fn look_ahead(&mut self, bytes: usize) {
+        if bytes == 0 {
+            return; // nodes are made without
+        }
+        let mut next = None;
+        for node in self.nodes.iter_mut().rev() {
+            node.ahead = next;
+            if let Ok(Job { work, take, .. }) = &node.decision {
+                next = match work {
+                    Work::Dense(columns, pieces) => Ahead::new(columns, pieces, take, bytes),
+                    Work::Experts(_) => None, // which experts is not known yet
+                };
+            }
+        }
     }
 
     /// This thread's own scratch: panel, private activations, groups of picks.
