@@ -61,8 +61,8 @@ pub enum Prefetch {
 }
 
 impl Prefetch {
-    /// `cache` without a size. (No size paid where it was measured, see `graph/ahead.rs`.)
-    pub const CACHE_BYTES: usize = 128 << 10;
+    /// `cache` without a size: the best of 2 KiB to 1 MiB, by little (see `graph/ahead.rs`).
+    pub const CACHE_BYTES: usize = 512 << 10;
 
     /// The largest size: the next product's weights must not push out what is in use.
     pub const MOST_CACHE_BYTES: usize = 4 << 20;

@@ -1,10 +1,10 @@
 //! Cache prefetch: a thread that has finished its part of a product fetches the beginning of its part of
 //! the next one, instead of only waiting for the others.
 //!
-//! Off by default (`ZEN5TURBO_PREFETCH=cache` switches it on), because it did not pay: on an EPYC of
-//! the Zen 4 family, 2026-11-21, tg, weights in a file mapping, the rate with it over that without, by
-//! alternate tokens of the same process, median of 5 to 7 processes; "control" compares nothing with
-//! nothing:
+//! Off by default (`ZEN5TURBO_PREFETCH=cache` switches it on), because what it gains is within the noise
+//! nearly everywhere. An EPYC of the Zen 4 family, 2026-11-21, tg, weights in a file mapping, the rate
+//! with it over that without, by alternate tokens of the same process, median of 5 to 7 processes;
+//! "control" compares nothing with nothing, single processes from 0.93 to 1.05:
 //!
 //! | weights, threads | control | 32 KiB | 128 KiB | 512 KiB |
 //! |---|---|---|---|---|
@@ -15,9 +15,10 @@
 //! | q6_K, two | 0.991 | 0.992 | 0.998 | 1.020 |
 //! | q8_0, two | 0.998 | 0.995 | 0.997 | 0.992 |
 //!
-//! The control's own spread is as large (single processes: 0.93 to 1.05). At 128 KiB the hints T0 and NTA
-//! instead of T1, only threads that are not the last to finish, or only while another thread does an
-//! operation of one row: 0.98 to 1.015, in no order. A likely cause, not measured: a prefetch needs a
+//! Again with 512 KiB, two threads: q6_K 1.018 (control 1.004, 9 processes; 1 MiB 1.015), q4_K 1.003 (0.998,
+//! 13 processes); q6_K on huge pages 1.007 (1.000, 11 processes from 1.001 to 1.015). At 128 KiB the hints T0
+//! and NTA instead of T1, only threads that are not the last to finish, or only while another thread does
+//! an operation of one row: 0.98 to 1.015, in no order. A likely cause, not measured: a prefetch needs a
 //! free miss buffer as a load does, so it moves the reading to another place and saves little.
 
 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
