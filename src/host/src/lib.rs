@@ -7,7 +7,9 @@
 pub mod caches;
 pub mod cpu;
 pub mod gate;
+pub mod memory;
 pub mod proc;
+pub mod thread;
 pub mod tier;
 
 pub use caches::Caches;

@@ -2,17 +2,17 @@
 //! around packing and micro-kernel, which are the same for all.
 
 use crate::act::QuantizeFn;
-use crate::formats::{ActFormat, Codes, Shape, Values, WeightType};
+use crate::formats::{ActFormat, Codes, LINE, Shape, Values, WeightType};
 use crate::isa::{Isa, LANES};
 use crate::micro::{DirectFn, MicroFn};
+use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 
-/// Packs `blocks` records of sixteen rows: row `r` starts at `src + r * stride`. The lines that lie
-/// `ahead` bytes on are prefetched, one for each line read.
+/// Packs `blocks` records of sixteen rows: row `r` starts at `src + r * stride`.
 ///
 /// # Safety
 /// Every row is readable for `blocks` records, `panel` writable for as many; the CPU has the ISA's
 /// features.
-pub type PackFn = unsafe fn(src: *const u8, stride: usize, blocks: usize, ahead: usize, panel: *mut u8);
+pub type PackFn = unsafe fn(src: *const u8, stride: usize, blocks: usize, panel: *mut u8);
 
 /// The product of one weight type on one ISA.
 #[derive(Debug)]
@@ -86,13 +86,18 @@ pub struct Blocking {
     /// Bytes that a packed panel may take when several tiles use it: it should stay in the level-1
     /// cache beside a tile. For a single tile the panel is as small as can be.
     pub panel_bytes: usize,
-    /// Bytes of weights to prefetch ahead of packing, over the sixteen rows together; 0: none.
+    /// Bytes of weights to prefetch ahead of packing, over the sixteen rows together, at most; 0: none.
     pub prefetch_bytes: usize,
+}
+
+impl Blocking {
+    /// What was measured to be good.
+    pub const MEASURED: Self = Blocking { panel_bytes: 20 << 10, prefetch_bytes: 128 << 10 };
 }
 
 impl Default for Blocking {
     fn default() -> Self {
-        Blocking { panel_bytes: 20 << 10, prefetch_bytes: 16 << 10 }
+        Self::MEASURED
     }
 }
 
@@ -187,9 +192,7 @@ impl Kernel {
         let chunk = self.chunk_blocks(p.k, blocking.panel_bytes.min(most));
         let chunks = blocks.div_ceil(chunk);
         let chunk_bytes = chunk * block_bytes;
-        // a chunk that serves many tiles leaves time to fetch all of the next one, however large
-        let least = usize::from(p.tiles.count > 1 && blocking.prefetch_bytes > 0);
-        let ahead = (blocking.prefetch_bytes / (LANES * chunk_bytes)).max(least).min(chunks);
+        let ahead = Ahead::new(p, chunks, chunk_bytes, blocking.prefetch_bytes);
         let copy = scratch.add(chunk * self.panel_record);
         let (column_bytes, record) = (self.act.bytes(p.k, 1), self.act.record());
         let mut dst = [core::ptr::null_mut(); MAX_TILE];
@@ -203,20 +206,13 @@ impl Kernel {
                 // rows of float types may end within a record
                 let k = (n * block_k).min(p.k - from * block_k);
                 let whole = k / block_k;
-                // what to prefetch while this chunk is packed: the one `ahead` chunks on, along these
-                // rows or, past their end, in the next panel
-                let distance = if i + ahead < chunks {
-                    ahead * chunk_bytes
-                } else {
-                    (LANES * p.stride).wrapping_sub((chunks - ahead) * chunk_bytes)
-                };
                 let at = src.add(from * block_bytes);
                 // rows below the matrix, or elements past the end of a row, are not ours to read: pack a
                 // copy of what there is (what the missing rows hold does not matter, their results are
                 // not stored)
                 let direct = if rows == LANES { whole } else { 0 };
                 if direct > 0 {
-                    (self.pack)(at, p.stride, direct, distance, scratch);
+                    (self.pack)(at, p.stride, direct, scratch);
                 }
                 if direct < n {
                     let (done, stride) = (direct * block_bytes, (n - direct) * block_bytes);
@@ -226,8 +222,9 @@ impl Kernel {
                         core::ptr::copy_nonoverlapping(at.add(r * p.stride + done), to, bytes);
                         to.add(bytes).write_bytes(0, stride - bytes);
                     }
-                    (self.pack)(copy, stride, n - direct, 0, scratch.add(direct * self.panel_record));
+                    (self.pack)(copy, stride, n - direct, scratch.add(direct * self.panel_record));
                 }
+                ahead.pull(i, src, src.wrapping_add(LANES * p.stride));
                 for t in tiles.clone() {
                     let (c0, c1) = (p.tiles.start(t), p.tiles.start(t + 1));
                     let width = c1 - c0;
@@ -266,6 +263,51 @@ impl Kernel {
                 }
                 let direct = self.direct[to - from - 1];
                 direct(weights, p.stride, rows, p.k, p.act.add(from * bytes), bytes, dst.as_ptr());
+            }
+        }
+    }
+}
+
+/// What to fetch from memory while a chunk is multiplied: the part that comes next, row by row.
+///
+/// The rows of a panel are packed in parallel, which no hardware prefetcher follows, and what is
+/// fetched into the level-1 cache waits in few line buffers. So a part of all sixteen rows is fetched
+/// in advance into the level-2 cache, in the order in which it lies in memory. (AMD EPYC, Zen 4,
+/// 2026-11-21, weights in memory, one column, GMAC/s along the rows into level 1, in order into
+/// level 1, in order into level 2: AVX2 q8_0 11, 11, 18; q4_K 14, 17, 30; q6_K 9, 10, 21.)
+struct Ahead {
+    /// Chunks of a row that are fetched together.
+    unit: usize,
+    chunks: usize,
+    chunk_bytes: usize,
+    stride: usize,
+}
+
+impl Ahead {
+    fn new(p: &Product, chunks: usize, chunk_bytes: usize, most: usize) -> Self {
+        let unit = if most == 0 { 0 } else { (most / (LANES * chunk_bytes)).clamp(1, chunks) };
+        Ahead { unit, chunks, chunk_bytes, stride: p.stride }
+    }
+
+    /// Fetches what falls to chunk `i` of the rows at `src`; after their last unit comes the first one
+    /// of the rows at `next`. Addresses need not be valid: a prefetch does not fault.
+    #[inline(always)]
+    fn pull(&self, i: usize, src: *const u8, next: *const u8) {
+        if self.unit == 0 {
+            return;
+        }
+        let first = i / self.unit * self.unit;
+        let (turn, turns) = (i - first, self.unit.min(self.chunks - first));
+        let from = first + turns;
+        let (at, from) = if from < self.chunks { (src.wrapping_add(from * self.chunk_bytes), from) } else { (next, 0) };
+        let bytes = self.unit.min(self.chunks - from) * self.chunk_bytes;
+        for row in LANES * turn / turns..LANES * (turn + 1) / turns {
+            let row = at.wrapping_add(row * self.stride);
+            let mut line = row.map_addr(|a| a & !(LINE - 1));
+            while line < row.wrapping_add(bytes) {
+                // SAFETY: a prefetch reads nothing; its instruction is part of x86-64.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
+                line = line.wrapping_add(LINE);
             }
         }
     }

@@ -81,9 +81,9 @@ macro_rules! isa_kernels {
             }
 
             $(#[$attr])?
-            unsafe fn pack<W: Weight>(src: *const u8, stride: usize, blocks: usize, ahead: usize, panel: *mut u8) {
+            unsafe fn pack<W: Weight>(src: *const u8, stride: usize, blocks: usize, panel: *mut u8) {
                 for b in 0..blocks {
-                    let rows = Rows::new::<W>(src, stride, ahead, b);
+                    let rows = Rows::new::<W>(src, stride, b);
                     let record = const { W::SHAPE.panel_record(<$lanes as crate::isa::Lanes>::MADD) };
                     W::pack::<$lanes>(&rows, panel.add(b * record));
                 }
@@ -253,18 +253,17 @@ mod avx512_rows {
     }
 
     /// All types but IQ4_XS, whose signed table values do not fit `vpmaddubsw`; up to as many columns as
-    /// they need fewer instructions than panels do, because this tier is made for a CPU with four 512-bit
-    /// pipes (Zen 5). On one with two (Emerald Rapids, 2026-11-21, llama-bench tg48, tokens/s by rows and by
-    /// panels) q4_0 65, 58; q8_0 32, 31; q4_K 65, 64; q6_K 43, 40 win, q5_0 34, 37; q2_K 85, 90; q3_K 58, 66;
-    /// q5_K 39, 49 lose.
+    /// they are faster than panels. (AMD EPYC, Zen 4, 2026-11-21, weights in memory, GMAC/s by rows and by
+    /// panels at one column: q4_0 39, 30; q8_0 28, 21; q5_0 27, 23; q4_K 46, 31; q2_K 51, 32; at two: q4_0 62,
+    /// 55; q8_0 43, 40; q4_K 57, 57; q6_K 50, 42; at three: q4_0 67, 75; q8_0 49, 56; q6_K 67, 58.)
     pub(super) static KERNELS: [Kernel; 12] = [
-        kernel32::<Q4_0>(4),
-        kernel32::<Q4_1>(4),
-        kernel32::<Q5_0>(4),
-        kernel32::<Q5_1>(4),
-        kernel32::<Q8_0>(4),
-        kernel32::<Iq4Nl>(4),
-        kernel32::<Mxfp4>(4),
+        kernel32::<Q4_0>(2),
+        kernel32::<Q4_1>(2),
+        kernel32::<Q5_0>(2),
+        kernel32::<Q5_1>(2),
+        kernel32::<Q8_0>(2),
+        kernel32::<Iq4Nl>(2),
+        kernel32::<Mxfp4>(2),
         kernel256::<Q2K>(2),
         kernel256::<Q3K>(2),
         kernel256::<Q4K>(1),

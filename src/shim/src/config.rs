@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 use zen5turbo_host::GateMode;
 
 use crate::log::LogLevel;
+use crate::pages::HugePages;
+use crate::prefetch::Prefetch;
 
 /// Which kernels may be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,37 +48,6 @@ pub enum Repack {
     Off,
 }
 
-/// What is read ahead of the products that need it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Prefetch {
-    /// What was measured to pay.
-    #[default]
-    Auto,
-    /// Nothing.
-    Off,
-    /// Pages of the model file that are not resident.
-    Pages,
-    /// So many bytes of the weights of each thread's next product, into its level-2 cache.
-    Cache(usize),
-}
-
-impl Prefetch {
-    /// `cache` without a size: the best of 2 KiB to 1 MiB, by little (see `graph/ahead.rs`).
-    pub const CACHE_BYTES: usize = 512 << 10;
-
-    /// The largest size: the next product's weights must not push out what is in use.
-    pub const MOST_CACHE_BYTES: usize = 4 << 20;
-
-    /// Bytes for each thread to prefetch into its cache; 0: none.
-    #[must_use]
-    pub fn cache_bytes(self) -> usize {
-        match self {
-            Self::Cache(bytes) => bytes,
-            Self::Auto | Self::Off | Self::Pages => 0,
-        }
-    }
-}
-
 /// Where measured choices of kernels are read from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Tune {
@@ -102,6 +73,8 @@ pub struct Config {
     pub repack: Repack,
     /// `ZEN5TURBO_PREFETCH`.
     pub prefetch: Prefetch,
+    /// `ZEN5TURBO_HUGEPAGES`.
+    pub huge_pages: HugePages,
     /// `ZEN5TURBO_LOG`.
     pub log: LogLevel,
     /// `ZEN5TURBO_STATS`: where statistics are written at exit, `%p` not yet replaced.
@@ -122,6 +95,7 @@ impl Default for Config {
             kernels: KernelChoice::default(),
             repack: Repack::default(),
             prefetch: Prefetch::default(),
+            huge_pages: HugePages::default(),
             log: LogLevel::default(),
             stats: None,
             tune: Tune::default(),
@@ -201,6 +175,14 @@ pub const KNOBS: &[Knob] = &[
         },
     },
     Knob {
+        name: "ZEN5TURBO_HUGEPAGES",
+        default: "auto",
+        allowed: "auto, thp, 2m, 1g or off",
+        help: "pages under weights and large buffers: transparent huge pages, reserved ones of 2 MiB or 1 GiB, or none",
+        set: |c, v| choose(&mut c.huge_pages, v, HUGE_PAGES),
+        get: |c| word_of(c.huge_pages, HUGE_PAGES).to_owned(),
+    },
+    Knob {
         name: "ZEN5TURBO_LOG",
         default: "off",
         allowed: "off, info or debug",
@@ -250,6 +232,13 @@ const PREFETCHES: Choices<Prefetch> = &[
     ("off", Prefetch::Off),
     ("pages", Prefetch::Pages),
     ("cache", Prefetch::Cache(Prefetch::CACHE_BYTES)),
+];
+const HUGE_PAGES: Choices<HugePages> = &[
+    ("auto", HugePages::Auto),
+    ("thp", HugePages::Thp),
+    ("2m", HugePages::Two),
+    ("1g", HugePages::One),
+    ("off", HugePages::Off),
 ];
 const LEVELS: Choices<LogLevel> = &[("off", LogLevel::Off), ("info", LogLevel::Info), ("debug", LogLevel::Debug)];
 
@@ -390,6 +379,7 @@ mod tests {
             ("ZEN5TURBO_KERNELS", "auto avx512 avx2 scalar off"),
             ("ZEN5TURBO_REPACK", "auto keep off"),
             ("ZEN5TURBO_PREFETCH", "auto off pages cache"),
+            ("ZEN5TURBO_HUGEPAGES", "auto thp 2m 1g off"),
             ("ZEN5TURBO_LOG", "off info debug"),
         ] {
             let knob = KNOBS.iter().find(|k| k.name == name).unwrap();

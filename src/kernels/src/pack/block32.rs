@@ -76,7 +76,7 @@ impl Weight for Q4_0 {
     const TYPE: WeightType = WeightType::Q4_0;
     #[inline(always)]
     unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
-        put_nibbles::<S>(rows.words4_short::<S>(2), rec);
+        put_nibbles::<S>(rows.words4::<S>(2), rec);
         put_d::<S>(rows, rec.add(Self::SHAPE.scales_at()));
     }
 }
@@ -87,7 +87,7 @@ impl Weight for Q4_1 {
     const TYPE: WeightType = WeightType::Q4_1;
     #[inline(always)]
     unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
-        put_nibbles::<S>(rows.words4_short::<S>(4), rec);
+        put_nibbles::<S>(rows.words4::<S>(4), rec);
         put_d_m::<S>(rows, rec.add(Self::SHAPE.scales_at()), rec.add(Self::SHAPE.mins_at()));
     }
 }
@@ -98,7 +98,7 @@ impl Weight for Q5_0 {
     const TYPE: WeightType = WeightType::Q5_0;
     #[inline(always)]
     unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
-        put_5bit::<S>(rows.words4_short::<S>(6), rows.words1::<S>(2), rec);
+        put_5bit::<S>(rows.words4::<S>(6), rows.words1::<S>(2), rec);
         put_d::<S>(rows, rec.add(Self::SHAPE.scales_at()));
     }
 }
@@ -109,7 +109,7 @@ impl Weight for Q5_1 {
     const TYPE: WeightType = WeightType::Q5_1;
     #[inline(always)]
     unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
-        put_5bit::<S>(rows.words4_short::<S>(8), rows.words1::<S>(4), rec);
+        put_5bit::<S>(rows.words4::<S>(8), rows.words1::<S>(4), rec);
         put_d_m::<S>(rows, rec.add(Self::SHAPE.scales_at()), rec.add(Self::SHAPE.mins_at()));
     }
 }
@@ -123,7 +123,7 @@ impl Weight for Q8_0 {
         // adding 128 to a signed byte is flipping its top bit
         let bias = S::splat(if S::MADD { 0 } else { 0x8080_8080_u32 as i32 });
         unrolled!(h in [0, 1] {
-            for (i, q) in rows.words4_short::<S>(2 + 16 * h).into_iter().enumerate() {
+            for (i, q) in rows.words4::<S>(2 + 16 * h).into_iter().enumerate() {
                 put_signed::<Self, S>(rec, 4 * h + i, S::xor(q, bias));
             }
         });
@@ -137,7 +137,7 @@ impl Weight for Iq4Nl {
     const TYPE: WeightType = WeightType::Iq4Nl;
     #[inline(always)]
     unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
-        put_table::<Self, S>(rows.words4_short::<S>(2), iq4_table::<S>(), rec);
+        put_table::<Self, S>(rows.words4::<S>(2), iq4_table::<S>(), rec);
         put_d::<S>(rows, rec.add(Self::SHAPE.scales_at()));
     }
 }
@@ -151,7 +151,7 @@ impl Weight for Mxfp4 {
     const TYPE: WeightType = WeightType::Mxfp4;
     #[inline(always)]
     unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
-        put_table::<Self, S>(rows.words4_short::<S>(1), &MXFP4_VALUES_U, rec);
+        put_table::<Self, S>(rows.words4::<S>(1), &MXFP4_VALUES_U, rec);
         let mut d = [0f32; crate::isa::LANES];
         for (r, d) in d.iter_mut().enumerate() {
             *d = e8m0_half(*rows.at.row(r / 4, r % 4, 0));

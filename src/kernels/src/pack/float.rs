@@ -41,7 +41,7 @@ impl Weight for F16 {
     #[inline(always)]
     unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
         unrolled!(i in [0, 1] {
-            for (j, w) in rows.words4_short::<S>(16 * i).into_iter().enumerate() {
+            for (j, w) in rows.words4::<S>(16 * i).into_iter().enumerate() {
                 let line = rec.add((8 * i + 2 * j) * LINE);
                 S::storef(line, S::half_lo(w));
                 S::storef(line.add(LINE), S::half_lo(S::shr(w, 16)));
@@ -58,7 +58,7 @@ impl Weight for Bf16 {
     unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
         let high = S::splat(0xffff_0000_u32 as i32);
         unrolled!(i in [0, 1] {
-            for (j, w) in rows.words4_short::<S>(16 * i).into_iter().enumerate() {
+            for (j, w) in rows.words4::<S>(16 * i).into_iter().enumerate() {
                 put::<S>(rec, 8 * i + 2 * j, S::shl(w, 16));
                 put::<S>(rec, 8 * i + 2 * j + 1, S::and(w, high));
             }
@@ -74,7 +74,7 @@ impl Weight for Bf16Pairs {
     #[inline(always)]
     unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
         unrolled!(i in [0, 1] {
-            for (j, w) in rows.words4_short::<S>(16 * i).into_iter().enumerate() {
+            for (j, w) in rows.words4::<S>(16 * i).into_iter().enumerate() {
                 put::<S>(rec, 4 * i + j, w);
             }
         });

@@ -43,16 +43,9 @@ pub trait Weight {
     unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8);
 }
 
-/// The block to pack of sixteen rows, and what to prefetch meanwhile.
-///
-/// Prefetches go out one by one between the loads: a burst of them would fill the core's line
-/// buffers and stop it until memory has answered.
+/// The block to pack of sixteen rows.
 pub struct Rows {
     at: Quads,
-    /// Bytes from here to what is needed later.
-    ahead: usize,
-    /// For blocks shorter than a cache line: the rows whose turn it is to be prefetched.
-    turn: *const u8,
 }
 
 impl Rows {
@@ -61,34 +54,14 @@ impl Rows {
     /// # Safety
     /// The block must lie in the rows' memory.
     #[inline(always)]
-    pub unsafe fn new<W: Weight>(p: *const u8, stride: usize, ahead: usize, b: usize) -> Self {
-        let p = p.add(b * W::BYTES);
-        let turn = b * (W::BYTES / 16) % 4 * 4;
-        Rows { at: Quads::new(p, stride), ahead, turn: p.wrapping_add(ahead).wrapping_add(turn * stride) }
+    pub unsafe fn new<W: Weight>(p: *const u8, stride: usize, b: usize) -> Self {
+        Rows { at: Quads::new(p.add(b * W::BYTES), stride) }
     }
 
-    /// Sixteen bytes of every row, `at` bytes into a super-block, transposed; prefetches for four
-    /// rows, so that four calls cover a line of every row. `at` must be a constant once inlined.
+    /// Sixteen bytes of every row, `at` bytes into the block, transposed.
     #[inline(always)]
     unsafe fn words4<S: Lanes>(&self, at: usize) -> [S::I; 4] {
-        let quad = self.at.quad[at / 16 % 4].wrapping_add(self.ahead);
-        self.prefetch_quad(quad.wrapping_add(at));
         S::load_words4(&self.at, at)
-    }
-
-    /// The same in a short block; the rows to prefetch change from block to block.
-    #[inline(always)]
-    unsafe fn words4_short<S: Lanes>(&self, at: usize) -> [S::I; 4] {
-        self.prefetch_quad(self.turn.wrapping_add(at / 16 * 4 * self.at.stride));
-        S::load_words4(&self.at, at)
-    }
-
-    #[inline(always)]
-    unsafe fn prefetch_quad(&self, p: *const u8) {
-        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        for step in [0, self.at.stride, 2 * self.at.stride, self.at.stride3] {
-            _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(step).cast());
-        }
     }
 
     /// The 32-bit word at `at` of every row.

@@ -1,7 +1,7 @@
 //! Blocks of 32, four at a time: lane `l` belongs to block `l / 4`. The first vector of codes holds the
 //! first halves of the four blocks, the second one the second halves.
 
-use super::{Operands, Row, ahead, copy, load, nibbles, prefetch, product};
+use super::{Operands, Row, copy, load, nibbles, product};
 use crate::formats::ROWS32;
 use crate::pack::{Iq4Nl, MXFP4_VALUES_U, Mxfp4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Weight, iq4_table};
 use core::arch::x86_64::*;
@@ -202,51 +202,30 @@ struct Blocks<W>(W);
 
 impl<W: Block32> Row for Blocks<W> {
     #[inline(always)]
-    unsafe fn rows<const NC: usize, const R: usize>(o: Operands, mut p: *const u8) -> [[__m512; NC]; R] {
+    unsafe fn row<const NC: usize>(o: Operands, mut p: *const u8) -> [__m512; NC] {
         let block = W::TYPE.block().1;
         let (steps, left) = (o.k / 128, o.k % 128 / 32);
-        let ahead = ahead::<R>(o.stride);
         let mut act = o.act;
-        let mut acc = [[_mm512_setzero_ps(); NC]; R];
+        let mut acc = [_mm512_setzero_ps(); NC];
         for _ in 0..steps / 2 {
-            for (r, acc) in acc.iter_mut().enumerate() {
-                let p = p.add(r * o.stride);
-                fetch::<W>(p.wrapping_add(ahead));
-                for i in 0..2 {
-                    step::<W, NC>(acc, p.add(i * 4 * block), act.add(i * ROWS32.bytes), o.act_stride);
-                }
+            for i in 0..2 {
+                step::<W, NC>(&mut acc, p.add(i * 4 * block), act.add(i * ROWS32.bytes), o.act_stride);
             }
             p = p.add(8 * block);
             act = act.add(2 * ROWS32.bytes);
         }
         if steps % 2 > 0 {
-            for (r, acc) in acc.iter_mut().enumerate() {
-                step::<W, NC>(acc, p.add(r * o.stride), act, o.act_stride);
-            }
+            step::<W, NC>(&mut acc, p, act, o.act_stride);
             p = p.add(4 * block);
             act = act.add(ROWS32.bytes);
         }
         if left > 0 {
-            for (r, acc) in acc.iter_mut().enumerate() {
-                // the blocks that are missing have the scale zero, like their activations
-                let mut last = [0u8; 4 * 34];
-                copy_blocks::<W>(p.add(r * o.stride), last.as_mut_ptr(), left);
-                step::<W, NC>(acc, last.as_ptr(), act, o.act_stride);
-            }
+            // the blocks that are missing have the scale zero, like their activations
+            let mut last = [0u8; 4 * 34];
+            copy_blocks::<W>(p, last.as_mut_ptr(), left);
+            step::<W, NC>(&mut acc, last.as_ptr(), act, o.act_stride);
         }
         acc
-    }
-}
-
-/// Prefetches eight blocks.
-#[inline(always)]
-unsafe fn fetch<W: Block32>(p: *const u8) {
-    match W::TYPE.block().1 {
-        17 | 18 => prefetch::<{ 8 * 18 }>(p),
-        20 => prefetch::<{ 8 * 20 }>(p),
-        22 => prefetch::<{ 8 * 22 }>(p),
-        24 => prefetch::<{ 8 * 24 }>(p),
-        _ => prefetch::<{ 8 * 34 }>(p),
     }
 }
 

@@ -3,9 +3,9 @@
 //! with the scales and adds up. The order of the codes is the type's own, see [`Order`]; what is subtracted
 //! from every code of a sub-block is a product of the sub-blocks' (negated) sums.
 
-use super::{Operands, Row, again, ahead, dot2, load, nibbles, or_masked, prefetch, product};
+use super::{Operands, Row, dot2, load, nibbles, or_masked, product};
 use crate::formats::{Order, ROWS256};
-use crate::pack::{Q2K, Q3K, Q4K, Q5K, Q6K, Weight, unrolled};
+use crate::pack::{Q2K, Q3K, Q4K, Q5K, Q6K, Weight};
 use core::arch::x86_64::*;
 
 /// A weight type with super-blocks.
@@ -13,10 +13,6 @@ use core::arch::x86_64::*;
 pub trait Super256: Weight {
     /// The order of [`Self::codes`].
     const ORDER: Order;
-    /// Whether rows computed together share the activations in registers, which pays where unpacking
-    /// leaves some. (Emulator, K=2048, one column, instructions per 64 MAC without and with: q2_K 12.0, 13.1;
-    /// q3_K 14.4, 14.2; q4_K 12.8, 14.2; q5_K 15.3, 16.7; q6_K 13.4, 13.1.)
-    const SHARE: bool;
     /// Where `d` is; with [`Shape::min`](crate::formats::Shape::min), `dmin` follows it.
     const D: usize;
 
@@ -75,7 +71,6 @@ unsafe fn k4_scales(p: *const u8) -> ([__m512i; 4], __m256i) {
 
 impl Super256 for Q4K {
     const ORDER: Order = Order::Nibbles;
-    const SHARE: bool = false;
     const D: usize = 0;
     #[inline(always)]
     unsafe fn codes(p: *const u8) -> [__m512i; 4] {
@@ -90,7 +85,6 @@ impl Super256 for Q4K {
 
 impl Super256 for Q5K {
     const ORDER: Order = Order::Nibbles;
-    const SHARE: bool = false;
     const D: usize = 0;
     #[inline(always)]
     unsafe fn codes(p: *const u8) -> [__m512i; 4] {
@@ -125,7 +119,6 @@ unsafe fn pairs(q: __m512i) -> [__m512i; 4] {
 
 impl Super256 for Q2K {
     const ORDER: Order = Order::Pairs;
-    const SHARE: bool = false;
     const D: usize = 80;
     #[inline(always)]
     unsafe fn codes(p: *const u8) -> [__m512i; 4] {
@@ -142,7 +135,6 @@ impl Super256 for Q2K {
 
 impl Super256 for Q3K {
     const ORDER: Order = Order::Pairs;
-    const SHARE: bool = true;
     const D: usize = 108;
     #[inline(always)]
     unsafe fn codes(p: *const u8) -> [__m512i; 4] {
@@ -172,7 +164,6 @@ impl Super256 for Q3K {
 
 impl Super256 for Q6K {
     const ORDER: Order = Order::Plain;
-    const SHARE: bool = true;
     const D: usize = 208;
     #[inline(always)]
     unsafe fn codes(p: *const u8) -> [__m512i; 4] {
@@ -280,34 +271,14 @@ struct Blocks<W>(W);
 
 impl<W: Super256> Row for Blocks<W> {
     #[inline(always)]
-    unsafe fn rows<const NC: usize, const R: usize>(o: Operands, mut p: *const u8) -> [[__m512; NC]; R] {
+    unsafe fn row<const NC: usize>(o: Operands, p: *const u8) -> [__m512; NC] {
         let (block, blocks) = (W::TYPE.block().1, o.k / 256);
         // what the loop does without a block would be a call of `memset`
         core::hint::assert_unchecked(blocks > 0);
-        let ahead = ahead::<R>(o.stride);
-        let mut act = o.act;
-        let mut acc = [[_mm512_setzero_ps(); NC]; R];
-        for _ in 0..blocks {
-            unrolled!(r in [0, 1, 2, 3] {
-                if r < R {
-                    let p = p.add(r * o.stride);
-                    prefetch_block::<W>(p.wrapping_add(ahead));
-                    let act = if W::SHARE { act } else { again(act) };
-                    step::<W, NC>(&mut acc[r], p, act, o.act_stride);
-                }
-            });
-            p = p.add(block);
-            act = act.add(ROWS256.bytes);
+        let mut acc = [_mm512_setzero_ps(); NC];
+        for b in 0..blocks {
+            step::<W, NC>(&mut acc, p.add(b * block), o.act.add(b * ROWS256.bytes), o.act_stride);
         }
         acc
-    }
-}
-
-#[inline(always)]
-unsafe fn prefetch_block<W: Super256>(p: *const u8) {
-    match W::BYTES / 64 {
-        1 => prefetch::<64>(p),
-        2 => prefetch::<128>(p),
-        _ => prefetch::<192>(p),
     }
 }

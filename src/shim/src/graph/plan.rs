@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::c_void;
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
@@ -18,6 +19,7 @@ use crate::ggml::abi::Tensor;
 use crate::ggml::copies::c_str;
 use crate::ggml::probe::{Abi, Op};
 use crate::log::{self, LogLevel, log};
+use crate::memory::weights;
 use crate::reason::Reason;
 use crate::stats;
 use crate::stats::OpKind;
@@ -52,6 +54,8 @@ pub struct Node {
     /// Number of the weight type.
     pub ty: u8,
     pub decision: Result<Job, Reason>,
+    /// Addresses of the weights.
+    weights: Range<usize>,
     /// Counts the pieces given out; in a MUL_MAT those beyond each thread's first.
     pub next: Padded<AtomicUsize>,
     /// Of the next MUL_MAT that is taken over, what to fetch when this product is done.
@@ -110,7 +114,7 @@ struct Last {
     key: ActKey,
     id: u64,
     /// Memory that must not be written meanwhile: the activations, and the ids.
-    ranges: [std::ops::Range<usize>; 2],
+    ranges: [Range<usize>; 2],
 }
 
 impl Plan {
@@ -125,7 +129,7 @@ impl Plan {
             panel_bytes: 0,
             private_bytes: 0,
             prepared: Vec::new(),
-            blocking: Blocking { panel_bytes: 20 << 10, prefetch_bytes: 16 << 10 },
+            blocking: Blocking::MEASURED,
         }
     }
 
@@ -187,6 +191,7 @@ impl Plan {
                 }
             }
         }
+        weights::used(self.nodes.iter().map(|node| node.weights.clone()));
         self.panel_bytes = panel.next_multiple_of(64);
         self.private_bytes = private.next_multiple_of(64);
         self.thread_bytes = (self.panel_bytes + self.private_bytes + group + SLACK).next_multiple_of(128);
@@ -213,7 +218,9 @@ impl Plan {
             stats::set_kernel(kind, ty, take.regime.name(), take.kernel.isa.name());
         }
         tell(kind, src0, &decision);
-        Node { op, kind, ty, decision, next: Padded::default(), ahead: None }
+        // SAFETY: as above.
+        let weights = unsafe { extent(abi, src0) };
+        Node { op, kind, ty, decision, weights, next: Padded::default(), ahead: None }
     }
 
     /// Tells every product what to fetch of the next one; nothing when `bytes` is 0.
@@ -352,7 +359,7 @@ unsafe fn act_key(op: &Tensor, job: &Job) -> ActKey {
 }
 
 /// The addresses that a tensor's elements lie in; none for null.
-unsafe fn extent(abi: &Abi, t: *const Tensor) -> std::ops::Range<usize> {
+unsafe fn extent(abi: &Abi, t: *const Tensor) -> Range<usize> {
     if t.is_null() {
         return 0..0;
     }

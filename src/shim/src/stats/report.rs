@@ -7,6 +7,7 @@ use zen5turbo_host::proc;
 use super::json::Json;
 use super::{CELLS, Cell, EVENTS, LIBRARY_LIST, OpKind, read, type_name};
 use crate::config::{KNOBS, config};
+use crate::memory::counters;
 use crate::reason::Reason;
 use crate::startup;
 use crate::tuning;
@@ -23,6 +24,7 @@ use crate::tuning;
 /// ggml:    [ { path, status } ]
 /// ops:     { MUL_MAT: { q4_K: { taken, ns, bytes, mac, kernels: {regime: name},
 ///                               declined: {reason: n} } } }
+/// memory:  { weights: { mapped, wanted, promoted: { thp, 2m, 1g }, demoted, now, us } }
 /// events:  { reason: n }
 /// ```
 ///
@@ -71,6 +73,9 @@ pub fn json() -> String {
         }
         j.close();
     }
+    j.close();
+    j.open(Some("memory"));
+    counters::report(&mut j);
     j.close();
     reasons(&mut j, "events", &EVENTS);
     j.close();
