@@ -24,9 +24,16 @@ impl Product {
 #[test]
 fn a_bad_value_is_one_line_that_names_it_and_the_default_is_used() {
     let product = Product::build();
-    let cases: [(&str, &str, &[&str], &str, &str); 6] = [
+    let cases: [(&str, &str, &[&str], &str, &str); 7] = [
         ("ZEN5TURBO_KERNELS", "avx3", &["auto", "avx512", "avx512-256", "avx2", "scalar", "off"], "/kernels", "auto"),
         ("ZEN5TURBO_REPACK", "yes", &["auto", "keep", "off"], "/config/ZEN5TURBO_REPACK", "auto"),
+        (
+            "ZEN5TURBO_PREFETCH",
+            "cache:9999999",
+            &["auto", "off", "pages", "cache", "4194304"],
+            "/config/ZEN5TURBO_PREFETCH",
+            "auto",
+        ),
         ("ZEN5TURBO_LOG", "loud", &["off", "info", "debug"], "/config/ZEN5TURBO_LOG", "off"),
         ("ZEN5TURBO", "maybe", &["0 or 1"], "/config/ZEN5TURBO", "1"),
         ("ZEN5TURBO_KERNELS", "AVX2", &["avx2"], "/kernels", "auto"),

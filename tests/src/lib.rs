@@ -6,18 +6,22 @@
 //! prerequisite fails the test with the command that provides it.
 
 mod fixture;
+mod group;
 mod guest;
 mod machine;
 mod outcome;
 mod pages;
 mod program;
+mod refusal;
 
 pub use fixture::{Fixture, ggml_headers, work_dir};
+pub use group::MemoryGroup;
 pub use guest::{Guest, GuestOutcome, page_nodes};
 pub use machine::{Tier, is_zen5, tiers};
 pub use outcome::{Outcome, Stats};
 pub use pages::{Mapping, Snapshot};
 pub use program::{Program, TIME_LIMIT};
+pub use refusal::{CONTAINER, Refusal};
 
 use std::path::{Path, PathBuf};
 

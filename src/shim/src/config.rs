@@ -8,6 +8,7 @@ use zen5turbo_host::GateMode;
 
 use crate::log::LogLevel;
 use crate::pages::HugePages;
+use crate::prefetch::Prefetch;
 
 /// Which kernels may be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,6 +71,8 @@ pub struct Config {
     pub kernels: KernelChoice,
     /// `ZEN5TURBO_REPACK`.
     pub repack: Repack,
+    /// `ZEN5TURBO_PREFETCH`.
+    pub prefetch: Prefetch,
     /// `ZEN5TURBO_HUGEPAGES`.
     pub huge_pages: HugePages,
     /// `ZEN5TURBO_LOG`.
@@ -91,6 +94,7 @@ impl Default for Config {
             gate: GateMode::default(),
             kernels: KernelChoice::default(),
             repack: Repack::default(),
+            prefetch: Prefetch::default(),
             huge_pages: HugePages::default(),
             log: LogLevel::default(),
             stats: None,
@@ -160,6 +164,17 @@ pub const KNOBS: &[Knob] = &[
         get: |c| word_of(c.repack, REPACKS).to_owned(),
     },
     Knob {
+        name: "ZEN5TURBO_PREFETCH",
+        default: "auto",
+        allowed: "auto, off, pages, cache or cache:BYTES (at most 4194304)",
+        help: "read ahead: what pays, nothing, pages of the model file, or a thread's next weights into its cache",
+        set: |c, v| set_prefetch(&mut c.prefetch, v),
+        get: |c| match c.prefetch {
+            Prefetch::Cache(bytes) if bytes != Prefetch::CACHE_BYTES => format!("cache:{bytes}"),
+            word => word_of(word, PREFETCHES).to_owned(),
+        },
+    },
+    Knob {
         name: "ZEN5TURBO_HUGEPAGES",
         default: "auto",
         allowed: "auto, thp, 2m, 1g or off",
@@ -212,6 +227,12 @@ const KERNELS: Choices<KernelChoice> = &[
     ("off", KernelChoice::Off),
 ];
 const REPACKS: Choices<Repack> = &[("auto", Repack::Auto), ("keep", Repack::Keep), ("off", Repack::Off)];
+const PREFETCHES: Choices<Prefetch> = &[
+    ("auto", Prefetch::Auto),
+    ("off", Prefetch::Off),
+    ("pages", Prefetch::Pages),
+    ("cache", Prefetch::Cache(Prefetch::CACHE_BYTES)),
+];
 const HUGE_PAGES: Choices<HugePages> = &[
     ("auto", HugePages::Auto),
     ("thp", HugePages::Thp),
@@ -228,6 +249,19 @@ fn choose<T: Copy>(field: &mut T, value: &OsStr, choices: Choices<T>) -> bool {
             true
         }
         None => false,
+    }
+}
+
+fn set_prefetch(field: &mut Prefetch, value: &OsStr) -> bool {
+    let Some(size) = value.to_str().and_then(|text| text.strip_prefix("cache:")) else {
+        return choose(field, value, PREFETCHES);
+    };
+    match size.parse() {
+        Ok(bytes @ 1..=Prefetch::MOST_CACHE_BYTES) => {
+            *field = Prefetch::Cache(bytes);
+            true
+        }
+        _ => false,
     }
 }
 
@@ -344,6 +378,7 @@ mod tests {
             ("ZEN5TURBO_GATE", "strict passthrough off"),
             ("ZEN5TURBO_KERNELS", "auto avx512 avx2 scalar off"),
             ("ZEN5TURBO_REPACK", "auto keep off"),
+            ("ZEN5TURBO_PREFETCH", "auto off pages cache"),
             ("ZEN5TURBO_HUGEPAGES", "auto thp 2m 1g off"),
             ("ZEN5TURBO_LOG", "off info debug"),
         ] {
@@ -391,6 +426,19 @@ mod tests {
         assert_eq!(config.stats, Some("/tmp/s.%p.json".into()));
         let config = parse(&[("ZEN5TURBO_TUNE", "tune.txt")]);
         assert_eq!(config.tune, Tune::File(std::env::current_dir().unwrap().join("tune.txt")));
+    }
+
+    #[test]
+    fn the_size_of_the_cache_prefetch_can_be_chosen() {
+        let knob = KNOBS.iter().find(|k| k.name == "ZEN5TURBO_PREFETCH").unwrap();
+        let config = parse(&[("ZEN5TURBO_PREFETCH", "cache:65536")]);
+        assert_eq!(config.prefetch.cache_bytes(), 65536);
+        assert_eq!(knob.value(&config), "cache:65536");
+        for bad in ["cache:", "cache:0", "cache:-1", "cache:4194305", "cache:64K", "pages:1"] {
+            let config = parse(&[("ZEN5TURBO_PREFETCH", bad)]);
+            assert_eq!(config.prefetch, Prefetch::Auto, "{bad}");
+            assert_eq!(config.complaints.len(), 1, "{bad}");
+        }
     }
 
     #[test]

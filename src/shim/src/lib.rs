@@ -12,6 +12,7 @@ mod graph;
 mod log;
 mod memory;
 mod pages;
+mod prefetch;
 mod reason;
 mod startup;
 mod stats;

@@ -30,6 +30,9 @@ pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &Compu
             }
         }
     }
+    if let Some(ahead) = &node.ahead {
+        ahead.fetch(ith);
+    }
     if let Some(started) = started {
         stats::taken(node.kind, node.ty, started.elapsed().as_nanos() as u64, job.bytes, job.macs);
     }
@@ -94,15 +97,14 @@ unsafe fn dense(mine: &Mine<'_>, columns: &Columns, pieces: &Pieces, next: &Atom
                 take.kernel.quantize_tile(take.k, columns.tiles, tile, to, |c| columns.source(slice, c));
             }
         });
-        loop {
-            let i = next.fetch_add(1, Ordering::Relaxed);
-            if i >= pieces.count {
-                return;
-            }
+        // Thread `i` begins with piece `i`, so that it is known beforehand what it reads first.
+        let mut i = mine.params.ith as usize;
+        while i < pieces.count {
             let (slice, panels, tiles) = pieces.get(i);
             let product = columns.product(slice, take, act.add(slice * slice_bytes));
             let result = |c| columns.result(slice, c);
             take.kernel.multiply(&product, panels, tiles, &mine.plan.blocking, mine.panel, result);
+            i = mine.params.nth as usize + next.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

@@ -6,6 +6,7 @@
 //! plan by the graph's work buffer ([`context`]), which is theirs alone while the graph runs, and
 //! all of them read the same decision.
 
+mod ahead;
 pub mod context;
 mod dense;
 pub mod execute;

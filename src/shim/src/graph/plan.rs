@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use zen5turbo_kernels::formats::ActFormat;
 use zen5turbo_kernels::kernel::{Blocking, Tiles};
 
+use super::ahead::Ahead;
 use super::dense::{Columns, Pieces};
 use super::experts::Experts;
 use super::policy::{self, Take};
 use super::scratch::Scratch;
+use crate::config::config;
 use crate::ggml::abi::Tensor;
 use crate::ggml::copies::c_str;
 use crate::ggml::probe::{Abi, Op};
@@ -54,8 +56,10 @@ pub struct Node {
     pub decision: Result<Job, Reason>,
     /// Addresses of the weights.
     weights: Range<usize>,
-    /// Next piece to be computed.
+    /// Counts the pieces given out; in a MUL_MAT those beyond each thread's first.
     pub next: Padded<AtomicUsize>,
+    /// Of the next MUL_MAT that is taken over, what to fetch when this product is done.
+    pub ahead: Option<Ahead>,
 }
 
 /// Keeps what one thread writes away from what others read.
@@ -198,6 +202,7 @@ impl Plan {
                 }
             }
         }
+        self.look_ahead(config().prefetch.cache_bytes());
         self.prepared.clear();
         self.prepared.resize_with(threads + 1, Padded::default);
         self.build_index();
@@ -215,7 +220,24 @@ impl Plan {
         tell(kind, src0, &decision);
         // SAFETY: as above.
         let weights = unsafe { extent(abi, src0) };
-        Node { op, kind, ty, decision, weights, next: Padded::default() }
+        Node { op, kind, ty, decision, weights, next: Padded::default(), ahead: None }
+    }
+
+    /// Tells every product what to fetch of the next one; nothing when `bytes` is 0.
+    fn look_ahead(&mut self, bytes: usize) {
+        if bytes == 0 {
+            return; // nodes are made without
+        }
+        let mut next = None;
+        for node in self.nodes.iter_mut().rev() {
+            node.ahead = next;
+            if let Ok(Job { work, take, .. }) = &node.decision {
+                next = match work {
+                    Work::Dense(columns, pieces) => Ahead::new(columns, pieces, take, bytes),
+                    Work::Experts(_) => None, // which experts is not known yet
+                };
+            }
+        }
     }
 
     /// This thread's own scratch: panel, private activations, groups of picks.

@@ -1,0 +1,59 @@
+//! A control group with little memory.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// The versions of control groups: the folder of the controller, a file in it that tells that this is
+/// one, and the file of the limit.
+const VERSIONS: [(&str, &str, &str); 2] = [
+    ("/sys/fs/cgroup", "cgroup.controllers", "memory.max"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.limit_in_bytes"),
+];
+
+/// A control group with a limit of memory, page cache included; removed with the value, when the
+/// processes in it have ended.
+pub struct MemoryGroup(PathBuf);
+
+impl MemoryGroup {
+    /// A new group below the root. `None` where this process may not make one, as in most
+    /// containers, or where the memory controller is not there.
+    #[must_use]
+    pub fn new(bytes: u64) -> Option<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        VERSIONS.iter().find_map(|&(root, sign, limit)| {
+            let root = Path::new(root);
+            if !root.join(sign).exists() {
+                return None;
+            }
+            let path = root.join(format!("zen5turbo-test-{}-{number}", std::process::id()));
+            // Version 2 wants the controller handed down; in version 1 there is no such file.
+            let _ = fs::write(root.join("cgroup.subtree_control"), "+memory");
+            fs::create_dir(&path).ok()?;
+            let group = Self(path);
+            fs::write(group.0.join(limit), bytes.to_string()).ok()?;
+            Some(group)
+        })
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        // A process that has just ended leaves its group a moment later.
+        for _ in 0..100 {
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        eprintln!("{} could not be removed", self.0.display());
+    }
+}
