@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use zen5turbo_host::GateMode;
 
 use crate::log::LogLevel;
+use crate::pages::HugePages;
 
 /// Which kernels may be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +70,8 @@ pub struct Config {
     pub kernels: KernelChoice,
     /// `ZEN5TURBO_REPACK`.
     pub repack: Repack,
+    /// `ZEN5TURBO_HUGEPAGES`.
+    pub huge_pages: HugePages,
     /// `ZEN5TURBO_LOG`.
     pub log: LogLevel,
     /// `ZEN5TURBO_STATS`: where statistics are written at exit, `%p` not yet replaced.
@@ -88,6 +91,7 @@ impl Default for Config {
             gate: GateMode::default(),
             kernels: KernelChoice::default(),
             repack: Repack::default(),
+            huge_pages: HugePages::default(),
             log: LogLevel::default(),
             stats: None,
             tune: Tune::default(),
@@ -156,6 +160,14 @@ pub const KNOBS: &[Knob] = &[
         get: |c| word_of(c.repack, REPACKS).to_owned(),
     },
     Knob {
+        name: "ZEN5TURBO_HUGEPAGES",
+        default: "auto",
+        allowed: "auto, thp, 2m, 1g or off",
+        help: "pages under weights and large buffers: transparent huge pages, reserved ones of 2 MiB or 1 GiB, or none",
+        set: |c, v| choose(&mut c.huge_pages, v, HUGE_PAGES),
+        get: |c| word_of(c.huge_pages, HUGE_PAGES).to_owned(),
+    },
+    Knob {
         name: "ZEN5TURBO_LOG",
         default: "off",
         allowed: "off, info or debug",
@@ -200,6 +212,13 @@ const KERNELS: Choices<KernelChoice> = &[
     ("off", KernelChoice::Off),
 ];
 const REPACKS: Choices<Repack> = &[("auto", Repack::Auto), ("keep", Repack::Keep), ("off", Repack::Off)];
+const HUGE_PAGES: Choices<HugePages> = &[
+    ("auto", HugePages::Auto),
+    ("thp", HugePages::Thp),
+    ("2m", HugePages::Two),
+    ("1g", HugePages::One),
+    ("off", HugePages::Off),
+];
 const LEVELS: Choices<LogLevel> = &[("off", LogLevel::Off), ("info", LogLevel::Info), ("debug", LogLevel::Debug)];
 
 fn choose<T: Copy>(field: &mut T, value: &OsStr, choices: Choices<T>) -> bool {
@@ -325,6 +344,7 @@ mod tests {
             ("ZEN5TURBO_GATE", "strict passthrough off"),
             ("ZEN5TURBO_KERNELS", "auto avx512 avx2 scalar off"),
             ("ZEN5TURBO_REPACK", "auto keep off"),
+            ("ZEN5TURBO_HUGEPAGES", "auto thp 2m 1g off"),
             ("ZEN5TURBO_LOG", "off info debug"),
         ] {
             let knob = KNOBS.iter().find(|k| k.name == name).unwrap();

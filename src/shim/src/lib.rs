@@ -10,6 +10,7 @@ mod exports;
 mod ggml;
 mod graph;
 mod log;
+mod pages;
 mod reason;
 mod startup;
 mod stats;
