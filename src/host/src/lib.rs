@@ -7,6 +7,7 @@
 pub mod caches;
 pub mod cpu;
 pub mod gate;
+pub mod pages;
 pub mod proc;
 pub mod tier;
 

@@ -1,5 +1,13 @@
 //! Which pages large memory is asked to lie on: the one place of the huge-page policy.
 
+use std::sync::OnceLock;
+
+use zen5turbo_host::pages::{self, HUGE_2M, HugetlbError, PAGE, Thp};
+
+use crate::config::config;
+use crate::reason::Reason;
+use crate::stats;
+
 /// Which pages lie under the weights and under ggml's large buffers. Every kind falls back to the
 /// smaller ones where the kernel refuses; the statistics hold the reason of each step down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,4 +24,68 @@ pub enum HugePages {
     One,
     /// Whatever the program would have got by itself.
     Off,
+}
+
+/// A mapping for a large buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// Its address, a multiple of 2 MiB.
+    pub start: usize,
+    /// Its bytes, whole pages of its kind.
+    pub len: usize,
+    /// Whether it lies on reserved pages of 2 MiB; on transparent ones otherwise.
+    pub hugetlb: bool,
+}
+
+/// Maps at least `size` bytes of zeros on the largest pages that the configuration and the kernel
+/// give: reserved pages of 2 MiB, all resident from now on, or transparent ones, resident as they
+/// are touched. Each step down is counted with its reason; `None` when there is nothing better than
+/// what the program gets by itself.
+#[must_use]
+pub fn map_buffer(size: usize) -> Option<Buffer> {
+    let wanted = config().huge_pages;
+    if wanted == HugePages::Off {
+        return None;
+    }
+    if matches!(wanted, HugePages::Two | HugePages::One) {
+        let len = size.checked_next_multiple_of(HUGE_2M)?;
+        match pages::map_hugetlb_2m(len) {
+            Ok(start) => return Some(Buffer { start, len, hugetlb: true }),
+            Err(HugetlbError::NoPages) => stats::event(Reason::HugetlbNoPages),
+            Err(HugetlbError::NotPopulated) => stats::event(Reason::HugetlbNotPopulated),
+        }
+    }
+    if !thp_available() {
+        return None;
+    }
+    let len = size.checked_next_multiple_of(PAGE)?;
+    let Some(start) = pages::map_aligned(len) else {
+        stats::event(Reason::BufferNotMapped);
+        return None;
+    };
+    // SAFETY: the mapping just made.
+    if unsafe { pages::advise_huge(start, len) } {
+        return Some(Buffer { start, len, hugetlb: false });
+    }
+    stats::event(Reason::ThpRefused);
+    // SAFETY: as above; nobody else knows of it.
+    unsafe { pages::unmap(start, len) };
+    None
+}
+
+/// Whether transparent huge pages may be asked for, found out once; the reason why not is counted
+/// once as well.
+pub fn thp_available() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| match Thp::detect() {
+        Thp::Available => true,
+        Thp::Never => {
+            stats::event(Reason::ThpNever);
+            false
+        }
+        Thp::OffForProcess => {
+            stats::event(Reason::ThpOffForProcess);
+            false
+        }
+    })
 }

@@ -81,6 +81,28 @@ reasons! {
     TuneOtherTier = "tune_other_tier",
     /// The calibration file was made with another version of ggml.
     TuneOtherGgml = "tune_other_ggml",
+    /// No reserved huge pages of 2 MiB, or not enough of them for a buffer.
+    HugetlbNoPages = "hugetlb_no_pages",
+    /// Reserved huge pages could not be faulted in: a limit of the cgroup, or a kernel before 5.14.
+    HugetlbNotPopulated = "hugetlb_not_populated",
+    /// Transparent huge pages are switched off on this machine.
+    ThpNever = "thp_never",
+    /// Transparent huge pages are switched off for this process.
+    ThpOffForProcess = "thp_off_for_process",
+    /// The kernel refused the advice to use transparent huge pages.
+    ThpRefused = "thp_refused",
+    /// No room for a buffer of our own.
+    BufferNotMapped = "buffer_not_mapped",
+    /// More buffers than the table of our own has room for.
+    BufferTableFull = "buffer_table_full",
+    /// A large buffer was asked for by code that may release it with `free`.
+    BufferFreedElsewhere = "buffer_freed_elsewhere",
+    /// Large blocks of the heap are not advised: the allocator is not glibc's.
+    ForeignAllocator = "foreign_allocator",
+    /// Measured: libc's own copy is as fast as the streaming one.
+    LibcCopyIsFaster = "libc_copy_is_faster",
+    /// The file with the measured choice of copies cannot be used, or cannot be written.
+    CopyFileUnusable = "copy_file_unusable",
 }
 
 #[cfg(test)]

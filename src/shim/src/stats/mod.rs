@@ -5,6 +5,7 @@
 
 mod file;
 mod json;
+mod memory;
 mod report;
 
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
@@ -235,6 +236,7 @@ pub fn forget() {
         cell.declined.iter().for_each(clear);
     }
     EVENTS.iter().for_each(clear);
+    memory::counters().for_each(clear);
 }
 
 #[cfg(test)]
