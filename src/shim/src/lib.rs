@@ -10,9 +10,13 @@ mod config;
 mod exports;
 mod ggml;
 mod graph;
+#[cfg_attr(test, allow(dead_code))] // reached by exports that a test program does not have
+mod heap;
 mod log;
 mod pages;
 mod reason;
 mod startup;
 mod stats;
+#[cfg_attr(test, allow(dead_code))] // as above
+mod streaming;
 mod tuning;

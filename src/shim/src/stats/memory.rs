@@ -3,10 +3,12 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::json::Json;
-use crate::buffers;
+use crate::{buffers, heap, streaming};
 
 /// ```text
-/// memory: { buffers: { thp: { count, bytes }, hugetlb_2m: { count, bytes }, freed } }
+/// memory: { buffers: { thp: { count, bytes }, hugetlb_2m: { count, bytes }, freed },
+///           heap: { count, bytes },                       advised
+///           copies: { status, from, measured, streamed: { count, bytes } } }
 /// ```
 /// Since the start; why something was not done is among the events.
 pub fn report(j: &mut Json) {
@@ -16,6 +18,13 @@ pub fn report(j: &mut Json) {
     pair(j, "thp", &c.thp);
     pair(j, "hugetlb_2m", &c.hugetlb);
     j.number("freed", c.freed.load(Relaxed));
+    j.close();
+    pair(j, "heap", &heap::ADVISED);
+    j.open(Some("copies"));
+    j.string("status", streaming::status());
+    j.number("from", streaming::DOOR.large.load(Relaxed) as u64);
+    j.number("measured", streaming::MEASURED.load(Relaxed));
+    pair(j, "streamed", &streaming::STREAMED);
     j.close();
     j.close();
 }
@@ -30,5 +39,6 @@ fn pair(j: &mut Json, key: &str, [count, bytes]: &[AtomicU64; 2]) {
 /// Every counter, for [`super::forget`].
 pub fn counters() -> impl Iterator<Item = &'static AtomicU64> {
     let c = &buffers::COUNTERS;
-    c.thp.iter().chain(&c.hugetlb).chain([&c.freed])
+    let other = heap::ADVISED.iter().chain(&streaming::STREAMED).chain([&c.freed, &streaming::MEASURED]);
+    c.thp.iter().chain(&c.hugetlb).chain(other)
 }
