@@ -50,13 +50,18 @@ fn small(criterion: &mut Criterion) {
     let shim = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/libzen5turbo.so");
     let ways = [("libc", memcpy_of(Path::new("libc.so.6"))), ("shim", memcpy_of(&shim))];
     assert_ne!(ways[0].1 as usize, ways[1].1 as usize, "the shim exports no memcpy");
-    let (source, mut target) = ([1u8; 4096], [0u8; 4096]);
+    let (source, mut target) = (vec![1u8; 8192], vec![0u8; 8192]);
+    // Half a page apart in their low bits: `rep movsb` of places with the same ones takes 1.2 us for 4 KiB.
+    let source = &source[source.as_ptr().align_offset(4096)..][..4096];
+    let page = target.as_ptr().align_offset(4096);
+    let half = if page >= 2048 { page - 2048 } else { page + 2048 };
+    let target = &mut target[half..][..4096];
     for bytes in [8, 16, 64, 256, 1024, 4096] {
         let mut group = criterion.benchmark_group(format!("small/{bytes}"));
         group.throughput(Throughput::Bytes(bytes as u64));
         for (name, copy) in ways {
             group.bench_function(name, |b| {
-                // SAFETY: both arrays have 4096 bytes.
+                // SAFETY: both slices have 4096 bytes.
                 b.iter(|| unsafe { copy(black_box(target.as_mut_ptr()).cast(), source.as_ptr().cast(), bytes) });
             });
         }

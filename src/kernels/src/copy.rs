@@ -7,8 +7,8 @@ use core::arch::x86_64::*;
 /// Bytes of a turn of the loop: two cache lines.
 const TURN: usize = 128;
 
-/// Bytes that are fetched ahead of the loads. The load streams of Zen 4 are prefetched by hardware up
-/// to the end of a page of 4 KiB only; 1024 measured best of 256 to 4096 there (EPYC, 2026-11-21).
+/// Bytes that are fetched ahead of the loads: sixteen cache lines. The only value that was
+/// tried (Zen 4, bench `copies`); others may do better.
 const AHEAD: usize = 1024;
 
 /// Copies `n` bytes by stores that do not allocate cache lines.
