@@ -136,6 +136,12 @@ impl Stats {
         self.0["events"][reason].as_u64().unwrap_or(0)
     }
 
+    /// A count, e.g. `/memory/buffers/thp/bytes`.
+    #[must_use]
+    pub fn number(&self, pointer: &str) -> u64 {
+        self.0.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("no number at {pointer}\n{self}"))
+    }
+
     /// Fails the test when the shim caught a defect of its own or lost an original.
     pub fn assert_healthy(&self) {
         for reason in ["internal_error", "original_missing", "out_of_memory", "plan_full"] {

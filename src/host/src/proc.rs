@@ -27,6 +27,17 @@ pub fn field_kib(text: &str, key: &str) -> Option<u64> {
     (words.next() == Some("kB")).then(|| value.checked_mul(1024))?
 }
 
+/// Page faults of the calling thread so far, those that needed no disk. Changes nothing, also not `errno`.
+#[must_use]
+pub fn thread_faults() -> i64 {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: getrusage fills the record; zeroes are valid for all its fields, should it fail.
+    crate::memory::map::keep_errno(|| unsafe {
+        libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr());
+        usage.assume_init().ru_minflt
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,6 +13,7 @@
 #![allow(unsafe_op_in_unsafe_fn)]
 
 pub mod act;
+pub mod copy;
 pub mod formats;
 pub mod isa;
 pub mod kernel;

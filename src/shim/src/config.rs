@@ -60,6 +60,18 @@ pub enum Tune {
     File(PathBuf),
 }
 
+/// From which size on a function of the C library does more than the original.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Threshold {
+    /// Never.
+    #[default]
+    Off,
+    /// From a size that this library knows or measures.
+    Auto,
+    /// From so many bytes on.
+    Bytes(usize),
+}
+
 /// The configuration of this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -75,6 +87,10 @@ pub struct Config {
     pub prefetch: Prefetch,
     /// `ZEN5TURBO_HUGEPAGES`.
     pub huge_pages: HugePages,
+    /// `ZEN5TURBO_MALLOC`.
+    pub malloc: Threshold,
+    /// `ZEN5TURBO_MEMCPY`.
+    pub memcpy: Threshold,
     /// `ZEN5TURBO_LOG`.
     pub log: LogLevel,
     /// `ZEN5TURBO_STATS`: where statistics are written at exit, `%p` not yet replaced.
@@ -96,6 +112,8 @@ impl Default for Config {
             repack: Repack::default(),
             prefetch: Prefetch::default(),
             huge_pages: HugePages::default(),
+            malloc: Threshold::Off,
+            memcpy: Threshold::Off,
             log: LogLevel::default(),
             stats: None,
             tune: Tune::default(),
@@ -181,6 +199,22 @@ pub const KNOBS: &[Knob] = &[
         help: "pages under weights and large buffers: transparent huge pages, reserved ones of 2 MiB or 1 GiB, or none",
         set: |c, v| choose(&mut c.huge_pages, v, HUGE_PAGES),
         get: |c| word_of(c.huge_pages, HUGE_PAGES).to_owned(),
+    },
+    Knob {
+        name: "ZEN5TURBO_MALLOC",
+        default: "off",
+        allowed: THRESHOLDS,
+        help: "blocks of the heap that are advised to lie on huge pages: none, from 8 MiB or so many bytes on",
+        set: |c, v| set_threshold(&mut c.malloc, v),
+        get: |c| show_threshold(c.malloc),
+    },
+    Knob {
+        name: "ZEN5TURBO_MEMCPY",
+        default: "off",
+        allowed: THRESHOLDS,
+        help: "copies that are streamed past the caches: none, large ones where that measures faster, or from so many bytes on",
+        set: |c, v| set_threshold(&mut c.memcpy, v),
+        get: |c| show_threshold(c.memcpy),
     },
     Knob {
         name: "ZEN5TURBO_LOG",
@@ -282,6 +316,29 @@ fn set_path(field: &mut Option<PathBuf>, value: &OsStr) -> bool {
 fn set_tune(field: &mut Tune, value: &OsStr) -> bool {
     *field = if value == "off" { Tune::Off } else { Tune::File(absolute(value)) };
     true
+}
+
+const THRESHOLDS: &str = "auto, off or a number of bytes from 65536 on";
+
+fn set_threshold(field: &mut Threshold, value: &OsStr) -> bool {
+    *field = match value.to_str() {
+        Some("off") => Threshold::Off,
+        Some("auto") => Threshold::Auto,
+        Some(text) => match text.parse() {
+            Ok(bytes) if bytes >= 1 << 16 => Threshold::Bytes(bytes),
+            _ => return false,
+        },
+        None => return false,
+    };
+    true
+}
+
+fn show_threshold(threshold: Threshold) -> String {
+    match threshold {
+        Threshold::Off => "off".to_owned(),
+        Threshold::Auto => "auto".to_owned(),
+        Threshold::Bytes(bytes) => bytes.to_string(),
+    }
 }
 
 fn show_path(path: Option<&PathBuf>) -> String {
@@ -438,6 +495,24 @@ mod tests {
             let config = parse(&[("ZEN5TURBO_PREFETCH", bad)]);
             assert_eq!(config.prefetch, Prefetch::Auto, "{bad}");
             assert_eq!(config.complaints.len(), 1, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_threshold_is_a_word_or_a_number_of_bytes() {
+        for (name, field) in
+            [("ZEN5TURBO_MALLOC", (|c| c.malloc) as fn(&Config) -> Threshold), ("ZEN5TURBO_MEMCPY", |c| c.memcpy)]
+        {
+            let knob = KNOBS.iter().find(|k| k.name == name).unwrap();
+            for (value, meaning) in
+                [("off", Threshold::Off), ("auto", Threshold::Auto), ("65536", Threshold::Bytes(65536))]
+            {
+                let config = parse(&[(name, value)]);
+                assert_eq!((field(&config), knob.value(&config)), (meaning, value.to_owned()));
+            }
+            for bad in ["65535", "1M", "-1", "99999999999999999999"] {
+                assert_eq!(parse(&[(name, bad)]).complaints.len(), 1, "{bad}");
+            }
         }
     }
 

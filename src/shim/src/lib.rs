@@ -5,10 +5,13 @@
 //! their structures; `graph` plans the products of a graph and computes them; `tuning` decides where
 //! ggml's own kernels are faster; `stats` and `log` tell about it.
 
+mod buffers;
 mod config;
 mod exports;
 mod ggml;
 mod graph;
+#[cfg_attr(test, allow(dead_code))] // reached by exports that a test program does not have
+mod heap;
 mod log;
 mod memory;
 mod pages;
@@ -16,4 +19,6 @@ mod prefetch;
 mod reason;
 mod startup;
 mod stats;
+#[cfg_attr(test, allow(dead_code))] // as above
+mod streaming;
 mod tuning;

@@ -1,5 +1,14 @@
 //! Which pages large memory is asked to lie on: the one place of the huge-page policy.
 
+use std::sync::OnceLock;
+
+use zen5turbo_host::memory::map::{HUGE_PAGE, SMALL_PAGE, keep_errno};
+use zen5turbo_host::memory::{Pages, Region, Thp};
+
+use crate::config::config;
+use crate::reason::Reason;
+use crate::stats;
+
 /// Which pages lie under the weights and under ggml's large buffers. Every kind falls back to the
 /// smaller ones where the kernel refuses; the statistics hold the reason of each step down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,4 +25,75 @@ pub enum HugePages {
     One,
     /// Whatever the program would have got by itself.
     Off,
+}
+
+/// A mapping for a large buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// Its address, a multiple of 2 MiB.
+    pub start: usize,
+    /// Its bytes, whole pages of its kind.
+    pub len: usize,
+    /// Whether it lies on reserved pages of 2 MiB; on transparent ones otherwise.
+    pub hugetlb: bool,
+}
+
+/// Maps at least `size` bytes of zeros on the largest pages that the configuration and the kernel
+/// give: reserved pages of 2 MiB, all resident from now on, or transparent ones, resident as they
+/// are touched. Each step down is counted with its reason; `None` when there is nothing better than
+/// what the program gets by itself.
+#[must_use]
+pub fn map_buffer(size: usize) -> Option<Buffer> {
+    keep_errno(|| match config().huge_pages {
+        HugePages::Off => None,
+        HugePages::Auto | HugePages::Thp => transparent(size),
+        HugePages::Two | HugePages::One => reserved(size).or_else(|| transparent(size)),
+    })
+}
+
+fn reserved(size: usize) -> Option<Buffer> {
+    let len = size.checked_next_multiple_of(HUGE_PAGE)?;
+    let Ok(region) = Region::new(len, Pages::Huge) else {
+        stats::event(Reason::Hugetlb2mMissing);
+        return None;
+    };
+    // Touching a page that is missing would be SIGBUS.
+    if region.populate().is_err() {
+        stats::event(Reason::HugetlbNotPopulated);
+        return None;
+    }
+    Some(Buffer { start: region.into_range().start, len, hugetlb: true })
+}
+
+fn transparent(size: usize) -> Option<Buffer> {
+    if !thp_available() {
+        return None;
+    }
+    let len = size.checked_next_multiple_of(SMALL_PAGE)?;
+    let Ok(region) = Region::new(len, Pages::Transparent) else {
+        stats::event(Reason::BufferNotMapped);
+        return None;
+    };
+    if region.advise(libc::MADV_HUGEPAGE).is_err() {
+        stats::event(Reason::ThpRefused);
+        return None;
+    }
+    Some(Buffer { start: region.into_range().start, len, hugetlb: false })
+}
+
+/// Whether transparent huge pages may be asked for, found out once; the reason why not is counted
+/// once as well.
+pub fn thp_available() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| match Thp::detect() {
+        Thp::Available => true,
+        Thp::Never => {
+            stats::event(Reason::ThpNever);
+            false
+        }
+        Thp::OffForProcess => {
+            stats::event(Reason::ThpOffForProcess);
+            false
+        }
+    })
 }

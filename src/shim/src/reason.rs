@@ -77,9 +77,7 @@ reasons! {
     MappingChanged = "mapping_changed",
     /// The thread that moves weights to huge pages could not be started.
     PromoterNotStarted = "promoter_not_started",
-    /// `/sys/kernel/mm/transparent_hugepage/enabled` is `never`, or there is no such file.
-    ThpNever = "thp_never",
-    /// No page of 2 MiB is free in the hugetlb pool, or a limit forbids it: smaller ones from here on.
+    /// No page of 2 MiB is free in the hugetlb pool: smaller ones from here on.
     Hugetlb2mMissing = "hugetlb_2m_missing",
     /// The same for 1 GiB.
     Hugetlb1gMissing = "hugetlb_1g_missing",
@@ -109,6 +107,26 @@ reasons! {
     TuneOtherTier = "tune_other_tier",
     /// The calibration file was made with another version of ggml.
     TuneOtherGgml = "tune_other_ggml",
+    /// Reserved huge pages could not be faulted in: a limit of the cgroup, or a kernel before 5.14.
+    HugetlbNotPopulated = "hugetlb_not_populated",
+    /// `/sys/kernel/mm/transparent_hugepage/enabled` is `never`, or there is no such file.
+    ThpNever = "thp_never",
+    /// Transparent huge pages are switched off for this process.
+    ThpOffForProcess = "thp_off_for_process",
+    /// The kernel refused the advice to use transparent huge pages.
+    ThpRefused = "thp_refused",
+    /// No room for a buffer of our own.
+    BufferNotMapped = "buffer_not_mapped",
+    /// More buffers than the table of our own has room for.
+    BufferTableFull = "buffer_table_full",
+    /// A large buffer was asked for by code that may release it with `free`.
+    BufferFreedElsewhere = "buffer_freed_elsewhere",
+    /// Large blocks of the heap are not advised: the allocator is not glibc's.
+    ForeignAllocator = "foreign_allocator",
+    /// Measured: libc's own copy is as fast as the streaming one.
+    LibcCopyIsFaster = "libc_copy_is_faster",
+    /// The file with the measured choice of copies cannot be used, or cannot be written.
+    CopyFileUnusable = "copy_file_unusable",
 }
 
 #[cfg(test)]

@@ -16,10 +16,12 @@ use zen5turbo_kernels::isa::Isa;
 use zen5turbo_kernels::width;
 
 use crate::config::{Config, KNOBS, KernelChoice, config};
+use crate::heap;
 use crate::log::{self, log};
 use crate::memory::{promoter, registry};
 use crate::reason::Reason;
 use crate::stats;
+use crate::streaming;
 use crate::tuning;
 
 /// What the shim does in this process.
@@ -79,6 +81,8 @@ ctor::declarative::ctor! {
 /// The steps of the constructor.
 #[cfg_attr(test, allow(dead_code))]
 fn start() {
+    heap::ready();
+    streaming::ready();
     let config = config();
     if !config.enabled {
         STATE.store(State::Disabled as u8, Ordering::Release);
@@ -199,6 +203,8 @@ fn engage(config: &Config) -> bool {
         NARROW.store(use_narrow_registers(config.kernels), Ordering::Relaxed);
     }
     tuning::load();
+    heap::activate();
+    streaming::activate();
     STATE.store(State::Active as u8, Ordering::Release);
     log!(
         info,

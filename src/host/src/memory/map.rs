@@ -43,6 +43,19 @@ impl Pages {
     }
 }
 
+/// Runs `f` and puts `errno` back to what it was before: for hooks, whose callers look at it.
+pub fn keep_errno<T>(f: impl FnOnce() -> T) -> T {
+    // SAFETY: the location is the calling thread's, valid as long as it runs.
+    let (location, saved) = unsafe {
+        let location = libc::__errno_location();
+        (location, *location)
+    };
+    let result = f();
+    // SAFETY: as above.
+    unsafe { *location = saved };
+    result
+}
+
 fn check(result: c_long) -> io::Result<usize> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result as usize) }
 }
@@ -296,13 +309,6 @@ pub fn release_cache(file: BorrowedFd<'_>, offset: u64, len: u64) {
     unsafe { libc::syscall(libc::SYS_fadvise64, file.as_raw_fd(), offset, len, libc::POSIX_FADV_DONTNEED) };
 }
 
-/// Whether the kernel gives transparent huge pages to those who ask.
-#[must_use]
-pub fn transparent_huge_pages() -> bool {
-    let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
-    setting.contains("[madvise]") || setting.contains("[always]")
-}
-
 /// The first `N` bytes of a file, without moving its position; `None` when it has fewer.
 #[must_use]
 pub fn first_bytes<const N: usize>(fd: c_int) -> Option<[u8; N]> {
@@ -360,6 +366,16 @@ mod tests {
         // More than any pool here has.
         let giant = Region::new(1 << 45, Pages::Giant).and_then(|r| r.populate());
         assert!(giant.is_err());
+    }
+
+    #[test]
+    fn errno_stays_where_it_is_asked_to() {
+        // SAFETY: errno of this thread.
+        unsafe { *libc::__errno_location() = 7 };
+        assert!(keep_errno(|| Region::new(1 << 60, Pages::Transparent)).is_err());
+        // SAFETY: as above.
+        assert_eq!(unsafe { *libc::__errno_location() }, 7);
+        assert!(Region::reserve(usize::MAX - HUGE_PAGE, HUGE_PAGE).is_err());
     }
 
     #[test]

@@ -4,7 +4,9 @@
 use super::data::{Rng, block, random_columns, random_matrix};
 use super::every_kernel;
 use super::harness::{Case, bits, row_bytes};
+use crate::copy::stream;
 use crate::isa::LANES;
+use crate::isa::avx2::Avx2;
 use crate::kernel::{Blocking, Product};
 
 /// Which end of the buffer is guarded tightly.
@@ -148,4 +150,29 @@ fn a_write_beside_a_guarded_buffer_is_noticed() {
     // SAFETY: the byte is in the accessible page, beyond the buffer.
     unsafe { g.ptr().add(60).write(0) };
     g.check("it");
+}
+
+/// Lengths around a cache line, a turn of the loop and a page, at every kind of alignment.
+#[test]
+fn the_streaming_copy_is_exact_and_stays_inside() {
+    let Some(avx2) = Avx2::new() else { return };
+    let mut rng = Rng(9);
+    for n in (0..400).chain([4095, 4096, 10_000]) {
+        let bytes: Vec<u8> = (0..n).map(|_| rng.byte()).collect();
+        for side in [Side::Start, Side::End] {
+            let source = Guarded::of(&bytes, side);
+            for shift in [0, 1, 31, 33] {
+                let destination = Guarded::new(n + shift, 1, side);
+                // At the start of its page it ends early, at the end it begins late.
+                let at = if matches!(side, Side::Start) { 0 } else { shift };
+                // SAFETY: two objects, with `n` bytes from either pointer.
+                let copied = unsafe {
+                    stream(avx2, destination.ptr().add(at), source.ptr(), n);
+                    std::slice::from_raw_parts(destination.ptr(), n + shift)
+                };
+                assert_eq!(&copied[at..at + n], bytes, "{n} bytes, {side:?}, {shift}");
+                assert!(copied[..at].iter().chain(&copied[at + n..]).all(|&b| b == FILL), "{n} bytes, {side:?}");
+            }
+        }
+    }
 }

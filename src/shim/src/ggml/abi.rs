@@ -68,3 +68,7 @@ pub type GraphCompute = unsafe extern "C" fn(*mut c_void, *mut CPlan) -> c_int;
 pub type GetProcAddress = unsafe extern "C" fn(*mut c_void, *const c_char) -> *mut c_void;
 /// `ggml_backend_buffer_type_t * ggml_backend_dev_get_extra_bufts(device)`
 pub type GetExtraBufts = unsafe extern "C" fn(*mut c_void) -> *mut *mut c_void;
+/// `void * ggml_aligned_malloc(size)`
+pub type AlignedMalloc = unsafe extern "C" fn(usize) -> *mut c_void;
+/// `void ggml_aligned_free(ptr, size)`
+pub type AlignedFree = unsafe extern "C" fn(*mut c_void, usize);

@@ -7,10 +7,10 @@
 //! llama.cpp opens only to score them never call a hook and are closed as usual.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 
-use super::abi::{ComputeForward, GetProcAddress, GraphCompute, WorkSize};
+use super::abi::{AlignedFree, AlignedMalloc, ComputeForward, GetProcAddress, GraphCompute, WorkSize};
 use super::probe::Abi;
 use crate::log::{self, log};
 use crate::reason::Reason;
@@ -29,6 +29,10 @@ pub struct Caller {
     pub work_size: Option<WorkSize>,
     pub graph_compute: Option<GraphCompute>,
     pub get_proc_address: Option<GetProcAddress>,
+    pub aligned_malloc: Option<AlignedMalloc>,
+    pub aligned_free: Option<AlignedFree>,
+    /// Whether its large buffers come back through the hook (see [`crate::buffers`]), once known.
+    pub returns_buffers: OnceLock<bool>,
     /// The functions of the ggml it uses, checked; `None` when that ggml is not understood.
     pub abi: Option<Abi>,
 }
@@ -89,6 +93,9 @@ fn resolve(address: usize) -> Option<&'static Caller> {
             work_size: find(c"ggml_cpu_extra_work_size").map(|p| function(p)),
             graph_compute: find(c"ggml_graph_compute").map(|p| function(p)),
             get_proc_address: find(c"ggml_backend_reg_get_proc_address").map(|p| function(p)),
+            aligned_malloc: find(c"ggml_aligned_malloc").map(|p| function(p)),
+            aligned_free: find(c"ggml_aligned_free").map(|p| function(p)),
+            returns_buffers: OnceLock::new(),
             abi: Abi::probe(&find),
             path,
         }
@@ -115,6 +122,11 @@ fn resolve(address: usize) -> Option<&'static Caller> {
 }
 
 impl Caller {
+    /// Whether `address` lies in this library.
+    pub fn contains(&self, address: usize) -> bool {
+        self.range.contains(&address)
+    }
+
     /// A function of the ggml that this library uses, by name.
     pub fn find(&self, name: &CStr) -> Option<*mut c_void> {
         original(self.handle, name)

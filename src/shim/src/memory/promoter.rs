@@ -18,7 +18,7 @@ use super::mapping::{ModelFile, Page};
 use super::registry::{self, Locked, Registry};
 use crate::config::config;
 use crate::log::log;
-use crate::pages::HugePages;
+use crate::pages::{HugePages, thp_available};
 use crate::reason::Reason;
 use crate::startup::guarded;
 use crate::stats;
@@ -158,11 +158,7 @@ fn smaller(kind: Pages) -> Option<Pages> {
 }
 
 fn transparent() -> Option<Pages> {
-    let there = zen5turbo_host::memory::transparent_huge_pages();
-    if !there {
-        stats::event(Reason::ThpNever);
-    }
-    there.then_some(Pages::Transparent)
+    thp_available().then_some(Pages::Transparent)
 }
 
 fn map_count_limit() -> usize {

@@ -254,7 +254,7 @@ fn whatever_the_program_does_every_byte_stays_right() {
     assert!(compared.load(Relaxed) > 10_000);
     let [promoted, demoted] = counters::totals();
     // Transparent huge pages may be switched off on this machine; then nothing was promoted, rightly.
-    if zen5turbo_host::memory::transparent_huge_pages() {
+    if crate::pages::thp_available() {
         assert!(promoted > 20 * HUGE_PAGE as u64 && demoted > HUGE_PAGE as u64, "{promoted} {demoted}");
     }
     drop(space);

@@ -5,6 +5,7 @@
 
 mod file;
 mod json;
+mod memory;
 mod report;
 
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
@@ -237,6 +238,7 @@ pub fn forget() {
     }
     EVENTS.iter().for_each(clear);
     crate::memory::counters::forget();
+    memory::counters().for_each(clear);
 }
 
 #[cfg(test)]

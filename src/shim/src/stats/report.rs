@@ -5,9 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use zen5turbo_host::proc;
 
 use super::json::Json;
-use super::{CELLS, Cell, EVENTS, LIBRARY_LIST, OpKind, read, type_name};
+use super::{CELLS, Cell, EVENTS, LIBRARY_LIST, OpKind, memory, read, type_name};
 use crate::config::{KNOBS, config};
-use crate::memory::counters;
 use crate::reason::Reason;
 use crate::startup;
 use crate::tuning;
@@ -24,7 +23,7 @@ use crate::tuning;
 /// ggml:    [ { path, status } ]
 /// ops:     { MUL_MAT: { q4_K: { taken, ns, bytes, mac, kernels: {regime: name},
 ///                               declined: {reason: n} } } }
-/// memory:  { weights: { mapped, wanted, promoted: { thp, 2m, 1g }, demoted, now, us } }
+/// memory:  { ... }                    see [`memory::report`]
 /// events:  { reason: n }
 /// ```
 ///
@@ -74,9 +73,7 @@ pub fn json() -> String {
         j.close();
     }
     j.close();
-    j.open(Some("memory"));
-    counters::report(&mut j);
-    j.close();
+    memory::report(&mut j);
     reasons(&mut j, "events", &EVENTS);
     j.close();
     j.finish()

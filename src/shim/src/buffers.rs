@@ -1,0 +1,196 @@
+//! ggml's large buffers (KV cache, compute buffers, weights that are not mapped), in memory of our own.
+//!
+//! A buffer is taken over only where it is certain to come back through `ggml_aligned_free`: memory
+//! of ours that reached the C library's `free` would end the program. ggml's AMX code does just
+//! that, and a compiler may put the body of `ggml_aligned_free`, which is one call of `free`, in
+//! place of a call. So: only for calls from the library that defines the function, not from
+//! `ggml_init` (whose counterpart stands in the same source file), and after a small buffer was
+//! allocated and freed through ggml's own interface and was seen to come back.
+
+use std::ffi::{CStr, c_void};
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+
+use zen5turbo_host::memory::map;
+
+use crate::ggml::copies::{Caller, function};
+use crate::log::log;
+use crate::pages::{Buffer, map_buffer};
+use crate::reason::Reason;
+use crate::stats;
+
+/// Buffers from this size on are taken over: two huge pages, below which alignment and a system
+/// call for each buffer cost more than they can bring.
+pub const LARGE: usize = 4 << 20;
+
+/// Buffers of one process: llama.cpp has some ten for each model and context.
+const SLOTS: usize = 512;
+
+/// A slot that somebody is filling or emptying; no buffer has this address.
+const CLAIMED: usize = 1;
+
+struct Slot {
+    /// The address; 0 for an empty slot.
+    start: AtomicUsize,
+    len: AtomicUsize,
+}
+
+static TABLE: [Slot; SLOTS] = [const { Slot { start: AtomicUsize::new(0), len: AtomicUsize::new(0) } }; SLOTS];
+
+/// Slots beyond this one were never used.
+static USED: AtomicUsize = AtomicUsize::new(0);
+
+/// What was done since the start of the process.
+pub struct Counters {
+    /// Buffers on transparent huge pages, and their bytes.
+    pub thp: [AtomicU64; 2],
+    /// Buffers on reserved pages of 2 MiB, and their bytes.
+    pub hugetlb: [AtomicU64; 2],
+    /// Buffers given back.
+    pub freed: AtomicU64,
+}
+
+/// Read by the statistics.
+pub static COUNTERS: Counters = Counters {
+    thp: [const { AtomicU64::new(0) }; 2],
+    hugetlb: [const { AtomicU64::new(0) }; 2],
+    freed: AtomicU64::new(0),
+};
+
+/// A buffer of ours of at least `size` bytes for a call from `caller` that returns to `from`, or
+/// `None` when the original is to allocate; the reason is counted.
+pub fn allocate(caller: &Caller, from: usize, size: usize) -> Option<*mut c_void> {
+    if size < LARGE {
+        return None;
+    }
+    if !comes_back(caller, from) {
+        stats::event(Reason::BufferFreedElsewhere);
+        return None;
+    }
+    let slot = claim()?;
+    let Some(buffer) = map_buffer(size) else {
+        slot.start.store(0, Release);
+        return None;
+    };
+    fill(slot, buffer);
+    let [count, bytes] = if buffer.hugetlb { &COUNTERS.hugetlb } else { &COUNTERS.thp };
+    count.fetch_add(1, Relaxed);
+    bytes.fetch_add(buffer.len as u64, Relaxed);
+    log!(debug, "a buffer of {} MiB on {} pages", buffer.len >> 20, if buffer.hugetlb { "reserved" } else { "huge" });
+    Some(buffer.start as *mut c_void)
+}
+
+/// Gives a buffer of ours back; false when it is not one, and the original is to free it.
+pub fn free(p: *mut c_void) -> bool {
+    let address = p as usize;
+    WATCHED.compare_exchange(address.max(1), 0, Relaxed, Relaxed).ok();
+    if address <= CLAIMED {
+        return false;
+    }
+    for slot in &TABLE[..USED.load(Acquire)] {
+        if slot.start.load(Acquire) == address
+            && slot.start.compare_exchange(address, CLAIMED, Acquire, Relaxed).is_ok()
+        {
+            // SAFETY: the mapping is ours, and the program says that it has done with it.
+            unsafe { map::unmap(address..address + slot.len.load(Relaxed)) };
+            slot.start.store(0, Release);
+            COUNTERS.freed.fetch_add(1, Relaxed);
+            return true;
+        }
+    }
+    false
+}
+
+/// An empty slot, which is then the caller's.
+fn claim() -> Option<&'static Slot> {
+    for (i, slot) in TABLE.iter().enumerate() {
+        if slot.start.load(Relaxed) == 0 && slot.start.compare_exchange(0, CLAIMED, Acquire, Relaxed).is_ok() {
+            USED.fetch_max(i + 1, Release);
+            return Some(slot);
+        }
+    }
+    stats::event(Reason::BufferTableFull);
+    None
+}
+
+fn fill(slot: &Slot, buffer: Buffer) {
+    slot.len.store(buffer.len, Relaxed);
+    slot.start.store(buffer.start, Release);
+}
+
+/// Whether a buffer that is allocated for this call will be freed through the hook.
+fn comes_back(caller: &Caller, from: usize) -> bool {
+    let defines_it = caller.aligned_malloc.is_some_and(|f| caller.contains(f as usize));
+    if !defines_it || symbol_at(from) == Some(c"ggml_init") {
+        return false;
+    }
+    *caller.returns_buffers.get_or_init(|| {
+        let amx = caller.find(c"_Z29ggml_backend_amx_buffer_typev").is_some_and(|p| caller.contains(p as usize));
+        let back = !amx && small_buffer_comes_back(caller).unwrap_or(false);
+        log!(debug, "{}: large buffers {}", caller.path, if back { "are taken over" } else { "stay as they are" });
+        back
+    })
+}
+
+/// The address that [`free`] shall clear when it sees it.
+static WATCHED: AtomicUsize = AtomicUsize::new(0);
+
+/// Allocates a small buffer as llama.cpp does and looks whether freeing it passes through the hook;
+/// `None` when this ggml has no such functions.
+fn small_buffer_comes_back(caller: &Caller) -> Option<bool> {
+    type BufferType = unsafe extern "C" fn() -> *mut c_void;
+    type Allocate = unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void;
+    type Base = unsafe extern "C" fn(*mut c_void) -> *mut c_void;
+    type Free = unsafe extern "C" fn(*mut c_void);
+    const SIZE: usize = 4096;
+    let own = |name| caller.find(name).filter(|&p| caller.contains(p as usize));
+    // SAFETY: ggml's functions of these names have had these signatures since they exist.
+    let (buffer_type, allocate, base, free): (BufferType, Allocate, Base, Free) = unsafe {
+        (
+            function(own(c"ggml_backend_cpu_buffer_type")?),
+            function(own(c"ggml_backend_buft_alloc_buffer")?),
+            function(own(c"ggml_backend_buffer_get_base")?),
+            function(own(c"ggml_backend_buffer_free")?),
+        )
+    };
+    // SAFETY: a buffer of ggml's, made, asked and freed by its own functions.
+    unsafe {
+        let buffer = allocate(buffer_type(), SIZE);
+        if buffer.is_null() {
+            return Some(false);
+        }
+        let address = base(buffer) as usize;
+        WATCHED.store(address, Relaxed);
+        free(buffer);
+        Some(WATCHED.swap(0, Relaxed) != address)
+    }
+}
+
+/// The exported function that holds `address`.
+fn symbol_at(address: usize) -> Option<&'static CStr> {
+    let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: dladdr fills the record when it returns non-zero; zeroes are valid for all its fields.
+    // The name is part of a library that a `Caller` keeps open.
+    unsafe {
+        let found = libc::dladdr(address as *const c_void, info.as_mut_ptr()) != 0;
+        let name = info.assume_init().dli_sname;
+        (found && !name.is_null()).then(|| CStr::from_ptr(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_is_recognised_once_and_only_by_its_address() {
+        let region = map::Region::new(LARGE, map::Pages::Transparent).expect("memory");
+        let buffer = Buffer { start: region.into_range().start, len: LARGE, hugetlb: false };
+        fill(claim().expect("a slot"), buffer);
+        let p = buffer.start as *mut c_void;
+        assert!(!free(p.wrapping_byte_add(64)));
+        assert!(!free(std::ptr::null_mut()) && !free(CLAIMED as *mut c_void));
+        assert!(free(p));
+        assert!(!free(p));
+    }
+}

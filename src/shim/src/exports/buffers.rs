@@ -1,0 +1,63 @@
+//! `ggml_aligned_malloc` and `ggml_aligned_free`: where ggml's buffers in ordinary memory come from.
+
+use std::arch::naked_asm;
+use std::ffi::c_void;
+
+use crate::buffers;
+use crate::ggml::copies::caller;
+use crate::log;
+use crate::reason::Reason;
+use crate::startup::{State, first_ggml_call, guarded};
+use crate::stats;
+
+/// `void * ggml_aligned_malloc(size_t size)`: aligned to 64 bytes at least; null for size 0 and when
+/// memory is exhausted.
+///
+/// # Safety
+/// As the original's.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ggml_aligned_malloc(_: usize) -> *mut c_void {
+    naked_asm!("mov rsi, [rsp]", "jmp {}", sym aligned_malloc)
+}
+
+/// `void ggml_aligned_free(void * ptr, size_t size)`: the size is not used, by the original neither.
+///
+/// # Safety
+/// As the original's.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ggml_aligned_free(_: *mut c_void, _: usize) {
+    naked_asm!("mov rdx, [rsp]", "jmp {}", sym aligned_free)
+}
+
+unsafe extern "C" fn aligned_malloc(size: usize, from: usize) -> *mut c_void {
+    let state = first_ggml_call(); // before anything is said about the caller
+    let Some(caller) = guarded(None, || caller(from)) else {
+        stats::event(Reason::OriginalMissing);
+        return std::ptr::null_mut();
+    };
+    if state == State::Active
+        && let Some(p) = guarded(None, || buffers::allocate(caller, from, size))
+    {
+        return p;
+    }
+    let Some(original) = caller.aligned_malloc else {
+        stats::event(Reason::OriginalMissing);
+        log::line(format_args!("ggml_aligned_malloc of {} was not found: no memory can be had", caller.path));
+        return std::ptr::null_mut();
+    };
+    // SAFETY: the original with its own argument.
+    unsafe { original(size) }
+}
+
+unsafe extern "C" fn aligned_free(p: *mut c_void, size: usize, from: usize) {
+    if guarded(false, || buffers::free(p)) {
+        return;
+    }
+    match guarded(None, || caller(from)).and_then(|c| c.aligned_free) {
+        // SAFETY: the original with its own arguments.
+        Some(original) => unsafe { original(p, size) },
+        None => stats::event(Reason::OriginalMissing),
+    }
+}

@@ -1,0 +1,100 @@
+//! `memcpy` and `memmove`: one comparison, then a jump to the original.
+//!
+//! They are called before the constructor of this library has run, even before its relocations are
+//! done (by the resolvers of other libraries' IFUNCs). So the threshold begins as 0, which sends
+//! every call to code that needs nothing but its arguments.
+
+use std::arch::naked_asm;
+use std::ffi::c_void;
+use std::mem::offset_of;
+
+use crate::streaming;
+
+const _: () = assert!(offset_of!(streaming::Door, large) == 0, "the trampolines compare with the first word");
+
+/// `void * memcpy(void * dst, const void * src, size_t n)`. Overlap is allowed, as programs that are
+/// bound to its first version (GLIBC_2.2.5) expect.
+///
+/// # Safety
+/// As the original's; so for all functions here.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn memcpy(_: *mut c_void, _: *const c_void, _: usize) -> *mut c_void {
+    naked_asm!(
+        "cmp rdx, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+        door = sym streaming::DOOR, slow = sym large_copy,
+        original = const offset_of!(streaming::Door, memcpy)
+    )
+}
+
+/// `void * memmove(void * dst, const void * src, size_t n)`.
+///
+/// # Safety
+/// As the original's.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn memmove(_: *mut c_void, _: *const c_void, _: usize) -> *mut c_void {
+    naked_asm!(
+        "cmp rdx, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+        door = sym streaming::DOOR, slow = sym large_copy,
+        original = const offset_of!(streaming::Door, memmove)
+    )
+}
+
+/// `void * __memcpy_chk(void * dst, const void * src, size_t n, size_t room)`: ends the program when
+/// `n` is more than the destination has room for.
+///
+/// # Safety
+/// As the original's.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __memcpy_chk(_: *mut c_void, _: *const c_void, _: usize, _: usize) -> *mut c_void {
+    naked_asm!(
+        "cmp rcx, rdx", "jb {overflow}",
+        "cmp rdx, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+        overflow = sym streaming::overflow,
+        door = sym streaming::DOOR, slow = sym large_copy,
+        original = const offset_of!(streaming::Door, memcpy)
+    )
+}
+
+/// `void * __memmove_chk(void * dst, const void * src, size_t n, size_t room)`.
+///
+/// # Safety
+/// As the original's.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __memmove_chk(_: *mut c_void, _: *const c_void, _: usize, _: usize) -> *mut c_void {
+    naked_asm!(
+        "cmp rcx, rdx", "jb {overflow}",
+        "cmp rdx, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+        overflow = sym streaming::overflow,
+        door = sym streaming::DOOR, slow = sym large_copy,
+        original = const offset_of!(streaming::Door, memmove)
+    )
+}
+
+/// A large copy, or one before the originals are known: that is done here, in any direction.
+#[unsafe(naked)]
+unsafe extern "C" fn large_copy(_: *mut c_void, _: *const c_void, _: usize) -> *mut c_void {
+    naked_asm!(
+        "cmp qword ptr [rip + {door} + {original}], 0",
+        "jne {large}",
+        "mov rax, rdi",
+        "mov rcx, rdx",
+        "mov r8, rdi",
+        "sub r8, rsi",
+        "cmp r8, rdx",
+        "jb 2f", // the destination begins inside the source: from the end
+        "rep movsb",
+        "ret",
+        "2:",
+        "lea rsi, [rsi + rcx - 1]",
+        "lea rdi, [rdi + rcx - 1]",
+        "std",
+        "rep movsb",
+        "cld",
+        "ret",
+        door = sym streaming::DOOR, original = const offset_of!(streaming::Door, memmove), large = sym streaming::copy
+    )
+}

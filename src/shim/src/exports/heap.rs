@@ -1,0 +1,91 @@
+//! The C library's allocation functions: one comparison, then a jump to the original.
+//!
+//! `free` is not among them: every block is the original's. Neither is `reallocarray`, which in glibc
+//! calls `realloc`.
+
+use std::arch::naked_asm;
+use std::ffi::{c_int, c_void};
+use std::mem::offset_of;
+
+use crate::heap;
+
+const _: () = assert!(offset_of!(heap::Door, large) == 0, "the trampolines compare with the first word");
+
+/// `void * malloc(size_t)`.
+///
+/// # Safety
+/// As the original's; so for all functions here.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn malloc(_: usize) -> *mut c_void {
+    naked_asm!(
+        "cmp rdi, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+        door = sym heap::DOOR, slow = sym heap::malloc, original = const offset_of!(heap::Door, malloc)
+    )
+}
+
+/// `void * calloc(size_t, size_t)`.
+///
+/// # Safety
+/// As the original's.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn calloc(_: usize, _: usize) -> *mut c_void {
+    naked_asm!(
+        "mov rax, rdi", "mul rsi", "jo {slow}",
+        "cmp rax, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+        door = sym heap::DOOR, slow = sym heap::calloc, original = const offset_of!(heap::Door, calloc)
+    )
+}
+
+/// `void * realloc(void *, size_t)`.
+///
+/// # Safety
+/// As the original's.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn realloc(_: *mut c_void, _: usize) -> *mut c_void {
+    naked_asm!(
+        "cmp rsi, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+        door = sym heap::DOOR, slow = sym heap::realloc, original = const offset_of!(heap::Door, realloc)
+    )
+}
+
+/// `int posix_memalign(void **, size_t alignment, size_t size)`.
+///
+/// # Safety
+/// As the original's.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn posix_memalign(_: *mut *mut c_void, _: usize, _: usize) -> c_int {
+    naked_asm!(
+        "cmp rdx, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+        door = sym heap::DOOR, slow = sym heap::posix_memalign, original = const offset_of!(heap::Door, posix_memalign)
+    )
+}
+
+/// `void * aligned_alloc(size_t alignment, size_t size)`.
+///
+/// # Safety
+/// As the original's.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn aligned_alloc(_: usize, _: usize) -> *mut c_void {
+    naked_asm!(
+        "cmp rsi, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+        door = sym heap::DOOR, slow = sym heap::aligned_alloc, original = const offset_of!(heap::Door, aligned_alloc)
+    )
+}
+
+/// `void * memalign(size_t alignment, size_t size)`.
+///
+/// # Safety
+/// As the original's.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn memalign(_: usize, _: usize) -> *mut c_void {
+    naked_asm!(
+        "cmp rsi, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+        door = sym heap::DOOR, slow = sym heap::memalign, original = const offset_of!(heap::Door, memalign)
+    )
+}
