@@ -107,6 +107,12 @@ impl Stats {
         self.0.pointer(pointer).and_then(Value::as_str).unwrap_or_else(|| panic!("no text at {pointer}\n{self}"))
     }
 
+    /// A number, e.g. `/memory/numa/moved`.
+    #[must_use]
+    pub fn number(&self, pointer: &str) -> u64 {
+        self.0.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("no number at {pointer}\n{self}"))
+    }
+
     /// Operations taken over, on one weight type or, with `None`, on all.
     #[must_use]
     pub fn taken(&self, op: &str, ty: Option<&str>) -> u64 {

@@ -6,9 +6,12 @@
 
 pub mod caches;
 pub mod cpu;
+pub mod cpuset;
 pub mod gate;
+pub mod numa;
 pub mod proc;
 pub mod tier;
+pub mod topology;
 
 pub use caches::Caches;
 pub use cpu::{Cpu, Features};

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use zen5turbo_host::GateMode;
+use zen5turbo_host::cpuset::{CpuSet, parse_list};
 
 use crate::log::LogLevel;
 
@@ -46,6 +47,37 @@ pub enum Repack {
     Off,
 }
 
+/// Where the weights are placed on a machine with several memory nodes. On one node, nothing is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Numa {
+    /// Interleave, unless somebody else placed memory or threads: a memory policy is set (numactl), or
+    /// the process may run on one node only, or the program has pinned its threads (`--numa`).
+    #[default]
+    Auto,
+    /// In turn on every node where something can be computed.
+    Interleave,
+    /// The rows that the threads of a node compute, on that node; needs pinned threads.
+    Shard,
+    /// On the node of the thread that starts the graphs.
+    Local,
+    /// Where the kernel puts them.
+    Off,
+}
+
+/// Which CPUs the threads of a graph run on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Pin {
+    /// As `Cores`, where locality needs it: with `ZEN5TURBO_NUMA=shard`. Otherwise off: it did not pay.
+    #[default]
+    Auto,
+    /// One thread per physical core, spread over memory nodes and last-level caches.
+    Cores,
+    /// Not touched.
+    Off,
+    /// Thread `i` on the `i`-th of these.
+    List(Vec<usize>),
+}
+
 /// Where measured choices of kernels are read from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Tune {
@@ -69,6 +101,10 @@ pub struct Config {
     pub kernels: KernelChoice,
     /// `ZEN5TURBO_REPACK`.
     pub repack: Repack,
+    /// `ZEN5TURBO_NUMA`.
+    pub numa: Numa,
+    /// `ZEN5TURBO_PIN`.
+    pub pin: Pin,
     /// `ZEN5TURBO_LOG`.
     pub log: LogLevel,
     /// `ZEN5TURBO_STATS`: where statistics are written at exit, `%p` not yet replaced.
@@ -88,6 +124,8 @@ impl Default for Config {
             gate: GateMode::default(),
             kernels: KernelChoice::default(),
             repack: Repack::default(),
+            numa: Numa::default(),
+            pin: Pin::default(),
             log: LogLevel::default(),
             stats: None,
             tune: Tune::default(),
@@ -156,6 +194,22 @@ pub const KNOBS: &[Knob] = &[
         get: |c| word_of(c.repack, REPACKS).to_owned(),
     },
     Knob {
+        name: "ZEN5TURBO_NUMA",
+        default: "auto",
+        allowed: "auto, interleave, shard, local or off",
+        help: "with several memory nodes, where weights lie: auto interleaves unless the program is bound or pinned",
+        set: |c, v| choose(&mut c.numa, v, NUMAS),
+        get: |c| word_of(c.numa, NUMAS).to_owned(),
+    },
+    Knob {
+        name: "ZEN5TURBO_PIN",
+        default: "auto",
+        allowed: "auto, cores, off or a list of different CPUs such as 0-7,16",
+        help: "which CPUs the threads of a graph run on; auto pins them only for ZEN5TURBO_NUMA=shard",
+        set: |c, v| set_pin(&mut c.pin, v),
+        get: |c| show_pin(&c.pin),
+    },
+    Knob {
         name: "ZEN5TURBO_LOG",
         default: "off",
         allowed: "off, info or debug",
@@ -200,12 +254,20 @@ const KERNELS: Choices<KernelChoice> = &[
     ("off", KernelChoice::Off),
 ];
 const REPACKS: Choices<Repack> = &[("auto", Repack::Auto), ("keep", Repack::Keep), ("off", Repack::Off)];
+const NUMAS: Choices<Numa> = &[
+    ("auto", Numa::Auto),
+    ("interleave", Numa::Interleave),
+    ("shard", Numa::Shard),
+    ("local", Numa::Local),
+    ("off", Numa::Off),
+];
+const PINS: Choices<Pin> = &[("auto", Pin::Auto), ("cores", Pin::Cores), ("off", Pin::Off)];
 const LEVELS: Choices<LogLevel> = &[("off", LogLevel::Off), ("info", LogLevel::Info), ("debug", LogLevel::Debug)];
 
-fn choose<T: Copy>(field: &mut T, value: &OsStr, choices: Choices<T>) -> bool {
+fn choose<T: Clone>(field: &mut T, value: &OsStr, choices: Choices<T>) -> bool {
     match choices.iter().find(|(word, _)| value == *word) {
-        Some(&(_, meaning)) => {
-            *field = meaning;
+        Some((_, meaning)) => {
+            *field = meaning.clone();
             true
         }
         None => false,
@@ -229,6 +291,27 @@ fn set_path(field: &mut Option<PathBuf>, value: &OsStr) -> bool {
 fn set_tune(field: &mut Tune, value: &OsStr) -> bool {
     *field = if value == "off" { Tune::Off } else { Tune::File(absolute(value)) };
     true
+}
+
+/// A word, or CPUs of which none may be there twice: two threads on one CPU wait for each other.
+fn set_pin(field: &mut Pin, value: &OsStr) -> bool {
+    if choose(field, value, PINS) {
+        return true;
+    }
+    let Some(cpus) = value.to_str().and_then(parse_list) else { return false };
+    if cpus.is_empty() || cpus.iter().copied().collect::<CpuSet>().len() < cpus.len() {
+        return false;
+    }
+    *field = Pin::List(cpus);
+    true
+}
+
+/// As one would write it in the environment.
+pub fn show_pin(pin: &Pin) -> String {
+    match pin {
+        Pin::List(cpus) => cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(","),
+        word => PINS.iter().find(|(_, pin)| pin == word).map_or("", |(word, _)| word).to_owned(),
+    }
 }
 
 fn show_path(path: Option<&PathBuf>) -> String {
@@ -325,6 +408,8 @@ mod tests {
             ("ZEN5TURBO_GATE", "strict passthrough off"),
             ("ZEN5TURBO_KERNELS", "auto avx512 avx2 scalar off"),
             ("ZEN5TURBO_REPACK", "auto keep off"),
+            ("ZEN5TURBO_NUMA", "auto interleave shard local off"),
+            ("ZEN5TURBO_PIN", "auto cores off"),
             ("ZEN5TURBO_LOG", "off info debug"),
         ] {
             let knob = KNOBS.iter().find(|k| k.name == name).unwrap();
@@ -348,6 +433,18 @@ mod tests {
             ["ZEN5TURBO_GATE=Strict is not allowed: it must be strict, passthrough or off; \
               using the default, strict"]
         );
+    }
+
+    #[test]
+    fn a_list_of_cpus_keeps_its_order_and_names_each_once() {
+        let config = parse(&[("ZEN5TURBO_PIN", "8,0-2")]);
+        assert_eq!(config.pin, Pin::List(vec![8, 0, 1, 2]));
+        let knob = KNOBS.iter().find(|k| k.name == "ZEN5TURBO_PIN").unwrap();
+        assert_eq!(knob.value(&config), "8,0,1,2");
+        for bad in ["0,0", "3-1", "first", "0-", "-1", " ", "9999"] {
+            let config = parse(&[("ZEN5TURBO_PIN", bad)]);
+            assert_eq!((config.pin, config.complaints.len()), (Pin::Auto, 1), "{bad}");
+        }
     }
 
     #[test]

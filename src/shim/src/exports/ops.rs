@@ -13,6 +13,7 @@ use crate::ggml::probe::Op;
 use crate::graph::context::{self, Running};
 use crate::graph::execute;
 use crate::log::{self, log};
+use crate::placement;
 use crate::reason::Reason;
 use crate::startup::{self, State, first_ggml_call, guarded};
 use crate::stats;
@@ -141,6 +142,7 @@ unsafe extern "C" fn graph_compute(cgraph: *mut c_void, cplan: *mut CPlan, from:
     // SAFETY: the original with its own arguments.
     let status = unsafe { original(cgraph, cplan) };
     drop(running);
+    guarded((), placement::leave);
     status
 }
 

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::ffi::c_void;
+use std::ops::Range;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use zen5turbo_kernels::formats::ActFormat;
+use zen5turbo_kernels::isa::LANES;
 use zen5turbo_kernels::kernel::{Blocking, Tiles};
 
 use super::dense::{Columns, Pieces};
@@ -16,6 +18,7 @@ use crate::ggml::abi::Tensor;
 use crate::ggml::copies::c_str;
 use crate::ggml::probe::{Abi, Op};
 use crate::log::{self, LogLevel, log};
+use crate::placement::{self, Matrices, Team};
 use crate::reason::Reason;
 use crate::stats;
 use crate::stats::OpKind;
@@ -41,6 +44,12 @@ pub struct Plan {
     pub prepared: Vec<Padded<AtomicU64>>,
     /// How panels are cut.
     pub blocking: Blocking,
+    /// Where the threads run, and which rows are whose.
+    pub team: Team,
+    /// Which threads have come to their first product, where that matters.
+    arrived: Vec<Padded<AtomicBool>>,
+    /// With shares, the next piece of each node for each product.
+    next_of_nodes: Vec<Padded<AtomicUsize>>,
 }
 
 /// One matrix product.
@@ -50,8 +59,10 @@ pub struct Node {
     /// Number of the weight type.
     pub ty: u8,
     pub decision: Result<Job, Reason>,
-    /// Next piece to be computed.
+    /// Next piece to be computed, of a product that is not shared out by nodes.
     pub next: Padded<AtomicUsize>,
+    /// Its position in the plan.
+    number: usize,
 }
 
 /// Keeps what one thread writes away from what others read.
@@ -122,6 +133,9 @@ impl Plan {
             private_bytes: 0,
             prepared: Vec::new(),
             blocking: Blocking { panel_bytes: 20 << 10, prefetch_bytes: 16 << 10 },
+            team: Team::new(),
+            arrived: Vec::new(),
+            next_of_nodes: Vec::new(),
         }
     }
 
@@ -132,6 +146,7 @@ impl Plan {
     pub unsafe fn make(&mut self, abi: &Abi, cgraph: *mut c_void, threads: usize) {
         self.nodes.clear();
         self.threads = threads;
+        self.team = Team::of(threads);
         let (mut panel, mut private, mut shared, mut group) = (0, 0, 0, 0);
         let mut last: Option<Last> = None;
         let mut ids = 0;
@@ -195,6 +210,14 @@ impl Plan {
         }
         self.prepared.clear();
         self.prepared.resize_with(threads + 1, Padded::default);
+        self.arrived.clear();
+        self.next_of_nodes.clear();
+        if self.team.is_attentive() {
+            self.arrived.resize_with(threads, Padded::default);
+        }
+        if let Some(shares) = &self.team.shares {
+            self.next_of_nodes.resize_with(shares.nodes * self.nodes.len(), Padded::default);
+        }
         self.build_index();
     }
 
@@ -204,11 +227,40 @@ impl Plan {
         // SAFETY: as above.
         let src0 = unsafe { &*op.src[0] };
         let ty = u8::try_from(src0.ty).unwrap_or(u8::MAX);
+        if let (Ok(job), Some(shares)) = (&decision, &self.team.shares) {
+            placement::weights_seen(matrices(src0, job.take.rows), shares);
+        }
         if let Ok(Job { take, .. }) = &decision {
             stats::set_kernel(kind, ty, take.regime.name(), take.kernel.isa.name());
         }
         tell(kind, src0, &decision);
-        Node { op, kind, ty, decision, next: Padded::default() }
+        Node { op, kind, ty, decision, next: Padded::default(), number: self.nodes.len() }
+    }
+
+    /// To be called by every thread at every product: at the first one of the graph it takes its place.
+    #[inline]
+    pub fn arrive(&self, ith: usize) {
+        // Only this thread writes its flag.
+        if let Some(Padded(arrived)) = self.arrived.get(ith)
+            && !arrived.load(Ordering::Relaxed)
+        {
+            arrived.store(true, Ordering::Relaxed);
+            self.team.enter(ith);
+        }
+    }
+
+    /// With shares, what thread `ith` of `nth` takes pieces of: its node's panels, out of `panels`, the
+    /// number of threads that do, and their counter. The same decision for all threads: a graph that runs
+    /// with fewer threads than planned is not shared out, as a node might have none of them.
+    #[inline]
+    pub fn share(&self, node: &Node, ith: usize, nth: usize, panels: usize) -> Option<Share<'_>> {
+        let shares = self.team.shares.as_ref().filter(|_| nth == self.threads)?;
+        let mine = self.team.node(ith);
+        Some(Share {
+            panels: shares.panels(panels, mine),
+            threads: shares.threads(mine),
+            next: &self.next_of_nodes[node.number * shares.nodes + mine].0,
+        })
     }
 
     /// This thread's own scratch: panel, private activations, groups of picks.
@@ -254,6 +306,20 @@ impl Plan {
     }
 }
 
+/// What the threads of one node do of a product.
+pub struct Share<'a> {
+    pub panels: Range<usize>,
+    pub threads: usize,
+    pub next: &'a AtomicUsize,
+}
+
+/// Where weights lie.
+fn matrices(src0: &Tensor, rows: usize) -> Matrices {
+    // Weights have three dimensions at most.
+    let count = src0.ne[2] as usize;
+    Matrices { start: src0.data as usize, rows, row_bytes: src0.nb[1], count, stride: src0.nb[2] }
+}
+
 /// Room that keeps the areas of threads apart by a pair of cache lines.
 const SLACK: usize = 128;
 
@@ -268,7 +334,7 @@ impl Job {
         let (src0, src1) = unsafe { (&*op.src[0], &*op.src[1]) };
         let (work, columns, matrices) = if kind == OpKind::MulMat {
             let columns = Columns::new(op, src0, src1, &take);
-            let pieces = Pieces::new(take.rows, columns.tiles, columns.slices, threads);
+            let pieces = Pieces::new(0..take.rows.div_ceil(LANES), columns.tiles, columns.slices, threads);
             let (n, slices) = (columns.per_slice * columns.slices, columns.slices);
             (Work::Dense(columns, pieces), n, slices)
         } else {

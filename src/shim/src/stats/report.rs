@@ -7,6 +7,7 @@ use zen5turbo_host::proc;
 use super::json::Json;
 use super::{CELLS, Cell, EVENTS, LIBRARY_LIST, OpKind, read, type_name};
 use crate::config::{KNOBS, config};
+use crate::placement;
 use crate::reason::Reason;
 use crate::startup;
 use crate::tuning;
@@ -23,6 +24,7 @@ use crate::tuning;
 /// ggml:    [ { path, status } ]
 /// ops:     { MUL_MAT: { q4_K: { taken, ns, bytes, mac, kernels: {regime: name},
 ///                               declined: {reason: n} } } }
+/// memory:  { numa: { mode, nodes: [...], placed: { node: bytes }, interleaved, failed, seats, moved } }
 /// events:  { reason: n }
 /// ```
 ///
@@ -72,9 +74,34 @@ pub fn json() -> String {
         j.close();
     }
     j.close();
+    j.open(Some("memory"));
+    numa(&mut j);
+    j.close();
     reasons(&mut j, "events", &EVENTS);
     j.close();
     j.finish()
+}
+
+/// The placement in force, the bytes placed on each node and in turn, and the threads.
+fn numa(j: &mut Json) {
+    let report = placement::report();
+    j.open(Some("numa"));
+    j.string("mode", report.mode);
+    j.open_array("nodes");
+    for node in &report.nodes {
+        j.element(&node.to_string());
+    }
+    j.close_array();
+    j.open(Some("placed"));
+    for (node, bytes) in report.placed {
+        j.number(&node.to_string(), bytes);
+    }
+    j.close();
+    j.number("interleaved", report.interleaved);
+    j.number("failed", report.failed);
+    j.number("seats", report.seats as u64);
+    j.number("moved", report.moved);
+    j.close();
 }
 
 fn cpu(j: &mut Json) {
