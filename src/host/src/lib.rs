@@ -8,8 +8,10 @@ pub mod caches;
 pub mod cpu;
 pub mod cpuset;
 pub mod gate;
+pub mod memory;
 pub mod numa;
 pub mod proc;
+pub mod thread;
 pub mod tier;
 pub mod topology;
 

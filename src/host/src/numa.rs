@@ -79,20 +79,38 @@ pub enum Policy {
 /// `EINVAL` when `start` is not on a page boundary or a node does not exist or is not allowed,
 /// `EFAULT` when the range is not mapped, `ENOMEM`, and `EPERM` or `ENOSYS` where it is refused.
 pub fn apply(start: usize, len: usize, policy: Policy) -> io::Result<()> {
-    let (mode, mask) = match policy {
+    let (mode, mask) = kernel_words(policy)?;
+    let (nodes, bits) = pointer(&mask);
+    // SAFETY: a policy never changes the contents of memory; the mask outlives the call.
+    let got = unsafe { libc::syscall(libc::SYS_mbind, start, len, mode, nodes, bits, 0) };
+    if got < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Sets the policy of the calling thread: for the pages that it touches first, in memory that has no
+/// policy of its own, and for the threads that it starts. Unlike [`apply`] it leaves a mapping in one piece.
+///
+/// # Errors
+/// `EINVAL` when a node does not exist or is not allowed, `EPERM` or `ENOSYS` where it is refused.
+pub fn set_thread_policy(policy: Policy) -> io::Result<()> {
+    let (mode, mask) = kernel_words(policy)?;
+    let (nodes, bits) = pointer(&mask);
+    // SAFETY: the mask outlives the call.
+    let got = unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, nodes, bits) };
+    if got < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn kernel_words(policy: Policy) -> io::Result<(i32, NodeMask)> {
+    Ok(match policy {
         Policy::Default => (MPOL_DEFAULT, NodeMask::default()),
         Policy::Interleave(mask) => (MPOL_INTERLEAVE, mask),
         Policy::Preferred(node) if node < MAX_NODES => (MPOL_PREFERRED, NodeMask::from_iter([node])),
         Policy::Preferred(_) => return Err(io::ErrorKind::InvalidInput.into()),
-    };
-    let (nodes, bits) = if mask.is_empty() {
-        (std::ptr::null(), 0)
-    } else {
-        (&raw const mask.0, MAX_NODES + 1) // the kernel takes one off
-    };
-    // SAFETY: a policy never changes the contents of memory; the mask outlives the call.
-    let got = unsafe { libc::syscall(libc::SYS_mbind, start, len, mode, nodes, bits, 0) };
-    if got < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    })
+}
+
+/// The mask as the kernel takes it: where, and how many bits, of which it takes one off.
+fn pointer(mask: &NodeMask) -> (*const u64, usize) {
+    if mask.is_empty() { (std::ptr::null(), 0) } else { (&raw const mask.0, MAX_NODES + 1) }
 }
 
 /// Whether the calling thread has the default policy: nobody, such as numactl, has set another one.
@@ -211,6 +229,22 @@ mod tests {
             assert!(policy == Policy::Default || place == node);
         }
         assert!(thread_policy_is_default().unwrap());
+    }
+
+    #[test]
+    fn the_policy_of_a_thread_is_its_own() {
+        std::thread::spawn(|| {
+            let here = crate::cpuset::current_node().unwrap();
+            if let Err(e) = set_thread_policy(Policy::Preferred(here)) {
+                println!("skipped: set_mempolicy: {e}");
+                return;
+            }
+            assert!(!thread_policy_is_default().unwrap());
+            set_thread_policy(Policy::Default).unwrap();
+            assert!(thread_policy_is_default().unwrap());
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]

@@ -8,6 +8,7 @@ use zen5turbo_host::GateMode;
 use zen5turbo_host::cpuset::{CpuSet, parse_list};
 
 use crate::log::LogLevel;
+use crate::pages::HugePages;
 
 /// Which kernels may be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,6 +106,8 @@ pub struct Config {
     pub numa: Numa,
     /// `ZEN5TURBO_PIN`.
     pub pin: Pin,
+    /// `ZEN5TURBO_HUGEPAGES`.
+    pub huge_pages: HugePages,
     /// `ZEN5TURBO_LOG`.
     pub log: LogLevel,
     /// `ZEN5TURBO_STATS`: where statistics are written at exit, `%p` not yet replaced.
@@ -126,6 +129,7 @@ impl Default for Config {
             repack: Repack::default(),
             numa: Numa::default(),
             pin: Pin::default(),
+            huge_pages: HugePages::default(),
             log: LogLevel::default(),
             stats: None,
             tune: Tune::default(),
@@ -210,6 +214,14 @@ pub const KNOBS: &[Knob] = &[
         get: |c| show_pin(&c.pin),
     },
     Knob {
+        name: "ZEN5TURBO_HUGEPAGES",
+        default: "auto",
+        allowed: "auto, thp, 2m, 1g or off",
+        help: "pages under weights and large buffers: transparent huge pages, reserved ones of 2 MiB or 1 GiB, or none",
+        set: |c, v| choose(&mut c.huge_pages, v, HUGE_PAGES),
+        get: |c| word_of(c.huge_pages, HUGE_PAGES).to_owned(),
+    },
+    Knob {
         name: "ZEN5TURBO_LOG",
         default: "off",
         allowed: "off, info or debug",
@@ -262,6 +274,13 @@ const NUMAS: Choices<Numa> = &[
     ("off", Numa::Off),
 ];
 const PINS: Choices<Pin> = &[("auto", Pin::Auto), ("cores", Pin::Cores), ("off", Pin::Off)];
+const HUGE_PAGES: Choices<HugePages> = &[
+    ("auto", HugePages::Auto),
+    ("thp", HugePages::Thp),
+    ("2m", HugePages::Two),
+    ("1g", HugePages::One),
+    ("off", HugePages::Off),
+];
 const LEVELS: Choices<LogLevel> = &[("off", LogLevel::Off), ("info", LogLevel::Info), ("debug", LogLevel::Debug)];
 
 fn choose<T: Clone>(field: &mut T, value: &OsStr, choices: Choices<T>) -> bool {
@@ -410,6 +429,7 @@ mod tests {
             ("ZEN5TURBO_REPACK", "auto keep off"),
             ("ZEN5TURBO_NUMA", "auto interleave shard local off"),
             ("ZEN5TURBO_PIN", "auto cores off"),
+            ("ZEN5TURBO_HUGEPAGES", "auto thp 2m 1g off"),
             ("ZEN5TURBO_LOG", "off info debug"),
         ] {
             let knob = KNOBS.iter().find(|k| k.name == name).unwrap();

@@ -10,7 +10,8 @@ mod exports;
 mod ggml;
 mod graph;
 mod log;
-#[allow(dead_code)] // until somebody makes pages to be placed
+mod memory;
+mod pages;
 mod placement;
 mod reason;
 mod startup;

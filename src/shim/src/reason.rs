@@ -75,7 +75,7 @@ reasons! {
     TopologyUnknown = "topology_unknown",
     /// NUMA: memory or threads were placed by somebody else, and `ZEN5TURBO_NUMA=auto` leaves it alone.
     NumaPlacedElsewhere = "numa_placed_elsewhere",
-    /// NUMA: mbind or get_mempolicy was refused; nothing more is placed.
+    /// NUMA: get_mempolicy, set_mempolicy or mbind was refused; nothing more is placed.
     NumaRefused = "numa_refused",
     /// NUMA: sharding needs threads that stay on their node, and they are not pinned.
     ShardNeedsPinning = "shard_needs_pinning",
@@ -89,6 +89,34 @@ reasons! {
     PinCpuNotAllowed = "pin_cpu_not_allowed",
     /// Pinning: sched_setaffinity or sched_getaffinity was refused.
     PinRefused = "pin_refused",
+    /// No address was to be had at which huge pages can lie, so a model is mapped as ever.
+    MappingNotPlaced = "mapping_not_placed",
+    /// The program changed a mapping whose pages had been replaced: they are the file's again.
+    MappingChanged = "mapping_changed",
+    /// The thread that moves weights to huge pages could not be started.
+    PromoterNotStarted = "promoter_not_started",
+    /// `/sys/kernel/mm/transparent_hugepage/enabled` is `never`, or there is no such file.
+    ThpNever = "thp_never",
+    /// No page of 2 MiB is free in the hugetlb pool, or a limit forbids it: smaller ones from here on.
+    Hugetlb2mMissing = "hugetlb_2m_missing",
+    /// The same for 1 GiB.
+    Hugetlb1gMissing = "hugetlb_1g_missing",
+    /// The kernel refused memory for a copy of weights.
+    PromotionOutOfMemory = "promotion_out_of_memory",
+    /// Not enough memory is available for (all) weights on pages of their own.
+    MemoryBudget = "memory_budget",
+    /// Memory became short, and weights were given back.
+    MemoryPressure = "memory_pressure",
+    /// The process has too many mappings already (`vm.max_map_count`).
+    TooManyMappings = "too_many_mappings",
+    /// The program wants its model locked, and the limit of locked memory forbids it for huge pages.
+    LockRefused = "lock_refused",
+    /// The descriptor of the model file is another file's: the program closed what it had not opened.
+    FileChanged = "file_changed",
+    /// The model file could not be read, or is shorter than its mapping.
+    FileUnreadable = "file_unreadable",
+    /// The kernel refused to put huge pages in the place of the file's.
+    MoveRefused = "move_refused",
     /// The calibration file cannot be read.
     TuneUnreadable = "tune_unreadable",
     /// A line of the calibration file was not understood.

@@ -17,6 +17,7 @@ use zen5turbo_kernels::width;
 
 use crate::config::{Config, KNOBS, KernelChoice, config};
 use crate::log::{self, log};
+use crate::memory::{promoter, registry};
 use crate::reason::Reason;
 use crate::stats;
 use crate::tuning;
@@ -174,7 +175,8 @@ fn engage(config: &Config) -> bool {
     for knob in KNOBS {
         log!(debug, "{}={} ({}: {})", knob.name, knob.value(config), knob.allowed, knob.help);
     }
-    register_handlers(config);
+    register_handlers();
+    zen5turbo_host::thread::remember_allowed_cpus();
     let cpu = cpu();
     let answer = gate(cpu, config.gate);
     let _ = DECISION.set(answer.as_str());
@@ -268,21 +270,27 @@ fn report_panics_in_one_line() {
 }
 
 /// Registers what runs at exit and in a forked child.
-fn register_handlers(config: &Config) {
+fn register_handlers() {
     extern "C" fn at_exit() {
+        guarded((), promoter::stop_at_exit);
         guarded((), stats::write_at_exit);
+    }
+    extern "C" fn before_fork() {
+        guarded((), registry::before_fork);
+    }
+    extern "C" fn in_parent() {
+        guarded((), || registry::after_fork(false));
     }
     extern "C" fn in_child() {
         FORKED.store(true, Ordering::Relaxed);
+        guarded((), || registry::after_fork(true));
         stats::forget();
     }
     // SAFETY: the handlers are functions of this library, which is never unloaded (preloaded
     // libraries stay); both unwind nowhere.
     unsafe {
-        if config.stats.is_some() {
-            libc::atexit(at_exit);
-        }
-        libc::pthread_atfork(None, None, Some(in_child));
+        libc::atexit(at_exit);
+        libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child));
     }
 }
 

@@ -2,4 +2,6 @@
 
 pub mod bufts;
 pub mod capi;
+pub mod mapping;
+mod next;
 pub mod ops;

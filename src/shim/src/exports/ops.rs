@@ -13,6 +13,7 @@ use crate::ggml::probe::Op;
 use crate::graph::context::{self, Running};
 use crate::graph::execute;
 use crate::log::{self, log};
+use crate::memory::weights;
 use crate::placement;
 use crate::reason::Reason;
 use crate::startup::{self, State, first_ggml_call, guarded};
@@ -143,6 +144,9 @@ unsafe extern "C" fn graph_compute(cgraph: *mut c_void, cplan: *mut CPlan, from:
     let status = unsafe { original(cgraph, cplan) };
     drop(running);
     guarded((), placement::leave);
+    if state == State::Active {
+        guarded((), weights::graph_ended);
+    }
     status
 }
 

@@ -18,6 +18,7 @@ use crate::ggml::abi::Tensor;
 use crate::ggml::copies::c_str;
 use crate::ggml::probe::{Abi, Op};
 use crate::log::{self, LogLevel, log};
+use crate::memory::weights;
 use crate::placement::{self, Matrices, Team};
 use crate::reason::Reason;
 use crate::stats;
@@ -59,6 +60,8 @@ pub struct Node {
     /// Number of the weight type.
     pub ty: u8,
     pub decision: Result<Job, Reason>,
+    /// Addresses of the weights.
+    weights: Range<usize>,
     /// Next piece to be computed, of a product that is not shared out by nodes.
     pub next: Padded<AtomicUsize>,
     /// Its position in the plan.
@@ -117,7 +120,7 @@ struct Last {
     key: ActKey,
     id: u64,
     /// Memory that must not be written meanwhile: the activations, and the ids.
-    ranges: [std::ops::Range<usize>; 2],
+    ranges: [Range<usize>; 2],
 }
 
 impl Plan {
@@ -198,6 +201,7 @@ impl Plan {
                 }
             }
         }
+        weights::used(self.nodes.iter().map(|node| node.weights.clone()));
         self.panel_bytes = panel.next_multiple_of(64);
         self.private_bytes = private.next_multiple_of(64);
         self.thread_bytes = (self.panel_bytes + self.private_bytes + group + SLACK).next_multiple_of(128);
@@ -234,7 +238,9 @@ impl Plan {
             stats::set_kernel(kind, ty, take.regime.name(), take.kernel.isa.name());
         }
         tell(kind, src0, &decision);
-        Node { op, kind, ty, decision, next: Padded::default(), number: self.nodes.len() }
+        // SAFETY: as above.
+        let weights = unsafe { extent(abi, src0) };
+        Node { op, kind, ty, decision, weights, next: Padded::default(), number: self.nodes.len() }
     }
 
     /// To be called by every thread at every product: at the first one of the graph it takes its place.
@@ -396,7 +402,7 @@ unsafe fn act_key(op: &Tensor, job: &Job) -> ActKey {
 }
 
 /// The addresses that a tensor's elements lie in; none for null.
-unsafe fn extent(abi: &Abi, t: *const Tensor) -> std::ops::Range<usize> {
+unsafe fn extent(abi: &Abi, t: *const Tensor) -> Range<usize> {
     if t.is_null() {
         return 0..0;
     }

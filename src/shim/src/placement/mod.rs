@@ -6,7 +6,7 @@
 //! plan of a graph divides every matrix by [`Shares`], and a thread takes pieces of its own node's share
 //! only. [`setup`] decides once; [`pin`] keeps threads in their place; [`weights`] knows which rows lie where.
 //!
-//! Pages are placed before they are first touched, by whoever makes them: see [`place`].
+//! Pages are placed before they are first touched, by whoever makes them: see [`on_its_node`].
 
 mod pin;
 mod setup;
@@ -222,6 +222,7 @@ fn policy_of(setup: &Setup, placement: Placement, seen: &Seen, address: usize, l
 
 /// The policy for a large buffer that is not weights: KV cache, activations, anything that all threads
 /// read and write. Default before [`settle`] was called.
+#[allow(dead_code)] // called once the hooks of ggml_aligned_malloc are here
 pub fn buffer_policy() -> Policy {
     match placement() {
         None => Policy::Default,
@@ -230,29 +231,46 @@ pub fn buffer_policy() -> Policy {
     }
 }
 
-/// Sets the policy of `len` bytes of memory at `memory`, not touched yet, that will hold the page of
-/// weights of `address`; see [`policy_for`]. One system call, or none. A failure is counted and changes
-/// nothing; once the kernel refuses, nothing is tried any more.
-pub fn place(memory: usize, len: usize, address: usize) {
-    apply(memory, len, policy_for(address, len));
+/// Whether pages are placed at all, so that each has to be touched by itself.
+pub fn is_active() -> bool {
+    placement().is_some()
 }
 
-/// Sets the policy of a buffer of [`buffer_policy`] that is not touched yet; as [`place`].
+/// Runs `touch`, which makes the memory that will hold the page of weights at `address`, under the policy
+/// of that page ([`policy_for`]). The policy is the calling thread's for that time, which must be one of the
+/// shim's own: a policy of the memory would cut a mapping that is to be moved into pieces. Two system
+/// calls, or none. A failure is counted and `touch` runs all the same; once the kernel refuses, nothing is
+/// tried any more.
+pub fn on_its_node<T>(address: usize, len: usize, touch: impl FnOnce() -> T) -> T {
+    let policy = policy_for(address, len);
+    if policy == Policy::Default {
+        return touch();
+    }
+    let placed = settled(numa::set_thread_policy(policy), policy, len);
+    let result = touch();
+    if placed {
+        // The policy that every process starts with; nothing else touches new memory in this thread.
+        let _ = numa::set_thread_policy(Policy::Default);
+    }
+    result
+}
+
+/// Sets the policy of a buffer of [`buffer_policy`] that is not touched yet. One system call, or none;
+/// failures as with [`on_its_node`].
+#[allow(dead_code)] // called once the hooks of ggml_aligned_malloc are here
 pub fn place_buffer(memory: usize, len: usize) {
-    apply(memory, len, buffer_policy());
+    let policy = buffer_policy();
+    if policy != Policy::Default {
+        settled(numa::apply(memory, len, policy), policy, len);
+    }
 }
 
-fn apply(memory: usize, len: usize, policy: Policy) {
-    let bytes = match policy {
-        Policy::Default => return,
-        Policy::Interleave(_) => &INTERLEAVED,
-        Policy::Preferred(node) => &PLACED[node],
-    };
-    match numa::apply(memory, len, policy) {
-        Ok(()) => {
-            bytes.fetch_add(len as u64, Relaxed);
-        }
-        Err(e) => {
+/// Counts what became of a policy; true when the kernel took it.
+fn settled(result: std::io::Result<()>, policy: Policy, len: usize) -> bool {
+    match (&result, policy) {
+        (Ok(()), Policy::Preferred(node)) => drop(PLACED[node].fetch_add(len as u64, Relaxed)),
+        (Ok(()), _) => drop(INTERLEAVED.fetch_add(len as u64, Relaxed)),
+        (Err(e), _) => {
             FAILED.fetch_add(1, Relaxed);
             if matches!(e.raw_os_error(), Some(libc::EPERM | libc::ENOSYS)) {
                 REFUSED.store(true, Relaxed);
@@ -260,6 +278,7 @@ fn apply(memory: usize, len: usize, policy: Policy) {
             }
         }
     }
+    result.is_ok()
 }
 
 /// What the statistics say.

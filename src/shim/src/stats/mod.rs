@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Relaxed, Ordering::SeqCs
 use crate::reason::Reason;
 
 pub use file::write_at_exit;
+pub use json::Json;
 pub use report::json;
 
 /// The operations that are counted.
@@ -241,6 +242,7 @@ pub fn forget() {
         cell.declined.iter().for_each(clear);
     }
     EVENTS.iter().for_each(clear);
+    crate::memory::counters::forget();
 }
 
 #[cfg(test)]

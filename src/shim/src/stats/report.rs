@@ -7,6 +7,7 @@ use zen5turbo_host::proc;
 use super::json::Json;
 use super::{CELLS, Cell, EVENTS, LIBRARY_LIST, OpKind, read, type_name};
 use crate::config::{KNOBS, config};
+use crate::memory::counters;
 use crate::placement;
 use crate::reason::Reason;
 use crate::startup;
@@ -24,7 +25,8 @@ use crate::tuning;
 /// ggml:    [ { path, status } ]
 /// ops:     { MUL_MAT: { q4_K: { taken, ns, bytes, mac, kernels: {regime: name},
 ///                               declined: {reason: n} } } }
-/// memory:  { numa: { mode, nodes: [...], placed: { node: bytes }, interleaved, failed, seats, moved } }
+/// memory:  { weights: { mapped, wanted, promoted: { thp, 2m, 1g }, demoted, now, us },
+///            numa: { mode, nodes: [...], placed: { node: bytes }, interleaved, failed, seats, moved } }
 /// events:  { reason: n }
 /// ```
 ///
@@ -75,6 +77,7 @@ pub fn json() -> String {
     }
     j.close();
     j.open(Some("memory"));
+    counters::report(&mut j);
     numa(&mut j);
     j.close();
     reasons(&mut j, "events", &EVENTS);

@@ -1,0 +1,207 @@
+//! How much memory may be taken without hurting anybody, and whether it is getting short.
+
+use std::path::{Path, PathBuf};
+
+use crate::proc::field_kib;
+
+/// Where the files of the kernel are: `/` but in tests.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    root: PathBuf,
+    /// Folders of this process's memory cgroups, innermost first, with the names of their files.
+    groups: Vec<(PathBuf, &'static Names)>,
+}
+
+/// Names of the files of a memory cgroup.
+#[derive(Debug)]
+struct Names {
+    limit: &'static str,
+    used: &'static str,
+}
+
+const V2: Names = Names { limit: "memory.max", used: "memory.current" };
+const V1: Names = Names { limit: "memory.limit_in_bytes", used: "memory.usage_in_bytes" };
+
+/// How short memory is now.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Pressure {
+    /// Share of the last ten seconds, in percent, in which some task waited for memory.
+    pub some: f32,
+}
+
+/// In which some waiting for memory is no news.
+const NORMAL_PRESSURE: f32 = 10.0;
+
+impl Pressure {
+    /// Whether memory should be given back.
+    #[must_use]
+    pub fn is_high(self) -> bool {
+        self.some > NORMAL_PRESSURE
+    }
+}
+
+impl Budget {
+    /// The limits of this process.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        Self::below(Path::new("/"))
+    }
+
+    /// The limits as the files below `root` tell them.
+    #[must_use]
+    pub fn below(root: &Path) -> Self {
+        let own = std::fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+        let mut groups = Vec::new();
+        for line in own.lines() {
+            let mut parts = line.splitn(3, ':').skip(1);
+            let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
+            let (mount, names) = match controllers {
+                "" => ("sys/fs/cgroup", &V2),
+                c if c.split(',').any(|c| c == "memory") => ("sys/fs/cgroup/memory", &V1),
+                _ => continue,
+            };
+            // A limit of any group around this one holds as well. In a container the path may be the
+            // host's, of which only the root is to be seen here.
+            let mut group = Path::new(path.trim_start_matches('/'));
+            loop {
+                groups.push((root.join(mount).join(group), names));
+                match group.parent() {
+                    Some(parent) => group = parent,
+                    None => break,
+                }
+            }
+        }
+        Self { root: root.to_owned(), groups }
+    }
+
+    /// Bytes that can be taken before memory is short: what the kernel thinks is available, and no
+    /// more than the smallest cgroup limit leaves, less a reserve of a sixteenth of the whole (at
+    /// least 128 MiB, at most 4 GiB). 0 when nothing can be read.
+    #[must_use]
+    pub fn spare(&self) -> u64 {
+        let text = std::fs::read_to_string(self.root.join("proc/meminfo")).unwrap_or_default();
+        let (Some(available), Some(total)) = (field_kib(&text, "MemAvailable"), field_kib(&text, "MemTotal")) else {
+            return 0;
+        };
+        let mut spare = available.saturating_sub(reserve(total));
+        for (group, names) in &self.groups {
+            if let Some(left) = left_in_group(group, names) {
+                spare = spare.min(left);
+            }
+        }
+        spare
+    }
+
+    /// The pressure on memory, of the innermost cgroup that tells it, else of the machine; none when
+    /// the kernel does not count it.
+    #[must_use]
+    pub fn pressure(&self) -> Pressure {
+        let groups = self.groups.iter().map(|(group, _)| group.join("memory.pressure"));
+        let files = groups.chain([self.root.join("proc/pressure/memory")]);
+        files
+            .filter_map(|file| std::fs::read_to_string(file).ok())
+            .find_map(|text| some_avg10(&text))
+            .map_or(Pressure::default(), |some| Pressure { some })
+    }
+}
+
+fn reserve(total: u64) -> u64 {
+    (total / 16).clamp(128 << 20, 4 << 30)
+}
+
+/// What a group's limit leaves; `None` without a limit. Its page cache can be reclaimed, so it does
+/// not count as used.
+fn left_in_group(group: &Path, names: &Names) -> Option<u64> {
+    let number = |name: &str| std::fs::read_to_string(group.join(name)).ok()?.trim().parse::<u64>().ok();
+    let limit = number(names.limit).filter(|&l| l < 1 << 60)?; // v1 says "none" by a huge number
+    let used = number(names.used)?;
+    let stat = std::fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
+    let cache: u64 = ["inactive_file ", "active_file "]
+        .iter()
+        .filter_map(|key| stat.lines().find_map(|line| line.strip_prefix(key))?.trim().parse::<u64>().ok())
+        .sum();
+    Some((limit + cache.min(used)).saturating_sub(used).saturating_sub(reserve(limit).min(limit / 4)))
+}
+
+/// `some avg10=0.12 avg60=...`
+fn some_avg10(text: &str) -> Option<f32> {
+    text.lines().find_map(|line| line.strip_prefix("some avg10="))?.split(' ').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Tree(PathBuf);
+
+    impl Tree {
+        fn new(name: &str, files: &[(&str, &str)]) -> Self {
+            let root = std::env::temp_dir().join(format!("zen5turbo-budget-{}-{name}", std::process::id()));
+            for (path, text) in files {
+                let path = root.join(path);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, text).unwrap();
+            }
+            Tree(root)
+        }
+    }
+
+    impl Drop for Tree {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    const GIB: u64 = 1 << 30;
+    const MEMINFO: &str = "MemTotal:  33554432 kB\nMemFree: 1 kB\nMemAvailable:  16777216 kB\n";
+
+    #[test]
+    fn without_a_group_it_is_what_the_kernel_says_less_a_reserve() {
+        let tree = Tree::new("plain", &[("proc/meminfo", MEMINFO)]);
+        assert_eq!(Budget::below(&tree.0).spare(), 14 * GIB);
+        assert_eq!(Budget::below(Path::new("/nowhere")).spare(), 0);
+    }
+
+    #[test]
+    fn the_smallest_limit_around_the_process_counts_and_its_page_cache_does_not() {
+        let tree = Tree::new(
+            "v2",
+            &[
+                ("proc/meminfo", MEMINFO),
+                ("proc/self/cgroup", "0::/a/b\n"),
+                ("sys/fs/cgroup/a/b/memory.max", "max\n"),
+                ("sys/fs/cgroup/a/b/memory.current", "5\n"),
+                ("sys/fs/cgroup/a/memory.max", "4294967296\n"),
+                ("sys/fs/cgroup/a/memory.current", "3221225472\n"),
+                ("sys/fs/cgroup/a/memory.stat", "anon 1\ninactive_file 1073741824\nactive_file 1073741824\n"),
+            ],
+        );
+        // 4 GiB less 3 used, of which 2 are page cache, less a reserve of 256 MiB.
+        assert_eq!(Budget::below(&tree.0).spare(), 3 * GIB - GIB / 4);
+    }
+
+    #[test]
+    fn the_first_version_of_cgroups_is_understood() {
+        let tree = Tree::new(
+            "v1",
+            &[
+                ("proc/meminfo", MEMINFO),
+                ("proc/self/cgroup", "9:cpuset:/x\n4:memory:/docker/1\n0::/\n"),
+                ("sys/fs/cgroup/memory/memory.limit_in_bytes", "1073741824\n"),
+                ("sys/fs/cgroup/memory/memory.usage_in_bytes", "1073741824\n"),
+            ],
+        );
+        assert_eq!(Budget::below(&tree.0).spare(), 0);
+    }
+
+    #[test]
+    fn pressure_is_that_of_the_group_where_it_is_told() {
+        let machine = ("proc/pressure/memory", "some avg10=50.25 avg60=0.00 avg300=0.00 total=1\nfull avg10=1\n");
+        let tree = Tree::new("psi", &[machine]);
+        assert!(Budget::below(&tree.0).pressure().is_high());
+        let own = ("sys/fs/cgroup/memory.pressure", "some avg10=0.00 avg60=0.00 avg300=0.00 total=1\n");
+        let tree = Tree::new("psi2", &[machine, own, ("proc/self/cgroup", "0::/\n")]);
+        assert_eq!(Budget::below(&tree.0).pressure(), Pressure { some: 0.0 });
+        assert!(!Budget::below(Path::new("/nowhere")).pressure().is_high());
+    }
+}

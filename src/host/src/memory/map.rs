@@ -1,0 +1,385 @@
+//! Mappings, by the system calls themselves.
+//!
+//! The shim exports `mmap`, `mremap` and their kin, so a call through libc from here would come back
+//! into it; every function of this module enters the kernel directly. Addresses and lengths are in
+//! bytes. An error is what the kernel answered, as an [`io::Error`].
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use libc::{c_int, c_long};
+
+/// Bytes of a small page.
+pub const SMALL_PAGE: usize = 4 << 10;
+/// Bytes of a huge page, transparent or of hugetlbfs.
+pub const HUGE_PAGE: usize = 2 << 20;
+/// Bytes of the largest page.
+pub const GIANT_PAGE: usize = 1 << 30;
+
+/// `MADV_POPULATE_WRITE` of Linux 5.14: faults pages in and reports what fails, where a touch would
+/// be a signal.
+const MADV_POPULATE_WRITE: c_int = 23;
+
+/// Which pages an anonymous region is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// Transparent huge pages, as far as the kernel has them.
+    Transparent,
+    /// 2 MiB pages of the hugetlb pool.
+    Huge,
+    /// 1 GiB pages of the hugetlb pool.
+    Giant,
+}
+
+impl Pages {
+    /// Bytes to which a region of these pages is aligned.
+    #[must_use]
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::Transparent | Self::Huge => HUGE_PAGE,
+            Self::Giant => GIANT_PAGE,
+        }
+    }
+}
+
+fn check(result: c_long) -> io::Result<usize> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result as usize) }
+}
+
+unsafe fn mmap(at: usize, len: usize, prot: c_int, flags: c_int, fd: c_int, offset: u64) -> io::Result<usize> {
+    // SAFETY: by the caller; the kernel checks the arguments.
+    check(unsafe { libc::syscall(libc::SYS_mmap, at, len, prot, flags, fd, offset) })
+}
+
+/// An anonymous, private, writable region of its own, unmapped when dropped.
+#[derive(Debug)]
+pub struct Region {
+    start: usize,
+    len: usize,
+}
+
+impl Region {
+    /// Address space of `len` bytes from a multiple of `align` on, without access and without memory.
+    ///
+    /// # Errors
+    /// No address space, or too many mappings.
+    pub fn reserve(len: usize, align: usize) -> io::Result<Self> {
+        let whole = len.checked_add(align).ok_or(io::ErrorKind::InvalidInput)?;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping at a place of the kernel's choice.
+        let at = unsafe { mmap(0, whole, libc::PROT_NONE, flags, -1, 0)? };
+        let start = at.next_multiple_of(align);
+        // SAFETY: both ends lie inside the mapping just made.
+        unsafe {
+            unmap(at..start);
+            unmap(start + len..at + whole);
+        }
+        Ok(Self { start, len })
+    }
+
+    /// A writable region of `len` bytes, a multiple of the page, aligned to it; without memory yet.
+    ///
+    /// # Errors
+    /// No address space, too many mappings, a limit, or no such pages.
+    pub fn new(len: usize, pages: Pages) -> io::Result<Self> {
+        let reserved = Self::reserve(len, pages.bytes())?;
+        let mut flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        match pages {
+            Pages::Transparent => {}
+            Pages::Huge => flags |= libc::MAP_HUGETLB | libc::MAP_HUGE_2MB,
+            Pages::Giant => flags |= libc::MAP_HUGETLB | libc::MAP_HUGE_1GB,
+        }
+        // SAFETY: over address space that is ours alone.
+        unsafe { mmap(reserved.start, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)? };
+        if pages == Pages::Transparent {
+            // A kernel without transparent huge pages refuses, and gives small ones either way.
+            let _ = reserved.advise(libc::MADV_HUGEPAGE);
+        }
+        Ok(reserved)
+    }
+
+    /// The addresses.
+    #[must_use]
+    pub fn range(&self) -> Range<usize> {
+        self.start..self.start + self.len
+    }
+
+    /// Gives every page memory. A missing page is an error here, and a signal at a touch elsewhere.
+    ///
+    /// # Errors
+    /// `ENOMEM` (limit, no memory), `EFAULT` or `EHWPOISON` (no page of the pool, a hugetlb limit).
+    pub fn populate(&self) -> io::Result<()> {
+        self.populate_part(0..self.len)
+    }
+
+    /// The same for a part, from page to page: byte offsets.
+    ///
+    /// # Errors
+    /// As [`Self::populate`].
+    pub fn populate_part(&self, part: Range<usize>) -> io::Result<()> {
+        assert!(part.start <= part.end && part.end <= self.len);
+        // SAFETY: inside a region of ours; populating takes nothing away.
+        match unsafe { advise(self.start + part.start..self.start + part.end, MADV_POPULATE_WRITE) } {
+            // Before Linux 5.14. Pages of the pool must not be touched unpopulated; others may.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Err(io::ErrorKind::Unsupported.into()),
+            other => other,
+        }
+    }
+
+    /// `madvise` on the whole region.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn advise(&self, advice: c_int) -> io::Result<()> {
+        // SAFETY: a region of ours; no advice used here takes memory away that someone refers to.
+        unsafe { advise(self.range(), advice) }
+    }
+
+    /// Fills the region from byte `offset` of the file on.
+    ///
+    /// # Errors
+    /// A read error, or `UnexpectedEof` when the file is shorter.
+    pub fn fill(&mut self, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
+        let mut done = 0;
+        while done < self.len {
+            let (at, rest) = (self.start + done, self.len - done);
+            // SAFETY: writes into the region, which is writable and borrowed mutably.
+            let n = unsafe { libc::syscall(libc::SYS_pread64, file.as_raw_fd(), at, rest, offset + done as u64) };
+            match check(n) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Locks the region in memory.
+    ///
+    /// # Errors
+    /// `ENOMEM` or `EPERM`: the limit of locked memory.
+    pub fn lock(&self) -> io::Result<()> {
+        // SAFETY: no memory is accessed.
+        check(unsafe { libc::syscall(libc::SYS_mlock, self.start, self.len) }).map(drop)
+    }
+
+    /// Forbids writing, then moves the pages to `target` (aligned, as long as the region, mapped by
+    /// the caller) in place of what is there. Whoever reads there meanwhile sees the old or the new
+    /// bytes, or waits.
+    ///
+    /// # Errors
+    /// The region stays where it is. The kernel may have unmapped the target before it failed.
+    ///
+    /// # Safety
+    /// The target is memory that the caller may replace, with the same bytes for its readers.
+    pub unsafe fn move_to(self, target: usize) -> Result<(), (io::Error, Self)> {
+        // SAFETY: a region of ours.
+        if let Err(e) = unsafe { protect(self.range(), libc::PROT_READ) } {
+            return Err((e, self));
+        }
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        // SAFETY: by contract.
+        let moved = unsafe { libc::syscall(libc::SYS_mremap, self.start, self.len, self.len, flags, target) };
+        match check(moved) {
+            Ok(_) => {
+                std::mem::forget(self);
+                Ok(())
+            }
+            Err(e) => Err((e, self)),
+        }
+    }
+
+    /// Hands the address space over: nothing is unmapped any more.
+    #[must_use]
+    pub fn into_range(self) -> Range<usize> {
+        let range = self.range();
+        std::mem::forget(self);
+        range
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: the region is ours, and whoever drops it does not use it.
+        unsafe { unmap(self.range()) };
+    }
+}
+
+/// Unmaps; an empty range is fine. A failure leaves the mapping there, which harms nobody.
+///
+/// # Safety
+/// Nobody uses the memory.
+pub unsafe fn unmap(range: Range<usize>) {
+    if !range.is_empty() {
+        // SAFETY: by contract.
+        unsafe { libc::syscall(libc::SYS_munmap, range.start, range.len()) };
+    }
+}
+
+/// `madvise`.
+///
+/// # Errors
+/// The kernel's.
+///
+/// # Safety
+/// As with the advice given: some of them drop the contents.
+pub unsafe fn advise(range: Range<usize>, advice: c_int) -> io::Result<()> {
+    // SAFETY: by contract.
+    check(unsafe { libc::syscall(libc::SYS_madvise, range.start, range.len(), advice) }).map(drop)
+}
+
+/// `mprotect`.
+///
+/// # Errors
+/// The kernel's.
+///
+/// # Safety
+/// Nobody relies on the access that is taken away.
+pub unsafe fn protect(range: Range<usize>, prot: c_int) -> io::Result<()> {
+    // SAFETY: by contract.
+    check(unsafe { libc::syscall(libc::SYS_mprotect, range.start, range.len(), prot) }).map(drop)
+}
+
+/// Maps the file, from byte `offset` on, over `range`.
+///
+/// # Errors
+/// The kernel's; what was there may be gone.
+///
+/// # Safety
+/// The range is memory that the caller may replace.
+pub unsafe fn map_file_over(range: Range<usize>, prot: c_int, flags: c_int, fd: c_int, offset: u64) -> io::Result<()> {
+    // SAFETY: by contract.
+    unsafe { mmap(range.start, range.len(), prot, flags | libc::MAP_FIXED, fd, offset) }.map(drop)
+}
+
+/// How many of the small pages of `range` are in memory, of how many; `None` when the kernel does
+/// not tell, as for a file of somebody else.
+#[must_use]
+pub fn resident(range: Range<usize>) -> Option<(usize, usize)> {
+    let mut seen = vec![0_u8; range.len().div_ceil(SMALL_PAGE)];
+    // SAFETY: one byte per page, as many as there are.
+    let result = unsafe { libc::syscall(libc::SYS_mincore, range.start, range.len(), seen.as_mut_ptr()) };
+    check(result).ok()?;
+    Some((seen.iter().filter(|&&b| b & 1 != 0).count(), seen.len()))
+}
+
+/// Which file it is, for as long as it exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// The file behind a descriptor.
+    ///
+    /// # Errors
+    /// Not an open descriptor.
+    pub fn of(fd: c_int) -> io::Result<Self> {
+        let mut stat = std::mem::MaybeUninit::<libc::stat>::zeroed();
+        // SAFETY: fstat fills the record when it succeeds.
+        let stat = unsafe {
+            check(libc::fstat(fd, stat.as_mut_ptr()).into())?;
+            stat.assume_init()
+        };
+        Ok(Self { device: stat.st_dev, inode: stat.st_ino })
+    }
+}
+
+/// A second descriptor for the file, closed in programs that this one executes.
+///
+/// # Errors
+/// No descriptor is free, or `fd` is not open.
+pub fn duplicate(fd: c_int) -> io::Result<OwnedFd> {
+    // SAFETY: no memory is accessed.
+    let new = check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) }.into())?;
+    // SAFETY: a new descriptor that nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(new as c_int) })
+}
+
+/// Tells the kernel that these bytes of a file need not stay in the page cache. Pages that somebody
+/// has mapped stay.
+pub fn release_cache(file: BorrowedFd<'_>, offset: u64, len: u64) {
+    // SAFETY: no memory is accessed; a refusal changes nothing.
+    unsafe { libc::syscall(libc::SYS_fadvise64, file.as_raw_fd(), offset, len, libc::POSIX_FADV_DONTNEED) };
+}
+
+/// Whether the kernel gives transparent huge pages to those who ask.
+#[must_use]
+pub fn transparent_huge_pages() -> bool {
+    let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
+    setting.contains("[madvise]") || setting.contains("[always]")
+}
+
+/// The first `N` bytes of a file, without moving its position; `None` when it has fewer.
+#[must_use]
+pub fn first_bytes<const N: usize>(fd: c_int) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    // SAFETY: room for N bytes.
+    let n = unsafe { libc::syscall(libc::SYS_pread64, fd, bytes.as_mut_ptr(), N, 0_u64) };
+    (check(n).ok()? == N).then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::fd::AsFd;
+
+    fn bytes(range: Range<usize>) -> &'static [u8] {
+        // SAFETY: the tests ask for mapped memory only.
+        unsafe { std::slice::from_raw_parts(range.start as *const u8, range.len()) }
+    }
+
+    fn file(len: usize) -> std::fs::File {
+        let path = std::env::temp_dir().join(format!("zen5turbo-map-{}-{len}", std::process::id()));
+        let mut file = std::fs::File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let content: Vec<u8> = (0..len).map(|i| (i / 7) as u8).collect();
+        file.write_all(&content).unwrap();
+        file
+    }
+
+    #[test]
+    fn pages_of_a_file_are_replaced_by_a_region_with_the_same_bytes() {
+        let file = file(2 * HUGE_PAGE);
+        let target = Region::reserve(2 * HUGE_PAGE, HUGE_PAGE).unwrap();
+        let range = target.range();
+        assert!(range.start.is_multiple_of(HUGE_PAGE));
+        // SAFETY: over our own region.
+        unsafe {
+            map_file_over(range.clone(), libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0).unwrap();
+        }
+        let before = bytes(range.clone()).to_vec();
+        let mut region = Region::new(HUGE_PAGE, Pages::Transparent).unwrap();
+        region.populate().unwrap();
+        region.fill(file.as_fd(), HUGE_PAGE as u64).unwrap();
+        // SAFETY: the same bytes.
+        unsafe { region.move_to(range.start + HUGE_PAGE).unwrap() };
+        assert_eq!(bytes(range.clone()), before);
+        assert_eq!(resident(range), Some((2 * HUGE_PAGE / SMALL_PAGE, 2 * HUGE_PAGE / SMALL_PAGE)));
+    }
+
+    #[test]
+    fn a_short_file_and_a_missing_pool_are_errors() {
+        let file = file(HUGE_PAGE - 1);
+        let mut region = Region::new(HUGE_PAGE, Pages::Transparent).unwrap();
+        assert_eq!(region.fill(file.as_fd(), 0).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        // More than any pool here has.
+        let giant = Region::new(1 << 45, Pages::Giant).and_then(|r| r.populate());
+        assert!(giant.is_err());
+    }
+
+    #[test]
+    fn a_file_is_known_by_its_identity_and_its_first_bytes() {
+        let (a, b) = (file(4096), file(4097));
+        let copy = duplicate(a.as_raw_fd()).unwrap();
+        assert_eq!(FileId::of(copy.as_raw_fd()).unwrap(), FileId::of(a.as_raw_fd()).unwrap());
+        assert_ne!(FileId::of(b.as_raw_fd()).unwrap(), FileId::of(a.as_raw_fd()).unwrap());
+        assert_eq!(first_bytes::<8>(a.as_raw_fd()), Some([0, 0, 0, 0, 0, 0, 0, 1]));
+        assert_eq!(first_bytes::<4096>(copy.as_raw_fd()).unwrap()[4095], (4095 / 7) as u8);
+        assert!(FileId::of(-1).is_err() && duplicate(-1).is_err() && first_bytes::<1>(-1).is_none());
+    }
+}

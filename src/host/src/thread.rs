@@ -1,0 +1,63 @@
+//! Threads that must not get into the program's way.
+
+use std::sync::OnceLock;
+
+static ALLOWED: OnceLock<libc::cpu_set_t> = OnceLock::new();
+
+/// Remembers on which CPUs the process may run; to be called before the program pins its threads.
+pub fn remember_allowed_cpus() {
+    let mut set = std::mem::MaybeUninit::<libc::cpu_set_t>::zeroed();
+    // SAFETY: sched_getaffinity fills the set when it succeeds; zeroes are an empty set.
+    let set = unsafe {
+        (libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), set.as_mut_ptr()) == 0).then(|| set.assume_init())
+    };
+    if let Some(set) = set {
+        let _ = ALLOWED.set(set);
+    }
+}
+
+/// Starts a thread that takes no signal of the program's and runs on any CPU that the process had at
+/// the start, even when the thread that starts it is pinned. False when it could not be started.
+pub fn spawn_in_background(name: &str, work: impl FnOnce() + Send + 'static) -> bool {
+    let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: both sets are filled by libc before they are read; the mask is this thread's own, and a
+    // new thread inherits it.
+    unsafe {
+        let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+    }
+    let started = std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            if let Some(set) = ALLOWED.get() {
+                // SAFETY: a valid set; a refusal leaves the thread where it is.
+                unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), set) };
+            }
+            work();
+        })
+        .is_ok();
+    // SAFETY: as above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
+    started
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_thread_starts_with_signals_blocked_and_leaves_those_of_its_starter_alone() {
+        super::remember_allowed_cpus();
+        let blocked = || {
+            let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+            // SAFETY: the set is filled before it is read.
+            unsafe {
+                libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), set.as_mut_ptr());
+                libc::sigismember(set.as_ptr(), libc::SIGTERM) == 1
+            }
+        };
+        let (tell, told) = std::sync::mpsc::channel();
+        assert!(super::spawn_in_background("test", move || tell.send(blocked()).unwrap()));
+        assert!(told.recv().unwrap());
+        assert!(!blocked());
+    }
+}

@@ -1,0 +1,166 @@
+//! What the program does to a mapping whose pages may have been replaced.
+//!
+//! A promoted page holds the file's bytes, but it is no longer the file's: dropping it
+//! (`MADV_DONTNEED`) would leave zeros, writing to it would not reach the file, and a page of the
+//! hugetlb pool cannot be cut. So before such a call the file is mapped back over the pages
+//! concerned, and they stay the file's from then on. The call is then made with the registry locked,
+//! so that the promoter does not put a page where the program has just unmapped one.
+
+use std::ops::Range;
+
+use libc::c_int;
+use zen5turbo_host::memory::map::{HUGE_PAGE, Pages};
+
+use super::counters;
+use super::mapping::{Mapping, Page};
+use super::registry::{self, Locked, may_concern};
+use crate::reason::Reason;
+use crate::stats;
+
+/// What is about to be done to a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// `munmap`, `mremap` or a new mapping on top.
+    Unmap,
+    /// `mprotect` to these rights.
+    Protect(c_int),
+    /// `madvise`.
+    Advise(c_int),
+    /// `mlock`, `mlock2`.
+    Lock,
+    /// `munlock`.
+    Unlock,
+}
+
+/// A change in progress: the registry stays locked until this is dropped.
+pub struct Changing {
+    locked: Locked,
+    range: Range<usize>,
+    change: Change,
+}
+
+/// Prepares the mappings in `range` for `change`; to be called before the system call. `None`, after
+/// a few compares, when no mapping of a model is concerned.
+#[inline]
+pub fn begin(range: Range<usize>, change: Change) -> Option<Changing> {
+    may_concern(&range).then(|| begin_slowly(range, change)).flatten()
+}
+
+#[cold]
+fn begin_slowly(range: Range<usize>, change: Change) -> Option<Changing> {
+    let mut locked = registry::lock();
+    let mut concerned = false;
+    for mapping in &mut locked.mappings {
+        if range.start < mapping.range.end && range.end > mapping.range.start {
+            concerned = true;
+            prepare(mapping, &range, change);
+        }
+    }
+    concerned.then_some(Changing { locked, range, change })
+}
+
+impl Changing {
+    /// To be called after the system call succeeded.
+    pub fn succeeded(mut self) {
+        if self.change == Change::Unmap {
+            let range = self.range;
+            self.locked.mappings.retain_mut(|m| !m.unmapped(&range));
+            self.locked.update_bounds();
+        }
+    }
+}
+
+fn prepare(mapping: &mut Mapping, range: &Range<usize>, change: Change) {
+    let pages = mapping.pages_of(range);
+    match change {
+        Change::Unmap => {
+            // A page of the pool that is unmapped in part must be the file's again; a transparent
+            // one can be cut.
+            for edge in [range.start, range.end] {
+                give_back_pool_page(mapping, edge);
+            }
+            keep(mapping, pages);
+        }
+        Change::Protect(libc::PROT_READ) => {}
+        Change::Protect(_) => give_back(mapping, pages),
+        Change::Advise(advice) => match effect_of(advice) {
+            Effect::None => {}
+            Effect::DropsPages => give_back(mapping, pages),
+            Effect::MarksPages => {
+                for edge in [range.start, range.end] {
+                    give_back_pool_page(mapping, edge);
+                }
+                leave_unpromoted(mapping, pages);
+            }
+        },
+        Change::Lock => mapping.locked = true,
+        Change::Unlock => mapping.locked = false,
+    }
+}
+
+/// What `madvise` does, as far as it matters here.
+enum Effect {
+    /// Nothing that a promoted page would not take as well.
+    None,
+    /// Takes memory away; a page of a file would be read again.
+    DropsPages,
+    /// Marks the mapping: what replaces a page later would not have the mark.
+    MarksPages,
+}
+
+fn effect_of(advice: c_int) -> Effect {
+    match advice {
+        libc::MADV_NORMAL
+        | libc::MADV_RANDOM
+        | libc::MADV_SEQUENTIAL
+        | libc::MADV_WILLNEED
+        | libc::MADV_HUGEPAGE
+        | libc::MADV_POPULATE_READ => Effect::None,
+        libc::MADV_DONTNEED
+        | libc::MADV_FREE
+        | libc::MADV_REMOVE
+        | libc::MADV_COLD
+        | libc::MADV_PAGEOUT
+        | libc::MADV_DONTNEED_LOCKED => Effect::DropsPages,
+        _ => Effect::MarksPages,
+    }
+}
+
+/// Makes pages the file's for good.
+fn give_back(mapping: &mut Mapping, pages: Range<usize>) {
+    // SAFETY: the registry is locked, and its mappings are this process's.
+    let bytes = unsafe { mapping.demote(pages.clone(), Page::Left) };
+    if bytes > 0 {
+        counters::demoted(bytes);
+        stats::event(Reason::MappingChanged);
+    }
+    leave_unpromoted(mapping, pages);
+}
+
+/// Pages that are the file's now stay so.
+fn leave_unpromoted(mapping: &mut Mapping, pages: Range<usize>) {
+    for i in pages {
+        if !matches!(mapping.page(i), Page::Promoted(_)) {
+            mapping.set(i..i + 1, Page::Left);
+        }
+    }
+}
+
+/// Forgets pages that are unmapped, whole or in part.
+fn keep(mapping: &mut Mapping, pages: Range<usize>) {
+    mapping.set(pages, Page::Left);
+}
+
+/// Gives back the page of the hugetlb pool that `edge` lies inside of.
+fn give_back_pool_page(mapping: &mut Mapping, edge: usize) {
+    let page = mapping.pages_of(&(edge..edge.saturating_add(1)));
+    if page.is_empty() {
+        return;
+    }
+    if let Page::Promoted(pages @ (Pages::Huge | Pages::Giant)) = mapping.page(page.start)
+        && !edge.is_multiple_of(pages.bytes())
+    {
+        let first = (edge - mapping.range.start) / pages.bytes() * (pages.bytes() / HUGE_PAGE);
+        give_back(mapping, first..first + pages.bytes() / HUGE_PAGE);
+    }
+}

@@ -1,0 +1,70 @@
+//! What was promoted, for the statistics.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use zen5turbo_host::memory::Pages;
+
+use super::registry;
+use crate::stats::Json;
+
+static MAPPED: AtomicU64 = AtomicU64::new(0);
+static WANTED: AtomicU64 = AtomicU64::new(0);
+static TRANSPARENT: AtomicU64 = AtomicU64::new(0);
+static HUGE: AtomicU64 = AtomicU64::new(0);
+static GIANT: AtomicU64 = AtomicU64::new(0);
+static DEMOTED: AtomicU64 = AtomicU64::new(0);
+static MICROSECONDS: AtomicU64 = AtomicU64::new(0);
+
+/// A model file of `bytes` was mapped where huge pages can lie.
+pub fn mapped(bytes: usize) {
+    MAPPED.fetch_add(bytes as u64, Relaxed);
+}
+
+/// Products read `bytes` more of mapped pages.
+pub fn wanted(bytes: usize) {
+    WANTED.fetch_add(bytes as u64, Relaxed);
+}
+
+/// Pages were replaced, in so many microseconds of the promoter's thread.
+pub fn promoted(pages: Pages, bytes: usize, microseconds: u64) {
+    let counter = match pages {
+        Pages::Transparent => &TRANSPARENT,
+        Pages::Huge => &HUGE,
+        Pages::Giant => &GIANT,
+    };
+    counter.fetch_add(bytes as u64, Relaxed);
+    MICROSECONDS.fetch_add(microseconds, Relaxed);
+}
+
+/// Pages are the file's again.
+pub fn demoted(bytes: usize) {
+    DEMOTED.fetch_add(bytes as u64, Relaxed);
+}
+
+/// A forked child starts from zero, with loads and stores only.
+pub fn forget() {
+    for n in [&MAPPED, &WANTED, &TRANSPARENT, &HUGE, &GIANT, &DEMOTED, &MICROSECONDS] {
+        n.store(0, Relaxed);
+    }
+}
+
+/// The member `weights`: bytes of model files mapped, bytes in pages that products read, bytes moved
+/// to each kind of page since the start and moved back, bytes that lie on promoted pages now, and
+/// the time it took in microseconds.
+pub fn report(j: &mut Json) {
+    let now = registry::try_lock().map(|r| r.mappings.iter().map(|m| m.promoted() as u64).sum::<u64>());
+    j.open(Some("weights"));
+    j.number("mapped", MAPPED.load(Relaxed));
+    j.number("wanted", WANTED.load(Relaxed));
+    j.open(Some("promoted"));
+    j.number("thp", TRANSPARENT.load(Relaxed));
+    j.number("2m", HUGE.load(Relaxed));
+    j.number("1g", GIANT.load(Relaxed));
+    j.close();
+    j.number("demoted", DEMOTED.load(Relaxed));
+    if let Some(now) = now {
+        j.number("now", now);
+    }
+    j.number("us", MICROSECONDS.load(Relaxed));
+    j.close();
+}

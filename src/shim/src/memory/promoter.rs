@@ -1,0 +1,334 @@
+//! The thread that moves weights onto huge pages while the program reads them.
+//!
+//! A run of pages is copied from the file into an anonymous region, which then takes the place of
+//! the file's pages in one system call: who reads there sees the old pages or the new ones, with the
+//! same bytes. Nothing here is needed for a right answer; whatever is refused ends the promotion and
+//! is counted, and the program reads the file as before.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use zen5turbo_host::memory::map::{HUGE_PAGE, Pages, Region};
+use zen5turbo_host::memory::{Budget, map};
+
+use super::counters;
+use super::mapping::{ModelFile, Page};
+use super::registry::{self, Locked, Registry};
+use crate::config::config;
+use crate::log::log;
+use crate::pages::HugePages;
+use crate::placement;
+use crate::reason::Reason;
+use crate::startup::guarded;
+use crate::stats;
+
+/// Most bytes that are moved at once: what the promotion needs beside its result.
+const RUN: usize = 32 << 20;
+
+/// Most runs, as a share of the mappings a process may have (`vm.max_map_count`): each is one.
+const SHARE_OF_MAPPINGS: usize = 4;
+
+/// How often the pressure on memory is looked at while pages are promoted or waiting.
+const TICK: Duration = Duration::from_secs(2);
+
+/// How long nothing is promoted after memory was short.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// Given back at once when memory is short.
+const RELIEF: usize = 256 << 20;
+
+/// Memory was short a moment ago.
+static PAUSED: AtomicBool = AtomicBool::new(false);
+
+static RUNS: AtomicU64 = AtomicU64::new(0);
+
+/// Whether no pages are to be queued now.
+pub fn is_paused() -> bool {
+    PAUSED.load(Relaxed)
+}
+
+/// Has the queue worked off, by a thread that is started the first time.
+pub fn start() {
+    let mut locked = registry::lock();
+    if locked.stopped || locked.running {
+        registry::signal();
+        return;
+    }
+    locked.running = true;
+    drop(locked);
+    if !zen5turbo_host::thread::spawn_in_background("zen5turbo", || guarded((), work)) {
+        stop(Reason::PromoterNotStarted);
+    }
+}
+
+/// Ends the promotion for good.
+pub fn stop(reason: Reason) {
+    stats::event(reason);
+    log!(info, "weights are not moved to huge pages any more: {}", reason.as_str());
+    registry::lock().stopped = true;
+}
+
+/// At exit: the thread ends after the run that it is working on.
+pub fn stop_at_exit() {
+    registry::lock().stopped = true;
+    registry::signal();
+}
+
+/// A run of pages to be replaced.
+struct Run {
+    mapping: u64,
+    pages: std::ops::Range<usize>,
+    file: Arc<ModelFile>,
+    /// In the file.
+    offset: u64,
+    target: usize,
+    kind: Pages,
+}
+
+impl Run {
+    fn bytes(&self) -> usize {
+        self.pages.len() * HUGE_PAGE
+    }
+}
+
+fn work() {
+    let budget = Budget::of_this_process();
+    let most_runs = map_count_limit() / SHARE_OF_MAPPINGS;
+    let mut kind = first_kind();
+    let mut calm_from = Instant::now();
+    let mut locked = registry::lock();
+    loop {
+        if locked.stopped {
+            locked.running = false;
+            return;
+        }
+        let now = Instant::now();
+        PAUSED.store(now < calm_from, Relaxed);
+        if relieve(&mut locked, &budget) {
+            calm_from = now + PAUSE;
+        }
+        let run = if now < calm_from { None } else { kind.and_then(|kind| next_run(&mut locked, kind)) };
+        let Some(run) = run else {
+            let calm = now >= calm_from;
+            let idle = calm && locked.queue.is_empty() && locked.mappings.iter().all(|m| m.promoted() == 0);
+            locked = registry::wait(locked, (!idle).then_some(TICK));
+            continue;
+        };
+        drop(locked);
+        let spare = budget.spare();
+        if spare < (run.bytes() + RELIEF) as u64 {
+            put_back(&run);
+            stats::event(Reason::MemoryBudget);
+            calm_from = now + PAUSE;
+        } else if RUNS.load(Relaxed) as usize >= most_runs {
+            return stop(Reason::TooManyMappings);
+        } else {
+            match promote(&run) {
+                Ok(()) => release_cache(&run, spare),
+                Err(Refusal::Smaller(reason)) => {
+                    put_back(&run);
+                    stats::event(reason);
+                    kind = smaller(run.kind);
+                }
+                Err(Refusal::Changed) => {}
+                Err(Refusal::Stop(reason)) => return stop(reason),
+            }
+        }
+        locked = registry::lock();
+    }
+}
+
+/// The kind of pages to begin with; `None` when there are none to be had.
+fn first_kind() -> Option<Pages> {
+    match config().huge_pages {
+        HugePages::One => Some(Pages::Giant),
+        HugePages::Two => Some(Pages::Huge),
+        HugePages::Auto | HugePages::Thp => transparent(),
+        HugePages::Off => None,
+    }
+}
+
+fn smaller(kind: Pages) -> Option<Pages> {
+    match kind {
+        Pages::Giant => Some(Pages::Huge),
+        Pages::Huge => transparent(),
+        Pages::Transparent => None,
+    }
+}
+
+fn transparent() -> Option<Pages> {
+    let there = zen5turbo_host::memory::transparent_huge_pages();
+    if !there {
+        stats::event(Reason::ThpNever);
+    }
+    there.then_some(Pages::Transparent)
+}
+
+fn map_count_limit() -> usize {
+    let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
+    text.trim().parse().unwrap_or(65_530) // the kernel's default
+}
+
+/// Takes the next run off the queue: consecutive pages, as many as may be moved at once. Of 1 GiB
+/// pages: whole ones, and where only a part of one is wanted, smaller pages.
+fn next_run(registry: &mut Registry, kind: Pages) -> Option<Run> {
+    loop {
+        let (number, first) = registry.queue.pop_front()?;
+        let Some(mapping) = registry.mappings.iter().find(|m| m.number == number) else { continue };
+        if mapping.page(first) != Page::Wanted {
+            continue;
+        }
+        let mut run = Run {
+            mapping: number,
+            pages: first..first + 1,
+            file: mapping.file.clone(),
+            offset: 0,
+            target: 0,
+            kind: if kind == Pages::Giant { Pages::Huge } else { kind },
+        };
+        let per_giant = Pages::Giant.bytes() / HUGE_PAGE;
+        let giant = first / per_giant * per_giant;
+        let aligned = mapping.range.start.is_multiple_of(Pages::Giant.bytes());
+        if kind == Pages::Giant && aligned && mapping.all_wanted(giant..giant + per_giant) {
+            run.pages = giant..giant + per_giant;
+            run.kind = Pages::Giant;
+        } else {
+            while run.bytes() < RUN
+                && registry.queue.front() == Some(&(number, run.pages.end))
+                && mapping.page(run.pages.end) == Page::Wanted
+            {
+                registry.queue.pop_front();
+                run.pages.end += 1;
+            }
+        }
+        run.target = mapping.address(run.pages.start);
+        run.offset = mapping.offset + (run.target - mapping.range.start) as u64;
+        return Some(run);
+    }
+}
+
+/// The pages of a run wait again.
+fn put_back(run: &Run) {
+    let mut locked = registry::lock();
+    for i in run.pages.clone().rev() {
+        locked.queue.push_front((run.mapping, i));
+    }
+}
+
+/// Why a run was not promoted.
+enum Refusal {
+    /// The program has changed the mapping meanwhile.
+    Changed,
+    /// There are no pages of this kind (any more).
+    Smaller(Reason),
+    /// It is no use to go on.
+    Stop(Reason),
+}
+
+fn promote(run: &Run) -> Result<(), Refusal> {
+    let started = Instant::now();
+    if !run.file.is_the_same() {
+        return Err(Refusal::Stop(Reason::FileChanged));
+    }
+    let region = filled(run)?;
+    let mut locked = registry::lock();
+    let Some(mapping) = locked.by_number(run.mapping) else { return Err(Refusal::Changed) };
+    if !mapping.all_wanted(run.pages.clone()) {
+        return Err(Refusal::Changed);
+    }
+    if mapping.locked && region.lock().is_err() {
+        return Err(Refusal::Stop(Reason::LockRefused));
+    }
+    // SAFETY: the registry is locked, so the program has these pages mapped, read-only and as the
+    // file's; the region holds the same bytes.
+    match unsafe { region.move_to(run.target) } {
+        Ok(()) => mapping.set(run.pages.clone(), Page::Promoted(run.kind)),
+        Err((error, region)) => {
+            // The kernel may have made room already: the readers need the file's pages back.
+            // SAFETY: as above.
+            if !unsafe { mapping.map_file(run.pages.clone()) } {
+                // Nothing but the copy is left to read from.
+                // SAFETY: as above.
+                let moved = unsafe { region.move_to(run.target) }.is_ok();
+                log!(info, "moving {:#x} failed twice, the second time {moved}", run.target);
+            }
+            log!(info, "mremap to {:#x}: {error}", run.target);
+            return Err(Refusal::Stop(Reason::MoveRefused));
+        }
+    }
+    drop(locked);
+    RUNS.fetch_add(1, Relaxed);
+    counters::promoted(run.kind, run.bytes(), started.elapsed().as_micros() as u64);
+    Ok(())
+}
+
+/// A region with the run's bytes.
+fn filled(run: &Run) -> Result<Region, Refusal> {
+    let missing = match run.kind {
+        Pages::Giant => Refusal::Smaller(Reason::Hugetlb1gMissing),
+        Pages::Huge => Refusal::Smaller(Reason::Hugetlb2mMissing),
+        Pages::Transparent => Refusal::Stop(Reason::PromotionOutOfMemory),
+    };
+    let Ok(mut region) = Region::new(run.bytes(), run.kind) else { return Err(missing) };
+    // A file's pages are not in a core dump; these would be.
+    let _ = region.advise(libc::MADV_DONTDUMP);
+    // Before Linux 5.14 the pages get their memory as they are filled, which fails as cleanly.
+    match populate(&region, run) {
+        Err(e) if e.kind() != std::io::ErrorKind::Unsupported => return Err(missing),
+        _ => {}
+    }
+    match region.fill(run.file.fd.as_fd(), run.offset) {
+        Ok(()) => Ok(region),
+        Err(e) if e.raw_os_error() == Some(libc::EFAULT) => Err(missing),
+        Err(_) => Err(Refusal::Stop(Reason::FileUnreadable)),
+    }
+}
+
+/// Gives the run its memory, each page on the node that it belongs to.
+fn populate(region: &Region, run: &Run) -> std::io::Result<()> {
+    if !placement::is_active() {
+        return region.populate();
+    }
+    let page = run.kind.bytes();
+    (0..run.bytes())
+        .step_by(page)
+        .try_for_each(|at| placement::on_its_node(run.target + at, page, || region.populate_part(at..at + page)))
+}
+
+/// When the rest of the queue and the page cache do not fit in memory together, the kernel is told
+/// that these pages of the file are not needed here any more.
+fn release_cache(run: &Run, spare: u64) {
+    let rest = registry::lock().queue.len() * HUGE_PAGE;
+    if spare < (rest + RELIEF) as u64 {
+        map::release_cache(run.file.fd.as_fd(), run.offset, run.bytes() as u64);
+    }
+}
+
+/// Gives pages back when memory is short; true when it is.
+fn relieve(locked: &mut Locked, budget: &Budget) -> bool {
+    if locked.mappings.iter().all(|m| m.promoted() == 0) {
+        return false;
+    }
+    if !budget.pressure().is_high() && budget.spare() > 0 {
+        return false;
+    }
+    let mut bytes = 0;
+    while bytes < RELIEF {
+        // Those promoted last are used last in a graph.
+        let last = locked.mappings.iter_mut().rev().find_map(|m| m.last_promoted().map(|i| (m, i)));
+        let Some((mapping, i)) = last else { break };
+        // SAFETY: the registry is locked, and its mappings are this process's.
+        let given = unsafe { mapping.demote(i..i + 1, Page::File) };
+        if given == 0 {
+            locked.stopped = true; // the file cannot be mapped: leave everything as it is
+            break;
+        }
+        bytes += given;
+    }
+    counters::demoted(bytes);
+    stats::event(Reason::MemoryPressure);
+    log!(info, "memory is short: {} MiB of weights are the file's again", bytes >> 20);
+    true
+}

@@ -1,0 +1,113 @@
+//! From the mapping of a model file to the queue of pages that products read.
+
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use libc::{c_int, off_t};
+use zen5turbo_host::memory::map::{self, GIANT_PAGE, HUGE_PAGE, Region, SMALL_PAGE};
+
+use super::mapping::{Mapping, ModelFile, Page};
+use super::{counters, promoter, registry};
+use crate::config::config;
+use crate::log::log;
+use crate::pages::HugePages;
+use crate::reason::Reason;
+use crate::startup::{self, State};
+use crate::stats;
+
+/// Smaller files are not worth a thread.
+const FEWEST_BYTES: usize = 16 << 20;
+
+/// The first bytes of a model file: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
+const MAGIC: [u8; 4] = *b"GGUF";
+
+/// Pages were queued that the promoter does not know of yet.
+static QUEUED: AtomicBool = AtomicBool::new(false);
+
+/// Whether an `mmap` with these arguments may be one of a model file: a few compares.
+#[inline]
+pub fn may_be_model(addr: usize, len: usize, prot: c_int, flags: c_int, fd: c_int) -> bool {
+    fd >= 0 && len >= FEWEST_BYTES && addr == 0 && prot == libc::PROT_READ && flags & libc::MAP_FIXED == 0
+}
+
+/// Maps a model file at an address that huge pages can lie at. `None` when this is no model, when
+/// nothing is to be done here, or when anything is refused: then the program's own call decides.
+pub fn map(len: usize, flags: c_int, fd: c_int, offset: off_t) -> Option<usize> {
+    if matches!(startup::state(), State::Disabled | State::Passthrough) || config().huge_pages == HugePages::Off {
+        return None;
+    }
+    let kind = flags & (libc::MAP_SHARED | libc::MAP_PRIVATE);
+    if kind != libc::MAP_SHARED && kind != libc::MAP_PRIVATE || map::first_bytes(fd) != Some(MAGIC) {
+        return None;
+    }
+    let offset = u64::try_from(offset).ok()?;
+    match place(len.checked_next_multiple_of(SMALL_PAGE)?, flags, fd, offset) {
+        Ok(mapping) => Some(register(mapping)),
+        Err(_) => {
+            stats::event(Reason::MappingNotPlaced);
+            None
+        }
+    }
+}
+
+/// Address space, then the file over it: nobody else can get in between.
+fn place(len: usize, flags: c_int, fd: c_int, offset: u64) -> std::io::Result<Mapping> {
+    let giant = config().huge_pages == HugePages::One && len >= GIANT_PAGE;
+    let reserved = Region::reserve(len, if giant { GIANT_PAGE } else { HUGE_PAGE })?;
+    let file = ModelFile::new(fd)?;
+    let range = reserved.range();
+    // SAFETY: over address space that is ours alone.
+    unsafe { map::map_file_over(range, libc::PROT_READ, flags, file.fd.as_raw_fd(), offset)? };
+    let kept = flags & (libc::MAP_SHARED | libc::MAP_PRIVATE | libc::MAP_NORESERVE);
+    Ok(Mapping::new(0, reserved.into_range(), file, offset, kept))
+}
+
+fn register(mut mapping: Mapping) -> usize {
+    let range = mapping.range.clone();
+    let mut locked = registry::lock();
+    mapping.number = locked.number();
+    locked.mappings.push(mapping);
+    locked.update_bounds();
+    drop(locked);
+    counters::mapped(range.len());
+    log!(debug, "a model of {} MiB is mapped at {:#x}, where huge pages can lie", range.len() >> 20, range.start);
+    range.start
+}
+
+/// Takes note of the weights that the products of a graph read, in their order. Costs little when
+/// they are known already; skipped when somebody is changing a mapping now, the next graph will tell.
+pub fn used(weights: impl Iterator<Item = Range<usize>>) {
+    if !registry::any() {
+        return;
+    }
+    let Some(mut locked) = registry::try_lock() else { return };
+    if locked.stopped || promoter::is_paused() {
+        return;
+    }
+    let registry = &mut *locked;
+    let mut new = 0;
+    for range in weights {
+        let Some(mapping) = registry.mappings.iter_mut().find(|m| m.range.contains(&range.start)) else { continue };
+        for i in mapping.pages_of(&range) {
+            if mapping.page(i) == Page::File {
+                mapping.set(i..i + 1, Page::Wanted);
+                registry.queue.push_back((mapping.number, i));
+                new += HUGE_PAGE;
+            }
+        }
+    }
+    if new > 0 {
+        counters::wanted(new);
+        QUEUED.store(true, Relaxed);
+    }
+}
+
+/// A graph has ended: what was queued can be promoted now. Not earlier, so that the first token does
+/// not wait for the copying.
+#[inline]
+pub fn graph_ended() {
+    if QUEUED.load(Relaxed) && QUEUED.swap(false, Relaxed) {
+        promoter::start();
+    }
+}
