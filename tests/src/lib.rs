@@ -6,13 +6,17 @@
 //! prerequisite fails the test with the command that provides it.
 
 mod fixture;
+mod guest;
 mod machine;
 mod outcome;
+mod pages;
 mod program;
 
 pub use fixture::{Fixture, ggml_headers, work_dir};
+pub use guest::{Guest, GuestOutcome, page_nodes};
 pub use machine::{Tier, is_zen5, tiers};
 pub use outcome::{Outcome, Stats};
+pub use pages::{Mapping, Snapshot};
 pub use program::{Program, TIME_LIMIT};
 
 use std::path::{Path, PathBuf};
@@ -56,6 +60,12 @@ pub fn llama_dl(name: &str) -> PathBuf {
     need(Path::new(".deps/llama.cpp-dl/bin").join(name), "scripts/setup.sh llama-dl")
 }
 
+/// The backend of that build for CPUs with AVX2 and without AVX-512.
+#[must_use]
+pub fn dl_backend_avx2() -> PathBuf {
+    llama_dl("libggml-cpu-haswell.so")
+}
+
 /// The CPU backends of that build, the variants that were built for this machine.
 #[must_use]
 pub fn dl_backends() -> Vec<PathBuf> {
@@ -80,4 +90,10 @@ pub fn gemma() -> PathBuf {
 #[must_use]
 pub fn synthetic_q4_k() -> PathBuf {
     need(".deps/models/synth-q4_k.gguf", "scripts/setup.sh models")
+}
+
+/// A model of random weights, 40 MB, all of them Q8_0: small enough for the emulated [`Guest`].
+#[must_use]
+pub fn guest_model() -> PathBuf {
+    need(".deps/models/guest-q8_0.gguf", "scripts/setup.sh vm")
 }

@@ -34,6 +34,11 @@ impl Outcome {
         Self { what, status, stdout: text(stdout), stderr: text(stderr), stats, max_rss_kib }
     }
 
+    /// The same with statistics that were read elsewhere.
+    pub(crate) fn with_stats(self, stats: Option<Stats>) -> Self {
+        Self { stats, ..self }
+    }
+
     /// Fails the test unless the program ended with status 0.
     #[must_use]
     pub fn success(self) -> Self {
