@@ -292,9 +292,11 @@ fn populate(region: &Region, run: &Run) -> std::io::Result<()> {
         return region.populate();
     }
     let page = run.kind.bytes();
-    (0..run.bytes())
-        .step_by(page)
-        .try_for_each(|at| placement::on_its_node(run.target + at, page, || region.populate_part(at..at + page)))
+    for at in (0..run.bytes()).step_by(page) {
+        placement::on_its_node(run.target + at, page, || region.populate_part(at..at + page))?;
+    }
+    placement::keep(region.range().start, run.bytes());
+    Ok(())
 }
 
 /// When the rest of the queue and the page cache do not fit in memory together, the kernel is told

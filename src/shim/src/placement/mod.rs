@@ -222,7 +222,6 @@ fn policy_of(setup: &Setup, placement: Placement, seen: &Seen, address: usize, l
 
 /// The policy for a large buffer that is not weights: KV cache, activations, anything that all threads
 /// read and write. Default before [`settle`] was called.
-#[allow(dead_code)] // called once the hooks of ggml_aligned_malloc are here
 pub fn buffer_policy() -> Policy {
     match placement() {
         None => Policy::Default,
@@ -253,6 +252,17 @@ pub fn on_its_node<T>(address: usize, len: usize, touch: impl FnOnce() -> T) -> 
         let _ = numa::set_thread_policy(Policy::Default);
     }
     result
+}
+
+/// Keeps pages that were made by [`on_its_node`] where they are: the kernel's NUMA balancing, which most
+/// distributions have on, moves pages of memory without a policy of its own to where they were read
+/// last. To be called once for a whole mapping, which stays in one piece; nothing is moved. One system call,
+/// or none.
+pub fn keep(memory: usize, len: usize) {
+    let policy = buffer_policy();
+    if policy != Policy::Default && numa::apply(memory, len, policy).is_err() {
+        FAILED.fetch_add(1, Relaxed);
+    }
 }
 
 /// Sets the policy of a buffer of [`buffer_policy`] that is not touched yet. One system call, or none;
