@@ -77,6 +77,17 @@ impl Fixture {
             .options("-Wl,--no-as-needed -lggml-cpu -lggml-base -lm")
     }
 
+    /// Linked with the CPU backend for AVX2, for the emulated machine. It is made to be opened, but
+    /// links as well.
+    #[must_use]
+    pub fn linked_with_avx2(self) -> Self {
+        let folder = crate::dl_backend_avx2().with_file_name("");
+        self.ggml_headers()
+            .path_option("-L", &folder)
+            .path_option("-Wl,-rpath,", &folder)
+            .options("-Wl,--no-as-needed -l:libggml-cpu-haswell.so -lggml-base -lm")
+    }
+
     /// Compiles into `dir/output`. A library when the options say so.
     #[must_use]
     pub fn build(self, dir: &TempDir, output: &str) -> PathBuf {

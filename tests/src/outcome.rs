@@ -112,6 +112,12 @@ impl Stats {
         self.0.pointer(pointer).and_then(Value::as_str).unwrap_or_else(|| panic!("no text at {pointer}\n{self}"))
     }
 
+    /// A number, e.g. `/memory/numa/moved`.
+    #[must_use]
+    pub fn number(&self, pointer: &str) -> u64 {
+        self.0.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("no number at {pointer}\n{self}"))
+    }
+
     /// Operations taken over, on one weight type or, with `None`, on all.
     #[must_use]
     pub fn taken(&self, op: &str, ty: Option<&str>) -> u64 {
@@ -134,12 +140,6 @@ impl Stats {
     #[must_use]
     pub fn events(&self, reason: &str) -> u64 {
         self.0["events"][reason].as_u64().unwrap_or(0)
-    }
-
-    /// A count, e.g. `/memory/buffers/thp/bytes`.
-    #[must_use]
-    pub fn number(&self, pointer: &str) -> u64 {
-        self.0.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("no number at {pointer}\n{self}"))
     }
 
     /// Fails the test when the shim caught a defect of its own or lost an original.

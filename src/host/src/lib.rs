@@ -6,11 +6,14 @@
 
 pub mod caches;
 pub mod cpu;
+pub mod cpuset;
 pub mod gate;
 pub mod memory;
+pub mod numa;
 pub mod proc;
 pub mod thread;
 pub mod tier;
+pub mod topology;
 
 pub use caches::Caches;
 pub use cpu::{Cpu, Features};

@@ -15,6 +15,7 @@ mod heap;
 mod log;
 mod memory;
 mod pages;
+mod placement;
 mod prefetch;
 mod reason;
 mod startup;

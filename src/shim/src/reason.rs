@@ -71,6 +71,24 @@ reasons! {
     GatePassthrough = "gate_passthrough",
     /// A defect in this library was caught; the original computed instead.
     InternalError = "internal_error",
+    /// NUMA: sysfs or procfs does not tell the nodes, CPUs or affinity.
+    TopologyUnknown = "topology_unknown",
+    /// NUMA: memory or threads were placed by somebody else, and `ZEN5TURBO_NUMA=auto` leaves it alone.
+    NumaPlacedElsewhere = "numa_placed_elsewhere",
+    /// NUMA: get_mempolicy, set_mempolicy or mbind was refused; nothing more is placed.
+    NumaRefused = "numa_refused",
+    /// NUMA: sharding needs threads that stay on their node, and they are not pinned.
+    ShardNeedsPinning = "shard_needs_pinning",
+    /// Pinning: the program pins its threads itself.
+    PinnedByProgram = "pinned_by_program",
+    /// Pinning: there are not enough cores, or CPUs in the list, for the threads of a graph.
+    PinTooManyThreads = "pin_too_many_threads",
+    /// Pinning: graphs ran at the same time.
+    PinConcurrentGraphs = "pin_concurrent_graphs",
+    /// Pinning: the list names CPUs that this process may not use.
+    PinCpuNotAllowed = "pin_cpu_not_allowed",
+    /// Pinning: sched_setaffinity or sched_getaffinity was refused.
+    PinRefused = "pin_refused",
     /// No address was to be had at which huge pages can lie, so a model is mapped as ever.
     MappingNotPlaced = "mapping_not_placed",
     /// The program changed a mapping whose pages had been replaced: they are the file's again.

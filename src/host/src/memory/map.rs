@@ -123,7 +123,17 @@ impl Region {
     /// # Errors
     /// `ENOMEM` (limit, no memory), `EFAULT` or `EHWPOISON` (no page of the pool, a hugetlb limit).
     pub fn populate(&self) -> io::Result<()> {
-        match self.advise(MADV_POPULATE_WRITE) {
+        self.populate_part(0..self.len)
+    }
+
+    /// The same for a part, from page to page: byte offsets.
+    ///
+    /// # Errors
+    /// As [`Self::populate`].
+    pub fn populate_part(&self, part: Range<usize>) -> io::Result<()> {
+        assert!(part.start <= part.end && part.end <= self.len);
+        // SAFETY: inside a region of ours; populating takes nothing away.
+        match unsafe { advise(self.start + part.start..self.start + part.end, MADV_POPULATE_WRITE) } {
             // Before Linux 5.14. Pages of the pool must not be touched unpopulated; others may.
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Err(io::ErrorKind::Unsupported.into()),
             other => other,

@@ -14,6 +14,7 @@ use crate::graph::context::{self, Running};
 use crate::graph::execute;
 use crate::log::{self, log};
 use crate::memory::weights;
+use crate::placement;
 use crate::reason::Reason;
 use crate::startup::{self, State, first_ggml_call, guarded};
 use crate::stats;
@@ -142,6 +143,7 @@ unsafe extern "C" fn graph_compute(cgraph: *mut c_void, cplan: *mut CPlan, from:
     // SAFETY: the original with its own arguments.
     let status = unsafe { original(cgraph, cplan) };
     drop(running);
+    guarded((), placement::leave);
     if state == State::Active {
         guarded((), weights::graph_ended);
     }

@@ -5,6 +5,7 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::plan::Plan;
+use crate::placement;
 
 /// Graphs that can be in execution at the same time; further ones are left to the original.
 const MAX_GRAPHS: usize = 64;
@@ -40,6 +41,9 @@ impl Running {
             .iter()
             .position(|s| s.key.compare_exchange(FREE, CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_ok())?;
         let running = Running(i);
+        if i > 0 {
+            placement::concurrent();
+        }
         // SAFETY: the slot is claimed by this thread and its key matches no work buffer yet.
         fill(unsafe { &mut *SLOTS[i].plan.get() });
         USED.fetch_max(i + 1, Ordering::Relaxed);

@@ -1,5 +1,7 @@
 //! The shape of a MUL_MAT: which columns meet which weights, and how the work is cut.
 
+use std::ops::Range;
+
 use zen5turbo_kernels::kernel::{Product, Tiles};
 
 use super::policy::Take;
@@ -93,7 +95,9 @@ impl Columns {
 /// How a product is cut into pieces that threads take one by one: slices x row groups x column groups.
 #[derive(Clone, Copy)]
 pub struct Pieces {
-    panels: usize,
+    /// The panels that are cut: all of the weights, or those of one node.
+    first: usize,
+    end: usize,
     pub panels_per_piece: usize,
     row_groups: usize,
     tile_groups: usize,
@@ -102,9 +106,21 @@ pub struct Pieces {
 }
 
 impl Pieces {
-    /// Cuts `slices` products of `rows` rows for `threads` threads.
-    pub fn new(rows: usize, tiles: Tiles, slices: usize, threads: usize) -> Self {
-        let panels = rows.div_ceil(zen5turbo_kernels::isa::LANES);
+    /// Cuts these panels of `slices` products for `threads` threads.
+    pub fn new(panels: Range<usize>, tiles: Tiles, slices: usize, threads: usize) -> Self {
+        let Range { start: first, end } = panels;
+        let panels = end - first;
+        if panels == 0 {
+            return Pieces {
+                first,
+                end,
+                panels_per_piece: 1,
+                row_groups: 0,
+                tile_groups: 1,
+                tiles: tiles.count,
+                count: 0,
+            };
+        }
         let wanted = threads * PIECES_PER_THREAD;
         let tile_groups = if threads == 1 || panels * slices >= wanted {
             1
@@ -114,15 +130,59 @@ impl Pieces {
         let panels_per_piece = (panels * slices * tile_groups / wanted).clamp(1, panels);
         let row_groups = panels.div_ceil(panels_per_piece);
         let count = row_groups * tile_groups * slices;
-        Pieces { panels, panels_per_piece, row_groups, tile_groups, tiles: tiles.count, count }
+        Pieces { first, end, panels_per_piece, row_groups, tile_groups, tiles: tiles.count, count }
     }
 
     /// Slice, panels and tiles of piece `i`.
-    pub fn get(&self, i: usize) -> (usize, std::ops::Range<usize>, std::ops::Range<usize>) {
+    pub fn get(&self, i: usize) -> (usize, Range<usize>, Range<usize>) {
         let (row, rest) = (i % self.row_groups, i / self.row_groups);
         let (col, slice) = (rest % self.tile_groups, rest / self.tile_groups);
-        let panels = row * self.panels_per_piece..((row + 1) * self.panels_per_piece).min(self.panels);
+        let from = self.first + row * self.panels_per_piece;
         let tiles = col * self.tiles / self.tile_groups..(col + 1) * self.tiles / self.tile_groups;
-        (slice, panels, tiles)
+        (slice, from..(from + self.panels_per_piece).min(self.end), tiles)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::Shares;
+
+    /// How often each (slice, panel, tile) is computed.
+    fn cover(counts: &mut [u8], pieces: &Pieces, panels: usize, tiles: usize) {
+        for i in 0..pieces.count {
+            let (slice, mine, columns) = pieces.get(i);
+            for panel in mine {
+                for tile in columns.clone() {
+                    counts[(slice * panels + panel) * tiles + tile] += 1;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn pieces_of_all_nodes_cover_a_product_once() {
+        let teams: [&[usize]; 7] = [&[0], &[0, 1], &[1, 1], &[0, 2, 2, 0, 2], &[0; 7], &[2, 1, 0, 2], &[1; 96]];
+        for nodes in teams {
+            let shares = Shares::new(3, nodes.iter().copied()).expect("threads");
+            for (panels, columns, slices) in
+                [(1, 1, 1), (3, 1, 2), (12, 512, 1), (40, 65, 3), (97, 512, 1), (352, 1, 1), (2, 4096, 1)]
+            {
+                let tiles = Tiles::new(columns, 4);
+                let mut once = vec![0; panels * tiles.count * slices];
+                cover(&mut once, &Pieces::new(0..panels, tiles, slices, nodes.len()), panels, tiles.count);
+                assert!(once.iter().all(|&n| n == 1), "{panels} {columns} {slices}");
+                once.fill(0);
+                for node in 0..3 {
+                    let mine = shares.panels(panels, node);
+                    if shares.threads(node) == 0 {
+                        assert!(mine.is_empty());
+                        continue;
+                    }
+                    cover(&mut once, &Pieces::new(mine, tiles, slices, shares.threads(node)), panels, tiles.count);
+                }
+                assert!(once.iter().all(|&n| n == 1), "{nodes:?} {panels} {columns} {slices}");
+            }
+        }
     }
 }

@@ -3,9 +3,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use zen5turbo_kernels::isa::LANES;
+
 use super::dense::{Columns, Pieces};
-use super::experts::{Experts, Groups};
-use super::plan::{Job, Node, Plan, Work};
+use super::experts::{Experts, Groups, RowGroups};
+use super::plan::{Job, Node, Plan, Share, Work};
 use crate::ggml::abi::ComputeParams;
 use crate::ggml::probe::Abi;
 use crate::stats;
@@ -18,15 +20,27 @@ use crate::stats;
 pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &ComputeParams) {
     let ith = params.ith as usize;
     let started = (ith == 0).then(Instant::now);
+    plan.arrive(ith);
     let [panel, private, memory] = plan.thread_scratch(ith);
     // SAFETY: by contract; the scratch was laid out for this job by `Plan::make`.
     unsafe {
         let mine = Mine { plan, job, abi, params, panel, private };
         match &job.work {
-            Work::Dense(columns, pieces) => dense(&mine, columns, pieces, &node.next.0),
+            Work::Dense(columns, pieces) => match mine.share(node) {
+                None => dense(&mine, columns, pieces, [ith, params.nth as usize], &node.next.0),
+                Some(Share { panels, rank, threads, next }) => {
+                    let pieces = Pieces::new(panels, columns.tiles, columns.slices, threads);
+                    dense(&mine, columns, &pieces, [rank, threads], next);
+                }
+            },
             Work::Experts(experts) => {
                 let groups = experts.group(memory);
-                picked(&mine, experts, &groups, &node.next.0);
+                match mine.share(node) {
+                    None => picked(&mine, experts, &groups, &experts.rows, &node.next.0),
+                    Some(Share { panels, threads, next, .. }) => {
+                        picked(&mine, experts, &groups, &experts.rows.part(panels, threads), next);
+                    }
+                }
             }
         }
     }
@@ -48,7 +62,14 @@ struct Mine<'a> {
     private: *mut u8,
 }
 
-impl Mine<'_> {
+impl<'a> Mine<'a> {
+    /// With shares, what this thread's node does of the product.
+    #[inline]
+    fn share(&self, node: &Node) -> Option<Share<'a>> {
+        let panels = self.job.take.rows.div_ceil(LANES);
+        self.plan.share(node, self.params.ith as usize, self.params.nth as usize, panels)
+    }
+
     /// Bytes of `n` quantised columns.
     fn bytes(&self, n: usize) -> usize {
         self.job.take.kernel.act.bytes(self.job.take.k, n)
@@ -83,8 +104,8 @@ impl Mine<'_> {
     }
 }
 
-/// MUL_MAT.
-unsafe fn dense(mine: &Mine<'_>, columns: &Columns, pieces: &Pieces, next: &AtomicUsize) {
+/// MUL_MAT, by thread `rank` of `workers` that share the pieces.
+unsafe fn dense(mine: &Mine<'_>, columns: &Columns, pieces: &Pieces, [rank, workers]: [usize; 2], next: &AtomicUsize) {
     let take = &mine.job.take;
     let slice_bytes = mine.bytes(columns.per_slice);
     // SAFETY: `policy` checked the tensors; the scratch has room for all slices; every tile is
@@ -97,20 +118,20 @@ unsafe fn dense(mine: &Mine<'_>, columns: &Columns, pieces: &Pieces, next: &Atom
                 take.kernel.quantize_tile(take.k, columns.tiles, tile, to, |c| columns.source(slice, c));
             }
         });
-        // Thread `i` begins with piece `i`, so that it is known beforehand what it reads first.
-        let mut i = mine.params.ith as usize;
+        // Everyone begins with the piece of the same number, so that it is known beforehand what it reads first.
+        let mut i = rank;
         while i < pieces.count {
             let (slice, panels, tiles) = pieces.get(i);
             let product = columns.product(slice, take, act.add(slice * slice_bytes));
             let result = |c| columns.result(slice, c);
             take.kernel.multiply(&product, panels, tiles, &mine.plan.blocking, mine.panel, result);
-            i = mine.params.nth as usize + next.fetch_add(1, Ordering::Relaxed);
+            i = workers + next.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
 /// MUL_MAT_ID.
-unsafe fn picked(mine: &Mine<'_>, experts: &Experts, groups: &Groups<'_>, next: &AtomicUsize) {
+unsafe fn picked(mine: &Mine<'_>, experts: &Experts, groups: &Groups<'_>, rows: &RowGroups, next: &AtomicUsize) {
     let take = &mine.job.take;
     // SAFETY: as in `dense`; the columns lie in the order of the groups.
     unsafe {
@@ -130,10 +151,10 @@ unsafe fn picked(mine: &Mine<'_>, experts: &Experts, groups: &Groups<'_>, next: 
         });
         loop {
             let i = next.fetch_add(1, Ordering::Relaxed);
-            if i >= experts.pieces(groups) {
+            if i >= rows.pieces(groups) {
                 return;
             }
-            let (e, panels) = experts.piece(groups, i);
+            let (e, panels) = rows.piece(groups, i);
             let (from, picks) = groups.of(e);
             let product = experts.product(e, picks.len(), take, act.add(mine.bytes(from)));
             let tiles = 0..product.tiles.count;

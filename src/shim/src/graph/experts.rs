@@ -2,6 +2,8 @@
 //! column meets. Who picked whom is known only when the node runs, so the columns are grouped then,
 //! by every thread for itself: that is cheaper than a barrier.
 
+use std::ops::Range;
+
 use zen5turbo_kernels::isa::LANES;
 use zen5turbo_kernels::kernel::Product;
 
@@ -27,9 +29,19 @@ pub struct Experts {
     /// Experts that a token picks.
     used: usize,
     tokens: usize,
-    panels: usize,
+    pub rows: RowGroups,
+}
+
+/// How the rows of every expert are cut.
+#[derive(Clone, Copy)]
+pub struct RowGroups {
+    /// The panels that are cut: all of an expert, or those of one node.
+    first: usize,
+    end: usize,
     panels_per_piece: usize,
-    row_groups: usize,
+    count: usize,
+    /// Experts that were expected to be picked.
+    likely_active: usize,
 }
 
 /// The picks of a node, ordered by expert.
@@ -48,7 +60,6 @@ impl Experts {
         let panels = take.rows.div_ceil(LANES);
         let (experts, used, tokens) = (src0.ne[2] as usize, ids.ne[0] as usize, ids.ne[1] as usize);
         let likely_active = experts.min(used * tokens);
-        let panels_per_piece = (panels * likely_active / (threads * PIECES_PER_THREAD)).clamp(1, panels);
         Experts {
             weights: src0.data.cast(),
             row_stride: src0.nb[1],
@@ -63,9 +74,7 @@ impl Experts {
             ids_nb: ids.nb,
             used,
             tokens,
-            panels,
-            panels_per_piece,
-            row_groups: panels.div_ceil(panels_per_piece),
+            rows: RowGroups::new(0..panels, likely_active, threads),
         }
     }
 
@@ -138,17 +147,6 @@ impl Experts {
         self.dst.wrapping_add(slot * self.nbd[1] + token * self.nbd[2]).cast()
     }
 
-    /// Pieces of work: row groups of the active experts.
-    pub fn pieces(&self, groups: &Groups<'_>) -> usize {
-        groups.active.len() * self.row_groups
-    }
-
-    /// Expert and panels of piece `i`.
-    pub fn piece(&self, groups: &Groups<'_>, i: usize) -> (usize, std::ops::Range<usize>) {
-        let from = i % self.row_groups * self.panels_per_piece;
-        (groups.active[i / self.row_groups] as usize, from..(from + self.panels_per_piece).min(self.panels))
-    }
-
     /// The product of expert `e` with its picks, whose quantised columns begin at `act`.
     pub fn product(&self, e: usize, columns: usize, take: &Take, act: *const u8) -> Product {
         Product {
@@ -159,6 +157,32 @@ impl Experts {
             act,
             tiles: take.kernel.tiles(columns),
         }
+    }
+}
+
+impl RowGroups {
+    /// Cuts these panels of every expert for `threads` threads.
+    fn new(panels: Range<usize>, likely_active: usize, threads: usize) -> Self {
+        let panels_per_piece =
+            (panels.len() * likely_active / (threads * PIECES_PER_THREAD)).clamp(1, panels.len().max(1));
+        let count = panels.len().div_ceil(panels_per_piece);
+        RowGroups { first: panels.start, end: panels.end, panels_per_piece, count, likely_active }
+    }
+
+    /// Cuts a part of these panels for `threads` threads.
+    pub fn part(&self, panels: Range<usize>, threads: usize) -> Self {
+        Self::new(panels, self.likely_active, threads)
+    }
+
+    /// Pieces of work: row groups of the active experts.
+    pub fn pieces(&self, groups: &Groups<'_>) -> usize {
+        groups.active.len() * self.count
+    }
+
+    /// Expert and panels of piece `i`.
+    pub fn piece(&self, groups: &Groups<'_>, i: usize) -> (usize, Range<usize>) {
+        let from = self.first + i % self.count * self.panels_per_piece;
+        (groups.active[i / self.count] as usize, from..(from + self.panels_per_piece).min(self.end))
     }
 }
 
@@ -196,9 +220,7 @@ mod tests {
             ids_nb: [4, 8, 0, 0],
             used: 2,
             tokens: 4,
-            panels: 3,
-            panels_per_piece: 2,
-            row_groups: 2,
+            rows: RowGroups { first: 0, end: 3, panels_per_piece: 2, count: 2, likely_active: 4 },
         };
         let mut memory = vec![u32::MAX; x.group_bytes() / 4];
         // SAFETY: the memory has the size asked for.
@@ -208,7 +230,27 @@ mod tests {
         assert_eq!(g.of(1), (2, &[3][..]));
         assert_eq!(g.of(2), (3, &[0, 2, 7][..]));
         assert_eq!(g.of(3), (6, &[][..]));
-        assert_eq!(x.pieces(&g), 6);
-        assert_eq!(x.piece(&g, 5), (2, 2..3));
+        assert_eq!(x.rows.pieces(&g), 6);
+        assert_eq!(x.rows.piece(&g, 5), (2, 2..3));
+    }
+
+    #[test]
+    fn pieces_of_all_nodes_cover_every_expert_once() {
+        let groups = Groups { starts: &[0, 1, 1, 2], active: &[0, 2], picks: &[0, 1] };
+        for panels in [1, 2, 7, 48] {
+            let all = RowGroups::new(0..panels, 2, 3);
+            for cut in [0, 1, panels / 2, panels] {
+                let mut once = vec![0; 3 * panels];
+                for (range, threads) in [(0..cut, 1), (cut..panels, 2)] {
+                    let part = all.part(range, threads);
+                    for i in 0..part.pieces(&groups) {
+                        let (e, mine) = part.piece(&groups, i);
+                        mine.for_each(|panel| once[e * panels + panel] += 1);
+                    }
+                }
+                let wanted: Vec<_> = [1, 0, 1].into_iter().flat_map(|n| vec![n; panels]).collect();
+                assert_eq!(once, wanted);
+            }
+        }
     }
 }

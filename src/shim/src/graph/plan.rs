@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::ffi::c_void;
 use std::ops::Range;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use zen5turbo_kernels::formats::ActFormat;
+use zen5turbo_kernels::isa::LANES;
 use zen5turbo_kernels::kernel::{Blocking, Tiles};
 
 use super::ahead::Ahead;
@@ -20,6 +21,7 @@ use crate::ggml::copies::c_str;
 use crate::ggml::probe::{Abi, Op};
 use crate::log::{self, LogLevel, log};
 use crate::memory::weights;
+use crate::placement::{self, Matrices, Team};
 use crate::reason::Reason;
 use crate::stats;
 use crate::stats::OpKind;
@@ -45,6 +47,12 @@ pub struct Plan {
     pub prepared: Vec<Padded<AtomicU64>>,
     /// How panels are cut.
     pub blocking: Blocking,
+    /// Where the threads run, and which rows are whose.
+    pub team: Team,
+    /// Which threads have come to their first product, where that matters.
+    arrived: Vec<Padded<AtomicBool>>,
+    /// With shares, the next piece of each node for each product.
+    next_of_nodes: Vec<Padded<AtomicUsize>>,
 }
 
 /// One matrix product.
@@ -56,10 +64,13 @@ pub struct Node {
     pub decision: Result<Job, Reason>,
     /// Addresses of the weights.
     weights: Range<usize>,
-    /// Counts the pieces given out; in a MUL_MAT those beyond each thread's first.
+    /// Counts the pieces given out; in a MUL_MAT those beyond each thread's first. Not used for a
+    /// product that is shared out by nodes.
     pub next: Padded<AtomicUsize>,
     /// Of the next MUL_MAT that is taken over, what to fetch when this product is done.
     pub ahead: Option<Ahead>,
+    /// Its position in the plan.
+    number: usize,
 }
 
 /// Keeps what one thread writes away from what others read.
@@ -130,6 +141,9 @@ impl Plan {
             private_bytes: 0,
             prepared: Vec::new(),
             blocking: Blocking::MEASURED,
+            team: Team::new(),
+            arrived: Vec::new(),
+            next_of_nodes: Vec::new(),
         }
     }
 
@@ -140,6 +154,7 @@ impl Plan {
     pub unsafe fn make(&mut self, abi: &Abi, cgraph: *mut c_void, threads: usize) {
         self.nodes.clear();
         self.threads = threads;
+        self.team = Team::of(threads);
         let (mut panel, mut private, mut shared, mut group) = (0, 0, 0, 0);
         let mut last: Option<Last> = None;
         let mut ids = 0;
@@ -205,6 +220,14 @@ impl Plan {
         self.look_ahead(config().prefetch.cache_bytes());
         self.prepared.clear();
         self.prepared.resize_with(threads + 1, Padded::default);
+        self.arrived.clear();
+        self.next_of_nodes.clear();
+        if self.team.is_attentive() {
+            self.arrived.resize_with(threads, Padded::default);
+        }
+        if let Some(shares) = &self.team.shares {
+            self.next_of_nodes.resize_with(shares.nodes * self.nodes.len(), Padded::default);
+        }
         self.build_index();
     }
 
@@ -214,13 +237,16 @@ impl Plan {
         // SAFETY: as above.
         let src0 = unsafe { &*op.src[0] };
         let ty = u8::try_from(src0.ty).unwrap_or(u8::MAX);
+        if let (Ok(job), Some(shares)) = (&decision, &self.team.shares) {
+            placement::weights_seen(matrices(src0, job.take.rows), shares);
+        }
         if let Ok(Job { take, .. }) = &decision {
             stats::set_kernel(kind, ty, take.regime.name(), take.kernel.isa.name());
         }
         tell(kind, src0, &decision);
         // SAFETY: as above.
         let weights = unsafe { extent(abi, src0) };
-        Node { op, kind, ty, decision, weights, next: Padded::default(), ahead: None }
+        Node { op, kind, ty, decision, weights, next: Padded::default(), ahead: None, number: self.nodes.len() }
     }
 
     /// Tells every product what to fetch of the next one; nothing when `bytes` is 0.
@@ -238,6 +264,33 @@ impl Plan {
                 };
             }
         }
+    }
+
+    /// To be called by every thread at every product: at the first one of the graph it takes its place.
+    #[inline]
+    pub fn arrive(&self, ith: usize) {
+        // Only this thread writes its flag.
+        if let Some(Padded(arrived)) = self.arrived.get(ith)
+            && !arrived.load(Ordering::Relaxed)
+        {
+            arrived.store(true, Ordering::Relaxed);
+            self.team.enter(ith);
+        }
+    }
+
+    /// With shares, what thread `ith` of `nth` takes pieces of: its node's panels, out of `panels`, the
+    /// number of threads that do, and their counter. The same decision for all threads: a graph that runs
+    /// with fewer threads than planned is not shared out, as a node might have none of them.
+    #[inline]
+    pub fn share(&self, node: &Node, ith: usize, nth: usize, panels: usize) -> Option<Share<'_>> {
+        let shares = self.team.shares.as_ref().filter(|_| nth == self.threads)?;
+        let mine = self.team.node(ith);
+        Some(Share {
+            panels: shares.panels(panels, mine),
+            rank: (0..ith).filter(|&other| self.team.node(other) == mine).count(),
+            threads: shares.threads(mine),
+            next: &self.next_of_nodes[node.number * shares.nodes + mine].0,
+        })
     }
 
     /// This thread's own scratch: panel, private activations, groups of picks.
@@ -283,6 +336,22 @@ impl Plan {
     }
 }
 
+/// What the threads of one node do of a product.
+pub struct Share<'a> {
+    pub panels: Range<usize>,
+    /// This thread's number among them.
+    pub rank: usize,
+    pub threads: usize,
+    pub next: &'a AtomicUsize,
+}
+
+/// Where weights lie.
+fn matrices(src0: &Tensor, rows: usize) -> Matrices {
+    // Weights have three dimensions at most.
+    let count = src0.ne[2] as usize;
+    Matrices { start: src0.data as usize, rows, row_bytes: src0.nb[1], count, stride: src0.nb[2] }
+}
+
 /// Room that keeps the areas of threads apart by a pair of cache lines.
 const SLACK: usize = 128;
 
@@ -297,7 +366,7 @@ impl Job {
         let (src0, src1) = unsafe { (&*op.src[0], &*op.src[1]) };
         let (work, columns, matrices) = if kind == OpKind::MulMat {
             let columns = Columns::new(op, src0, src1, &take);
-            let pieces = Pieces::new(take.rows, columns.tiles, columns.slices, threads);
+            let pieces = Pieces::new(0..take.rows.div_ceil(LANES), columns.tiles, columns.slices, threads);
             let (n, slices) = (columns.per_slice * columns.slices, columns.slices);
             (Work::Dense(columns, pieces), n, slices)
         } else {

@@ -19,6 +19,7 @@ use super::registry::{self, Locked, Registry};
 use crate::config::config;
 use crate::log::log;
 use crate::pages::{HugePages, thp_available};
+use crate::placement;
 use crate::reason::Reason;
 use crate::startup::guarded;
 use crate::stats;
@@ -270,7 +271,7 @@ fn filled(run: &Run) -> Result<Region, Refusal> {
     // A file's pages are not in a core dump; these would be.
     let _ = region.advise(libc::MADV_DONTDUMP);
     // Before Linux 5.14 the pages get their memory as they are filled, which fails as cleanly.
-    match region.populate() {
+    match populate(&region, run) {
         Err(e) if e.kind() != std::io::ErrorKind::Unsupported => return Err(missing),
         _ => {}
     }
@@ -279,6 +280,19 @@ fn filled(run: &Run) -> Result<Region, Refusal> {
         Err(e) if e.raw_os_error() == Some(libc::EFAULT) => Err(missing),
         Err(_) => Err(Refusal::Stop(Reason::FileUnreadable)),
     }
+}
+
+/// Gives the run its memory, each page on the node that it belongs to.
+fn populate(region: &Region, run: &Run) -> std::io::Result<()> {
+    if !placement::is_active() {
+        return region.populate();
+    }
+    let page = run.kind.bytes();
+    for at in (0..run.bytes()).step_by(page) {
+        placement::on_its_node(run.target + at, page, || region.populate_part(at..at + page))?;
+    }
+    placement::keep(region.range().start, run.bytes());
+    Ok(())
 }
 
 /// When the rest of the queue and the page cache do not fit in memory together, the kernel is told

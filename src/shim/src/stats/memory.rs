@@ -4,10 +4,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::json::Json;
 use crate::memory::counters;
+use crate::placement;
 use crate::{buffers, heap, streaming};
 
 /// ```text
 /// memory: { weights: { mapped, wanted, promoted: { thp, 2m, 1g }, demoted, now, us },
+///           numa: { mode, nodes: [...], placed: { node: bytes }, interleaved, failed, seats, moved },
 ///           buffers: { thp: { count, bytes }, hugetlb_2m: { count, bytes }, freed },
 ///           heap: { count, bytes },                       advised
 ///           copies: { status, from, measured, streamed: { count, bytes } } }
@@ -16,6 +18,7 @@ use crate::{buffers, heap, streaming};
 pub fn report(j: &mut Json) {
     j.open(Some("memory"));
     counters::report(j);
+    numa(j);
     j.open(Some("buffers"));
     let c = &buffers::COUNTERS;
     pair(j, "thp", &c.thp);
@@ -29,6 +32,28 @@ pub fn report(j: &mut Json) {
     j.number("measured", streaming::MEASURED.load(Relaxed));
     pair(j, "streamed", &streaming::STREAMED);
     j.close();
+    j.close();
+}
+
+/// The placement in force, the bytes placed on each node and in turn, and the threads.
+fn numa(j: &mut Json) {
+    let report = placement::report();
+    j.open(Some("numa"));
+    j.string("mode", report.mode);
+    j.open_array("nodes");
+    for node in &report.nodes {
+        j.element(&node.to_string());
+    }
+    j.close_array();
+    j.open(Some("placed"));
+    for (node, bytes) in report.placed {
+        j.number(&node.to_string(), bytes);
+    }
+    j.close();
+    j.number("interleaved", report.interleaved);
+    j.number("failed", report.failed);
+    j.number("seats", report.seats as u64);
+    j.number("moved", report.moved);
     j.close();
 }
 

@@ -115,6 +115,12 @@ pub fn event(reason: Reason) {
     EVENTS[reason as usize].fetch_add(1, Relaxed);
 }
 
+/// Counts something that concerns the process and would otherwise be counted at every graph or page:
+/// only the first time.
+pub fn event_once(reason: Reason) {
+    let _ = EVENTS[reason as usize].compare_exchange(0, 1, Relaxed, Relaxed);
+}
+
 /// Gives the weight type `ty` the name that `ggml_type_name` has for it; the name is copied, and
 /// the first one stays. Types from [`TYPES`] on keep the name `other`.
 pub fn set_type_name(ty: u8, name: &str) {

@@ -1,0 +1,176 @@
+//! What is done about memory nodes and CPUs in this process, decided once.
+
+use zen5turbo_host::cpuset::CpuSet;
+use zen5turbo_host::numa::NodeMask;
+use zen5turbo_host::topology::Topology;
+
+use crate::config::{Numa, Pin};
+use crate::reason::Reason;
+
+/// Where a thread may be put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// The CPUs of one core, or the one of the list.
+    pub core: CpuSet,
+    /// The allowed CPUs of its last-level cache.
+    pub domain: CpuSet,
+    /// Position of its node in [`Setup::nodes`]; none for one that weights are not placed on.
+    pub node: Option<usize>,
+}
+
+/// The decision.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Setup {
+    /// `Interleave`, `Shard`, `Local` or, for all that is not done, `Off`.
+    pub numa: Placement,
+    /// That was the choice of `auto`, which gives way to a program that pins its threads.
+    pub yields: bool,
+    /// Where weights are placed.
+    pub nodes: Vec<usize>,
+    /// Thread `i` is put on the `i`-th; empty when threads are not pinned.
+    pub seats: Vec<Seat>,
+    /// Each thread has a core of its own; otherwise only when the threads fill all cores.
+    pub cores_only: bool,
+    /// The CPUs that the process was given.
+    pub affinity: CpuSet,
+    /// Why something that could be done, or was asked for, is not.
+    pub reasons: Vec<Reason>,
+}
+
+/// Where weights are placed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// Where the kernel puts them.
+    #[default]
+    Off,
+    /// In turn on all nodes.
+    Interleave,
+    /// On the node whose threads compute them.
+    Shard,
+    /// On this node.
+    Local(usize),
+}
+
+/// What the machine says, asked only as far as needed.
+pub trait Machine {
+    fn topology(&self) -> Option<Topology>;
+    fn affinity(&self) -> Option<CpuSet>;
+    fn allowed_nodes(&self) -> Option<NodeMask>;
+    /// Whether no memory policy is set; `None` when the kernel does not say.
+    fn policy_is_default(&self) -> Option<bool>;
+    fn current_node(&self) -> Option<usize>;
+}
+
+/// Decides from the two variables and the machine.
+pub fn decide(numa: Numa, pin: &Pin, machine: &impl Machine) -> Setup {
+    let pin_asked = matches!(pin, Pin::Cores | Pin::List(_));
+    let mut setup = Setup::default();
+    if numa == Numa::Off && !pin_asked {
+        return setup;
+    }
+    let Some(topology) = machine.topology() else {
+        setup.reasons.push(Reason::TopologyUnknown);
+        return setup;
+    };
+    if topology.nodes.len() < 2 && !pin_asked {
+        return setup;
+    }
+    let Some(affinity) = machine.affinity() else {
+        setup.reasons.push(Reason::TopologyUnknown);
+        return setup;
+    };
+    setup.affinity = affinity;
+    if topology.nodes.len() > 1 && numa != Numa::Off {
+        place(&mut setup, numa, &topology, machine);
+    }
+    let wanted = pin_asked || (setup.numa == Placement::Shard && *pin == Pin::Auto);
+    if wanted {
+        seat(&mut setup, pin, &topology);
+    }
+    if setup.numa == Placement::Shard && setup.seats.is_empty() {
+        setup.numa = Placement::Interleave;
+        setup.reasons.push(Reason::ShardNeedsPinning);
+    }
+    setup
+}
+
+/// Decides where weights go, on a machine with several nodes.
+fn place(setup: &mut Setup, numa: Numa, topology: &Topology, machine: &impl Machine) {
+    let Some(allowed) = machine.allowed_nodes() else {
+        setup.reasons.push(Reason::TopologyUnknown);
+        return;
+    };
+    let nodes = topology.working_nodes(&setup.affinity, allowed);
+    if numa == Numa::Local {
+        match machine.current_node() {
+            Some(node) if nodes.contains(&node) => (setup.numa, setup.nodes) = (Placement::Local(node), vec![node]),
+            _ => setup.reasons.push(Reason::TopologyUnknown),
+        }
+        return;
+    }
+    if nodes.len() < 2 {
+        setup.reasons.push(Reason::NumaPlacedElsewhere);
+        return;
+    }
+    if numa == Numa::Auto {
+        match machine.policy_is_default() {
+            Some(true) => setup.yields = true,
+            other => {
+                let reason = if other.is_some() { Reason::NumaPlacedElsewhere } else { Reason::NumaRefused };
+                setup.reasons.push(reason);
+                return;
+            }
+        }
+    }
+    setup.numa = if numa == Numa::Shard { Placement::Shard } else { Placement::Interleave };
+    setup.nodes = nodes;
+}
+
+/// Decides where threads go.
+fn seat(setup: &mut Setup, pin: &Pin, topology: &Topology) {
+    let position = |nodes: &[usize], id: usize| nodes.iter().position(|&n| n == id);
+    if let Pin::List(cpus) = pin {
+        if !cpus.iter().all(|&cpu| setup.affinity.contains(cpu)) {
+            setup.reasons.push(Reason::PinCpuNotAllowed);
+            return;
+        }
+        setup.cores_only = true;
+        let node =
+            |cpu| topology.nodes.iter().find(|n| n.cpus.contains(cpu)).and_then(|n| position(&setup.nodes, n.id));
+        let one = |cpu: usize| std::iter::once(cpu).collect::<CpuSet>();
+        setup.seats = cpus.iter().map(|&cpu| Seat { core: one(cpu), domain: one(cpu), node: node(cpu) }).collect();
+        return;
+    }
+    setup.cores_only = *pin == Pin::Cores;
+    let all: Vec<_> = topology.nodes.iter().map(|n| n.id).collect();
+    // Rows are computed where they can lie.
+    let nodes = if setup.numa == Placement::Shard { &setup.nodes } else { &all };
+    let cores = topology.spread_cores(&setup.affinity, nodes);
+    setup.seats =
+        cores.iter().map(|c| Seat { core: c.cpus, domain: c.domain, node: position(&setup.nodes, c.node) }).collect();
+}
+
+impl Setup {
+    /// The CPUs for thread `ith` of `threads`. A thread has a core to itself where it was asked for, and
+    /// when the threads fill all cores: another process could not do better elsewhere. With fewer
+    /// threads it may move within its last-level cache, as two processes that both began with the
+    /// same cores would wait for each other while other cores idle.
+    pub fn cpus(&self, ith: usize, threads: usize) -> Option<&CpuSet> {
+        let seat = self.seats.get(ith)?;
+        Some(if self.cores_only || threads >= self.seats.len() { &seat.core } else { &seat.domain })
+    }
+
+    /// The name in the statistics.
+    pub fn name(&self) -> &'static str {
+        match self.numa {
+            Placement::Off => "off",
+            Placement::Interleave => "interleave",
+            Placement::Shard => "shard",
+            Placement::Local(_) => "local",
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "setup_tests.rs"]
+mod tests;
