@@ -114,7 +114,8 @@ impl Kernel {
 
     /// The tiles for `columns` columns.
     pub fn tiles(&self, columns: usize) -> Tiles {
-        let most = if self.shape.codes == Codes::Bf16Pairs { DIRECT_BF16_COLUMNS } else { DIRECT_COLUMNS };
+        let wide = self.shape.codes == Codes::Bf16Pairs || self.isa == Isa::Avx512;
+        let most = if wide { DIRECT_COLUMNS_512 } else { DIRECT_COLUMNS };
         let direct = !self.direct.is_empty() && columns <= most;
         Tiles::new(columns, if direct { 1 } else { self.widest_tile().max(1) })
     }
@@ -289,7 +290,7 @@ const DIRECT_LEAST_K: usize = 32;
 const DIRECT_COLUMNS: usize = 8;
 
 /// The same with AVX512_BF16, whose products need no widening. (N=16 53 and 43, N=24 by panels 48.)
-const DIRECT_BF16_COLUMNS: usize = 16;
+const DIRECT_COLUMNS_512: usize = 16;
 
 /// No kernel's tiles are wider.
 pub const MAX_TILE: usize = 16;
