@@ -2,7 +2,7 @@
 //! Packing would cost more than the product.
 
 use crate::isa::{DotBf16, LANES, Lanes};
-use crate::pack::FloatWeight;
+use crate::pack::{FloatWeight, unrolled};
 
 /// Rows computed together: each activation loaded serves all of them. Sums, a vector of each row and one of
 /// activations fit the registers, 32 with one each, else 16 or (with AVX-512VL) 32 with two.
@@ -21,9 +21,7 @@ const fn together<S: Lanes>(nc: usize) -> usize {
 }
 
 /// Steps of a turn of the loop, so that what counts the turns is few instructions beside them.
-const fn steps(nc: usize, rows: usize) -> usize {
-    if nc * rows < 16 { 4 } else { 2 }
-}
+const STEPS: usize = 4;
 
 /// A step of the product: what is multiplied at once.
 trait Step<S: Lanes> {
@@ -120,7 +118,7 @@ unsafe fn step<S: Lanes, T: Step<S>, const NC: usize, const R: usize>(
     acc: &mut [[S::F; NC]; R],
     w: [*const u8; R],
     a: [*const u8; NC],
-    i: usize,
+    i: isize,
     left: Option<usize>,
 ) {
     let masked = |v| match left {
@@ -128,9 +126,9 @@ unsafe fn step<S: Lanes, T: Step<S>, const NC: usize, const R: usize>(
         Some(n) => T::last(v, n),
         None => v,
     };
-    let w = w.map(|w| masked(T::weights(w.wrapping_add(i * T::BYTES.0))));
+    let w = w.map(|w| masked(T::weights(w.wrapping_offset(i * T::BYTES.0 as isize))));
     for (c, a) in a.into_iter().enumerate() {
-        let a = masked(T::act(a.wrapping_add(i * T::BYTES.1)));
+        let a = masked(T::act(a.wrapping_offset(i * T::BYTES.1 as isize)));
         for (acc, w) in acc.iter_mut().zip(w) {
             acc[c] = T::add(acc[c], w, a);
         }
@@ -148,23 +146,28 @@ unsafe fn rows<S: Lanes, T: Step<S>, const NC: usize, const R: usize>(o: Operand
     for (c, a) in a.iter_mut().enumerate() {
         *a = o.act.wrapping_add(c * o.act_stride);
     }
+    let turn = STEPS * T::K;
+    let whole = o.k / turn * turn;
+    // from where the turns end, so that counting up to zero is all there is to count
+    let (w, a) = (w.map(|w| w.wrapping_add(whole * T::BYTES.0)), a.map(|a| a.wrapping_add(whole * T::BYTES.1)));
     let (w, a) = (unrelated(w), unrelated(a));
     let mut acc = [[S::splatf(0.0); NC]; R];
-    let turn = T::K * steps(NC, R);
-    let mut i = 0;
-    while i < o.k / turn * turn {
-        for s in 0..steps(NC, R) {
-            step::<S, T, NC, R>(&mut acc, w, a, i + s * T::K, None);
-        }
-        i += turn;
+    let mut i = -(whole as isize);
+    while i != 0 {
+        unrolled!(s in [0, 1, 2, 3] {
+            step::<S, T, NC, R>(&mut acc, w, a, i + (s * T::K) as isize, None);
+        });
+        i += turn as isize;
     }
-    while i < o.k / T::K * T::K {
+    let mut left = o.k - whole;
+    while left >= T::K {
         step::<S, T, NC, R>(&mut acc, w, a, i, None);
-        i += T::K;
+        i += T::K as isize;
+        left -= T::K;
     }
-    if i < o.k {
+    if left > 0 {
         // the end of the row, without the elements that were in the step before
-        step::<S, T, NC, R>(&mut acc, w, a, o.k - T::K, Some(o.k - i));
+        step::<S, T, NC, R>(&mut acc, w, a, i + left as isize - T::K as isize, Some(left));
     }
     for c in 0..NC {
         let p = (*o.dst.add(c)).add(row);
