@@ -57,8 +57,8 @@ macro_rules! every_weight {
 }
 
 /// A module with the kernels of one ISA. `$attr` enables its target features; `$block32` and
-/// `$super256` are the generic micro-kernels, `$nc` the tile widths, `$fc` those of the float types, `$dc` those of their
-/// products without panels.
+/// `$super256` are the generic micro-kernels, `$nc` the tile widths, `$fc` those of the float types, `$dc` those of
+/// their products without panels.
 macro_rules! isa_kernels {
     ($name:ident, $isa:expr, $lanes:ty, $(#[$attr:meta])?, $quantize:path,
      $block32:ident, $super256:ident, $codes:ident, [$($nc:literal),*],

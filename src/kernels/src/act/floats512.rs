@@ -132,10 +132,6 @@ unsafe fn tile<W: Words>(rounding: Rounding, cols: *const *const f32, k: usize, 
 /// A tile of one column, `words` words of it.
 #[inline(always)]
 unsafe fn column<W: Words>(rounding: Rounding, x: *const f32, k: usize, words: usize, out: *mut u8) {
-    let put = |w: usize, n: usize| {
-        let v = W::words(x, w * W::K, k, rounding);
-        _mm512_mask_storeu_epi32(out.add(4 * w).cast(), first(n), v);
-    };
     // whole vectors first, four at a time: neither mask nor comparison in the loop
     let whole = k / W::K / 64 * 64;
     for w in (0..whole).step_by(64) {
@@ -145,7 +141,8 @@ unsafe fn column<W: Words>(rounding: Rounding, x: *const f32, k: usize, words: u
         }
     }
     for w in (whole..words).step_by(16) {
-        put(w, words - w);
+        let v = W::words(x, w * W::K, k, rounding);
+        _mm512_mask_storeu_epi32(out.add(4 * w).cast(), first(words - w), v);
     }
 }
 

@@ -61,6 +61,17 @@ unsafe fn quads(rows: &Quads, i: usize, at: usize) -> __m512i {
     _mm512_inserti32x4::<3>(v, _mm_loadu_si128(rows.row(3, i, at).cast()))
 }
 
+/// See [`Lanes::after`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn index_after(mut i: isize, v: __m512) -> isize {
+    // SAFETY: no instruction; the value stays as it is.
+    unsafe {
+        core::arch::asm!("/* {0} {1} */", inout(reg) i, in(zmm_reg) v, options(pure, nomem, nostack, preserves_flags));
+    }
+    i
+}
+
 /// The four quarters added up.
 #[inline(always)]
 unsafe fn add_quarters(v: __m512) -> __m128 {
@@ -173,6 +184,10 @@ unsafe impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn mulf(a: __m512, b: __m512) -> __m512 {
         _mm512_mul_ps(a, b)
+    }
+    #[inline(always)]
+    unsafe fn after(i: isize, v: __m512) -> isize {
+        index_after(i, v)
     }
     #[inline(always)]
     unsafe fn last(a: __m512, n: usize) -> __m512 {

@@ -169,6 +169,13 @@ pub unsafe trait Lanes: Copy + 'static {
     unsafe fn half_lo(a: Self::I) -> Self::F;
     /// Product.
     unsafe fn mulf(a: Self::F, b: Self::F) -> Self::F;
+    /// `i`, which the compiler takes to depend on `v`: addresses made of it, and so their loads, come behind the
+    /// computation of `v`. Otherwise loads of an unrolled loop may be moved to its start, until registers
+    /// run out.
+    #[inline(always)]
+    unsafe fn after(i: isize, _v: Self::F) -> isize {
+        i
+    }
     /// The last `n` lanes, zero in the others.
     unsafe fn last(a: Self::F, n: usize) -> Self::F;
     /// The sum of all lanes.

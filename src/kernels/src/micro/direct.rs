@@ -112,62 +112,75 @@ fn unrelated<const N: usize>(mut p: [*const u8; N]) -> [*const u8; N] {
     p
 }
 
-/// Adds one step at element `i` of `R` rows and `NC` columns; only the last `left` elements if there are any.
+/// Adds one step of `R` rows and `NC` columns, `at` elements behind element `i`; only the last `left` elements if
+/// there are any. The result is `i`.
 #[inline(always)]
 unsafe fn step<S: Lanes, T: Step<S>, const NC: usize, const R: usize>(
     acc: &mut [[S::F; NC]; R],
     w: [*const u8; R],
     a: [*const u8; NC],
-    i: isize,
+    mut i: isize,
+    at: usize,
     left: Option<usize>,
-) {
-    let masked = |v| match left {
-        // both operands, because a zero does not hide what is not finite
-        Some(n) => T::last(v, n),
-        None => v,
-    };
-    let w = w.map(|w| masked(T::weights(w.wrapping_offset(i * T::BYTES.0 as isize))));
+) -> isize {
+    let from = |p: *const u8, i: isize, bytes: usize| p.wrapping_offset(i * bytes as isize).wrapping_add(at * bytes);
+    let mut v = [masked::<S, T>(T::weights(from(w[0], i, T::BYTES.0)), left); R];
+    for (v, w) in v.iter_mut().zip(w).skip(1) {
+        *v = masked::<S, T>(T::weights(from(w, i, T::BYTES.0)), left);
+    }
     for (c, a) in a.into_iter().enumerate() {
-        let a = masked(T::act(a.wrapping_offset(i * T::BYTES.1 as isize)));
-        for (acc, w) in acc.iter_mut().zip(w) {
+        let a = masked::<S, T>(T::act(from(a, i, T::BYTES.1)), left);
+        for (acc, w) in acc.iter_mut().zip(v) {
             acc[c] = T::add(acc[c], w, a);
         }
+        // one column after the other
+        i = S::after(i, acc[R - 1][c]);
+    }
+    i
+}
+
+/// The last `left` elements, if it is not all of them. For both operands, because a zero does not hide what is
+/// not finite.
+#[inline(always)]
+unsafe fn masked<S: Lanes, T: Step<S>>(v: T::V, left: Option<usize>) -> T::V {
+    match left {
+        Some(n) => T::last(v, n),
+        None => v,
     }
 }
 
 /// `R` rows from `row` on. Every sum is one chain of additions, whatever `R` and `NC` are.
 #[inline(always)]
 unsafe fn rows<S: Lanes, T: Step<S>, const NC: usize, const R: usize>(o: Operands, row: usize) {
-    let mut w = [core::ptr::null(); R];
-    for (r, w) in w.iter_mut().enumerate() {
-        *w = o.weights.wrapping_add((row + r) * o.stride);
-    }
-    let mut a = [core::ptr::null(); NC];
-    for (c, a) in a.iter_mut().enumerate() {
-        *a = o.act.wrapping_add(c * o.act_stride);
-    }
     let turn = STEPS * T::K;
     let whole = o.k / turn * turn;
     // from where the turns end, so that counting up to zero is all there is to count
-    let (w, a) = (w.map(|w| w.wrapping_add(whole * T::BYTES.0)), a.map(|a| a.wrapping_add(whole * T::BYTES.1)));
+    let mut w = [core::ptr::null(); R];
+    for (r, w) in w.iter_mut().enumerate() {
+        *w = o.weights.wrapping_add((row + r) * o.stride + whole * T::BYTES.0);
+    }
+    let mut a = [core::ptr::null(); NC];
+    for (c, a) in a.iter_mut().enumerate() {
+        *a = o.act.wrapping_add(c * o.act_stride + whole * T::BYTES.1);
+    }
     let (w, a) = (unrelated(w), unrelated(a));
     let mut acc = [[S::splatf(0.0); NC]; R];
     let mut i = -(whole as isize);
     while i != 0 {
         unrolled!(s in [0, 1, 2, 3] {
-            step::<S, T, NC, R>(&mut acc, w, a, i + (s * T::K) as isize, None);
+            i = step::<S, T, NC, R>(&mut acc, w, a, i, s * T::K, None);
         });
         i += turn as isize;
     }
     let mut left = o.k - whole;
     while left >= T::K {
-        step::<S, T, NC, R>(&mut acc, w, a, i, None);
+        i = step::<S, T, NC, R>(&mut acc, w, a, i, 0, None);
         i += T::K as isize;
         left -= T::K;
     }
     if left > 0 {
         // the end of the row, without the elements that were in the step before
-        step::<S, T, NC, R>(&mut acc, w, a, i + left as isize - T::K as isize, Some(left));
+        step::<S, T, NC, R>(&mut acc, w, a, i + left as isize - T::K as isize, 0, Some(left));
     }
     for c in 0..NC {
         let p = (*o.dst.add(c)).add(row);
