@@ -119,7 +119,8 @@ impl Kernel {
 
     /// The tiles for `columns` columns.
     pub fn tiles(&self, columns: usize) -> Tiles {
-        let most = if self.shape.codes == Codes::Bf16Pairs { DIRECT_BF16_COLUMNS } else { DIRECT_COLUMNS };
+        let wide = self.shape.codes == Codes::Bf16Pairs || self.isa == Isa::Avx512;
+        let most = if wide { DIRECT_COLUMNS_512 } else { DIRECT_COLUMNS };
         let direct = !self.direct.is_empty() && columns <= most;
         Tiles::new(columns, if direct { 1 } else { self.widest_tile().max(1) })
     }
@@ -143,6 +144,13 @@ impl Kernel {
         let most = (panel_bytes / self.panel_record).max(1);
         // pieces of equal size
         blocks.div_ceil(blocks.div_ceil(most).max(1)).max(1)
+    }
+
+    /// Most bytes of a panel for a single tile. Q2_K, whose small blocks need many steps that are not products,
+    /// gains from two at a time. (Zen 4, 2026-11-21, in GMAC/s with one and two: K=2048 N=4 94 and 96, N=8 107
+    /// and 114; K=8192 N=4 82 and 82. Instructions per 64 with N=4: 5.73 and 5.32. Q4_K loses 4 % of its speed.)
+    const fn single_tile_panel(&self) -> usize {
+        if self.shape.sub == 16 && self.shape.min { 2 * self.panel_record } else { SINGLE_TILE_PANEL }
     }
 
     /// Quantises the columns of tile `t` to its place in `act`. `column(c)` is the first of `k`
@@ -188,7 +196,7 @@ impl Kernel {
         }
         let (block_k, block_bytes) = (self.shape.block, self.record_bytes());
         let blocks = p.k.div_ceil(block_k);
-        let most = if p.tiles.count == 1 { SINGLE_TILE_PANEL } else { usize::MAX };
+        let most = if p.tiles.count == 1 { self.single_tile_panel() } else { usize::MAX };
         let chunk = self.chunk_blocks(p.k, blocking.panel_bytes.min(most));
         let chunks = blocks.div_ceil(chunk);
         let chunk_bytes = chunk * block_bytes;
@@ -327,11 +335,13 @@ pub(crate) const FLOAT_PANEL: usize = 6;
 const DIRECT_LEAST_K: usize = 32;
 
 /// Most columns of a direct product. (Emerald Rapids, 2026-11-21, f16, GMAC/s direct and by panels:
-/// AVX-512 N=5 47 and 30, N=8 60 and 45, N=12 61 and 60; AVX2 36 and 24, 34 and 28, 35 and 36.)
+/// AVX2 N=5 36 and 24, N=8 34 and 28, N=12 35 and 36.)
 const DIRECT_COLUMNS: usize = 8;
 
-/// The same with AVX512_BF16, whose products need no widening. (N=16 53 and 43, N=24 by panels 48.)
-const DIRECT_BF16_COLUMNS: usize = 16;
+/// The same in 512-bit registers and for pairs of `bf16`. (Zen 4, 2026-11-21, M=1024, K=2048, one thread, GMAC/s
+/// direct and by panels: f16 N=4 55 and 18, N=16 55 and 36, N=32 56 and 45, N=64 55 and 50, with more instructions;
+/// bf16 N=4 106 and 37, N=16 106 and 69, N=32 104 and 84, N=64 101 and 97, N=512 108 and 114.)
+const DIRECT_COLUMNS_512: usize = 32;
 
 /// No kernel's tiles are wider.
 pub const MAX_TILE: usize = 16;

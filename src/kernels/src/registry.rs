@@ -3,6 +3,7 @@
 
 use crate::formats::{Codes, Order, Shape, WeightType};
 use crate::isa::Isa;
+use crate::isa::avx512::Bf16;
 use crate::kernel::Kernel;
 use crate::micro::dp::Structure;
 use crate::pack::{Rows, Weight};
@@ -56,11 +57,12 @@ macro_rules! every_weight {
 }
 
 /// A module with the kernels of one ISA. `$attr` enables its target features; `$block32` and
-/// `$super256` are the generic micro-kernels, `$nc` the tile widths, `$fc` those of the float types.
+/// `$super256` are the generic micro-kernels, `$nc` the tile widths, `$fc` those of the float types, `$dc` those of
+/// their products without panels.
 macro_rules! isa_kernels {
     ($name:ident, $isa:expr, $lanes:ty, $(#[$attr:meta])?, $quantize:path,
      $block32:ident, $super256:ident, $codes:ident, [$($nc:literal),*],
-     [$($fc:literal),*]) => {
+     [$($fc:literal),*], [$($dc:literal),*]) => {
         mod $name {
             use super::*;
             use crate::micro::{DirectFn, MicroFn};
@@ -105,7 +107,7 @@ macro_rules! isa_kernels {
             }
 
             const fn table_direct<W: FloatWeight>() -> &'static [DirectFn] {
-                const { &[direct::<W, 1>, direct::<W, 2>, direct::<W, 3>, direct::<W, 4>] }
+                const { &[$(direct::<W, $dc>),*] }
             }
 
             const fn table32<const MIN: bool, const CODES: u8>() -> &'static [MicroFn] {
@@ -164,6 +166,35 @@ macro_rules! isa_kernels {
     };
 }
 
+/// A module with the kernel for BF16 of the ISA `$base` on CPUs with AVX512_BF16.
+macro_rules! bf16_kernel {
+    ($name:ident, $base:ident, $lanes:ty, #[$attr:meta], [$($nc:literal),*], [$($dc:literal),*]) => {
+        mod $name {
+            use super::*;
+
+            #[$attr]
+            unsafe fn pairs<const NC: usize>(
+                panel: *const u8, act: *const u8, blocks: usize, dst: *const *mut f32, rows: usize, first: bool,
+            ) {
+                crate::micro::float::pairs::<$lanes, NC>(panel, act, blocks, dst, rows, first)
+            }
+
+            #[$attr]
+            unsafe fn direct<const NC: usize>(
+                weights: *const u8, stride: usize, rows: usize, k: usize,
+                act: *const u8, act_stride: usize, dst: *const *mut f32,
+            ) {
+                crate::micro::direct::pairs::<$lanes, NC>(weights, stride, rows, k, act, act_stride, dst)
+            }
+
+            pub(super) static KERNEL: Kernel = $base::with::<crate::pack::Bf16Pairs>(
+                &[$(pairs::<$nc>),*],
+                &[$(direct::<$dc>),*],
+            );
+        }
+    };
+}
+
 macro_rules! dp_block32 {
     ($lanes:ty, $t:ty, $nc:ident, $args:tt) => { crate::micro::dp::block32::<$lanes, $t, $nc> $args };
 }
@@ -190,23 +221,34 @@ const fn codes(c: Codes) -> u8 {
 
 isa_kernels!(
     scalar, Isa::Scalar, crate::isa::scalar::Scalar, , crate::act::quantize_scalar,
-    dp_block32, dp_super256, codes, [1, 2, 3, 4], [1, 2, 3, 4]
+    dp_block32, dp_super256, codes, [1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 4]
 );
 isa_kernels!(
     avx2, Isa::Avx2, crate::isa::avx2::Avx2, #[target_feature(enable = "avx2,fma,f16c")], crate::act::quantize_avx2,
-    madd_block32, madd_super256, codes, [1, 2, 3, 4], [1, 2, 3, 4, 5, 6]
+    madd_block32, madd_super256, codes, [1, 2, 3, 4], [1, 2, 3, 4, 5, 6], [1, 2, 3, 4]
 );
 isa_kernels!(
     vnni256, Isa::Vnni256, crate::isa::vnni256::Vnni256,
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")], crate::act::quantize_avx512,
-    dp_block32, dp_super256, codes, [1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+    dp_block32, dp_super256, codes, [1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [1, 2, 3, 4]
 );
 isa_kernels!(
     avx512, Isa::Avx512, crate::isa::avx512::Avx512,
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")], crate::act::quantize_avx512,
     dp_block32, dp_super256, codes, [1, 2, 3, 4, 5, 6, 7, 8],
-    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16], [1, 2, 3, 4, 5, 6]
 );
+bf16_kernel!(
+    vnni256_bf16, vnni256, crate::isa::vnni256::Vnni256,
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")],
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [1, 2, 3, 4]
+);
+bf16_kernel!(
+    avx512_bf16, avx512, crate::isa::avx512::Avx512,
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")],
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16], [1, 2, 3, 4, 5, 6]
+);
+
 /// Kernels for few columns, by rows, with AVX-512 in 512-bit registers.
 mod avx512_rows {
     use super::*;
@@ -280,16 +322,14 @@ pub fn kernels(isa: Isa) -> Option<Vec<&'static Kernel>> {
 }
 
 fn available(isa: Isa) -> Option<impl Iterator<Item = &'static Kernel>> {
-    // BF16 goes through FMA: `vdpbf16ps` (micro::float::pairs) is right on a CPU, but the emulator on which
-    // machines without AVX-512 test computes it wrongly.
-    let (all, rows): (_, &[Kernel]) = match isa {
-        Isa::Scalar => (&scalar::KERNELS, &[]),
-        Isa::Avx2 => (&avx2::KERNELS, &[]),
-        Isa::Vnni256 => (&vnni256::KERNELS, &[]),
-        Isa::Avx512 => (&avx512::KERNELS, &avx512_rows::KERNELS),
+    let (all, bf16, rows): (_, _, &[Kernel]) = match isa {
+        Isa::Scalar => (&scalar::KERNELS, None, &[]),
+        Isa::Avx2 => (&avx2::KERNELS, None, &[]),
+        Isa::Vnni256 => (&vnni256::KERNELS, Some(&vnni256_bf16::KERNEL), &[]),
+        Isa::Avx512 => (&avx512::KERNELS, Some(&avx512_bf16::KERNEL), &avx512_rows::KERNELS),
     };
     // asking the tokens is what makes it sound to hand the kernels out
-    isa.available().then(|| all.iter().chain(rows))
+    isa.available().then(|| all.iter().chain(bf16.filter(|_| Bf16::new().is_some())).chain(rows))
 }
 
 /// The best kernel for one weight type and number of columns.

@@ -15,8 +15,8 @@ use zen5turbo_kernels::registry;
 
 /// Modules of functions with target features, and the other such functions.
 const KERNEL_MODULES: [&str; 3] = ["registry::avx2::", "registry::vnni256::", "registry::avx512::"];
-/// Those of fewer types.
-const OTHER_MODULES: [&str; 1] = ["registry::avx512_rows::"];
+/// Those of fewer types, and with one kernel each where the CPU has AVX512_BF16.
+const OTHER_MODULES: [&str; 3] = ["registry::avx512_rows::", "registry::vnni256_bf16::", "registry::avx512_bf16::"];
 const QUANTISERS: [&str; 3] = [
     "zen5turbo_kernels::act::avx2::quantize_",
     "zen5turbo_kernels::act::avx512::quantize_",

@@ -34,18 +34,29 @@ trait Words {
     const K: usize;
     /// Sixteen words of a column, from element `i` on.
     unsafe fn words(x: *const f32, i: usize, k: usize, rounding: Rounding) -> __m512i;
+    /// Sixteen words from `x` on, all of them there.
+    unsafe fn whole(x: *const f32, rounding: Rounding) -> __m512i;
 }
 
 impl Words for Floats {
     const K: usize = 1;
     #[inline(always)]
     unsafe fn words(x: *const f32, i: usize, k: usize, rounding: Rounding) -> __m512i {
-        let v = load(x, i, k);
-        match rounding {
-            Rounding::None => _mm512_castps_si512(v),
-            Rounding::F16 => _mm512_castps_si512(_mm512_cvtph_ps(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v))),
-            Rounding::Bf16 => _mm512_and_si512(to_bf16_16(v), _mm512_set1_epi32(0xffff_0000_u32 as i32)),
-        }
+        float(load(x, i, k), rounding)
+    }
+    #[inline(always)]
+    unsafe fn whole(x: *const f32, rounding: Rounding) -> __m512i {
+        float(_mm512_loadu_ps(x), rounding)
+    }
+}
+
+/// Sixteen floats, rounded.
+#[inline(always)]
+unsafe fn float(v: __m512, rounding: Rounding) -> __m512i {
+    match rounding {
+        Rounding::None => _mm512_castps_si512(v),
+        Rounding::F16 => _mm512_castps_si512(_mm512_cvtph_ps(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v))),
+        Rounding::Bf16 => _mm512_and_si512(to_bf16_16(v), _mm512_set1_epi32(0xffff_0000_u32 as i32)),
     }
 }
 
@@ -53,18 +64,28 @@ impl Words for Pairs {
     const K: usize = 2;
     #[inline(always)]
     unsafe fn words(x: *const f32, i: usize, k: usize, _: Rounding) -> __m512i {
-        let (a, b) = (to_bf16_16(load(x, i, k)), to_bf16_16(load(x, i + 16, k)));
-        const UPPER_HALVES: [i16; 32] = {
-            let mut idx = [0; 32];
-            let mut i = 0;
-            while i < 32 {
-                idx[i] = 2 * i as i16 + 1;
-                i += 1;
-            }
-            idx
-        };
-        _mm512_permutex2var_epi16(a, _mm512_loadu_si512(UPPER_HALVES.as_ptr().cast()), b)
+        pairs(load(x, i, k), load(x, i + 16, k))
     }
+    #[inline(always)]
+    unsafe fn whole(x: *const f32, _: Rounding) -> __m512i {
+        pairs(_mm512_loadu_ps(x), _mm512_loadu_ps(x.add(16)))
+    }
+}
+
+/// Thirty-two floats as `bf16`.
+#[inline(always)]
+unsafe fn pairs(a: __m512, b: __m512) -> __m512i {
+    let (a, b) = (to_bf16_16(a), to_bf16_16(b));
+    const UPPER_HALVES: [i16; 32] = {
+        let mut idx = [0; 32];
+        let mut i = 0;
+        while i < 32 {
+            idx[i] = 2 * i as i16 + 1;
+            i += 1;
+        }
+        idx
+    };
+    _mm512_permutex2var_epi16(a, _mm512_loadu_si512(UPPER_HALVES.as_ptr().cast()), b)
 }
 
 /// AVX-512 version for the formats that are not quantised.
@@ -83,11 +104,7 @@ pub(super) unsafe fn floats_avx512(format: ActFormat, cols: *const *const f32, k
 unsafe fn tile<W: Words>(rounding: Rounding, cols: *const *const f32, k: usize, nc: usize, out: *mut u8) {
     let words = k.div_ceil(FLOAT_RECORD) * FLOAT_RECORD / W::K;
     if nc == 1 {
-        for w in (0..words).step_by(16) {
-            let v = W::words(*cols, w * W::K, k, rounding);
-            _mm512_mask_storeu_epi32(out.add(4 * w).cast(), first(words - w), v);
-        }
-        return;
+        return column::<W>(rounding, *cols, k, words, out);
     }
     for c in (0..nc).step_by(4) {
         let n = (nc - c).min(4);
@@ -109,6 +126,23 @@ unsafe fn tile<W: Words>(rounding: Rounding, cols: *const *const f32, k: usize, 
                 store::<false>(v, out, 4 * nc, n, words - w);
             }
         }
+    }
+}
+
+/// A tile of one column, `words` words of it.
+#[inline(always)]
+unsafe fn column<W: Words>(rounding: Rounding, x: *const f32, k: usize, words: usize, out: *mut u8) {
+    // whole vectors first, four at a time: neither mask nor comparison in the loop
+    let whole = k / W::K / 64 * 64;
+    for w in (0..whole).step_by(64) {
+        for i in [0, 16, 32, 48] {
+            let v = W::whole(x.add((w + i) * W::K), rounding);
+            _mm512_storeu_si512(out.add(4 * (w + i)).cast(), v);
+        }
+    }
+    for w in (whole..words).step_by(16) {
+        let v = W::words(x, w * W::K, k, rounding);
+        _mm512_mask_storeu_epi32(out.add(4 * w).cast(), first(words - w), v);
     }
 }
 

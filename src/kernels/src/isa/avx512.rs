@@ -61,6 +61,24 @@ unsafe fn quads(rows: &Quads, i: usize, at: usize) -> __m512i {
     _mm512_inserti32x4::<3>(v, _mm_loadu_si128(rows.row(3, i, at).cast()))
 }
 
+/// See [`Lanes::after`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn index_after(mut i: isize, v: __m512) -> isize {
+    // SAFETY: no instruction; the value stays as it is.
+    unsafe {
+        core::arch::asm!("/* {0} {1} */", inout(reg) i, in(zmm_reg) v, options(pure, nomem, nostack, preserves_flags));
+    }
+    i
+}
+
+/// The four quarters added up.
+#[inline(always)]
+unsafe fn add_quarters(v: __m512) -> __m128 {
+    let v = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+    _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v))
+}
+
 // SAFETY: only reached through kernels that enable these features, which the registry hands out
 // after `Avx512::new()` succeeded; pointers are used only for the bytes the trait names.
 unsafe impl Lanes for Avx512 {
@@ -168,16 +186,32 @@ unsafe impl Lanes for Avx512 {
         _mm512_mul_ps(a, b)
     }
     #[inline(always)]
+    unsafe fn after(i: isize, v: __m512) -> isize {
+        index_after(i, v)
+    }
+    #[inline(always)]
     unsafe fn last(a: __m512, n: usize) -> __m512 {
         _mm512_maskz_mov_ps((0xffff_u32 << (LANES - n)) as __mmask16, a)
     }
     #[inline(always)]
     unsafe fn sum(a: __m512) -> f32 {
-        _mm512_reduce_add_ps(a)
+        // within 128 bits first, as `store_sums` does
+        let v = _mm512_add_ps(a, _mm512_permute_ps::<0b01_00_11_10>(a));
+        let v = _mm512_add_ps(v, _mm512_permute_ps::<0b10_11_00_01>(v));
+        _mm_cvtss_f32(add_quarters(v))
+    }
+    #[inline(always)]
+    unsafe fn store_sums(p: *mut f32, v: [__m512; 4]) {
+        let pairs = |a, b| _mm512_castps_pd(_mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
+        let (ab, cd) = (pairs(v[0], v[1]), pairs(v[2], v[3]));
+        let (low, high) = (_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd));
+        let v = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+        _mm_storeu_ps(p, add_quarters(v));
     }
     #[inline(always)]
     unsafe fn widen_halves(p: *const u8) -> __m512 {
-        _mm512_cvtph_ps(_mm256_loadu_si256(p.cast()))
+        // exact, so no rounding; `_mm512_cvtph_ps` asks for suppressed exceptions and so for a register
+        _mm512_cvt_roundph_ps::<_MM_FROUND_CUR_DIRECTION>(_mm256_loadu_si256(p.cast()))
     }
     #[inline(always)]
     unsafe fn widen_bf16(p: *const u8) -> __m512 {
@@ -232,15 +266,28 @@ unsafe impl Dot for Avx512 {
     }
 }
 
+/// Not the intrinsic, because the compiler makes a load an operand of that.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn dot_bf16_registers(mut acc: __m512, w: __m512i, a: __m512i) -> __m512 {
+    // SAFETY: the feature is enabled; touches no memory.
+    unsafe {
+        core::arch::asm!("vdpbf16ps {0}, {1}, {2}", inout(zmm_reg) acc, in(zmm_reg) w, in(zmm_reg) a,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    acc
+}
+
 // SAFETY: only reached through kernels that enable AVX512_BF16, handed out after `Bf16::new()`.
 unsafe impl DotBf16 for Avx512 {
     #[inline(always)]
     unsafe fn dot_bf16(acc: __m512, w: __m512i, a: __m512i) -> __m512 {
-        _mm512_dpbf16_ps(
-            acc,
-            core::mem::transmute::<__m512i, __m512bh>(w),
-            core::mem::transmute::<__m512i, __m512bh>(a),
-        )
+        dot_bf16_registers(acc, w, a)
+    }
+    #[inline(always)]
+    unsafe fn dot_bf16_pair(acc: __m512, w: __m512i, a: *const u8) -> __m512 {
+        use core::mem::transmute;
+        _mm512_dpbf16_ps(acc, transmute::<__m512i, __m512bh>(w), transmute::<__m512i, __m512bh>(Self::bcast(a)))
     }
     #[inline(always)]
     unsafe fn last_words(a: __m512i, n: usize) -> __m512i {

@@ -169,10 +169,24 @@ pub unsafe trait Lanes: Copy + 'static {
     unsafe fn half_lo(a: Self::I) -> Self::F;
     /// Product.
     unsafe fn mulf(a: Self::F, b: Self::F) -> Self::F;
+    /// `i`, which the compiler takes to depend on `v`: addresses made of it, and so their loads, come behind the
+    /// computation of `v`. Otherwise loads of an unrolled loop may be moved to its start, until registers
+    /// run out.
+    #[inline(always)]
+    unsafe fn after(i: isize, _v: Self::F) -> isize {
+        i
+    }
     /// The last `n` lanes, zero in the others.
     unsafe fn last(a: Self::F, n: usize) -> Self::F;
     /// The sum of all lanes.
     unsafe fn sum(a: Self::F) -> f32;
+    /// Stores the sums of four vectors at `p`, each by the additions of [`Self::sum`].
+    #[inline(always)]
+    unsafe fn store_sums(p: *mut f32, v: [Self::F; 4]) {
+        for (i, v) in v.into_iter().enumerate() {
+            p.add(i).write_unaligned(Self::sum(v));
+        }
+    }
     /// `a * b + c`, rounded once.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `c - a * b`, rounded once.
@@ -199,8 +213,13 @@ pub unsafe trait Lanes: Copy + 'static {
 #[allow(clippy::missing_safety_doc)]
 pub unsafe trait DotBf16: Lanes {
     /// Adds, per lane, the two products of `bf16` `w` and `a`, the high ones first. Each addition
-    /// rounds to nearest even; denormals count as zero, in operands and results.
+    /// rounds to nearest even; denormals count as zero, in operands and results. All operands are
+    /// registers: Bochs (in bochscpu 0.4.0), on which machines without AVX-512 test, reads a vector operand at an 8-bit
+    /// displacement from the wrong address (the displacement of `vdpbf16ps zmm, zmm, [p + 64]` is encoded
+    /// as 1 and not multiplied by 64).
     unsafe fn dot_bf16(acc: Self::F, w: Self::I, a: Self::I) -> Self::F;
+    /// The same with the pair at `a` in every lane, an operand from memory.
+    unsafe fn dot_bf16_pair(acc: Self::F, w: Self::I, a: *const u8) -> Self::F;
     /// The last `n` of the 32 16-bit words, zero in the others.
     unsafe fn last_words(a: Self::I, n: usize) -> Self::I;
 }

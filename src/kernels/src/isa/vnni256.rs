@@ -1,6 +1,6 @@
 //! AVX-512 VNNI in 256-bit registers (AVX-512VL): for parts that split 512-bit operations.
 
-use super::{Dot, DotBf16, avx2::lanes_of_two_ymm, avx512::Avx512};
+use super::{Dot, DotBf16, Lanes, avx2::lanes_of_two_ymm, avx512::Avx512};
 use core::arch::x86_64::*;
 
 /// Proof that the CPU supports the features of [`Avx512`], used here at 256 bits.
@@ -28,11 +28,28 @@ unsafe impl Dot for Vnni256 {
     }
 }
 
+/// Not the intrinsic, because the compiler makes a load an operand of that.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512bf16")]
+fn dot_bf16_registers(mut acc: __m256, w: __m256i, a: __m256i) -> __m256 {
+    // SAFETY: the features are enabled; touches no memory.
+    unsafe {
+        core::arch::asm!("vdpbf16ps {0}, {1}, {2}", inout(ymm_reg) acc, in(ymm_reg) w, in(ymm_reg) a,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    acc
+}
+
 // SAFETY: only reached through kernels that enable AVX512_BF16, handed out after `Bf16::new()`.
 unsafe impl DotBf16 for Vnni256 {
     #[inline(always)]
     unsafe fn dot_bf16(acc: Self::F, w: Self::I, a: Self::I) -> Self::F {
+        [dot_bf16_registers(acc[0], w[0], a[0]), dot_bf16_registers(acc[1], w[1], a[1])]
+    }
+    #[inline(always)]
+    unsafe fn dot_bf16_pair(acc: Self::F, w: Self::I, a: *const u8) -> Self::F {
         use core::mem::transmute;
+        let a = <Self as Lanes>::bcast(a);
         [
             _mm256_dpbf16_ps(acc[0], transmute::<__m256i, __m256bh>(w[0]), transmute::<__m256i, __m256bh>(a[0])),
             _mm256_dpbf16_ps(acc[1], transmute::<__m256i, __m256bh>(w[1]), transmute::<__m256i, __m256bh>(a[1])),

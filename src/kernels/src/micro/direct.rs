@@ -2,16 +2,26 @@
 //! Packing would cost more than the product.
 
 use crate::isa::{DotBf16, LANES, Lanes};
-use crate::pack::FloatWeight;
+use crate::pack::{FloatWeight, unrolled};
 
-/// Rows computed together: each activation loaded serves all of them.
+/// Rows computed together: each activation loaded serves all of them. Sums, a vector of each row and one of
+/// activations fit the registers, 32 with one each, else 16 or (with AVX-512VL) 32 with two.
 const fn together<S: Lanes>(nc: usize) -> usize {
     match nc * S::REGISTERS {
         1..=4 => 4,
-        5 | 6 => 2,
+        5 | 6 => {
+            if S::REGISTERS == 1 {
+                4
+            } else {
+                2
+            }
+        }
         _ => 1,
     }
 }
+
+/// Steps of a turn of the loop, so that what counts the turns is few instructions beside them.
+const STEPS: usize = 4;
 
 /// A step of the product: what is multiplied at once.
 trait Step<S: Lanes> {
@@ -88,52 +98,98 @@ struct Operands {
     dst: *const *mut f32,
 }
 
-/// Adds one step of `R` rows at `w` and `NC` columns at `a`.
+/// The same pointers, which the compiler takes for unrelated ones: it keeps them in registers and changes one
+/// common index, instead of computing each from the others or changing all of them.
+#[inline(always)]
+fn unrelated<const N: usize>(mut p: [*const u8; N]) -> [*const u8; N] {
+    for p in &mut p {
+        // SAFETY: no instruction, so nothing is read through the pointer; the value stays as it is.
+        #[allow(clippy::pointers_in_nomem_asm_block)]
+        unsafe {
+            core::arch::asm!("/* {0} */", inout(reg) * p, options(pure, nomem, nostack, preserves_flags));
+        }
+    }
+    p
+}
+
+/// Adds one step of `R` rows and `NC` columns, `at` elements behind element `i`; only the last `left` elements if
+/// there are any. The result is `i`.
 #[inline(always)]
 unsafe fn step<S: Lanes, T: Step<S>, const NC: usize, const R: usize>(
     acc: &mut [[S::F; NC]; R],
-    o: Operands,
-    w: *const u8,
-    a: *const u8,
-) {
-    for (r, acc) in acc.iter_mut().enumerate() {
-        let w = T::weights(w.add(r * o.stride));
-        for (c, acc) in acc.iter_mut().enumerate() {
-            *acc = T::add(*acc, w, T::act(a.add(c * o.act_stride)));
+    w: [*const u8; R],
+    a: [*const u8; NC],
+    mut i: isize,
+    at: usize,
+    left: Option<usize>,
+) -> isize {
+    let from = |p: *const u8, i: isize, bytes: usize| p.wrapping_offset(i * bytes as isize).wrapping_add(at * bytes);
+    let mut v = [masked::<S, T>(T::weights(from(w[0], i, T::BYTES.0)), left); R];
+    for (v, w) in v.iter_mut().zip(w).skip(1) {
+        *v = masked::<S, T>(T::weights(from(w, i, T::BYTES.0)), left);
+    }
+    for (c, a) in a.into_iter().enumerate() {
+        let a = masked::<S, T>(T::act(from(a, i, T::BYTES.1)), left);
+        for (acc, w) in acc.iter_mut().zip(v) {
+            acc[c] = T::add(acc[c], w, a);
         }
+        // one column after the other
+        i = S::after(i, acc[R - 1][c]);
+    }
+    i
+}
+
+/// The last `left` elements, if it is not all of them. For both operands, because a zero does not hide what is
+/// not finite.
+#[inline(always)]
+unsafe fn masked<S: Lanes, T: Step<S>>(v: T::V, left: Option<usize>) -> T::V {
+    match left {
+        Some(n) => T::last(v, n),
+        None => v,
     }
 }
 
-/// `R` rows from `row` on.
+/// `R` rows from `row` on. Every sum is one chain of additions, whatever `R` and `NC` are.
 #[inline(always)]
 unsafe fn rows<S: Lanes, T: Step<S>, const NC: usize, const R: usize>(o: Operands, row: usize) {
-    let w = o.weights.add(row * o.stride);
+    let turn = STEPS * T::K;
+    let whole = o.k / turn * turn;
+    // from where the turns end, so that counting up to zero is all there is to count
+    let mut w = [core::ptr::null(); R];
+    for (r, w) in w.iter_mut().enumerate() {
+        *w = o.weights.wrapping_add((row + r) * o.stride + whole * T::BYTES.0);
+    }
+    let mut a = [core::ptr::null(); NC];
+    for (c, a) in a.iter_mut().enumerate() {
+        *a = o.act.wrapping_add(c * o.act_stride + whole * T::BYTES.1);
+    }
+    let (w, a) = (unrelated(w), unrelated(a));
     let mut acc = [[S::splatf(0.0); NC]; R];
-    let steps = o.k / T::K;
-    let (mut p, mut a) = (w, o.act);
-    for _ in 0..steps / 2 {
-        step::<S, T, NC, R>(&mut acc, o, p, a);
-        step::<S, T, NC, R>(&mut acc, o, p.add(T::K * T::BYTES.0), a.add(T::K * T::BYTES.1));
-        (p, a) = (p.add(2 * T::K * T::BYTES.0), a.add(2 * T::K * T::BYTES.1));
+    let mut i = -(whole as isize);
+    while i != 0 {
+        unrolled!(s in [0, 1, 2, 3] {
+            i = step::<S, T, NC, R>(&mut acc, w, a, i, s * T::K, None);
+        });
+        i += turn as isize;
     }
-    if !steps.is_multiple_of(2) {
-        step::<S, T, NC, R>(&mut acc, o, p, a);
+    let mut left = o.k - whole;
+    while left >= T::K {
+        i = step::<S, T, NC, R>(&mut acc, w, a, i, 0, None);
+        i += T::K as isize;
+        left -= T::K;
     }
-    let left = o.k % T::K;
     if left > 0 {
-        // the last step of the row, without the elements that were in the step before; both operands
-        // are masked because a zero does not hide what is not finite
-        let (w, a) = (w.add((o.k - T::K) * T::BYTES.0), o.act.add((o.k - T::K) * T::BYTES.1));
-        for (r, acc) in acc.iter_mut().enumerate() {
-            let w = T::last(T::weights(w.add(r * o.stride)), left);
-            for (c, acc) in acc.iter_mut().enumerate() {
-                *acc = T::add(*acc, w, T::last(T::act(a.add(c * o.act_stride)), left));
-            }
-        }
+        // the end of the row, without the elements that were in the step before
+        step::<S, T, NC, R>(&mut acc, w, a, i + left as isize - T::K as isize, 0, Some(left));
     }
-    for (r, acc) in acc.into_iter().enumerate() {
-        for (c, acc) in acc.into_iter().enumerate() {
-            (*o.dst.add(c)).add(row + r).write_unaligned(S::sum(acc));
+    for c in 0..NC {
+        let p = (*o.dst.add(c)).add(row);
+        if R == 4 {
+            S::store_sums(p, [acc[0][c], acc[1 % R][c], acc[2 % R][c], acc[3 % R][c]]);
+        } else {
+            for (r, acc) in acc.iter().enumerate() {
+                p.add(r).write_unaligned(S::sum(acc[c]));
+            }
         }
     }
 }

@@ -83,7 +83,7 @@ pub unsafe fn pairs<S: DotBf16, const NC: usize>(
             let w = S::load(panel.add(i * LINE));
             let acc = &mut acc[i % chains::<S>(NC)];
             for (c, acc) in acc.iter_mut().enumerate() {
-                *acc = S::dot_bf16(*acc, w, S::bcast(act.add((i * NC + c) * 4)));
+                *acc = S::dot_bf16_pair(*acc, w, act.add((i * NC + c) * 4));
             }
         }
         panel = panel.add(CHAINS * LINE);

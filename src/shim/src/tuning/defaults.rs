@@ -55,7 +55,7 @@ pub static TABLE: &[Row] = &[
     row("iq4_xs",  WINS,       WINS,       WINS,       WINS),
     row("mxfp4",   WINS,       WINS,       WINS,       WINS),
     row("f16",     WINS,       UNMEASURED, WINS,       UNMEASURED),
-    row("bf16",    WINS,       UNMEASURED, UNMEASURED, UNMEASURED),
+    row("bf16",    WINS,       UNMEASURED, WINS,       UNMEASURED),
     row("f32",     UNMEASURED, UNMEASURED, UNMEASURED, UNMEASURED),
 ];
 
