@@ -78,11 +78,19 @@ impl Region {
     /// # Errors
     /// No address space, or too many mappings.
     pub fn reserve(len: usize, align: usize) -> io::Result<Self> {
+        Self::reserve_after(0, len, align)
+    }
+
+    /// The same, but its byte `head`, a multiple of the small page below `align`, is what lies at a multiple of `align`.
+    ///
+    /// # Errors
+    /// As [`Self::reserve`].
+    pub fn reserve_after(head: usize, len: usize, align: usize) -> io::Result<Self> {
         let whole = len.checked_add(align).ok_or(io::ErrorKind::InvalidInput)?;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new mapping at a place of the kernel's choice.
         let at = unsafe { mmap(0, whole, libc::PROT_NONE, flags, -1, 0)? };
-        let start = at.next_multiple_of(align);
+        let start = (at + head).next_multiple_of(align) - head;
         // SAFETY: both ends lie inside the mapping just made.
         unsafe {
             unmap(at..start);
@@ -386,6 +394,15 @@ mod tests {
         // SAFETY: as above.
         assert_eq!(unsafe { *libc::__errno_location() }, 7);
         assert!(Region::reserve(usize::MAX - HUGE_PAGE, HUGE_PAGE).is_err());
+    }
+
+    #[test]
+    fn what_lies_at_the_multiple_may_be_in_the_middle() {
+        for head in [0, SMALL_PAGE, 16 << 20, GIANT_PAGE - HUGE_PAGE] {
+            let range = Region::reserve_after(head, 5 * HUGE_PAGE, GIANT_PAGE).unwrap().range();
+            assert!((range.start + head).is_multiple_of(GIANT_PAGE));
+            assert_eq!(range.len(), 5 * HUGE_PAGE);
+        }
     }
 
     #[test]
