@@ -87,7 +87,7 @@ impl Region {
     /// As [`Self::reserve`].
     pub fn reserve_after(head: usize, len: usize, align: usize) -> io::Result<Self> {
         let whole = len.checked_add(align).ok_or(io::ErrorKind::InvalidInput)?;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         // SAFETY: a new mapping at a place of the kernel's choice.
         let at = unsafe { mmap(0, whole, libc::PROT_NONE, flags, -1, 0)? };
         let start = (at + head).next_multiple_of(align) - head;
@@ -104,20 +104,24 @@ impl Region {
     /// # Errors
     /// No address space, too many mappings, a limit, or no such pages.
     pub fn new(len: usize, pages: Pages) -> io::Result<Self> {
-        let reserved = Self::reserve(len, pages.bytes())?;
-        let mut flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
-        match pages {
-            Pages::Transparent => {}
-            Pages::Huge => flags |= libc::MAP_HUGETLB | libc::MAP_HUGE_2MB,
-            Pages::Giant => flags |= libc::MAP_HUGETLB | libc::MAP_HUGE_1GB,
-        }
-        // SAFETY: over address space that is ours alone.
-        unsafe { mmap(reserved.start, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)? };
-        if pages == Pages::Transparent {
-            // A kernel without transparent huge pages refuses, and gives small ones either way.
-            let _ = reserved.advise(libc::MADV_HUGEPAGE);
-        }
-        Ok(reserved)
+        // Never by MAP_FIXED over a reservation: where that is refused for want of pages or memory, the reservation
+        // is gone already, and its addresses may be another thread's by the time they would be unmapped here.
+        let kind = match pages {
+            Pages::Transparent => {
+                let reserved = Self::reserve(len, HUGE_PAGE)?;
+                // SAFETY: address space of our own.
+                unsafe { protect(reserved.range(), libc::PROT_READ | libc::PROT_WRITE)? };
+                // A kernel without transparent huge pages refuses, and gives small ones either way.
+                let _ = reserved.advise(libc::MADV_HUGEPAGE);
+                return Ok(reserved);
+            }
+            Pages::Huge => libc::MAP_HUGE_2MB,
+            Pages::Giant => libc::MAP_HUGE_1GB,
+        };
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | kind;
+        // SAFETY: a new mapping at a place of the kernel's choice, which is aligned to its pages.
+        let start = unsafe { mmap(0, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)? };
+        Ok(Self { start, len })
     }
 
     /// The addresses.
@@ -384,6 +388,31 @@ mod tests {
         // More than any pool here has.
         let giant = Region::new(1 << 45, Pages::Giant).and_then(|r| r.populate());
         assert!(giant.is_err());
+    }
+
+    /// Without reserved pages, as on most machines, every region is refused here.
+    #[test]
+    fn a_region_that_is_refused_takes_nobody_elses_memory() {
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        let region = Region::new(4 * HUGE_PAGE, Pages::Transparent).unwrap();
+                        let at = region.range().start as *mut usize;
+                        // SAFETY: the region is writable.
+                        unsafe {
+                            at.write_volatile(at as usize);
+                            assert_eq!(at.read_volatile(), at as usize);
+                        }
+                    }
+                });
+            }
+            for _ in 0..20_000 {
+                drop(Region::new(4 * HUGE_PAGE, Pages::Huge));
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl Run {
 fn work() {
     let budget = Budget::of_this_process();
     let most_runs = map_count_limit() / SHARE_OF_MAPPINGS;
-    let mut kind = first_kind();
+    let mut ladder = ladder();
     let mut most = RUN;
     let mut calm_from = Instant::now();
     let mut locked = registry::lock();
@@ -110,7 +110,7 @@ fn work() {
         if relieve(&mut locked, &budget) {
             calm_from = now + PAUSE;
         }
-        let run = if now < calm_from { None } else { kind.and_then(|kind| next_run(&mut locked, kind, most)) };
+        let run = if now < calm_from { None } else { next_run(&mut locked, &ladder, most) };
         let Some(run) = run else {
             let calm = now >= calm_from;
             let idle =
@@ -138,7 +138,8 @@ fn work() {
                 Err(Refusal::Missing(reason) | Refusal::Unusable(reason)) => {
                     put_back(&run);
                     stats::event(reason);
-                    (kind, most) = (smaller(run.kind), RUN);
+                    step_down(&mut ladder, run.kind);
+                    most = RUN;
                 }
                 Err(Refusal::Changed) => {}
                 Err(Refusal::Stop(reason)) => return stop(reason),
@@ -148,26 +149,20 @@ fn work() {
     }
 }
 
-/// The kind of pages to begin with; `None` when there are none to be had.
-fn first_kind() -> Option<Pages> {
+/// The kinds of pages to be used, the largest first; none when there are none to be had.
+fn ladder() -> Vec<Pages> {
     match config().huge_pages {
-        HugePages::One => Some(Pages::Giant),
-        HugePages::Two => Some(Pages::Huge),
-        HugePages::Auto | HugePages::Thp => transparent(),
-        HugePages::Off => None,
+        HugePages::One => vec![Pages::Giant, Pages::Huge, Pages::Transparent],
+        HugePages::Two => vec![Pages::Huge, Pages::Transparent],
+        HugePages::Auto | HugePages::Thp if thp_available() => vec![Pages::Transparent],
+        HugePages::Auto | HugePages::Thp | HugePages::Off => Vec::new(),
     }
 }
 
-fn smaller(kind: Pages) -> Option<Pages> {
-    match kind {
-        Pages::Giant => Some(Pages::Huge),
-        Pages::Huge => transparent(),
-        Pages::Transparent => None,
-    }
-}
-
-fn transparent() -> Option<Pages> {
-    thp_available().then_some(Pages::Transparent)
+/// Takes a kind off the ladder that there is no more of. The other ones stay: with no page of 2 MiB left, 1 GiB still
+/// has pages of its own.
+fn step_down(ladder: &mut Vec<Pages>, kind: Pages) {
+    ladder.retain(|k| *k != kind && (*k != Pages::Transparent || kind != Pages::Huge || thp_available()));
 }
 
 fn map_count_limit() -> usize {
@@ -176,8 +171,10 @@ fn map_count_limit() -> usize {
 }
 
 /// Takes the next run off the queue: consecutive pages, of at most about so many bytes. Of 1 GiB
-/// pages: whole ones, and where only a part of one is wanted, smaller pages.
-fn next_run(registry: &mut Registry, kind: Pages, most: usize) -> Option<Run> {
+/// pages: whole ones, and where only a part of one is wanted, smaller pages, if there are any.
+fn next_run(registry: &mut Registry, ladder: &[Pages], most: usize) -> Option<Run> {
+    let giants = ladder.first()? == &Pages::Giant;
+    let small = ladder.iter().find(|kind| **kind != Pages::Giant);
     loop {
         let (number, first) = registry.queue.pop_front()?;
         let Some(mapping) = registry.mappings.iter().find(|m| m.number == number) else { continue };
@@ -190,16 +187,17 @@ fn next_run(registry: &mut Registry, kind: Pages, most: usize) -> Option<Run> {
             file: mapping.file.clone(),
             offset: 0,
             target: 0,
-            kind: if kind == Pages::Giant { Pages::Huge } else { kind },
+            kind: Pages::Giant,
         };
-        let giant = mapping.giant_page_of(first).filter(|pages| mapping.all_wanted(pages.clone()));
-        if let (Pages::Giant, Some(pages)) = (kind, giant) {
+        let giant = mapping.giant_page_of(first).filter(|pages| giants && mapping.all_wanted(pages.clone()));
+        if let Some(pages) = giant {
             run.pages = pages;
-            run.kind = Pages::Giant;
         } else {
-            if kind == Pages::Giant {
+            if giants {
                 stats::event_once(Reason::Weights1gInPart);
             }
+            let Some(&kind) = small else { continue };
+            run.kind = kind;
             while run.bytes() < most
                 && registry.queue.front() == Some(&(number, run.pages.end))
                 && mapping.page(run.pages.end) == Page::Wanted

@@ -62,7 +62,11 @@ fn place(len: usize, flags: c_int, fd: c_int, offset: u64) -> std::io::Result<Ma
     let file = ModelFile::new(fd)?;
     let range = reserved.range();
     // SAFETY: over address space that is ours alone.
-    unsafe { map::map_file_over(range, libc::PROT_READ, flags, file.fd.as_raw_fd(), offset)? };
+    if let Err(e) = unsafe { map::map_file_over(range, libc::PROT_READ, flags, file.fd.as_raw_fd(), offset) } {
+        // The file system may have refused when the reservation was gone already: the addresses may be another's.
+        let _ = reserved.into_range();
+        return Err(e);
+    }
     let kept = flags & (libc::MAP_SHARED | libc::MAP_PRIVATE | libc::MAP_NORESERVE);
     Ok(Mapping::new(0, reserved.into_range(), file, offset, kept))
 }
