@@ -4,6 +4,9 @@
 # 40 MB as Q8_0. A matrix of the feed-forward network is 3.3 MB: more than a 2 MiB page.
 GUEST_MODEL=(--layers 2 --embd 512 --ff 6144 --heads 8 --kv-heads 8 --seed 1)
 
+# 1.1 GB as F16, so that a page of 1 GiB fits into its weights. A token reads 70 MB of it: two experts.
+GUEST_GIANT=(--layers 1 --embd 512 --ff 4096 --heads 8 --kv-heads 8 --experts 87 --seed 2)
+
 # Built into the kernel: the guest has no modules. Debian's cloud kernel of bookworm (6.1) has them all.
 GUEST_KERNEL=(NUMA HUGETLBFS CGROUP_HUGETLB MEMCG EXT4_FS BLK_DEV_NVME SERIAL_8250_CONSOLE DEVTMPFS)
 
@@ -56,22 +59,35 @@ setup_guest_kernel() {
     say "guest: .deps/vm, ${dir##*/}"
 }
 
-setup_guest_model() {
+# guest_model_key OPTION...: names a model by everything it is made from.
+guest_model_key() { short_hash "$LLAMA_VERSION" "$*" "$(<"$ROOT/scripts/make_model.py")"; }
+
+# make_guest_model FILE OPTION...: writes an f16 model.
+make_guest_model() {
+    step "synthetic model for the guest: ${*:2}"
+    "$(venv)/bin/python" "$ROOT/scripts/make_model.py" "$@" \
+        --vocab-from "$(llama_source)/models/ggml-vocab-llama-spm.gguf"
+}
+
+setup_guest_models() {
     local key file base
-    key=$(short_hash "$LLAMA_VERSION" "${GUEST_MODEL[*]}" "$(<"$ROOT/scripts/make_model.py")")
+    key=$(guest_model_key "${GUEST_MODEL[@]}")
     file=$STORE/models/guest-$key-q8_0.gguf
     if [[ ! -e $file ]]; then
         base=$STORE/models/guest-$key.f16
         SYNTH_BASES+=("$base")
-        step "synthetic model for the guest: ${GUEST_MODEL[*]}"
-        "$(venv)/bin/python" "$ROOT/scripts/make_model.py" "$base" "${GUEST_MODEL[@]}" \
-            --vocab-from "$(llama_source)/models/ggml-vocab-llama-spm.gguf"
+        make_guest_model "$base" "${GUEST_MODEL[@]}"
         quantize "$base" "$file.part" q8_0
         mv "$file.part" "$file"
     fi
     mkdir -p "$DEPS/models"
     ln -sfn "$file" "$DEPS/models/guest-q8_0.gguf"
     say "model: .deps/models/guest-q8_0.gguf"
+
+    file=$STORE/models/guest-giant-$(guest_model_key "${GUEST_GIANT[@]}")-f16.gguf
+    [[ -e $file ]] || make_guest_model "$file" "${GUEST_GIANT[@]}" # in place when it is complete
+    ln -sfn "$file" "$DEPS/models/guest-giant-f16.gguf"
+    say "model: .deps/models/guest-giant-f16.gguf"
 }
 
 setup_vm() {
@@ -81,6 +97,6 @@ setup_vm() {
     ((${#missing[@]} == 0)) || apt_install "${missing[@]}"
     mkdir -p "$STORE/vm"
     setup_guest_kernel
-    setup_llama # llama-quantize makes the model
-    setup_guest_model
+    setup_llama # llama-quantize makes the small model
+    setup_guest_models
 }

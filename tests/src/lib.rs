@@ -101,3 +101,9 @@ pub fn synthetic_q4_k() -> PathBuf {
 pub fn guest_model() -> PathBuf {
     need(".deps/models/guest-q8_0.gguf", "scripts/setup.sh vm")
 }
+
+/// A model of random weights, 1.1 GB of F16, nearly all in its experts: a 1 GiB page of the [`Guest`] fits into it.
+#[must_use]
+pub fn guest_giant_model() -> PathBuf {
+    need(".deps/models/guest-giant-f16.gguf", "scripts/setup.sh vm")
+}

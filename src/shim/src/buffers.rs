@@ -16,6 +16,7 @@ use zen5turbo_host::memory::map;
 use crate::ggml::copies::{Caller, function};
 use crate::log::log;
 use crate::pages::{Buffer, map_buffer};
+use crate::placement;
 use crate::reason::Reason;
 use crate::stats;
 
@@ -67,6 +68,8 @@ pub fn allocate(caller: &Caller, from: usize, size: usize) -> Option<*mut c_void
         stats::event(Reason::BufferFreedElsewhere);
         return None;
     }
+    // The first graph comes later.
+    placement::settle();
     let slot = claim()?;
     let Some(buffer) = map_buffer(size) else {
         slot.start.store(0, Release);

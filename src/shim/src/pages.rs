@@ -6,6 +6,7 @@ use zen5turbo_host::memory::map::{HUGE_PAGE, SMALL_PAGE, keep_errno};
 use zen5turbo_host::memory::{Pages, Region, Thp};
 
 use crate::config::config;
+use crate::placement;
 use crate::reason::Reason;
 use crate::stats;
 
@@ -40,7 +41,7 @@ pub struct Buffer {
 
 /// Maps at least `size` bytes of zeros on the largest pages that the configuration and the kernel
 /// give: reserved pages of 2 MiB, all resident from now on, or transparent ones, resident as they
-/// are touched. Each step down is counted with its reason; `None` when there is nothing better than
+/// are touched; on several memory nodes in turn, if so decided. Each step down is counted with its reason; `None` when there is nothing better than
 /// what the program gets by itself.
 #[must_use]
 pub fn map_buffer(size: usize) -> Option<Buffer> {
@@ -57,6 +58,7 @@ fn reserved(size: usize) -> Option<Buffer> {
         stats::event(Reason::Hugetlb2mMissing);
         return None;
     };
+    placement::place_buffer(region.range().start, len);
     // Touching a page that is missing would be SIGBUS.
     if region.populate().is_err() {
         stats::event(Reason::HugetlbNotPopulated);
@@ -78,6 +80,7 @@ fn transparent(size: usize) -> Option<Buffer> {
         stats::event(Reason::ThpRefused);
         return None;
     }
+    placement::place_buffer(region.range().start, len);
     Some(Buffer { start: region.into_range().start, len, hugetlb: false })
 }
 

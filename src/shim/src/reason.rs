@@ -99,6 +99,8 @@ reasons! {
     Hugetlb2mMissing = "hugetlb_2m_missing",
     /// The same for 1 GiB.
     Hugetlb1gMissing = "hugetlb_1g_missing",
+    /// Products do not read the whole of each 1 GiB of weights, as in a small model: smaller pages there.
+    Weights1gInPart = "weights_1g_in_part",
     /// The kernel refused memory for a copy of weights.
     PromotionOutOfMemory = "promotion_out_of_memory",
     /// Not enough memory is available for (all) weights on pages of their own.

@@ -78,11 +78,19 @@ impl Region {
     /// # Errors
     /// No address space, or too many mappings.
     pub fn reserve(len: usize, align: usize) -> io::Result<Self> {
+        Self::reserve_after(0, len, align)
+    }
+
+    /// The same, but its byte `head`, a multiple of the small page below `align`, is what lies at a multiple of `align`.
+    ///
+    /// # Errors
+    /// As [`Self::reserve`].
+    pub fn reserve_after(head: usize, len: usize, align: usize) -> io::Result<Self> {
         let whole = len.checked_add(align).ok_or(io::ErrorKind::InvalidInput)?;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         // SAFETY: a new mapping at a place of the kernel's choice.
         let at = unsafe { mmap(0, whole, libc::PROT_NONE, flags, -1, 0)? };
-        let start = at.next_multiple_of(align);
+        let start = (at + head).next_multiple_of(align) - head;
         // SAFETY: both ends lie inside the mapping just made.
         unsafe {
             unmap(at..start);
@@ -96,11 +104,12 @@ impl Region {
     /// # Errors
     /// No address space, too many mappings, a limit, or no such pages.
     pub fn new(len: usize, pages: Pages) -> io::Result<Self> {
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        let size = match pages {
+        // Never by MAP_FIXED over a reservation: where that is refused for want of pages or memory, the reservation
+        // is gone already, and its addresses may be another thread's by the time they would be unmapped here.
+        let kind = match pages {
             Pages::Transparent => {
                 let reserved = Self::reserve(len, HUGE_PAGE)?;
-                // SAFETY: address space that is ours alone.
+                // SAFETY: address space of our own.
                 unsafe { protect(reserved.range(), libc::PROT_READ | libc::PROT_WRITE)? };
                 // A kernel without transparent huge pages refuses, and gives small ones either way.
                 let _ = reserved.advise(libc::MADV_HUGEPAGE);
@@ -109,10 +118,8 @@ impl Region {
             Pages::Huge => libc::MAP_HUGE_2MB,
             Pages::Giant => libc::MAP_HUGE_1GB,
         };
-        // Not over reserved address space: the kernel takes away what is there before it finds that it
-        // has no pages, and another thread may get those addresses. It aligns these by itself.
-        let flags = flags | libc::MAP_HUGETLB | size;
-        // SAFETY: a new mapping at a place of the kernel's choice.
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | kind;
+        // SAFETY: a new mapping at a place of the kernel's choice, which is aligned to its pages.
         let start = unsafe { mmap(0, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)? };
         Ok(Self { start, len })
     }
@@ -383,6 +390,31 @@ mod tests {
         assert!(giant.is_err());
     }
 
+    /// Without reserved pages, as on most machines, every region is refused here.
+    #[test]
+    fn a_region_that_is_refused_takes_nobody_elses_memory() {
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        let region = Region::new(4 * HUGE_PAGE, Pages::Transparent).unwrap();
+                        let at = region.range().start as *mut usize;
+                        // SAFETY: the region is writable.
+                        unsafe {
+                            at.write_volatile(at as usize);
+                            assert_eq!(at.read_volatile(), at as usize);
+                        }
+                    }
+                });
+            }
+            for _ in 0..20_000 {
+                drop(Region::new(4 * HUGE_PAGE, Pages::Huge));
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+    }
+
     #[test]
     fn errno_stays_where_it_is_asked_to() {
         // SAFETY: errno of this thread.
@@ -391,6 +423,15 @@ mod tests {
         // SAFETY: as above.
         assert_eq!(unsafe { *libc::__errno_location() }, 7);
         assert!(Region::reserve(usize::MAX - HUGE_PAGE, HUGE_PAGE).is_err());
+    }
+
+    #[test]
+    fn what_lies_at_the_multiple_may_be_in_the_middle() {
+        for head in [0, SMALL_PAGE, 16 << 20, GIANT_PAGE - HUGE_PAGE] {
+            let range = Region::reserve_after(head, 5 * HUGE_PAGE, GIANT_PAGE).unwrap().range();
+            assert!((range.start + head).is_multiple_of(GIANT_PAGE));
+            assert_eq!(range.len(), 5 * HUGE_PAGE);
+        }
     }
 
     #[test]

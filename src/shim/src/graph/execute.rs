@@ -118,16 +118,21 @@ unsafe fn dense(mine: &Mine<'_>, columns: &Columns, pieces: &Pieces, [rank, work
                 take.kernel.quantize_tile(take.k, columns.tiles, tile, to, |c| columns.source(slice, c));
             }
         });
-        // Everyone begins with the piece of the same number, so that it is known beforehand what it reads first.
-        let mut i = rank;
-        while i < pieces.count {
+        for i in turns(rank, workers, pieces.count, next) {
             let (slice, panels, tiles) = pieces.get(i);
             let product = columns.product(slice, take, act.add(slice * slice_bytes));
             let result = |c| columns.result(slice, c);
             take.kernel.multiply(&product, panels, tiles, &mine.plan.blocking, mine.panel, result);
-            i = workers + next.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+/// The pieces that worker `rank` of `workers` computes, of `count`: begins with the piece of the same number, so
+/// that it is known beforehand what it reads first, then takes what nobody has taken yet.
+#[inline]
+pub fn turns(rank: usize, workers: usize, count: usize, next: &AtomicUsize) -> impl Iterator<Item = usize> {
+    let more = std::iter::repeat_with(move || workers + next.fetch_add(1, Ordering::Relaxed));
+    std::iter::once(rank).chain(more).take_while(move |&i| i < count)
 }
 
 /// MUL_MAT_ID.

@@ -251,7 +251,8 @@ impl Plan {
 
     /// Tells every product what to fetch of the next one; nothing when `bytes` is 0.
     fn look_ahead(&mut self, bytes: usize) {
-        if bytes == 0 {
+        // Which rows a thread of a node begins with is not known here.
+        if bytes == 0 || self.team.shares.is_some() {
             return; // nodes are made without
         }
         let mut next = None;
@@ -438,3 +439,7 @@ unsafe fn extent(abi: &Abi, t: *const Tensor) -> Range<usize> {
         start..start + (abi.nbytes)(t)
     }
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use libc::c_int;
-use zen5turbo_host::memory::map::{self, FileId, HUGE_PAGE, Pages};
+use zen5turbo_host::memory::map::{self, FileId, GIANT_PAGE, HUGE_PAGE, Pages};
 
 /// What became of 2 MiB of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,14 @@ impl Mapping {
         first.min(self.pages.len())..end.min(self.pages.len())
     }
 
+    /// The pages that a page of 1 GiB would replace together with this one; `None` when it would begin before the
+    /// mapping. May end behind it.
+    pub fn giant_page_of(&self, index: usize) -> Option<Range<usize>> {
+        let at = self.address(index) & !(GIANT_PAGE - 1);
+        let first = at.checked_sub(self.range.start)? / HUGE_PAGE;
+        Some(first..first + GIANT_PAGE / HUGE_PAGE)
+    }
+
     /// What a page is.
     pub fn page(&self, index: usize) -> Page {
         self.pages[index]
@@ -147,9 +155,9 @@ impl Mapping {
         self.pages.iter().filter(|p| matches!(p, Page::Promoted(_))).count() * HUGE_PAGE
     }
 
-    /// Index of the last promoted page.
-    pub fn last_promoted(&self) -> Option<usize> {
-        self.pages.iter().rposition(|p| matches!(p, Page::Promoted(_)))
+    /// Index of the last page that was promoted to memory which others could use: not to the hugetlb pool.
+    pub fn last_transparent(&self) -> Option<usize> {
+        self.pages.iter().rposition(|p| *p == Page::Promoted(Pages::Transparent))
     }
 
     /// Takes note that `gone` was unmapped; true when nothing is left.
@@ -199,8 +207,18 @@ mod tests {
         let mut m = mapping(2 * HUGE_PAGE);
         m.set(0..1, Page::Wanted);
         assert!(m.all_wanted(0..1) && !m.all_wanted(0..2) && !m.all_wanted(0..3));
-        assert_eq!((m.promoted(), m.last_promoted()), (0, None));
+        assert_eq!((m.promoted(), m.last_transparent()), (0, None));
         m.set(0..1, Page::Promoted(Pages::Transparent));
-        assert_eq!((m.promoted(), m.last_promoted()), (HUGE_PAGE, Some(0)));
+        m.set(1..2, Page::Promoted(Pages::Huge));
+        assert_eq!((m.promoted(), m.last_transparent()), (2 * HUGE_PAGE, Some(0)));
+    }
+
+    #[test]
+    fn a_giant_page_begins_at_its_own_boundary_and_not_before_the_mapping() {
+        let mut m = mapping(3 * HUGE_PAGE);
+        m.range = AT - HUGE_PAGE..AT + 2 * HUGE_PAGE;
+        assert_eq!(m.giant_page_of(0), None);
+        assert_eq!(m.giant_page_of(1), Some(1..513));
+        assert_eq!(m.giant_page_of(2), Some(1..513));
     }
 }

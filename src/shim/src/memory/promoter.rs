@@ -96,7 +96,8 @@ impl Run {
 fn work() {
     let budget = Budget::of_this_process();
     let most_runs = map_count_limit() / SHARE_OF_MAPPINGS;
-    let mut kind = first_kind();
+    let mut ladder = ladder();
+    let mut most = RUN;
     let mut calm_from = Instant::now();
     let mut locked = registry::lock();
     loop {
@@ -109,15 +110,17 @@ fn work() {
         if relieve(&mut locked, &budget) {
             calm_from = now + PAUSE;
         }
-        let run = if now < calm_from { None } else { kind.and_then(|kind| next_run(&mut locked, kind)) };
+        let run = if now < calm_from { None } else { next_run(&mut locked, &ladder, most) };
         let Some(run) = run else {
             let calm = now >= calm_from;
-            let idle = calm && locked.queue.is_empty() && locked.mappings.iter().all(|m| m.promoted() == 0);
+            let idle =
+                calm && locked.queue.is_empty() && locked.mappings.iter().all(|m| m.last_transparent().is_none());
             locked = registry::wait(locked, (!idle).then_some(TICK));
             continue;
         };
         drop(locked);
-        let spare = budget.spare();
+        // The memory of the pool is nobody else's, taken or not.
+        let spare = if run.kind == Pages::Transparent { budget.spare() } else { u64::MAX };
         if spare < (run.bytes() + RELIEF) as u64 {
             put_back(&run);
             stats::event(Reason::MemoryBudget);
@@ -127,10 +130,16 @@ fn work() {
         } else {
             match promote(&run) {
                 Ok(()) => release_cache(&run, spare),
-                Err(Refusal::Smaller(reason)) => {
+                // The rest of the pool, down to its last page.
+                Err(Refusal::Missing(_)) if run.kind == Pages::Huge && run.pages.len() > 1 => {
+                    put_back(&run);
+                    most = run.bytes() / 2;
+                }
+                Err(Refusal::Missing(reason) | Refusal::Unusable(reason)) => {
                     put_back(&run);
                     stats::event(reason);
-                    kind = smaller(run.kind);
+                    step_down(&mut ladder, run.kind);
+                    most = RUN;
                 }
                 Err(Refusal::Changed) => {}
                 Err(Refusal::Stop(reason)) => return stop(reason),
@@ -140,26 +149,20 @@ fn work() {
     }
 }
 
-/// The kind of pages to begin with; `None` when there are none to be had.
-fn first_kind() -> Option<Pages> {
+/// The kinds of pages to be used, the largest first; none when there are none to be had.
+fn ladder() -> Vec<Pages> {
     match config().huge_pages {
-        HugePages::One => Some(Pages::Giant),
-        HugePages::Two => Some(Pages::Huge),
-        HugePages::Auto | HugePages::Thp => transparent(),
-        HugePages::Off => None,
+        HugePages::One => vec![Pages::Giant, Pages::Huge, Pages::Transparent],
+        HugePages::Two => vec![Pages::Huge, Pages::Transparent],
+        HugePages::Auto | HugePages::Thp if thp_available() => vec![Pages::Transparent],
+        HugePages::Auto | HugePages::Thp | HugePages::Off => Vec::new(),
     }
 }
 
-fn smaller(kind: Pages) -> Option<Pages> {
-    match kind {
-        Pages::Giant => Some(Pages::Huge),
-        Pages::Huge => transparent(),
-        Pages::Transparent => None,
-    }
-}
-
-fn transparent() -> Option<Pages> {
-    thp_available().then_some(Pages::Transparent)
+/// Takes a kind off the ladder that there is no more of. The other ones stay: with no page of 2 MiB left, 1 GiB still
+/// has pages of its own.
+fn step_down(ladder: &mut Vec<Pages>, kind: Pages) {
+    ladder.retain(|k| *k != kind && (*k != Pages::Transparent || kind != Pages::Huge || thp_available()));
 }
 
 fn map_count_limit() -> usize {
@@ -167,9 +170,11 @@ fn map_count_limit() -> usize {
     text.trim().parse().unwrap_or(65_530) // the kernel's default
 }
 
-/// Takes the next run off the queue: consecutive pages, as many as may be moved at once. Of 1 GiB
-/// pages: whole ones, and where only a part of one is wanted, smaller pages.
-fn next_run(registry: &mut Registry, kind: Pages) -> Option<Run> {
+/// Takes the next run off the queue: consecutive pages, of at most about so many bytes. Of 1 GiB
+/// pages: whole ones, and where only a part of one is wanted, smaller pages, if there are any.
+fn next_run(registry: &mut Registry, ladder: &[Pages], most: usize) -> Option<Run> {
+    let giants = ladder.first()? == &Pages::Giant;
+    let small = ladder.iter().find(|kind| **kind != Pages::Giant);
     loop {
         let (number, first) = registry.queue.pop_front()?;
         let Some(mapping) = registry.mappings.iter().find(|m| m.number == number) else { continue };
@@ -182,16 +187,18 @@ fn next_run(registry: &mut Registry, kind: Pages) -> Option<Run> {
             file: mapping.file.clone(),
             offset: 0,
             target: 0,
-            kind: if kind == Pages::Giant { Pages::Huge } else { kind },
+            kind: Pages::Giant,
         };
-        let per_giant = Pages::Giant.bytes() / HUGE_PAGE;
-        let giant = first / per_giant * per_giant;
-        let aligned = mapping.range.start.is_multiple_of(Pages::Giant.bytes());
-        if kind == Pages::Giant && aligned && mapping.all_wanted(giant..giant + per_giant) {
-            run.pages = giant..giant + per_giant;
-            run.kind = Pages::Giant;
+        let giant = mapping.giant_page_of(first).filter(|pages| giants && mapping.all_wanted(pages.clone()));
+        if let Some(pages) = giant {
+            run.pages = pages;
         } else {
-            while run.bytes() < RUN
+            if giants {
+                stats::event_once(Reason::Weights1gInPart);
+            }
+            let Some(&kind) = small else { continue };
+            run.kind = kind;
+            while run.bytes() < most
                 && registry.queue.front() == Some(&(number, run.pages.end))
                 && mapping.page(run.pages.end) == Page::Wanted
             {
@@ -217,8 +224,10 @@ fn put_back(run: &Run) {
 enum Refusal {
     /// The program has changed the mapping meanwhile.
     Changed,
-    /// There are no pages of this kind (any more).
-    Smaller(Reason),
+    /// There are not so many pages of this kind (any more).
+    Missing(Reason),
+    /// Pages of this kind cannot be used here.
+    Unusable(Reason),
     /// It is no use to go on.
     Stop(Reason),
 }
@@ -251,7 +260,9 @@ fn promote(run: &Run) -> Result<(), Refusal> {
                 log!(info, "moving {:#x} failed twice, the second time {moved}", run.target);
             }
             log!(info, "mremap to {:#x}: {error}", run.target);
-            return Err(Refusal::Stop(Reason::MoveRefused));
+            // Before Linux 5.16 pages of the pool cannot be moved.
+            let refusal = if run.kind == Pages::Transparent { Refusal::Stop } else { Refusal::Unusable };
+            return Err(refusal(Reason::MoveRefused));
         }
     }
     drop(locked);
@@ -262,22 +273,22 @@ fn promote(run: &Run) -> Result<(), Refusal> {
 
 /// A region with the run's bytes.
 fn filled(run: &Run) -> Result<Region, Refusal> {
-    let missing = match run.kind {
-        Pages::Giant => Refusal::Smaller(Reason::Hugetlb1gMissing),
-        Pages::Huge => Refusal::Smaller(Reason::Hugetlb2mMissing),
-        Pages::Transparent => Refusal::Stop(Reason::PromotionOutOfMemory),
+    let [missing, not_populated] = match run.kind {
+        Pages::Giant => [Reason::Hugetlb1gMissing, Reason::HugetlbNotPopulated].map(Refusal::Missing),
+        Pages::Huge => [Reason::Hugetlb2mMissing, Reason::HugetlbNotPopulated].map(Refusal::Missing),
+        Pages::Transparent => [Reason::PromotionOutOfMemory; 2].map(Refusal::Stop),
     };
     let Ok(mut region) = Region::new(run.bytes(), run.kind) else { return Err(missing) };
     // A file's pages are not in a core dump; these would be.
     let _ = region.advise(libc::MADV_DONTDUMP);
     // Before Linux 5.14 the pages get their memory as they are filled, which fails as cleanly.
     match populate(&region, run) {
-        Err(e) if e.kind() != std::io::ErrorKind::Unsupported => return Err(missing),
+        Err(e) if e.kind() != std::io::ErrorKind::Unsupported => return Err(not_populated),
         _ => {}
     }
     match region.fill(run.file.fd.as_fd(), run.offset) {
         Ok(()) => Ok(region),
-        Err(e) if e.raw_os_error() == Some(libc::EFAULT) => Err(missing),
+        Err(e) if e.raw_os_error() == Some(libc::EFAULT) => Err(not_populated),
         Err(_) => Err(Refusal::Stop(Reason::FileUnreadable)),
     }
 }
@@ -304,9 +315,9 @@ fn release_cache(run: &Run, spare: u64) {
     }
 }
 
-/// Gives pages back when memory is short; true when it is.
+/// Gives pages back when memory is short; true when it is. Those of the hugetlb pool would help nobody.
 pub fn relieve(locked: &mut Locked, budget: &Budget) -> bool {
-    if locked.mappings.iter().all(|m| m.promoted() == 0) {
+    if locked.mappings.iter().all(|m| m.last_transparent().is_none()) {
         return false;
     }
     if !budget.pressure().is_high() && budget.spare() > 0 {
@@ -315,7 +326,7 @@ pub fn relieve(locked: &mut Locked, budget: &Budget) -> bool {
     let mut bytes = 0;
     while bytes < RELIEF {
         // Those promoted last are used last in a graph.
-        let last = locked.mappings.iter_mut().rev().find_map(|m| m.last_promoted().map(|i| (m, i)));
+        let last = locked.mappings.iter_mut().rev().find_map(|m| m.last_transparent().map(|i| (m, i)));
         let Some((mapping, i)) = last else { break };
         // SAFETY: the registry is locked, and its mappings are this process's.
         let given = unsafe { mapping.demote(i..i + 1, Page::File) };

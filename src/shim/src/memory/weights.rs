@@ -22,6 +22,10 @@ const FEWEST_BYTES: usize = 16 << 20;
 /// The first bytes of a model file: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 const MAGIC: [u8; 4] = *b"GGUF";
 
+/// Room before the first 1 GiB page of a mapping. llama.cpp unmaps what lies before the tensors, a vocabulary of
+/// ten MB at most, and a page with a hole cannot be replaced.
+const HEAD: usize = 16 << 20;
+
 /// Pages were queued that the promoter does not know of yet.
 static QUEUED: AtomicBool = AtomicBool::new(false);
 
@@ -53,8 +57,8 @@ pub fn map(len: usize, flags: c_int, fd: c_int, offset: off_t) -> Option<usize> 
 
 /// Address space, then the file over it: nobody else can get in between.
 fn place(len: usize, flags: c_int, fd: c_int, offset: u64) -> std::io::Result<Mapping> {
-    let giant = config().huge_pages == HugePages::One && len >= GIANT_PAGE;
-    let reserved = Region::reserve(len, if giant { GIANT_PAGE } else { HUGE_PAGE })?;
+    let giant = config().huge_pages == HugePages::One && len >= HEAD + GIANT_PAGE;
+    let reserved = if giant { Region::reserve_after(HEAD, len, GIANT_PAGE)? } else { Region::reserve(len, HUGE_PAGE)? };
     let file = ModelFile::new(fd)?;
     // Handed over before it can fail: by then the kernel may have given these addresses up, and to unmap
     // them could hit what another thread has mapped there. If they stay reserved, that costs nothing.

@@ -140,6 +140,17 @@ impl Team {
         team
     }
 
+    /// Threads that are pinned to these nodes, with shards.
+    #[cfg(test)]
+    pub fn on_nodes(of_threads: &[usize]) -> Self {
+        let seat = |&node: &usize| setup::Seat { core: CpuSet::default(), domain: CpuSet::default(), node: Some(node) };
+        let nodes = of_threads.iter().max().map_or(0, |most| most + 1);
+        let setup =
+            Setup { nodes: (0..nodes).collect(), seats: of_threads.iter().map(seat).collect(), ..Setup::default() };
+        let shares = Shares::new(nodes, of_threads.iter().copied());
+        Self { setup: Some(Box::leak(Box::new(setup))), threads: of_threads.len(), shares, ..Self::new() }
+    }
+
     /// Whether the threads have to call [`Self::enter`].
     #[inline]
     pub fn is_attentive(&self) -> bool {
@@ -267,7 +278,6 @@ pub fn keep(memory: usize, len: usize) {
 
 /// Sets the policy of a buffer of [`buffer_policy`] that is not touched yet. One system call, or none;
 /// failures as with [`on_its_node`].
-#[allow(dead_code)] // called once the hooks of ggml_aligned_malloc are here
 pub fn place_buffer(memory: usize, len: usize) {
     let policy = buffer_policy();
     if policy != Policy::Default {
