@@ -257,29 +257,66 @@ fn a_move_that_fails_in_the_middle_leaves_the_files_bytes() {
 // ---- little memory ----
 
 #[test]
-fn a_group_too_small_for_the_copies_is_respected() {
-    let Some(group) = MemoryGroup::new(640 << 20) else {
+fn a_group_too_small_for_the_copies_gets_what_fits() {
+    let Some(group) = MemoryGroup::new(576 << 20) else {
         println!("no control group can be made here: the budget is checked by the unit tests only");
         return;
     };
     let run = says_the_same(generation().inside(&Refusal::new().in_group(&group)));
     let stats = run.stats();
-    assert!(!has_thp() || stats.events("memory_budget") > 0, "{stats}");
-    assert!(stats.number("/memory/weights/promoted/thp") < stats.number("/memory/weights/wanted"), "{stats}");
+    let [wanted, thp] = ["wanted", "promoted/thp"].map(|key| stats.number(&format!("/memory/weights/{key}")));
+    println!("{} of {} MiB promoted", thp >> 20, wanted >> 20);
+    assert!(thp < wanted, "{stats}");
+    assert!(stats.events("memory_budget") > 0 || !has_thp(), "{stats}");
+}
+
+#[test]
+fn the_page_cache_goes_where_it_and_the_copies_do_not_fit() {
+    if let Some(run) = under_pressure("budget", &[]) {
+        let promoted = run.stats().number("/memory/weights/now");
+        let (resident, pages) = cached(&fixture().2).expect("a file of ours");
+        println!(
+            "{} of {} MiB promoted; {resident} of {pages} pages are in the page cache",
+            promoted >> 20,
+            READ >> 20
+        );
+        assert!(0 < promoted && promoted < READ, "{}", run.stats());
+        assert!((pages - resident) as u64 >= promoted / 4096, "{resident} of {pages} pages are in the page cache");
+    }
+}
+
+/// The fixture in a group that it shrinks itself, with refused calls; `None` where that is impossible.
+fn under_pressure(mode: &str, refused: &[&str]) -> Option<Outcome> {
+    let Some(group) = MemoryGroup::new(2 << 30) else {
+        println!("no control group can be made here: giving back is checked by the unit tests only");
+        return None;
+    };
+    has_thp().then(|| {
+        let program = promoted(mode, &group.path().display().to_string());
+        let run = program.inside(&Refusal::new().in_group(&group).calls(refused)).run().success();
+        passed(&run);
+        run
+    })
 }
 
 #[test]
 fn when_a_group_shrinks_weights_are_the_files_again() {
-    let Some(group) = MemoryGroup::new(2 << 30) else {
-        println!("no control group can be made here: giving back is checked by the unit tests only");
-        return;
-    };
-    if has_thp() {
-        let run = promoted("pressure", &group.path().display().to_string());
-        let run = run.inside(&Refusal::new().in_group(&group)).run().success();
-        passed(&run);
+    if let Some(run) = under_pressure("pressure", &[]) {
         assert_eq!(run.stats().number("/memory/weights/demoted"), READ, "{}", run.stats());
     }
+}
+
+#[test]
+fn what_was_promoted_before_a_refusal_is_given_back_as_well() {
+    if let Some(run) = under_pressure("pressure", &["mremap:ENOMEM:arg3&2:from=6"]) {
+        assert_eq!(run.stats().number("/memory/weights/demoted"), READ / 2, "{}", run.stats());
+    }
+}
+
+#[test]
+fn where_the_file_cannot_be_mapped_again_everything_stays_as_it_is() {
+    // MAP_SHARED | MAP_FIXED: the first one places the model.
+    let _ = under_pressure("stuck", &["mmap:ENOMEM:arg3=0x11:from=2"]);
 }
 
 // ---- while pages are moved ----
