@@ -45,7 +45,7 @@ def main():
         print(f"warning: the load average is {load:.1f}; other work on this machine makes the figures worthless")
     now = datetime.datetime.now(datetime.timezone.utc)
     cpu = cpu_name()
-    record = new_record(options, now, cpu)
+    record = new_record(options, now, cpu, "peers")
     print(f"record: {record.name}")
     with open(record, "w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
@@ -99,10 +99,10 @@ def cpu_name():
     return f"{fields.get('model name', '?')} (family {fields.get('cpu family', '?')} model {fields.get('model', '?')})"
 
 
-def new_record(options, now, cpu):
-    """A file name that is not taken: date, CPU, peers, tier if one was forced, number if not the first."""
+def new_record(options, now, cpu, what):
+    """A file name that is not taken: date, CPU, what was measured, tier if one was forced, number if not the first."""
     brand = re.sub(r"\((r|tm)\)|\bcpu\b|\bprocessor\b|@.*|\(family.*", " ", cpu.lower())
-    words = [now.strftime("%Y-%m-%d"), *re.findall(r"[a-z0-9.]+", brand), "peers", options.kernels or ""]
+    words = [now.strftime("%Y-%m-%d"), *re.findall(r"[a-z0-9.]+", brand), what, options.kernels or ""]
     stem = "-".join(word for word in words if word)
     options.out.mkdir(parents=True, exist_ok=True)
     number = 1

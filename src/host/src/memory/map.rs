@@ -96,20 +96,25 @@ impl Region {
     /// # Errors
     /// No address space, too many mappings, a limit, or no such pages.
     pub fn new(len: usize, pages: Pages) -> io::Result<Self> {
-        let reserved = Self::reserve(len, pages.bytes())?;
-        let mut flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
-        match pages {
-            Pages::Transparent => {}
-            Pages::Huge => flags |= libc::MAP_HUGETLB | libc::MAP_HUGE_2MB,
-            Pages::Giant => flags |= libc::MAP_HUGETLB | libc::MAP_HUGE_1GB,
-        }
-        // SAFETY: over address space that is ours alone.
-        unsafe { mmap(reserved.start, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)? };
-        if pages == Pages::Transparent {
-            // A kernel without transparent huge pages refuses, and gives small ones either way.
-            let _ = reserved.advise(libc::MADV_HUGEPAGE);
-        }
-        Ok(reserved)
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let size = match pages {
+            Pages::Transparent => {
+                let reserved = Self::reserve(len, HUGE_PAGE)?;
+                // SAFETY: address space that is ours alone.
+                unsafe { protect(reserved.range(), libc::PROT_READ | libc::PROT_WRITE)? };
+                // A kernel without transparent huge pages refuses, and gives small ones either way.
+                let _ = reserved.advise(libc::MADV_HUGEPAGE);
+                return Ok(reserved);
+            }
+            Pages::Huge => libc::MAP_HUGE_2MB,
+            Pages::Giant => libc::MAP_HUGE_1GB,
+        };
+        // Not over reserved address space: the kernel takes away what is there before it finds that it
+        // has no pages, and another thread may get those addresses. It aligns these by itself.
+        let flags = flags | libc::MAP_HUGETLB | size;
+        // SAFETY: a new mapping at a place of the kernel's choice.
+        let start = unsafe { mmap(0, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)? };
+        Ok(Self { start, len })
     }
 
     /// The addresses.

@@ -56,11 +56,13 @@ fn place(len: usize, flags: c_int, fd: c_int, offset: u64) -> std::io::Result<Ma
     let giant = config().huge_pages == HugePages::One && len >= GIANT_PAGE;
     let reserved = Region::reserve(len, if giant { GIANT_PAGE } else { HUGE_PAGE })?;
     let file = ModelFile::new(fd)?;
-    let range = reserved.range();
+    // Handed over before it can fail: by then the kernel may have given these addresses up, and to unmap
+    // them could hit what another thread has mapped there. If they stay reserved, that costs nothing.
+    let range = reserved.into_range();
     // SAFETY: over address space that is ours alone.
-    unsafe { map::map_file_over(range, libc::PROT_READ, flags, file.fd.as_raw_fd(), offset)? };
+    unsafe { map::map_file_over(range.clone(), libc::PROT_READ, flags, file.fd.as_raw_fd(), offset)? };
     let kept = flags & (libc::MAP_SHARED | libc::MAP_PRIVATE | libc::MAP_NORESERVE);
-    Ok(Mapping::new(0, reserved.into_range(), file, offset, kept))
+    Ok(Mapping::new(0, range, file, offset, kept))
 }
 
 fn register(mut mapping: Mapping) -> usize {
