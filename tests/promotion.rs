@@ -94,8 +94,12 @@ fn may_lock(bytes: u64) -> bool {
 
 #[test]
 fn llama_cpp_reads_its_weights_from_huge_pages_and_says_the_same() {
-    let run = says_the_same(generation());
+    // More tokens than elsewhere, so that some of it is done before the end.
+    let run = generation().args("-n 120").run().success();
+    assert!(run.stdout.starts_with(text().trim_end()), "{run}");
+    assert_eq!(run.shim_lines(), [""; 0]);
     let stats = run.stats();
+    stats.assert_healthy();
     let [mapped, wanted, thp] =
         ["mapped", "wanted", "promoted/thp"].map(|key| stats.number(&format!("/memory/weights/{key}")));
     println!("{} of {} MiB wanted, {} MiB promoted", wanted >> 20, mapped >> 20, thp >> 20);
@@ -188,7 +192,8 @@ const REFUSED: [(&str, &str); 8] = [
     ("mprotect:ENOMEM:arg2=1:arg1>=0x200000", "move_refused"),
     ("madvise:EINVAL:arg2=14", "thp_refused"),
     ("madvise:ENOMEM:arg2=23", "promotion_out_of_memory"),
-    ("mmap:ENOMEM:arg2=3:arg3=0x32:arg1>=0x200000", "promotion_out_of_memory"),
+    // Access to the 4 MiB of a run.
+    ("mprotect:ENOMEM:arg2=3:arg1=0x400000", "promotion_out_of_memory"),
     ("pread64:EIO:arg2>=0x100000", "file_unreadable"),
     ("mmap:ENOMEM:arg2=0:arg3&0x4000:arg1>=0x1000000", "mapping_not_placed"),
 ];
@@ -267,12 +272,12 @@ fn a_group_too_small_for_the_copies_gets_what_fits() {
     let [wanted, thp] = ["wanted", "promoted/thp"].map(|key| stats.number(&format!("/memory/weights/{key}")));
     println!("{} of {} MiB promoted", thp >> 20, wanted >> 20);
     assert!(thp < wanted, "{stats}");
-    assert!(stats.events("memory_budget") > 0 || !has_thp(), "{stats}");
 }
 
 #[test]
 fn the_page_cache_goes_where_it_and_the_copies_do_not_fit() {
     if let Some(run) = under_pressure("budget", &[]) {
+        assert_eq!(run.stats().events("memory_budget"), 1, "{}", run.stats());
         let promoted = run.stats().number("/memory/weights/now");
         let (resident, pages) = cached(&fixture().2).expect("a file of ours");
         println!(
