@@ -19,7 +19,7 @@ pub use group::MemoryGroup;
 pub use guest::{Guest, GuestOutcome, page_nodes};
 pub use machine::{Tier, is_zen5, tiers};
 pub use outcome::{Outcome, Stats};
-pub use pages::{Mapping, Snapshot};
+pub use pages::{Mapping, Snapshot, cached};
 pub use program::{Program, TIME_LIMIT};
 pub use refusal::{CONTAINER, Refusal};
 

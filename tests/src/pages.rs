@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -99,6 +100,27 @@ impl Snapshot {
         let text = std::fs::read_to_string(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         text.lines().map(|line| serde_json::from_str(line).expect("page-nodes writes snapshots")).collect()
     }
+}
+
+/// How many pages of 4 KiB of a file are in the page cache, of how many; the file is not read for it.
+pub fn cached(file: &Path) -> io::Result<(usize, usize)> {
+    let file = std::fs::File::open(file)?;
+    let len = usize::try_from(file.metadata()?.len()).expect("64 bits");
+    let mut seen = vec![0_u8; len.div_ceil(4096)];
+    // SAFETY: a mapping of its own, which nobody touches; mincore writes one byte for each of its pages.
+    let failed = unsafe {
+        let at = libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0);
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let failed = libc::mincore(at, len, seen.as_mut_ptr());
+        libc::munmap(at, len);
+        failed
+    };
+    if failed != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((seen.iter().filter(|&&byte| byte & 1 != 0).count(), seen.len()))
 }
 
 /// Start and policy of a line of numa_maps: `7f00 interleave:0-1 anon=4 ...`.

@@ -51,6 +51,13 @@ impl Refusal {
         self
     }
 
+    /// No transparent huge pages: `PR_SET_THP_DISABLE`, which needs no rights and outlives an exec.
+    #[must_use]
+    pub fn without_thp(mut self) -> Self {
+        self.args.push("--thp-off".into());
+        self
+    }
+
     /// Runs in this control group.
     #[must_use]
     pub fn in_group(mut self, group: &MemoryGroup) -> Self {

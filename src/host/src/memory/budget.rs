@@ -84,12 +84,25 @@ impl Budget {
             return 0;
         };
         let mut spare = available.saturating_sub(reserve(total));
+        if let Some(left) = self.left_to_commit(&text) {
+            spare = spare.min(left);
+        }
         for (group, names) in &self.groups {
             if let Some(left) = left_in_group(group, names) {
                 spare = spare.min(left);
             }
         }
         spare
+    }
+
+    /// What the kernel promises yet, where it promises no more than it has
+    /// (`vm.overcommit_memory=2`). There a private mapping that moves counts twice meanwhile.
+    fn left_to_commit(&self, meminfo: &str) -> Option<u64> {
+        let policy = std::fs::read_to_string(self.root.join("proc/sys/vm/overcommit_memory")).ok()?;
+        if policy.trim() != "2" {
+            return None;
+        }
+        Some(field_kib(meminfo, "CommitLimit")?.saturating_sub(field_kib(meminfo, "Committed_AS")?))
     }
 
     /// The pressure on memory, of the innermost cgroup that tells it, else of the machine; none when
@@ -160,6 +173,14 @@ mod tests {
         let tree = Tree::new("plain", &[("proc/meminfo", MEMINFO)]);
         assert_eq!(Budget::below(&tree.0).spare(), 14 * GIB);
         assert_eq!(Budget::below(Path::new("/nowhere")).spare(), 0);
+    }
+
+    #[test]
+    fn where_the_kernel_promises_only_what_it_has_the_rest_of_that_counts() {
+        let meminfo = format!("{MEMINFO}CommitLimit: 8388608 kB\nCommitted_AS: 7340032 kB\n");
+        let files = |policy| [("proc/meminfo", meminfo.as_str()), ("proc/sys/vm/overcommit_memory", policy)];
+        assert_eq!(Budget::below(&Tree::new("strict", &files("2\n")).0).spare(), GIB);
+        assert_eq!(Budget::below(&Tree::new("lenient", &files("0\n")).0).spare(), 14 * GIB);
     }
 
     #[test]

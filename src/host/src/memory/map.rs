@@ -290,6 +290,23 @@ pub fn resident(range: Range<usize>) -> Option<(usize, usize)> {
     Some((seen.iter().filter(|&&b| b & 1 != 0).count(), seen.len()))
 }
 
+/// How many mappings this process has; `None` when procfs does not tell. Needs no memory, since there
+/// may be none to be had.
+#[must_use]
+pub fn count() -> Option<usize> {
+    use io::Read;
+    let mut file = std::fs::File::open("/proc/self/maps").ok()?;
+    let (mut lines, mut part) = (0, [0; 4096]);
+    loop {
+        match file.read(&mut part) {
+            Ok(0) => return Some(lines),
+            Ok(n) => lines += part[..n].iter().filter(|&&b| b == b'\n').count(),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
+    }
+}
+
 /// Which file it is, for as long as it exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileId {
@@ -413,6 +430,20 @@ mod tests {
             }
             done.store(true, std::sync::atomic::Ordering::Relaxed);
         });
+    }
+
+    #[test]
+    fn mappings_are_counted() {
+        let before = count().unwrap();
+        // Every second page of them has other rights than its neighbours.
+        let region = Region::reserve(200 * SMALL_PAGE, SMALL_PAGE).unwrap();
+        for i in (1..200).step_by(2) {
+            let at = region.range().start + i * SMALL_PAGE;
+            // SAFETY: a region of ours.
+            unsafe { protect(at..at + SMALL_PAGE, libc::PROT_READ).unwrap() };
+        }
+        // Other tests of this process make a few as well.
+        assert!((before + 150..before + 250).contains(&count().unwrap()));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::ffi::c_void;
 use std::ops::Range;
 
 use libc::{c_int, c_uint, off_t, size_t};
+use zen5turbo_host::memory::map::SMALL_PAGE;
 
 use super::next::Next;
 use crate::memory::changes::{self, Change};
@@ -28,8 +29,11 @@ static MLOCK: Next<OnRange> = Next::new(c"mlock");
 static MLOCK2: Next<Mlock2> = Next::new(c"mlock2");
 static MUNLOCK: Next<OnRange> = Next::new(c"munlock");
 
+/// The pages that the kernel takes such an address and length for: programs give the length of the
+/// file, which seldom ends with a page.
 fn range_of(addr: *const c_void, len: usize) -> Range<usize> {
-    addr as usize..(addr as usize).saturating_add(len)
+    let end = (addr as usize).saturating_add(len);
+    addr as usize & !(SMALL_PAGE - 1)..end.checked_next_multiple_of(SMALL_PAGE).unwrap_or(end)
 }
 
 /// Makes a call that changes a range; it succeeded when `worked` says so of its result.

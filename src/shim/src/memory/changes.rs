@@ -49,7 +49,7 @@ fn begin_slowly(range: Range<usize>, change: Change) -> Option<Changing> {
     let mut locked = registry::lock();
     let mut concerned = false;
     for mapping in &mut locked.mappings {
-        if range.start < mapping.range.end && range.end > mapping.range.start {
+        if mapping.overlaps(&range) {
             concerned = true;
             prepare(mapping, &range, change);
         }
@@ -60,10 +60,17 @@ fn begin_slowly(range: Range<usize>, change: Change) -> Option<Changing> {
 impl Changing {
     /// To be called after the system call succeeded.
     pub fn succeeded(mut self) {
-        if self.change == Change::Unmap {
-            let range = self.range;
-            self.locked.mappings.retain_mut(|m| !m.unmapped(&range));
-            self.locked.update_bounds();
+        let range = self.range;
+        match self.change {
+            Change::Unmap => {
+                self.locked.mappings.retain_mut(|m| !m.unmapped(&range));
+                self.locked.update_bounds();
+            }
+            // Not before: what the limit of locked memory refused is not locked, and may be promoted.
+            Change::Lock => {
+                self.locked.mappings.iter_mut().filter(|m| m.overlaps(&range)).for_each(|m| m.locked = true)
+            }
+            Change::Protect(_) | Change::Advise(_) | Change::Unlock => {}
         }
     }
 }
@@ -85,7 +92,7 @@ fn prepare(mapping: &mut Mapping, range: &Range<usize>, change: Change) {
                 leave_unpromoted(mapping, pages);
             }
         },
-        Change::Lock => mapping.locked = true,
+        Change::Lock => {}
         Change::Unlock => mapping.locked = false,
     }
 }

@@ -58,7 +58,14 @@ pub fn forget() {
 /// to each kind of page since the start and moved back, bytes that lie on promoted pages now, and
 /// the time it took in microseconds.
 pub fn report(j: &mut Json) {
-    let now = registry::try_lock().map(|r| r.mappings.iter().map(|m| m.promoted() as u64).sum::<u64>());
+    // The promoter holds the lock for moments; the program itself, when a signal handler of it calls exit.
+    let locked = (0..100).find_map(|_| {
+        registry::try_lock().or_else(|| {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            None
+        })
+    });
+    let now = locked.map(|r| r.mappings.iter().map(|m| m.promoted() as u64).sum::<u64>());
     j.open(Some("weights"));
     j.number("mapped", MAPPED.load(Relaxed));
     j.number("wanted", WANTED.load(Relaxed));

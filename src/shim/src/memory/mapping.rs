@@ -59,6 +59,8 @@ pub struct Mapping {
     extents: Vec<Range<usize>>,
     /// The program locked (a part of) it in memory.
     pub locked: bool,
+    /// Runs of pages that were promoted: each is a mapping to the kernel.
+    pub runs: usize,
 }
 
 impl Mapping {
@@ -66,7 +68,7 @@ impl Mapping {
     pub fn new(number: u64, range: Range<usize>, file: ModelFile, offset: u64, flags: c_int) -> Self {
         let pages = vec![Page::File; range.len() / HUGE_PAGE];
         let extents = vec![range.clone()];
-        Mapping { number, range, file: Arc::new(file), offset, flags, pages, extents, locked: false }
+        Mapping { number, range, file: Arc::new(file), offset, flags, pages, extents, locked: false, runs: 0 }
     }
 
     /// Address of a page.
@@ -90,6 +92,11 @@ impl Mapping {
         let at = self.address(index) & !(GIANT_PAGE - 1);
         let first = at.checked_sub(self.range.start)? / HUGE_PAGE;
         Some(first..first + GIANT_PAGE / HUGE_PAGE)
+    }
+
+    /// Whether `range` has a byte of it.
+    pub fn overlaps(&self, range: &Range<usize>) -> bool {
+        range.start < self.range.end && range.end > self.range.start
     }
 
     /// What a page is.
@@ -141,13 +148,14 @@ impl Mapping {
     pub unsafe fn map_file(&self, indices: Range<usize>) -> bool {
         let range = self.address(indices.start)..self.address(indices.end);
         let offset = self.offset + (range.start - self.range.start) as u64;
-        let mut flags = self.flags;
-        if self.locked {
-            flags |= libc::MAP_LOCKED;
-        }
-        // SAFETY: by contract; readers see the same bytes before and after.
-        self.file.is_the_same()
-            && unsafe { map::map_file_over(range, libc::PROT_READ, flags, self.file.fd.as_raw_fd(), offset) }.is_ok()
+        let map = |flags| {
+            let fd = self.file.fd.as_raw_fd();
+            // SAFETY: by contract; readers see the same bytes before and after.
+            unsafe { map::map_file_over(range.clone(), libc::PROT_READ, flags, fd, offset) }.is_ok()
+        };
+        // What lies there counts against the limit of locked memory as well, so that a lock may be
+        // refused; the bytes matter more.
+        self.file.is_the_same() && (self.locked && map(self.flags | libc::MAP_LOCKED) || map(self.flags))
     }
 
     /// Bytes of promoted pages.

@@ -7,7 +7,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use zen5turbo_host::memory::map::{HUGE_PAGE, Pages, Region};
@@ -42,7 +42,9 @@ const RELIEF: usize = 256 << 20;
 /// Memory was short a moment ago.
 static PAUSED: AtomicBool = AtomicBool::new(false);
 
-static RUNS: AtomicU64 = AtomicU64::new(0);
+/// The thread is to end: the process does, or pages cannot be given back. No lock is needed to say
+/// so, since `exit` may be called in a signal handler, above a hook that holds it.
+static ENDING: AtomicBool = AtomicBool::new(false);
 
 /// Whether no pages are to be queued now.
 pub fn is_paused() -> bool {
@@ -63,16 +65,18 @@ pub fn start() {
     }
 }
 
-/// Ends the promotion for good.
-pub fn stop(reason: Reason) {
+/// Ends the promotion for good. What is promoted stays so until memory is short.
+fn stop(reason: Reason) {
+    let refused = matches!(reason, Reason::PromotionOutOfMemory | Reason::MoveRefused);
+    let reason = if refused && mappings_are_exhausted() { Reason::TooManyMappings } else { reason };
     stats::event(reason);
     log!(info, "weights are not moved to huge pages any more: {}", reason.as_str());
-    registry::lock().stopped = true;
+    registry::lock().stop();
 }
 
 /// At exit: the thread ends after the run that it is working on.
 pub fn stop_at_exit() {
-    registry::lock().stopped = true;
+    ENDING.store(true, Relaxed);
     registry::signal();
 }
 
@@ -101,23 +105,31 @@ fn work() {
     let mut calm_from = Instant::now();
     let mut locked = registry::lock();
     loop {
-        if locked.stopped {
+        if ENDING.load(Relaxed) {
             locked.running = false;
             return;
+        }
+        if ladder.is_empty() {
+            locked.stop();
         }
         let now = Instant::now();
         PAUSED.store(now < calm_from, Relaxed);
         if relieve(&mut locked, &budget) {
             calm_from = now + PAUSE;
         }
-        let run = if now < calm_from { None } else { next_run(&mut locked, &ladder, most) };
+        let calm = now >= calm_from;
+        let run = if calm { next_run(&mut locked, &ladder, most) } else { None };
         let Some(run) = run else {
-            let calm = now >= calm_from;
-            let idle =
-                calm && locked.queue.is_empty() && locked.mappings.iter().all(|m| m.last_transparent().is_none());
+            let nothing_to_give_back = locked.mappings.iter().all(|m| m.last_transparent().is_none());
+            if locked.stopped && nothing_to_give_back {
+                locked.running = false;
+                return;
+            }
+            let idle = calm && locked.queue.is_empty() && nothing_to_give_back;
             locked = registry::wait(locked, (!idle).then_some(TICK));
             continue;
         };
+        let runs: usize = locked.mappings.iter().map(|m| m.runs).sum();
         drop(locked);
         // The memory of the pool is nobody else's, taken or not.
         let spare = if run.kind == Pages::Transparent { budget.spare() } else { u64::MAX };
@@ -125,8 +137,8 @@ fn work() {
             put_back(&run);
             stats::event(Reason::MemoryBudget);
             calm_from = now + PAUSE;
-        } else if RUNS.load(Relaxed) as usize >= most_runs {
-            return stop(Reason::TooManyMappings);
+        } else if runs >= most_runs {
+            stop(Reason::TooManyMappings);
         } else {
             match promote(&run) {
                 Ok(()) => release_cache(&run, spare),
@@ -142,7 +154,7 @@ fn work() {
                     most = RUN;
                 }
                 Err(Refusal::Changed) => {}
-                Err(Refusal::Stop(reason)) => return stop(reason),
+                Err(Refusal::Stop(reason)) => stop(reason),
             }
         }
         locked = registry::lock();
@@ -163,6 +175,12 @@ fn ladder() -> Vec<Pages> {
 /// has pages of its own.
 fn step_down(ladder: &mut Vec<Pages>, kind: Pages) {
     ladder.retain(|k| *k != kind && (*k != Pages::Transparent || kind != Pages::Huge || thp_available()));
+}
+
+/// Whether the process has about as many mappings as it may have: then the kernel says `ENOMEM` to
+/// whatever makes one more.
+fn mappings_are_exhausted() -> bool {
+    map::count().is_some_and(|n| n + 16 >= map_count_limit())
 }
 
 fn map_count_limit() -> usize {
@@ -249,7 +267,10 @@ fn promote(run: &Run) -> Result<(), Refusal> {
     // SAFETY: the registry is locked, so the program has these pages mapped, read-only and as the
     // file's; the region holds the same bytes.
     match unsafe { region.move_to(run.target) } {
-        Ok(()) => mapping.set(run.pages.clone(), Page::Promoted(run.kind)),
+        Ok(()) => {
+            mapping.set(run.pages.clone(), Page::Promoted(run.kind));
+            mapping.runs += 1;
+        }
         Err((error, region)) => {
             // The kernel may have made room already: the readers need the file's pages back.
             // SAFETY: as above.
@@ -266,7 +287,6 @@ fn promote(run: &Run) -> Result<(), Refusal> {
         }
     }
     drop(locked);
-    RUNS.fetch_add(1, Relaxed);
     counters::promoted(run.kind, run.bytes(), started.elapsed().as_micros() as u64);
     Ok(())
 }
@@ -279,6 +299,9 @@ fn filled(run: &Run) -> Result<Region, Refusal> {
         Pages::Transparent => [Reason::PromotionOutOfMemory; 2].map(Refusal::Stop),
     };
     let Ok(mut region) = Region::new(run.bytes(), run.kind) else { return Err(missing) };
+    if run.kind == Pages::Transparent && region.advise(libc::MADV_HUGEPAGE).is_err() {
+        return Err(Refusal::Stop(Reason::ThpRefused));
+    }
     // A file's pages are not in a core dump; these would be.
     let _ = region.advise(libc::MADV_DONTDUMP);
     // Before Linux 5.14 the pages get their memory as they are filled, which fails as cleanly.
@@ -331,7 +354,7 @@ pub fn relieve(locked: &mut Locked, budget: &Budget) -> bool {
         // SAFETY: the registry is locked, and its mappings are this process's.
         let given = unsafe { mapping.demote(i..i + 1, Page::File) };
         if given == 0 {
-            locked.stopped = true; // the file cannot be mapped: leave everything as it is
+            ENDING.store(true, Relaxed); // the file cannot be mapped: leave everything as it is
             break;
         }
         bytes += given;

@@ -15,7 +15,7 @@ pub struct Registry {
     /// Pages that are [`super::mapping::Page::Wanted`], by mapping number and index, in the order in
     /// which the graphs used them. May name pages that are no longer wanted.
     pub queue: VecDeque<(u64, usize)>,
-    /// No page is replaced any more: the process ends, is a forked child, or something failed.
+    /// No page is replaced any more: the process is a forked child, or something failed.
     pub stopped: bool,
     /// Whether the promoter's thread runs.
     pub running: bool,
@@ -71,6 +71,12 @@ impl Registry {
     /// The mapping with this number.
     pub fn by_number(&mut self, number: u64) -> Option<&mut Mapping> {
         self.mappings.iter_mut().find(|m| m.number == number)
+    }
+
+    /// Replaces no page any more.
+    pub fn stop(&mut self) {
+        self.stopped = true;
+        self.queue = VecDeque::new();
     }
 
     /// To be called when the list of mappings has changed.

@@ -261,6 +261,40 @@ fn whatever_the_program_does_every_byte_stays_right() {
     assert!(!registry::any(), "nothing is left registered");
 }
 
+/// Programs unmap what they asked for: the length of the file, not of its pages.
+#[test]
+fn a_model_that_ends_inside_a_page_is_forgotten_when_it_is_unmapped() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let file = model();
+    let len = BYTES - 1000;
+    // SAFETY: a new mapping, locked and unmapped again as a program does it.
+    unsafe {
+        let p = mapping::mmap(std::ptr::null_mut(), len, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0);
+        assert!(p != libc::MAP_FAILED && registry::any());
+        assert_eq!(mapping::munmap(p, len), 0);
+    }
+    assert!(!registry::any());
+}
+
+/// What the limit of locked memory refuses is not locked, and may be promoted.
+#[test]
+fn a_model_counts_as_locked_when_the_kernel_has_locked_it() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let file = model();
+    let space = Space::map(file.as_raw_fd(), libc::MAP_SHARED);
+    let locked = || registry::lock().mappings[0].locked;
+    // SAFETY: locks change nothing that is read.
+    unsafe {
+        // More than there is address space.
+        assert_ne!(mapping::mlock(space.start as *mut _, usize::MAX / 2), 0);
+        assert!(!locked());
+        assert_eq!(mapping::mlock(space.start as *mut _, 2 * SMALL_PAGE), 0);
+        assert!(locked());
+        assert_eq!(mapping::munlock(space.start as *mut _, 2 * SMALL_PAGE), 0);
+        assert!(!locked());
+    }
+}
+
 #[test]
 fn only_large_models_mapped_for_reading_are_placed() {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -1,0 +1,364 @@
+//! Weights that move to huge pages while the program reads them, in real processes: what is moved, what
+//! programs do meanwhile, what the kernel refuses.
+//!
+//! `fixtures/promoted.c` waits for what the statistics tell, so nothing here depends on time. Where
+//! the kernel gives no transparent huge pages nothing is promoted, rightly: the fixture would wait for ever,
+//! and a test says so in one line instead.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+use zen5turbo_tests::{Fixture, MemoryGroup, Outcome, Program, Refusal, cached, gemma, llama, work_dir};
+
+/// What the matrices of the fixture's model touch: 10 times two pages of 2 MiB. The rest is read by nobody.
+const READ: u64 = 10 * (4 << 20);
+
+/// The fixture and its model, made once.
+fn fixture() -> &'static (TempDir, PathBuf, PathBuf) {
+    static BUILT: OnceLock<(TempDir, PathBuf, PathBuf)> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let dir = work_dir();
+        let program = Fixture::new("promoted").linked_with_ggml().build(&dir, "promoted");
+        let model = dir.path().join("model.gguf");
+        let _ = Program::new(&program).arg("make").arg(&model).run().success();
+        (dir, program, model)
+    })
+}
+
+/// The fixture in one of its modes.
+fn promoted(mode: &str, arg: &str) -> Program {
+    let (_, program, model) = fixture();
+    Program::engaged(program).arg(mode).arg(model).args(arg)
+}
+
+fn passed(run: &Outcome) {
+    assert!(run.stdout.ends_with("0 failures\n") && !run.stdout.contains("FAIL"), "{run}");
+    assert_eq!(run.stderr, "");
+    run.stats().assert_healthy();
+}
+
+/// Whether the kernel gives transparent huge pages; one line when it does not.
+fn has_thp() -> bool {
+    let text = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
+    let has = text.contains("[always]") || text.contains("[madvise]");
+    if !has {
+        println!("no transparent huge pages on this machine: only that nothing breaks is checked");
+    }
+    has
+}
+
+/// A generation by llama.cpp with Gemma, greedy. One thread, so that the promoter has a CPU.
+fn generation() -> Program {
+    let program = Program::engaged(llama("llama-completion")).arg("-m").arg(gemma());
+    program.args("-no-cnv --no-warmup --temp 0 --seed 1 -c 256 -b 64 -ub 64 -t 1 -n 24 -p Berlin")
+}
+
+/// Its text without huge pages: what every run must say.
+fn text() -> &'static str {
+    static TEXT: OnceLock<String> = OnceLock::new();
+    TEXT.get_or_init(|| {
+        let run = generation().knob("HUGEPAGES", "off").run().success();
+        assert!(run.stdout.contains("Berlin"), "{run}");
+        assert_eq!(run.stats().number("/memory/weights/mapped"), 0);
+        run.stdout
+    })
+}
+
+/// Runs a generation, which must say the same and stay silent.
+fn says_the_same(program: Program) -> Outcome {
+    let run = program.run().success();
+    assert_eq!(run.stdout, text(), "{run}");
+    assert_eq!(run.shim_lines(), [""; 0]);
+    run.stats().assert_healthy();
+    run
+}
+
+fn size(file: &Path) -> u64 {
+    std::fs::metadata(file).expect("the file exists").len()
+}
+
+/// Whether a process made here may have so high a limit of locked memory; one line when not.
+fn may_lock(bytes: u64) -> bool {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a local.
+    let failed = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
+    assert_eq!(failed, 0);
+    if limit.rlim_max < bytes {
+        println!("RLIMIT_MEMLOCK is {} bytes here: not tested with {bytes}", limit.rlim_max);
+    }
+    limit.rlim_max >= bytes
+}
+
+// ---- what is promoted ----
+
+#[test]
+fn llama_cpp_reads_its_weights_from_huge_pages_and_says_the_same() {
+    // More tokens than elsewhere, so that some of it is done before the end.
+    let run = generation().args("-n 120").run().success();
+    assert!(run.stdout.starts_with(text().trim_end()), "{run}");
+    assert_eq!(run.shim_lines(), [""; 0]);
+    let stats = run.stats();
+    stats.assert_healthy();
+    let [mapped, wanted, thp] =
+        ["mapped", "wanted", "promoted/thp"].map(|key| stats.number(&format!("/memory/weights/{key}")));
+    println!("{} of {} MiB wanted, {} MiB promoted", wanted >> 20, mapped >> 20, thp >> 20);
+    assert_eq!(mapped, size(&gemma()).next_multiple_of(4096), "{stats}");
+    assert!(0 < wanted && wanted < mapped, "{stats}");
+    assert!(thp <= wanted && (thp > 0 || !has_thp()), "{stats}");
+}
+
+#[test]
+fn only_what_products_read_is_promoted_and_lies_on_huge_pages() {
+    if !has_thp() {
+        return;
+    }
+    let run = promoted("promote", "").run().success();
+    passed(&run);
+    let kib: u64 = run.stdout.split(' ').next().and_then(|n| n.parse().ok()).expect("a number");
+    let stats = run.stats();
+    assert_eq!(stats.number("/memory/weights/wanted"), READ, "{stats}");
+    assert_eq!(stats.number("/memory/weights/now"), READ, "{stats}");
+    assert!(stats.number("/memory/weights/mapped") > 2 * READ, "{stats}");
+    // All of it, unless physical memory is in pieces.
+    assert!(kib * 1024 <= READ && kib > 0, "{run}");
+}
+
+#[test]
+fn the_page_cache_is_kept_while_memory_is_plentiful() {
+    if !has_thp() {
+        return;
+    }
+    let (_, _, model) = fixture();
+    passed(&promoted("promote", "").run().success());
+    let (resident, pages) = cached(model).expect("a file of ours");
+    assert_eq!(resident, pages);
+}
+
+#[test]
+fn locked_unmapped_and_unmappable_models_stay_right() {
+    // Without a mapping the weights are in a buffer of ggml, and no file is promoted.
+    let run = says_the_same(generation().args("--load-mode none"));
+    assert_eq!(run.stats().number("/memory/weights/mapped"), 0);
+    let _ = says_the_same(generation().args("--load-mode mmap+mlock"));
+    let _ = says_the_same(generation().args("--load-mode mlock"));
+}
+
+#[test]
+fn a_locked_model_stays_locked_and_one_that_may_not_be_is_promoted() {
+    if !has_thp() {
+        return;
+    }
+    let run = promoted("lock", "").run().success();
+    passed(&run);
+    println!("{}", run.stdout);
+    // The limit of a usual user: mlock is refused, and nothing that was not locked hinders the promotion.
+    let usual = Refusal::new().unprivileged().limit("memlock", 8 << 20);
+    let run = promoted("lock", "").inside(&usual).run().success();
+    passed(&run);
+    assert!(run.stdout.starts_with("mlock: ENOMEM"), "{run}");
+    assert_eq!(run.stats().number("/memory/weights/now"), READ, "{}", run.stats());
+    // Enough for the model, and for no copy beside it.
+    let enough = size(&fixture().2).next_multiple_of(4096);
+    if may_lock(enough) {
+        let tight = Refusal::new().unprivileged().limit("memlock", enough);
+        let run = promoted("lock", "").inside(&tight).run().success();
+        passed(&run);
+        assert!(run.stdout.starts_with("mlock: ok"), "{run}");
+        assert_eq!(run.stats().events("lock_refused"), 1, "{}", run.stats());
+    }
+    for limit in [0, 1 << 20, 8 << 20, 100 << 20].into_iter().filter(|&limit| may_lock(limit)) {
+        let refusal = Refusal::new().unprivileged().limit("memlock", limit);
+        let run = says_the_same(generation().args("--load-mode mmap+mlock").inside(&refusal));
+        println!("memlock {limit}: {} MiB promoted", run.stats().number("/memory/weights/promoted/thp") >> 20);
+    }
+}
+
+#[test]
+fn advice_of_the_program_takes_no_byte_away() {
+    if has_thp() {
+        let run = promoted("advise", "").run().success();
+        passed(&run);
+        assert!(run.stats().events("mapping_changed") > 0, "{}", run.stats());
+    }
+}
+
+// ---- what the kernel refuses ----
+
+/// Refused calls, and the reason that is counted, once.
+const REFUSED: [(&str, &str); 8] = [
+    ("mremap:ENOMEM:arg3&2", "move_refused"),
+    ("mremap:ENOMEM:arg3&2:from=3:times=1", "move_refused"),
+    ("mprotect:ENOMEM:arg2=1:arg1>=0x200000", "move_refused"),
+    ("madvise:EINVAL:arg2=14", "thp_refused"),
+    ("madvise:ENOMEM:arg2=23", "promotion_out_of_memory"),
+    // Access to the 4 MiB of a run.
+    ("mprotect:ENOMEM:arg2=3:arg1=0x400000", "promotion_out_of_memory"),
+    ("pread64:EIO:arg2>=0x100000", "file_unreadable"),
+    ("mmap:ENOMEM:arg2=0:arg3&0x4000:arg1>=0x1000000", "mapping_not_placed"),
+];
+
+#[test]
+fn a_refusal_is_counted_once_and_not_tried_again() {
+    for (rule, reason) in REFUSED {
+        let refusal = Refusal::new().call(rule);
+        if rule.starts_with("mremap") || rule.starts_with("mmap") {
+            let run = says_the_same(generation().inside(&refusal));
+            assert!(run.stats().events(reason) <= 1, "{rule}: {}", run.stats());
+        }
+        if has_thp() {
+            let run = promoted("until", reason).inside(&refusal).run().success();
+            passed(&run);
+            let moved = if rule.contains("from=3") { 2 * (4 << 20) } else { 0 };
+            assert_eq!(run.stats().number("/memory/weights/now"), moved, "{rule}: {}", run.stats());
+        }
+    }
+}
+
+#[test]
+fn an_old_kernel_promotes_as_well() {
+    // MADV_POPULATE_READ and MADV_POPULATE_WRITE came with Linux 5.14.
+    let refusal = Refusal::new().call("madvise:EINVAL:arg2>=22");
+    let _ = says_the_same(generation().inside(&refusal));
+    if has_thp() {
+        passed(&promoted("promote", "").inside(&refusal).run().success());
+    }
+}
+
+#[test]
+fn without_transparent_huge_pages_for_the_process_nothing_is_moved() {
+    let refusal = Refusal::new().without_thp();
+    let run = says_the_same(generation().inside(&refusal));
+    assert_eq!(run.stats().number("/memory/weights/promoted/thp"), 0, "{}", run.stats());
+    let run = promoted("until", "thp_off_for_process").inside(&refusal).run().success();
+    passed(&run);
+    assert_eq!(run.stats().number("/memory/weights/now"), 0);
+}
+
+#[test]
+fn a_process_with_all_the_mappings_it_may_have_promotes_no_more() {
+    if !has_thp() {
+        return;
+    }
+    let run = promoted("crowded", "").run();
+    if run.stdout.contains("too many to be had") {
+        println!("vm.max_map_count is too large here to be reached");
+        return;
+    }
+    passed(&run.success());
+}
+
+#[test]
+fn a_move_that_fails_in_the_middle_leaves_the_files_bytes() {
+    if has_thp() {
+        for n in ["1", "4"] {
+            let run = promoted("hole", n).run().success();
+            passed(&run);
+            assert_eq!(run.stats().events("move_refused"), 1, "{}", run.stats());
+        }
+    }
+}
+
+// ---- little memory ----
+
+#[test]
+fn a_group_too_small_for_the_copies_gets_what_fits() {
+    let Some(group) = MemoryGroup::new(576 << 20) else {
+        println!("no control group can be made here: the budget is checked by the unit tests only");
+        return;
+    };
+    let run = says_the_same(generation().inside(&Refusal::new().in_group(&group)));
+    let stats = run.stats();
+    let [wanted, thp] = ["wanted", "promoted/thp"].map(|key| stats.number(&format!("/memory/weights/{key}")));
+    println!("{} of {} MiB promoted", thp >> 20, wanted >> 20);
+    assert!(thp < wanted, "{stats}");
+}
+
+#[test]
+fn the_page_cache_goes_where_it_and_the_copies_do_not_fit() {
+    if let Some(run) = under_pressure("budget", &[]) {
+        assert_eq!(run.stats().events("memory_budget"), 1, "{}", run.stats());
+        let promoted = run.stats().number("/memory/weights/now");
+        let (resident, pages) = cached(&fixture().2).expect("a file of ours");
+        println!(
+            "{} of {} MiB promoted; {resident} of {pages} pages are in the page cache",
+            promoted >> 20,
+            READ >> 20
+        );
+        assert!(0 < promoted && promoted < READ, "{}", run.stats());
+        assert!((pages - resident) as u64 >= promoted / 4096, "{resident} of {pages} pages are in the page cache");
+    }
+}
+
+/// The fixture in a group that it shrinks itself, with refused calls; `None` where that is impossible.
+fn under_pressure(mode: &str, refused: &[&str]) -> Option<Outcome> {
+    let Some(group) = MemoryGroup::new(2 << 30) else {
+        println!("no control group can be made here: giving back is checked by the unit tests only");
+        return None;
+    };
+    has_thp().then(|| {
+        let program = promoted(mode, &group.path().display().to_string());
+        let run = program.inside(&Refusal::new().in_group(&group).calls(refused)).run().success();
+        passed(&run);
+        run
+    })
+}
+
+#[test]
+fn when_a_group_shrinks_weights_are_the_files_again() {
+    if let Some(run) = under_pressure("pressure", &[]) {
+        assert_eq!(run.stats().number("/memory/weights/demoted"), READ, "{}", run.stats());
+    }
+}
+
+#[test]
+fn what_was_promoted_before_a_refusal_is_given_back_as_well() {
+    if let Some(run) = under_pressure("pressure", &["mremap:ENOMEM:arg3&2:from=6"]) {
+        assert_eq!(run.stats().number("/memory/weights/demoted"), READ / 2, "{}", run.stats());
+    }
+}
+
+#[test]
+fn where_the_file_cannot_be_mapped_again_everything_stays_as_it_is() {
+    // MAP_SHARED | MAP_FIXED: the first one places the model.
+    let _ = under_pressure("stuck", &["mmap:ENOMEM:arg3=0x11:from=2"]);
+}
+
+// ---- while pages are moved ----
+
+#[test]
+fn children_forked_meanwhile_see_the_same() {
+    if has_thp() {
+        passed(&promoted("fork", "").run().success());
+    }
+}
+
+#[test]
+fn two_processes_share_a_model() {
+    let first = std::thread::spawn(|| says_the_same(generation()).stats().number("/memory/weights/promoted/thp"));
+    let second = says_the_same(generation()).stats().number("/memory/weights/promoted/thp");
+    let first = first.join().expect("the other process passed");
+    println!("{} and {} MiB promoted", first >> 20, second >> 20);
+}
+
+/// The exit status of 22 processes each that end at different moments.
+#[test]
+fn a_process_ends_meanwhile_as_it_would_have() {
+    let (_, program, model) = fixture();
+    for (how, status) in [("exit", "7"), ("unmap", "7"), ("handler", "7"), ("term", "143")] {
+        let script =
+            r#"i=0; while [ $i -lt 22 ]; do "$0" "$1" "$2" $((i * i * 60)); printf '%s ' $?; i=$((i + 1)); done"#;
+        let run = Program::preloaded("/bin/sh").knob("GATE", "off").arg("-c").arg(script);
+        let run = run.arg(program).arg(how).arg(model).run().success();
+        assert_eq!(run.stdout, format!("{status} ").repeat(22), "{how}: {run}");
+    }
+}
+
+#[test]
+fn llama_cpp_is_ended_by_a_signal_as_it_would_have_been() {
+    // In the middle of loading, of the first tokens, of the promotion.
+    let script = r#"for ms in 05 10 20 30 40 60; do "$0" "$@" >/dev/null 2>&1 & sleep 0.$ms; kill -TERM $!; wait $!; echo $?; done"#;
+    let run = Program::preloaded("/bin/sh").knob("GATE", "off").arg("-c").arg(script).arg(llama("llama-completion"));
+    let run = run.arg("-m").arg(gemma()).args("-no-cnv -c 256 -t 1 -n 100000 --ignore-eos -p Berlin").run().success();
+    assert_eq!(run.stdout, "143\n".repeat(6), "{run}");
+}
