@@ -21,6 +21,12 @@ impl Prefetch {
     /// The largest size: the next product's weights must not push out what is in use.
     pub const MOST_CACHE_BYTES: usize = 4 << 20;
 
+    /// Whether pages of the model file are read ahead.
+    #[must_use]
+    pub fn reads_pages(self) -> bool {
+        matches!(self, Self::Auto | Self::Pages)
+    }
+
     /// Bytes for each thread to prefetch into its cache; 0: none.
     #[must_use]
     pub fn cache_bytes(self) -> usize {

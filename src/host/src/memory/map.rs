@@ -278,6 +278,35 @@ pub fn resident(range: Range<usize>) -> Option<(usize, usize)> {
     Some((seen.iter().filter(|&&b| b & 1 != 0).count(), seen.len()))
 }
 
+/// Whether the file's pages at every `step`-th byte of `range` are in memory; true when the kernel does
+/// not tell (it says so of files that this user could not write).
+#[must_use]
+pub fn is_resident(range: Range<usize>, step: usize) -> bool {
+    let page_at = |at: usize| {
+        let start = at & !(SMALL_PAGE - 1);
+        resident(start..start + SMALL_PAGE).is_none_or(|(seen, _)| seen > 0)
+    };
+    range.clone().step_by(step).all(page_at) && range.last().is_none_or(page_at)
+}
+
+/// Reads bytes of a file into the page cache and waits for them, without copying them and without
+/// touching a mapping of the program's. `offset` is a multiple of the page.
+///
+/// By a mapping that is populated and removed: unlike `readahead`, this is not limited to the
+/// device's read-ahead size, and the cache gets large folios.
+///
+/// # Errors
+/// No address space, too many mappings, a refusal, or a file that cannot be mapped.
+pub fn read_in(file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<()> {
+    let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
+    // SAFETY: a new mapping at a place of the kernel's choice, which nobody else knows.
+    unsafe {
+        let at = mmap(0, len, libc::PROT_READ, flags, file.as_raw_fd(), offset)?;
+        unmap(at..at + len);
+    }
+    Ok(())
+}
+
 /// Which file it is, for as long as it exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileId {
@@ -366,6 +395,24 @@ mod tests {
         unsafe { region.move_to(range.start + HUGE_PAGE).unwrap() };
         assert_eq!(bytes(range.clone()), before);
         assert_eq!(resident(range), Some((2 * HUGE_PAGE / SMALL_PAGE, 2 * HUGE_PAGE / SMALL_PAGE)));
+    }
+
+    #[test]
+    fn what_is_read_in_is_resident_and_what_is_released_is_not() {
+        let file = file(2 * HUGE_PAGE + 5);
+        file.sync_all().unwrap(); // dirty pages stay
+        let place = Region::reserve(3 * HUGE_PAGE, HUGE_PAGE).unwrap();
+        let range = place.range().start..place.range().start + 2 * HUGE_PAGE + 5;
+        // SAFETY: over our own region.
+        unsafe { map_file_over(range.clone(), libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0).unwrap() };
+        release_cache(file.as_fd(), 0, 0);
+        // A file system in memory, as /tmp may be, keeps its pages.
+        let released = !is_resident(range.clone(), HUGE_PAGE);
+        read_in(file.as_fd(), 0, HUGE_PAGE).unwrap();
+        assert!(is_resident(range.start..range.start + HUGE_PAGE, SMALL_PAGE));
+        read_in(file.as_fd(), HUGE_PAGE as u64, HUGE_PAGE + 5).unwrap();
+        assert!(is_resident(range.clone(), SMALL_PAGE), "{released}");
+        assert!(read_in(file.as_fd(), 1, HUGE_PAGE).is_err() && read_in(file.as_fd(), 0, 0).is_err());
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub struct Mapping {
     extents: Vec<Range<usize>>,
     /// The program locked (a part of) it in memory.
     pub locked: bool,
+    /// It is larger than the memory that it may take.
+    pub is_too_large: bool,
 }
 
 impl Mapping {
@@ -66,12 +68,29 @@ impl Mapping {
     pub fn new(number: u64, range: Range<usize>, file: ModelFile, offset: u64, flags: c_int) -> Self {
         let pages = vec![Page::File; range.len() / HUGE_PAGE];
         let extents = vec![range.clone()];
-        Mapping { number, range, file: Arc::new(file), offset, flags, pages, extents, locked: false }
+        Mapping {
+            number,
+            range,
+            file: Arc::new(file),
+            offset,
+            flags,
+            pages,
+            extents,
+            locked: false,
+            is_too_large: false,
+        }
     }
 
     /// Address of a page.
     pub fn address(&self, index: usize) -> usize {
         self.range.start + index * HUGE_PAGE
+    }
+
+    /// Bytes of the file under a page, or under the rest behind the last whole one.
+    pub fn file_range(&self, index: usize) -> Range<u64> {
+        let start = (index * HUGE_PAGE).min(self.range.len()) as u64;
+        let end = ((index + 1) * HUGE_PAGE).min(self.range.len()) as u64;
+        self.offset + start..self.offset + end
     }
 
     /// The pages that have a byte of `range`; of the mapping's last, incomplete page: none.
