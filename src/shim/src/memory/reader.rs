@@ -163,11 +163,15 @@ pub fn follow<'a>(products: impl Iterator<Item = (Range<usize>, &'a mut Option<u
         FOLLOWS.store(false, Ordering::Relaxed);
         return;
     }
-    let mut any = false;
+    let (mut any, mut next) = (false, 0);
     for (range, place) in products {
         let Some(m) = mappings.iter().find(|m| m.is_too_large && m.range.contains(&range.start)) else { continue };
-        *place = m.pages_of(&range).map(|i| ahead.laps.place((m.number, i))).min();
-        any |= place.is_some();
+        let here = next;
+        for i in m.pages_of(&range) {
+            next = ahead.laps.uses(here, (m.number, i)).max(next);
+        }
+        *place = Some(here);
+        any = true;
     }
     if any {
         let lap = (POSITION.load(Ordering::Relaxed) >> 32) + 1;
@@ -197,7 +201,7 @@ fn work() {
     loop {
         let seen = CHANGES.load(Ordering::Acquire);
         let position = POSITION.load(Ordering::Relaxed);
-        let (lap, place) = (position >> 32, position as u32 as usize);
+        let (lap, place) = (position >> 32, position as u32);
         let room = (lap != known_lap).then(|| budget.spare() as usize / HUGE_PAGE);
         known_lap = lap;
         let mut locked = registry::lock();
