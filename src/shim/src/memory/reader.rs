@@ -91,7 +91,7 @@ pub enum Start {
 
 /// Looks how much of a new, unpopulated mapping is in memory, and whether the rest has room there.
 pub fn start_of(mapping: &Mapping) -> Start {
-    if map::is_resident(mapping.range.clone(), HUGE_PAGE) {
+    if map::is_cached(mapping.file.fd.as_fd(), mapping.file_bytes(), HUGE_PAGE) {
         return Start::Populate;
     }
     let spare = Budget::of_this_process().spare();
