@@ -8,7 +8,7 @@ pub enum Prefetch {
     Auto,
     /// Nothing.
     Off,
-    /// Pages of the model file that are not resident.
+    /// Pages of the model file that are not resident: a part of `auto` (figures in `memory/reader.rs`).
     Pages,
     /// So many bytes of the weights of each thread's next product, into its level-2 cache.
     Cache(usize),
