@@ -1,6 +1,7 @@
 //! Threads that must not get into the program's way.
 
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicU32;
 
 static ALLOWED: OnceLock<libc::cpu_set_t> = OnceLock::new();
 
@@ -60,8 +61,38 @@ pub fn spawn_in_background(name: &str, work: impl FnOnce() + Send + 'static) -> 
     started
 }
 
+/// Sleeps until [`wake`] is called for `word`; not at all when its value is not `seen` any more.
+pub fn sleep_while(word: &AtomicU32, seen: u32) {
+    let op = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+    // SAFETY: the word lives as long as the borrow; no time limit. Whatever ends the wait, the caller
+    // looks at the word again.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), op, seen, std::ptr::null::<libc::timespec>()) };
+}
+
+/// Wakes the thread that sleeps at `word`; to be called after its value was changed.
+pub fn wake(word: &AtomicU32) {
+    // SAFETY: as above; wakes at most one thread.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1) };
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[test]
+    fn a_sleeper_wakes_when_the_word_changes_and_does_not_sleep_when_it_has() {
+        static WORD: AtomicU32 = AtomicU32::new(0);
+        super::sleep_while(&WORD, 7);
+        let sleeper = std::thread::spawn(|| {
+            while WORD.load(Ordering::Acquire) == 0 {
+                super::sleep_while(&WORD, 0);
+            }
+        });
+        WORD.store(1, Ordering::Release);
+        super::wake(&WORD);
+        sleeper.join().unwrap();
+    }
+
     #[test]
     fn a_thread_starts_with_signals_blocked_and_leaves_those_of_its_starter_alone() {
         super::remember_allowed_cpus();

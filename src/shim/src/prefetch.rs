@@ -8,7 +8,7 @@ pub enum Prefetch {
     Auto,
     /// Nothing.
     Off,
-    /// Pages of the model file that are not resident.
+    /// Pages of the model file that are not resident: a part of `auto` (figures in `memory/reader.rs`).
     Pages,
     /// So many bytes of the weights of each thread's next product, into its level-2 cache.
     Cache(usize),
@@ -20,6 +20,12 @@ impl Prefetch {
 
     /// The largest size: the next product's weights must not push out what is in use.
     pub const MOST_CACHE_BYTES: usize = 4 << 20;
+
+    /// Whether pages of the model file are read ahead.
+    #[must_use]
+    pub fn reads_pages(self) -> bool {
+        matches!(self, Self::Auto | Self::Pages)
+    }
 
     /// Bytes for each thread to prefetch into its cache; 0: none.
     #[must_use]

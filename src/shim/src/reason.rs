@@ -117,6 +117,12 @@ reasons! {
     FileUnreadable = "file_unreadable",
     /// The kernel refused to put huge pages in the place of the file's.
     MoveRefused = "move_refused",
+    /// The model is larger than the memory it may take: a part of it stays, the rest is read ahead.
+    ModelLargerThanMemory = "model_larger_than_memory",
+    /// The thread that reads ahead could not be started.
+    ReaderNotStarted = "reader_not_started",
+    /// The kernel refused to read ahead; nothing more is.
+    ReadAheadRefused = "read_ahead_refused",
     /// The calibration file cannot be read.
     TuneUnreadable = "tune_unreadable",
     /// A line of the calibration file was not understood.

@@ -307,6 +307,41 @@ pub fn count() -> Option<usize> {
     }
 }
 
+/// `RWF_NOWAIT` of Linux 4.14: a read that would have to wait for the disk fails.
+const RWF_NOWAIT: c_int = 8;
+
+/// Whether the page cache holds the byte at `bytes.start` of the file and every `step`-th one from
+/// there on; true also when the kernel does not tell. The first one that is missing ends the search, and
+/// the kernel may begin to read there. `mincore` tells this only to those who could write the file.
+#[must_use]
+pub fn is_cached(file: BorrowedFd<'_>, bytes: Range<u64>, step: usize) -> bool {
+    let mut byte = 0_u8;
+    let part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    bytes.step_by(step).all(|at| {
+        // SAFETY: one buffer of one byte, which lives until the call returns.
+        let n = unsafe { libc::syscall(libc::SYS_preadv2, file.as_raw_fd(), &raw const part, 1, at, 0, RWF_NOWAIT) };
+        !check(n).is_err_and(|e| e.raw_os_error() == Some(libc::EAGAIN))
+    })
+}
+
+/// Reads bytes of a file into the page cache and waits for them, without copying them and without
+/// touching a mapping of the program's. `offset` is a multiple of the page.
+///
+/// By a mapping that is populated and removed: unlike `readahead`, this is not limited to the
+/// device's read-ahead size, and the cache gets large folios.
+///
+/// # Errors
+/// No address space, too many mappings, a refusal, or a file that cannot be mapped.
+pub fn read_in(file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<()> {
+    let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
+    // SAFETY: a new mapping at a place of the kernel's choice, which nobody else knows.
+    unsafe {
+        let at = mmap(0, len, libc::PROT_READ, flags, file.as_raw_fd(), offset)?;
+        unmap(at..at + len);
+    }
+    Ok(())
+}
+
 /// Which file it is, for as long as it exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileId {
@@ -395,6 +430,28 @@ mod tests {
         unsafe { region.move_to(range.start + HUGE_PAGE).unwrap() };
         assert_eq!(bytes(range.clone()), before);
         assert_eq!(resident(range), Some((2 * HUGE_PAGE / SMALL_PAGE, 2 * HUGE_PAGE / SMALL_PAGE)));
+    }
+
+    #[test]
+    fn what_is_read_in_is_resident_and_what_is_released_is_not() {
+        let file = file(2 * HUGE_PAGE + 5);
+        file.sync_all().unwrap(); // dirty pages stay
+        let (half, end) = (HUGE_PAGE as u64, 2 * HUGE_PAGE as u64 + 5);
+        assert!(is_cached(file.as_fd(), 0..end, SMALL_PAGE), "just written");
+        release_cache(file.as_fd(), 0, 0);
+        // A file system in memory, as /tmp may be, keeps its pages; others drop them.
+        let mut fs = std::mem::MaybeUninit::<libc::statfs>::zeroed();
+        // SAFETY: filled by the call; zeroes are a valid record.
+        let fs = unsafe {
+            libc::fstatfs(file.as_raw_fd(), fs.as_mut_ptr());
+            fs.assume_init()
+        };
+        assert!(fs.f_type == libc::TMPFS_MAGIC || !is_cached(file.as_fd(), 0..end, HUGE_PAGE));
+        read_in(file.as_fd(), 0, HUGE_PAGE).unwrap();
+        assert!(is_cached(file.as_fd(), 0..half, SMALL_PAGE));
+        read_in(file.as_fd(), half, HUGE_PAGE + 5).unwrap();
+        assert!(is_cached(file.as_fd(), 0..end, SMALL_PAGE));
+        assert!(read_in(file.as_fd(), 1, HUGE_PAGE).is_err() && read_in(file.as_fd(), 0, 0).is_err());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::experts::{Experts, Groups, RowGroups};
 use super::plan::{Job, Node, Plan, Share, Work};
 use crate::ggml::abi::ComputeParams;
 use crate::ggml::probe::Abi;
+use crate::memory::reader;
 use crate::stats;
 
 /// Computes this thread's share of `job`. Every thread of the graph calls this for every job: past
@@ -21,6 +22,11 @@ pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &Compu
     let ith = params.ith as usize;
     let started = (ith == 0).then(Instant::now);
     plan.arrive(ith);
+    if ith == 0
+        && let Some(place) = node.place
+    {
+        reader::reached(place);
+    }
     let [panel, private, memory] = plan.thread_scratch(ith);
     // SAFETY: by contract; the scratch was laid out for this job by `Plan::make`.
     unsafe {

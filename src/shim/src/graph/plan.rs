@@ -20,7 +20,7 @@ use crate::ggml::abi::Tensor;
 use crate::ggml::copies::c_str;
 use crate::ggml::probe::{Abi, Op};
 use crate::log::{self, LogLevel, log};
-use crate::memory::weights;
+use crate::memory::{reader, weights};
 use crate::placement::{self, Matrices, Team};
 use crate::reason::Reason;
 use crate::stats;
@@ -69,6 +69,8 @@ pub struct Node {
     pub next: Padded<AtomicUsize>,
     /// Of the next MUL_MAT that is taken over, what to fetch when this product is done.
     pub ahead: Option<Ahead>,
+    /// Of its weights in the order of pages, when they do not fit in memory.
+    pub place: Option<u32>,
     /// Its position in the plan.
     number: usize,
 }
@@ -207,6 +209,11 @@ impl Plan {
             }
         }
         weights::used(self.nodes.iter().map(|node| node.weights.clone()));
+        if reader::follows() {
+            // Which experts are read is not known yet.
+            let dense = self.nodes.iter_mut().filter(|node| node.kind == OpKind::MulMat);
+            reader::follow(dense.map(|node| (node.weights.clone(), &mut node.place)));
+        }
         self.panel_bytes = panel.next_multiple_of(64);
         self.private_bytes = private.next_multiple_of(64);
         self.thread_bytes = (self.panel_bytes + self.private_bytes + group + SLACK).next_multiple_of(128);
@@ -246,7 +253,17 @@ impl Plan {
         tell(kind, src0, &decision);
         // SAFETY: as above.
         let weights = unsafe { extent(abi, src0) };
-        Node { op, kind, ty, decision, weights, next: Padded::default(), ahead: None, number: self.nodes.len() }
+        Node {
+            op,
+            kind,
+            ty,
+            decision,
+            weights,
+            next: Padded::default(),
+            ahead: None,
+            place: None,
+            number: self.nodes.len(),
+        }
     }
 
     /// Tells every product what to fetch of the next one; nothing when `bytes` is 0.

@@ -51,6 +51,7 @@ fn every_panel_is_computed_once_whoever_comes_when_and_however_few_come() {
                             ty: 0,
                             decision: Err(Reason::OpNotSupported),
                             weights: 0..0,
+                            place: None,
                             next: Padded::default(),
                             ahead: None,
                             number: 0,

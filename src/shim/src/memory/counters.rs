@@ -14,6 +14,10 @@ static HUGE: AtomicU64 = AtomicU64::new(0);
 static GIANT: AtomicU64 = AtomicU64::new(0);
 static DEMOTED: AtomicU64 = AtomicU64::new(0);
 static MICROSECONDS: AtomicU64 = AtomicU64::new(0);
+static READ: AtomicU64 = AtomicU64::new(0);
+static READS: AtomicU64 = AtomicU64::new(0);
+static READING: AtomicU64 = AtomicU64::new(0);
+static RELEASED: AtomicU64 = AtomicU64::new(0);
 
 /// A model file of `bytes` was mapped where huge pages can lie.
 pub fn mapped(bytes: usize) {
@@ -41,6 +45,18 @@ pub fn demoted(bytes: usize) {
     DEMOTED.fetch_add(bytes as u64, Relaxed);
 }
 
+/// So many bytes of model files were read ahead with one call, which took so long.
+pub fn read_ahead(bytes: usize, microseconds: u64) {
+    READ.fetch_add(bytes as u64, Relaxed);
+    READS.fetch_add(1, Relaxed);
+    READING.fetch_add(microseconds, Relaxed);
+}
+
+/// So many bytes behind the products were taken out of memory.
+pub fn released(bytes: usize) {
+    RELEASED.fetch_add(bytes as u64, Relaxed);
+}
+
 /// Bytes promoted and given back since the start.
 #[cfg(test)]
 pub fn totals() -> [u64; 2] {
@@ -50,6 +66,9 @@ pub fn totals() -> [u64; 2] {
 /// A forked child starts from zero, with loads and stores only.
 pub fn forget() {
     for n in [&MAPPED, &WANTED, &TRANSPARENT, &HUGE, &GIANT, &DEMOTED, &MICROSECONDS] {
+        n.store(0, Relaxed);
+    }
+    for n in [&READ, &READS, &READING, &RELEASED] {
         n.store(0, Relaxed);
     }
 }
@@ -79,5 +98,16 @@ pub fn report(j: &mut Json) {
         j.number("now", now);
     }
     j.number("us", MICROSECONDS.load(Relaxed));
+    j.close();
+}
+
+/// The member `prefetch`: bytes that were read ahead (resident ones count as well), the calls, the
+/// time they took in microseconds, and bytes that were taken out of memory behind the products.
+pub fn report_prefetch(j: &mut Json) {
+    j.open(Some("prefetch"));
+    j.number("bytes", READ.load(Relaxed));
+    j.number("calls", READS.load(Relaxed));
+    j.number("us", READING.load(Relaxed));
+    j.number("released", RELEASED.load(Relaxed));
     j.close();
 }

@@ -61,6 +61,8 @@ pub struct Mapping {
     pub locked: bool,
     /// Runs of pages that were promoted: each is a mapping to the kernel.
     pub runs: usize,
+    /// It is larger than the memory that it may take.
+    pub is_too_large: bool,
 }
 
 impl Mapping {
@@ -68,12 +70,35 @@ impl Mapping {
     pub fn new(number: u64, range: Range<usize>, file: ModelFile, offset: u64, flags: c_int) -> Self {
         let pages = vec![Page::File; range.len() / HUGE_PAGE];
         let extents = vec![range.clone()];
-        Mapping { number, range, file: Arc::new(file), offset, flags, pages, extents, locked: false, runs: 0 }
+        Mapping {
+            number,
+            range,
+            file: Arc::new(file),
+            offset,
+            flags,
+            pages,
+            extents,
+            locked: false,
+            runs: 0,
+            is_too_large: false,
+        }
     }
 
     /// Address of a page.
     pub fn address(&self, index: usize) -> usize {
         self.range.start + index * HUGE_PAGE
+    }
+
+    /// Bytes of the file under the mapping.
+    pub fn file_bytes(&self) -> Range<u64> {
+        self.offset..self.offset + self.range.len() as u64
+    }
+
+    /// Bytes of the file under a page, or under the rest behind the last whole one.
+    pub fn file_range(&self, index: usize) -> Range<u64> {
+        let start = (index * HUGE_PAGE).min(self.range.len()) as u64;
+        let end = ((index + 1) * HUGE_PAGE).min(self.range.len()) as u64;
+        self.offset + start..self.offset + end
     }
 
     /// The pages that have a byte of `range`; of the mapping's last, incomplete page: none.

@@ -9,8 +9,10 @@
 
 pub mod changes;
 pub mod counters;
+mod laps;
 mod mapping;
 pub mod promoter;
+pub mod reader;
 pub mod registry;
 #[cfg(test)]
 mod tests;

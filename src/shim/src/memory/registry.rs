@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::mapping::Mapping;
+use super::reader::Ahead;
 
 /// The mappings and the pages to be replaced.
 #[derive(Debug, Default)]
@@ -19,11 +20,19 @@ pub struct Registry {
     pub stopped: bool,
     /// Whether the promoter's thread runs.
     pub running: bool,
+    /// What is to be read ahead.
+    pub ahead: Ahead,
     numbers: u64,
 }
 
-static REGISTRY: Mutex<Registry> =
-    Mutex::new(Registry { mappings: Vec::new(), queue: VecDeque::new(), stopped: false, running: false, numbers: 0 });
+static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
+    mappings: Vec::new(),
+    queue: VecDeque::new(),
+    stopped: false,
+    running: false,
+    ahead: Ahead::new(),
+    numbers: 0,
+});
 
 /// Signalled when there is something for the promoter to do.
 static WORK: Condvar = Condvar::new();
@@ -124,5 +133,6 @@ pub fn after_fork(in_child: bool) {
     {
         locked.stopped = true;
         locked.running = false;
+        locked.ahead.forget();
     }
 }

@@ -8,6 +8,7 @@ use libc::{c_int, off_t};
 use zen5turbo_host::memory::map::{self, GIANT_PAGE, HUGE_PAGE, Region, SMALL_PAGE};
 
 use super::mapping::{Mapping, ModelFile, Page};
+use super::reader::{self, Start};
 use super::{counters, promoter, registry};
 use crate::config::config;
 use crate::log::log;
@@ -38,7 +39,8 @@ pub fn may_be_model(addr: usize, len: usize, prot: c_int, flags: c_int, fd: c_in
 /// Maps a model file at an address that huge pages can lie at. `None` when this is no model, when
 /// nothing is to be done here, or when anything is refused: then the program's own call decides.
 pub fn map(len: usize, flags: c_int, fd: c_int, offset: off_t) -> Option<usize> {
-    if matches!(startup::state(), State::Disabled | State::Passthrough) || config().huge_pages == HugePages::Off {
+    let is_wanted = config().huge_pages != HugePages::Off || config().prefetch.reads_pages();
+    if matches!(startup::state(), State::Disabled | State::Passthrough) || !is_wanted {
         return None;
     }
     let kind = flags & (libc::MAP_SHARED | libc::MAP_PRIVATE);
@@ -46,8 +48,12 @@ pub fn map(len: usize, flags: c_int, fd: c_int, offset: off_t) -> Option<usize> 
         return None;
     }
     let offset = u64::try_from(offset).ok()?;
-    match place(len.checked_next_multiple_of(SMALL_PAGE)?, flags, fd, offset) {
-        Ok(mapping) => Some(register(mapping)),
+    // What the program wants to wait for can be read while it goes on.
+    let is_late = flags & libc::MAP_POPULATE != 0 && config().prefetch.reads_pages();
+    let now = if is_late { flags & !libc::MAP_POPULATE } else { flags };
+    let len = len.checked_next_multiple_of(SMALL_PAGE)?;
+    match place(len, now, fd, offset).and_then(|m| if is_late { start(m, flags) } else { Ok((m, None)) }) {
+        Ok((mapping, to_read)) => Some(register(mapping, to_read)),
         Err(_) => {
             stats::event(Reason::MappingNotPlaced);
             None
@@ -69,13 +75,35 @@ fn place(len: usize, flags: c_int, fd: c_int, offset: u64) -> std::io::Result<Ma
     Ok(Mapping::new(0, range, file, offset, kept))
 }
 
-fn register(mut mapping: Mapping) -> usize {
+/// Populates a mapping that is in memory already; else, how many bytes are to be read ahead.
+fn start(mut mapping: Mapping, flags: c_int) -> std::io::Result<(Mapping, Option<u64>)> {
+    let to_read = match reader::start_of(&mapping) {
+        Start::Populate => {
+            let fd = mapping.file.fd.as_raw_fd();
+            // SAFETY: over a mapping that the program does not know of yet.
+            unsafe { map::map_file_over(mapping.range.clone(), libc::PROT_READ, flags, fd, mapping.offset)? };
+            None
+        }
+        Start::Read => Some(u64::MAX),
+        Start::ReadPart(bytes) => {
+            reader::too_large(&mut mapping);
+            Some(bytes)
+        }
+    };
+    Ok((mapping, to_read))
+}
+
+fn register(mut mapping: Mapping, to_read: Option<u64>) -> usize {
     let range = mapping.range.clone();
     let mut locked = registry::lock();
-    mapping.number = locked.number();
+    let number = locked.number();
+    mapping.number = number;
     locked.mappings.push(mapping);
     locked.update_bounds();
     drop(locked);
+    if let Some(bytes) = to_read {
+        reader::begin(number, bytes);
+    }
     counters::mapped(range.len());
     log!(debug, "a model of {} MiB is mapped at {:#x}, where huge pages can lie", range.len() >> 20, range.start);
     range.start
@@ -83,18 +111,22 @@ fn register(mut mapping: Mapping) -> usize {
 
 /// Takes note of the weights that the products of a graph read, in their order. Costs little when
 /// they are known already; skipped when somebody is changing a mapping now, the next graph will tell.
-pub fn used(weights: impl Iterator<Item = Range<usize>>) {
+pub fn used(weights: impl Iterator<Item = Range<usize>> + Clone) {
     if !registry::any() {
         return;
     }
     let Some(mut locked) = registry::try_lock() else { return };
-    if locked.stopped || promoter::is_paused() {
+    reader::order(&mut locked, weights.clone());
+    if locked.stopped || promoter::is_paused() || config().huge_pages == HugePages::Off {
         return;
     }
     let registry = &mut *locked;
     let mut new = 0;
     for range in weights {
         let Some(mapping) = registry.mappings.iter_mut().find(|m| m.range.contains(&range.start)) else { continue };
+        if mapping.is_too_large {
+            continue; // pages of our own would leave even less room
+        }
         for i in mapping.pages_of(&range) {
             if mapping.page(i) == Page::File {
                 mapping.set(i..i + 1, Page::Wanted);

@@ -9,6 +9,7 @@ use crate::{buffers, heap, streaming};
 
 /// ```text
 /// memory: { weights: { mapped, wanted, promoted: { thp, 2m, 1g }, demoted, now, us },
+///           prefetch: { bytes, calls, us, released },
 ///           numa: { mode, nodes: [...], placed: { node: bytes }, interleaved, failed, seats, moved },
 ///           buffers: { thp: { count, bytes }, hugetlb_2m: { count, bytes }, freed },
 ///           heap: { count, bytes },                       advised
@@ -18,6 +19,7 @@ use crate::{buffers, heap, streaming};
 pub fn report(j: &mut Json) {
     j.open(Some("memory"));
     counters::report(j);
+    counters::report_prefetch(j);
     numa(j);
     j.open(Some("buffers"));
     let c = &buffers::COUNTERS;
