@@ -315,11 +315,13 @@ unsafe fn step<W: Super256, const NC: usize>(
     // the last one stands in for those that are not there: their activations are zero
     let at = |i: usize| p.add(i.min(n - 1) * W::BYTES);
     let mut q = [[[zero; 2]; NC]; 4];
-    if in_order::<W>(NC) {
-        for (i, q) in q.iter_mut().enumerate().take(n) {
-            *q = sums::<W, NC>(at(i), act.add(256 * i), act_stride);
-        }
+    for (i, q) in q.iter_mut().enumerate().take(n) {
+        *q = sums::<W, NC>(at(i), act.add(256 * i), act_stride);
     }
+    // SAFETY: no instruction. Keeps the compiler from reading the headers before the codes: weights are to be read
+    // from memory in the order in which they lie, which the hardware's prefetcher follows. (AMD EPYC, Zen 4,
+    // 2026-11-21, weights in memory, one column, GMAC/s with headers first and last: q4_K 35, 56; q6_K 25, 37.)
+    core::arch::asm!("", options(nostack, preserves_flags));
     let header = W::header([at(0), at(1), at(2), at(3)]);
     let halves = _mm256_cvtph_ps(header.d);
     let (mut d, mut less) = ([_mm512_setzero_ps(); NC], [zero; NC]);
@@ -339,10 +341,7 @@ unsafe fn step<W: Super256, const NC: usize>(
             less[c] = _mm512_sll_epi32(less[c], shift);
         }
     }
-    for (i, q) in q.iter_mut().enumerate().take(n) {
-        if !in_order::<W>(NC) {
-            *q = sums::<W, NC>(at(i), act.add(256 * i), act_stride);
-        }
+    for (i, q) in q.iter().enumerate().take(n) {
         let scales = header.scales.map(|v| spread(v, i as i32));
         for c in 0..NC {
             let sum = _mm512_cvtepi32_ps(scaled::<W>(q[c], scales, less[c], i));
@@ -350,13 +349,6 @@ unsafe fn step<W: Super256, const NC: usize>(
             acc[c] = _mm512_fmadd_ps(sum, d, acc[c]);
         }
     }
-}
-
-/// Whether the codes are read before the headers, which takes as many registers as they have sums. Then weights
-/// are read from memory in the order in which they lie, which the hardware's prefetcher follows. (AMD EPYC, Zen 4,
-/// 2026-11-21, weights in memory, one column, GMAC/s with headers first: q4_K 35, q6_K 25.)
-const fn in_order<W: Super256>(columns: usize) -> bool {
-    4 * columns * if W::SHAPE.sub == 32 { 1 } else { 2 } <= 16
 }
 
 /// The product of `NC` columns.
