@@ -3,6 +3,7 @@
 use super::avx512::{eight_blocks_by_rows, quantize_avx512};
 use crate::formats::{ActFormat, Aux, Order, ROWS32, ROWS256, Values};
 use core::arch::x86_64::*;
+use core::mem::MaybeUninit;
 
 /// Bytes of a super-block of one column in a tile, at most: with 16 sums.
 const TILE256: usize = 256 + 32 + 4;
@@ -61,16 +62,39 @@ unsafe fn pieces(p: [*const u8; 4]) -> __m512i {
     _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(v, c), d)
 }
 
+/// Bytes of the sums of a super-block of one column in a tile.
+#[inline(always)]
+const fn sums_bytes(sub: usize) -> usize {
+    if sub == 16 { 32 } else { 16 }
+}
+
 /// One record, of which `n` super-blocks exist.
 #[inline(always)]
 unsafe fn four_super_blocks(format: ActFormat, order: Order, column: *const f32, n: usize, out: *mut u8) {
-    let mut tiles = [0u8; 4 * TILE256];
-    quantize_avx512(format.tile(), &raw const column, 256 * n, 1, tiles.as_mut_ptr());
-    let record = format.tile().record();
+    let mut tiles = MaybeUninit::<[u8; 4 * TILE256]>::uninit();
+    let tiles = tiles.as_mut_ptr().cast::<u8>();
+    quantize_avx512(format.tile(), &raw const column, 256 * n, 1, tiles);
+    // not `record()` of the tile, whose division the compiler would guard against zero
+    let record = 256 + sums_bytes(format.sub) + 4;
     for i in 0..4 {
-        // behind the last one all is zero
-        super_block(tiles.as_ptr().add(record * i), i, order, format.sub, out);
+        if i < n {
+            super_block(tiles.add(record * i), i, order, format.sub, out);
+        } else {
+            no_super_block(i, out);
+        }
     }
+}
+
+/// Zeros for super-block `i` of a record.
+#[inline(always)]
+unsafe fn no_super_block(i: usize, out: *mut u8) {
+    for v in 0..4 {
+        _mm512_storeu_si512(out.add(256 * i + 64 * v).cast(), _mm512_setzero_si512());
+    }
+    let aux = out.add(ROWS256.aux + 16 * i);
+    _mm_storeu_si128(aux.cast(), _mm_setzero_si128());
+    _mm_storeu_si128(aux.add(64).cast(), _mm_setzero_si128());
+    out.add(ROWS256.d + 8 * i).cast::<u64>().write_unaligned(0);
 }
 
 /// Super-block `i` of a record, from a tile of its own.
@@ -81,7 +105,7 @@ unsafe fn super_block(tile: *const u8, i: usize, order: Order, sub: usize, out: 
         let at = |i: usize| tile.add(16 * usize::from(piece[first + i]));
         _mm512_storeu_si512(out.add(256 * i + 64 * v).cast(), pieces([at(0), at(1), at(2), at(3)]));
     }
-    let (aux, d) = (out.add(ROWS256.aux + 16 * i), tile.add(256 + 512 / sub).cast::<f32>().read_unaligned());
+    let (aux, d) = (out.add(ROWS256.aux + 16 * i), tile.add(256 + sums_bytes(sub)).cast::<f32>().read_unaligned());
     if sub == 16 {
         let order = _mm256_cvtepu8_epi16(_mm_loadu_si128(piece.as_ptr().cast()));
         let sums = _mm256_permutexvar_epi16(order, _mm256_loadu_si256(tile.add(256).cast()));

@@ -9,6 +9,7 @@ use super::{Operands, Row, dot2, load, nibbles, or_masked, product};
 use crate::formats::{Order, ROWS256};
 use crate::pack::{Q2K, Q3K, Q4K, Q5K, Q6K, Weight};
 use core::arch::x86_64::*;
+use core::mem::MaybeUninit;
 
 /// What four super-blocks have beside codes. Quarter `i` of a vector belongs to super-block `i`.
 pub struct Header {
@@ -314,9 +315,9 @@ unsafe fn step<W: Super256, const NC: usize>(
     let zero = _mm512_setzero_si512();
     // the last one stands in for those that are not there: their activations are zero
     let at = |i: usize| p.add(i.min(n - 1) * W::BYTES);
-    let mut q = [[[zero; 2]; NC]; 4];
+    let mut q = [const { MaybeUninit::<[[__m512i; 2]; NC]>::uninit() }; 4];
     for (i, q) in q.iter_mut().enumerate().take(n) {
-        *q = sums::<W, NC>(at(i), act.add(256 * i), act_stride);
+        q.write(sums::<W, NC>(at(i), act.add(256 * i), act_stride));
     }
     // SAFETY: no instruction. Keeps the compiler from reading the headers before the codes: weights are to be read
     // from memory in the order in which they lie, which the hardware's prefetcher follows. (AMD EPYC, Zen 4,
@@ -342,7 +343,7 @@ unsafe fn step<W: Super256, const NC: usize>(
         }
     }
     for (i, q) in q.iter().enumerate().take(n) {
-        let scales = header.scales.map(|v| spread(v, i as i32));
+        let (q, scales) = (q.assume_init_ref(), header.scales.map(|v| spread(v, i as i32)));
         for c in 0..NC {
             let sum = _mm512_cvtepi32_ps(scaled::<W>(q[c], scales, less[c], i));
             let d = _mm512_permutexvar_ps(_mm512_set1_epi32(2 * i as i32), d[c]);
@@ -365,6 +366,8 @@ struct Blocks<W>(W);
 impl<W: Super256> Row for Blocks<W> {
     #[inline(always)]
     unsafe fn row<const NC: usize>(o: Operands, mut p: *const u8) -> [__m512; NC] {
+        // what the loop does without a block would be a call of `memset`
+        core::hint::assert_unchecked(o.k >= 256);
         let (steps, left) = (o.k / ROWS256.k, o.k % ROWS256.k / 256);
         let mut act = o.act;
         let mut acc = [_mm512_setzero_ps(); NC];
