@@ -35,7 +35,8 @@
 //! ```text
 //! Block32, four blocks:  codes 128 x i8 | aux 16 x 4 B | d 16 x f32 (four lanes per block; of the aux
 //!                        seeds are each lane's own, sums are in the first lane)
-//! Super256:              codes 256 x i8 | negated sums of 16 codes 16 x i16 | d f32 | 28 B not used
+//! Super256, four:        codes 4 x 256 x i8 | negated sums, 64 B: eight i16 for each | 64 B: eight more |
+//!                        d 8 x f32, twice each | 32 B not used
 //! ```
 
 use crate::isa::LANES;
@@ -298,10 +299,9 @@ impl Shape {
     /// The activation format for products by rows.
     pub const fn act_rows(self, order: Order) -> ActFormat {
         let tile = self.act(false);
-        // super-blocks have sums in any case, so types can share them
+        // super-blocks have sums in any case: of all sub-blocks, by 32 as they come, or of all pieces by 16
         let aux = if self.block == 256 { Aux::Sums } else { tile.aux };
-        let sub = if self.block == 256 { 16 } else { 32 };
-        ActFormat { block: self.block, sub, values: Values::Rows(order), aux }
+        ActFormat { block: self.block, sub: self.sub, values: Values::Rows(order), aux }
     }
 }
 
@@ -340,7 +340,7 @@ pub enum Order {
     Plain,
     /// Blocks of 32: the first halves of four blocks, then the second ones.
     Halves,
-    /// Nibbles of 32 bytes: sub-blocks of 32 in the order 0, 2, 1, 3.
+    /// Nibbles of 32 bytes: the first halves of sub-blocks 0, 2, 4, 6, their second ones, then those of 1, 3, 5, 7.
     Nibbles,
     /// Pairs of bits of 32 bytes: sub-blocks of 32 in the order 0, 4, 1, 5, 2, 6, 3, 7.
     Pairs,
@@ -352,7 +352,7 @@ impl Order {
         match self {
             Order::Plain => [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
             Order::Halves => [0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15],
-            Order::Nibbles => [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15],
+            Order::Nibbles => [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15],
             Order::Pairs => [0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15],
         }
     }
@@ -373,8 +373,8 @@ pub struct RowsRecord {
 
 /// Blocks of 32.
 pub const ROWS32: RowsRecord = RowsRecord { k: 128, aux: 128, d: 192, bytes: 256 };
-/// Super-blocks.
-pub const ROWS256: RowsRecord = RowsRecord { k: 256, aux: 256, d: 288, bytes: 320 };
+/// Super-blocks, four.
+pub const ROWS256: RowsRecord = RowsRecord { k: 1024, aux: 1024, d: 1152, bytes: 1216 };
 
 /// A format of quantised activations; equal formats can share one buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

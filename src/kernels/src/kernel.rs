@@ -35,6 +35,8 @@ pub struct Kernel {
     pub(crate) panel_record: usize,
     /// Products of more columns are another kernel's.
     pub most_columns: usize,
+    /// The same on a CPU that splits 512-bit operations.
+    pub most_columns_split: usize,
 }
 
 /// Columns cut into tiles of nearly equal width, none wider than the kernel takes.

@@ -7,6 +7,7 @@ use crate::isa::avx512::Bf16;
 use crate::kernel::Kernel;
 use crate::micro::dp::Structure;
 use crate::pack::{Rows, Weight};
+use crate::width::DataPath;
 
 /// The parts of a shape that change a micro-kernel's code; types that agree share it.
 struct Of<const BLOCK: usize, const SUB: usize, const MIN: bool, const CODES: u8>;
@@ -157,6 +158,7 @@ macro_rules! isa_kernels {
                     micro,
                     direct,
                     most_columns: usize::MAX,
+                    most_columns_split: usize::MAX,
                     panel_record: W::SHAPE.panel_record(<$lanes as crate::isa::Lanes>::MADD),
                 }
             }
@@ -279,25 +281,33 @@ mod avx512_rows {
     product!(block32, table32, Block32, product32);
     product!(super256, table256, Super256, product256);
 
-    const fn kernel<W: Weight>(order: Order, direct: &'static [DirectFn], most_columns: usize) -> Kernel {
+    const fn kernel<W: Weight>(
+        order: Order,
+        direct: &'static [DirectFn],
+        most_columns: usize,
+        most_columns_split: usize,
+    ) -> Kernel {
         Kernel {
             act: W::SHAPE.act_rows(order),
             quantize: crate::act::quantize_rows,
             most_columns,
+            most_columns_split,
             ..avx512::with::<W>(&[], direct)
         }
     }
-    const fn kernel32<W: Block32>(most_columns: usize) -> Kernel {
-        kernel::<W>(Order::Halves, table32::<W>(), most_columns)
+    const fn kernel32<W: Block32>(most_columns_split: usize) -> Kernel {
+        kernel::<W>(Order::Halves, table32::<W>(), 4, most_columns_split)
     }
     const fn kernel256<W: Super256>(most_columns: usize) -> Kernel {
-        kernel::<W>(W::ORDER, table256::<W>(), most_columns)
+        kernel::<W>(W::ORDER, table256::<W>(), most_columns, most_columns)
     }
 
-    /// All types but IQ4_XS, whose signed table values do not fit `vpmaddubsw`; up to as many columns as
-    /// they are faster than panels. (AMD EPYC, Zen 4, 2026-11-21, weights in memory, GMAC/s by rows and by
-    /// panels at one column: q4_0 39, 30; q8_0 28, 21; q5_0 27, 23; q4_K 46, 31; q2_K 51, 32; at two: q4_0 62,
-    /// 55; q8_0 43, 40; q4_K 57, 57; q6_K 50, 42; at three: q4_0 67, 75; q8_0 49, 56; q6_K 67, 58.)
+    /// All types but IQ4_XS, sums of whose table values do not fit an `i16`; up to as many columns
+    /// as they need fewer instructions than panels, and on CPUs that split 512-bit operations up to as many as they
+    /// are faster. (AMD EPYC, Zen 4, 2026-11-21, weights in memory, GMAC/s by rows and by panels at one column:
+    /// q4_0 39, 30; q8_0 28, 21; q5_0 27, 23; q4_K 56, 31; q2_K 56, 32; at two: q4_0 62, 55; q8_0 43, 40; q4_K 79, 58;
+    /// at three: q4_0 67, 75; q8_0 49, 56; q4_K 86, 77; q6_K 49, 58; at four: q4_K 86, 92.
+    /// Instructions per 64 at four: q4_0 5.0, 6.4; q2_K 7.8, 5.3; q4_K 5.6, 5.2.)
     pub(super) static KERNELS: [Kernel; 12] = [
         kernel32::<Q4_0>(2),
         kernel32::<Q4_1>(2),
@@ -308,9 +318,9 @@ mod avx512_rows {
         kernel32::<Mxfp4>(2),
         kernel256::<Q2K>(2),
         kernel256::<Q3K>(2),
-        kernel256::<Q4K>(1),
-        kernel256::<Q5K>(1),
-        kernel256::<Q6K>(3),
+        kernel256::<Q4K>(3),
+        kernel256::<Q5K>(3),
+        kernel256::<Q6K>(2),
     ];
 }
 
@@ -332,7 +342,13 @@ fn available(isa: Isa) -> Option<impl Iterator<Item = &'static Kernel>> {
     isa.available().then(|| all.iter().chain(bf16.filter(|_| Bf16::new().is_some())).chain(rows))
 }
 
-/// The best kernel for one weight type and number of columns.
+/// The best kernel for one weight type and number of columns, where 512-bit operations are not split.
 pub fn kernel(isa: Isa, weight: WeightType, columns: usize) -> Option<&'static Kernel> {
-    available(isa)?.filter(|k| k.weight == weight && columns <= k.most_columns).last()
+    kernel_on(DataPath::Full, isa, weight, columns)
+}
+
+/// The best kernel for one weight type and number of columns.
+pub fn kernel_on(path: DataPath, isa: Isa, weight: WeightType, columns: usize) -> Option<&'static Kernel> {
+    let most = |k: &Kernel| if path == DataPath::Full { k.most_columns } else { k.most_columns_split };
+    available(isa)?.filter(|k| k.weight == weight && columns <= most(k)).last()
 }

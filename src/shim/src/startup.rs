@@ -13,7 +13,7 @@ use std::sync::{Once, OnceLock};
 use zen5turbo_host::gate::EXIT_REFUSED;
 use zen5turbo_host::{Cpu, GateDecision, Tier, best_tier, gate};
 use zen5turbo_kernels::isa::Isa;
-use zen5turbo_kernels::width;
+use zen5turbo_kernels::width::{self, DataPath, Width};
 
 use crate::config::{Config, KNOBS, KernelChoice, config};
 use crate::heap;
@@ -63,6 +63,8 @@ impl State {
 static STATE: AtomicU8 = AtomicU8::new(State::Waiting as u8);
 static TIER: AtomicU8 = AtomicU8::new(Tier::Scalar as u8);
 static NARROW: AtomicBool = AtomicBool::new(false);
+/// Whether the CPU splits 512-bit operations.
+static SPLIT: AtomicBool = AtomicBool::new(false);
 static ENGAGE: Once = Once::new();
 static DECISION: OnceLock<&'static str> = OnceLock::new();
 static CPU: OnceLock<Cpu> = OnceLock::new();
@@ -133,6 +135,11 @@ pub fn isa() -> Isa {
     }
 }
 
+/// How the CPU computes 512-bit operations.
+pub fn data_path() -> DataPath {
+    if SPLIT.load(Ordering::Relaxed) { DataPath::Split } else { DataPath::Full }
+}
+
 /// The CPU, asked once.
 pub fn cpu() -> &'static Cpu {
     CPU.get_or_init(Cpu::detect)
@@ -200,7 +207,7 @@ fn engage(config: &Config) -> bool {
     }
     TIER.store(tier as u8, Ordering::Relaxed);
     if tier == Tier::Avx512Vnni {
-        NARROW.store(use_narrow_registers(config.kernels), Ordering::Relaxed);
+        measure_registers(config.kernels);
     }
     tuning::load();
     heap::activate();
@@ -247,17 +254,20 @@ fn choose_tier(choice: KernelChoice, best: Tier) -> (Tier, Option<String>) {
     (best, Some(complaint))
 }
 
-/// Whether the kernels of the AVX-512 tier use 256-bit registers: as asked for, else as measured now.
-fn use_narrow_registers(choice: KernelChoice) -> bool {
-    match choice {
-        KernelChoice::Avx512Narrow => true,
-        KernelChoice::Auto | KernelChoice::Off => {
-            let Some(width) = width::measure() else { return false };
-            log!(info, "ticks with 512 and 256 bits: {}, {}", width.bits512, width.bits256);
-            width.is_narrow()
-        }
-        _ => false,
+/// Measures how fast 512-bit registers are: decides whether the kernels of the AVX-512 tier use 256-bit ones,
+/// unless the choice says so, and keeps whether the CPU splits operations.
+fn measure_registers(choice: KernelChoice) {
+    let width = width::measure();
+    if let Some(width) = width {
+        log!(info, "ticks with 512 and 256 bits: {}, {}", width.bits512, width.bits256);
     }
+    let narrow = match choice {
+        KernelChoice::Avx512Narrow => true,
+        KernelChoice::Auto | KernelChoice::Off => width.is_some_and(Width::is_narrow),
+        _ => false,
+    };
+    NARROW.store(narrow, Ordering::Relaxed);
+    SPLIT.store(width.is_some_and(|w| w.data_path() == DataPath::Split), Ordering::Relaxed);
 }
 
 /// Replaces the panic message of the standard library, of which this library has its own copy, by

@@ -3,8 +3,9 @@
 use super::avx512::{eight_blocks_by_rows, quantize_avx512};
 use crate::formats::{ActFormat, Aux, Order, ROWS32, ROWS256, Values};
 use core::arch::x86_64::*;
+use core::mem::MaybeUninit;
 
-/// Bytes of a super-block of one column in a tile with 16 sums.
+/// Bytes of a super-block of one column in a tile, at most: with 16 sums.
 const TILE256: usize = 256 + 32 + 4;
 
 /// Quantises `nc` columns, one behind the other.
@@ -20,11 +21,12 @@ pub unsafe fn quantize_rows(format: ActFormat, cols: *const *const f32, k: usize
         if format.block == 32 {
             blocks32(format.aux, *cols.add(c), k / 32, out);
         } else {
-            quantize_avx512(format.tile(), cols.add(c), k, 1, out);
-            // The new records are larger: in place from the last to the first, each read before it is
-            // written.
-            for r in (0..k / 256).rev() {
-                super_block(out, r, order);
+            let mut at = 0;
+            while at < k {
+                let n = ((k - at) / 256).min(4);
+                let column = (*cols.add(c)).add(at);
+                four_super_blocks(format, order, column, n, out.add(at / ROWS256.k * ROWS256.bytes));
+                at += ROWS256.k;
             }
         }
     }
@@ -52,11 +54,6 @@ unsafe fn blocks32(aux: Aux, mut x: *const f32, blocks: usize, mut out: *mut u8)
     }
 }
 
-#[inline(always)]
-unsafe fn word(p: *const u8) -> i32 {
-    p.cast::<i32>().read_unaligned()
-}
-
 /// Four pieces of 16 bytes.
 #[inline(always)]
 unsafe fn pieces(p: [*const u8; 4]) -> __m512i {
@@ -65,21 +62,60 @@ unsafe fn pieces(p: [*const u8; 4]) -> __m512i {
     _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(v, c), d)
 }
 
-/// Record `r` of a column of super-blocks.
+/// Bytes of the sums of a super-block of one column in a tile.
 #[inline(always)]
-unsafe fn super_block(column: *mut u8, r: usize, order: Order) {
-    let from = column.add(r * TILE256).cast_const();
-    let piece = order.pieces();
-    let codes = [0, 4, 8, 12].map(|i| {
-        let at = |i: usize| from.add(16 * usize::from(piece[i]));
-        pieces([at(i), at(i + 1), at(i + 2), at(i + 3)])
-    });
-    let sums = _mm256_sub_epi16(_mm256_setzero_si256(), _mm256_loadu_si256(from.add(256).cast()));
-    let d = word(from.add(288));
-    let to = column.add(r * ROWS256.bytes);
-    for (i, v) in codes.into_iter().enumerate() {
-        _mm512_storeu_si512(to.add(64 * i).cast(), v);
+const fn sums_bytes(sub: usize) -> usize {
+    if sub == 16 { 32 } else { 16 }
+}
+
+/// One record, of which `n` super-blocks exist.
+#[inline(always)]
+unsafe fn four_super_blocks(format: ActFormat, order: Order, column: *const f32, n: usize, out: *mut u8) {
+    let mut tiles = MaybeUninit::<[u8; 4 * TILE256]>::uninit();
+    let tiles = tiles.as_mut_ptr().cast::<u8>();
+    quantize_avx512(format.tile(), &raw const column, 256 * n, 1, tiles);
+    // not `record()` of the tile, whose division the compiler would guard against zero
+    let record = 256 + sums_bytes(format.sub) + 4;
+    for i in 0..4 {
+        if i < n {
+            super_block(tiles.add(record * i), i, order, format.sub, out);
+        } else {
+            no_super_block(i, out);
+        }
     }
-    _mm256_storeu_si256(to.add(ROWS256.aux).cast(), sums);
-    to.add(ROWS256.d).cast::<i32>().write_unaligned(d);
+}
+
+/// Zeros for super-block `i` of a record.
+#[inline(always)]
+unsafe fn no_super_block(i: usize, out: *mut u8) {
+    for v in 0..4 {
+        _mm512_storeu_si512(out.add(256 * i + 64 * v).cast(), _mm512_setzero_si512());
+    }
+    let aux = out.add(ROWS256.aux + 16 * i);
+    _mm_storeu_si128(aux.cast(), _mm_setzero_si128());
+    _mm_storeu_si128(aux.add(64).cast(), _mm_setzero_si128());
+    out.add(ROWS256.d + 8 * i).cast::<u64>().write_unaligned(0);
+}
+
+/// Super-block `i` of a record, from a tile of its own.
+#[inline(always)]
+unsafe fn super_block(tile: *const u8, i: usize, order: Order, sub: usize, out: *mut u8) {
+    let piece = order.pieces();
+    for (v, first) in [0, 4, 8, 12].into_iter().enumerate() {
+        let at = |i: usize| tile.add(16 * usize::from(piece[first + i]));
+        _mm512_storeu_si512(out.add(256 * i + 64 * v).cast(), pieces([at(0), at(1), at(2), at(3)]));
+    }
+    let (aux, d) = (out.add(ROWS256.aux + 16 * i), tile.add(256 + sums_bytes(sub)).cast::<f32>().read_unaligned());
+    if sub == 16 {
+        let order = _mm256_cvtepu8_epi16(_mm_loadu_si128(piece.as_ptr().cast()));
+        let sums = _mm256_permutexvar_epi16(order, _mm256_loadu_si256(tile.add(256).cast()));
+        let sums = _mm256_sub_epi16(_mm256_setzero_si256(), sums);
+        _mm_storeu_si128(aux.cast(), _mm256_castsi256_si128(sums));
+        _mm_storeu_si128(aux.add(64).cast(), _mm256_extracti128_si256::<1>(sums));
+    } else {
+        let sums = _mm_sub_epi16(_mm_setzero_si128(), _mm_loadu_si128(tile.add(256).cast()));
+        _mm_storeu_si128(aux.cast(), sums);
+        _mm_storeu_si128(aux.add(64).cast(), _mm_setzero_si128());
+    }
+    out.add(ROWS256.d + 8 * i).cast::<[f32; 2]>().write_unaligned([d, d]);
 }

@@ -318,18 +318,26 @@ fn activations_of_products_by_rows_are_those_of_a_tile() {
             for (r, rec) in got.chunks_exact(record.bytes).enumerate() {
                 let float = |at: usize| f32::from_le_bytes(rec[at..at + 4].try_into().unwrap());
                 let code = |e: usize| want.get(e / format.block).map_or(0, |b| b.codes[e % format.block]);
-                for (place, &piece) in order.pieces()[..record.k / 16].iter().enumerate() {
+                for place in 0..record.k / 16 {
+                    let piece = place / 16 * 16 + usize::from(order.pieces()[place % 16]);
                     for i in 0..16 {
-                        let e = r * record.k + 16 * usize::from(piece) + i;
+                        let e = r * record.k + 16 * piece + i;
                         assert_eq!(i32::from(rec[16 * place + i] as i8), code(e), "{format:?}: element {e}");
                     }
                 }
                 if format.block == 256 {
-                    assert_eq!(float(record.d), want[r].d);
-                    for (i, q) in want[r].codes.chunks_exact(16).enumerate() {
-                        let at = record.aux + 2 * i;
-                        let sum = i16::from_le_bytes([rec[at], rec[at + 1]]);
-                        assert_eq!(-i32::from(sum), q.iter().sum::<i32>(), "{format:?}: sum {i}");
+                    for i in 0..4 {
+                        let block = want.get(4 * r + i);
+                        for at in [record.d + 8 * i, record.d + 8 * i + 4] {
+                            assert_eq!(float(at), block.map_or(0.0, |b| b.d), "{format:?}: scale {i}");
+                        }
+                        for s in 0..256 / format.sub {
+                            let at = record.aux + 64 * (s / 8) + 16 * i + 2 * (s % 8);
+                            let got = i16::from_le_bytes([rec[at], rec[at + 1]]);
+                            let sub = if format.sub == 16 { usize::from(order.pieces()[s]) } else { s };
+                            let codes = |b: &ActBlock| b.codes.chunks_exact(format.sub).nth(sub).unwrap().iter().sum();
+                            assert_eq!(-i32::from(got), block.map_or(0, codes), "{format:?}: sum {s} of {i}");
+                        }
                     }
                     continue;
                 }

@@ -5,7 +5,8 @@ use super::every_kernel;
 use crate::formats::{Codes, FLOAT_RECORD, WeightType};
 use crate::isa::Isa;
 use crate::kernel::{Blocking, FLOAT_PANEL, MAX_TILE};
-use crate::registry::{kernel, kernels};
+use crate::registry::{kernel, kernel_on, kernels};
+use crate::width::DataPath;
 
 #[test]
 fn every_weight_type_has_a_kernel_in_every_isa() {
@@ -24,6 +25,9 @@ fn every_weight_type_has_a_kernel_in_every_isa() {
             for columns in 1..20 {
                 let k = kernel(isa, t, columns).expect("a kernel");
                 assert!(k.weight == t && columns <= k.most_columns);
+                let split = kernel_on(DataPath::Split, isa, t, columns).expect("a kernel");
+                assert!(split.weight == t && columns <= split.most_columns_split);
+                assert!(split.most_columns_split <= split.most_columns);
             }
         }
     }

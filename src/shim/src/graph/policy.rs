@@ -78,7 +78,8 @@ pub unsafe fn decide(abi: &Abi, kind: OpKind, op: &Tensor) -> Result<Take, Reaso
     if tuning::stock_is_faster(startup::isa(), weight, columns) {
         return Err(Reason::StockIsFaster);
     }
-    let kernel = registry::kernel(startup::isa(), weight, columns).ok_or(Reason::TypeNotSupported)?;
+    let kernel =
+        registry::kernel_on(startup::data_path(), startup::isa(), weight, columns).ok_or(Reason::TypeNotSupported)?;
     Ok(Take { kernel, regime: Regime::of(columns), rows: src0.ne[1] as usize, k })
 }
 
