@@ -8,7 +8,9 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
-use zen5turbo_tests::{Fixture, Outcome, Program, command, dl_backends, fake_ggml, llama_dl, shim, work_dir};
+use zen5turbo_tests::{
+    CONTAINER, Fixture, Outcome, Program, Refusal, command, dl_backends, fake_ggml, llama_dl, shim, work_dir,
+};
 
 /// Asks about a target, on whatever CPU this is.
 fn doctor(target: impl AsRef<Path>) -> Outcome {
@@ -195,6 +197,35 @@ fn proc_and_sys_may_be_those_of_another_machine() {
 }
 
 #[test]
+fn calls_that_a_container_refuses_are_told_where_they_are_needed() {
+    let refusal = Refusal::new().unprivileged().calls(&CONTAINER);
+    let inside = |root: &Path| {
+        let program = Program::new(command()).arg("doctor").arg("--lib").arg(shim()).args("--gate off --json --root");
+        let run = program.arg(root).inside(&refusal).run().success();
+        serde_json::from_str::<Value>(&run.stdout).expect("JSON")
+    };
+    let system = work_dir();
+    std::fs::set_permissions(system.path(), PermissionsExt::from_mode(0o755)).expect("the folder is ours");
+    for (path, text) in
+        [("cpu/online", "0-1"), ("node/online", "0-1"), ("node/node0/cpulist", "0"), ("node/node1/cpulist", "1")]
+    {
+        let path = system.path().join("sys/devices/system").join(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a new folder");
+        std::fs::write(path, text).expect("a new file");
+    }
+    let report = inside(system.path());
+    for call in ["call:mbind", "call:move_pages", "call:get_mempolicy"] {
+        let found = check(&report, call);
+        assert_eq!(found["status"], "limited", "{found}");
+        assert!(found["found"].as_str().expect("text").contains("EPERM"), "{found}");
+    }
+    assert_eq!(check(&report, "call:mremap")["status"], "ok");
+    let own = inside(Path::new("/"));
+    assert!(check(&own, "seccomp")["found"].as_str().expect("text").starts_with("a filter"));
+    assert!(check(&own, "capabilities")["found"].as_str().expect("text").contains("CAP_SYS_NICE no"));
+}
+
+#[test]
 fn settings_that_are_wrong_or_switch_it_off_are_told() {
     let run = |name: &str, value: &str| {
         Program::new(command()).arg("doctor").arg("--lib").arg(shim()).args("--gate off").var(name, value).run()
@@ -257,19 +288,19 @@ fn the_hooks_of_a_process_are_followed_to_the_shim() {
 
 #[test]
 fn the_hooks_of_stripped_backends_opened_with_rtld_local_are_followed_too() {
-    let (_dir, program) = late();
+    let (dir, program) = late();
     let shim = shim();
+    let stats = dir.path().join("%p.json");
     let vars = [
         ("LD_PRELOAD", shim.to_str().expect("UTF-8")),
         ("ZEN5TURBO_GATE", "off"),
-        ("ZEN5TURBO_STATS", "/nowhere/%p.json"),
+        ("ZEN5TURBO_STATS", stats.to_str().expect("UTF-8")),
     ];
     let process = Waiting::start(&program, &dl_backends(), &vars);
     let run = process.doctor().success();
     let hook = run.stdout.lines().find(|line| line.contains("process.hook:ggml_cpu_extra_compute_forward"));
     assert!(hook.is_some_and(|line| line.contains("active: libggml-cpu-")), "{run}");
-    assert!(run.stdout.contains(&format!("/nowhere/{}.json will be written", process.0.id())), "{run}");
-    // Written nowhere: the shim says so at the end, which is not looked at.
+    assert!(run.stdout.contains(&format!("/{}.json will be written", process.0.id())), "{run}");
 }
 
 #[test]

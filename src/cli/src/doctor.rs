@@ -25,7 +25,8 @@ use check::{Kind, Report, Section};
 /// Tell what will engage here: machine, limits, and whether a program can be reached
 ///
 /// Every line is OK, limited (the shim engages, with less than it could have) or no (this keeps it from
-/// engaging), with what was expected and what to do. Exit status: 0 when the shim will engage, or has
+/// engaging), with what was expected and what to do. A program is read, not started; its libraries with
+/// ggml are loaded in a process of their own and asked for the sizes of their structures. Exit status: 0 when the shim will engage, or has
 /// engaged in the process; 1 when not, or when the target cannot be examined.
 #[derive(clap::Args, Debug)]
 pub struct Args {

@@ -96,7 +96,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 /// Runs it to its end and tells what the shim did. The inner error is that of starting it.
 fn reported(command: &mut Command, settings: &Settings) -> Result<std::io::Result<ExitCode>> {
-    let folder = tempfile::tempdir().context("cannot make a folder for the statistics")?;
+    let folder = tempfile::tempdir()
+        .context("cannot make a folder for the statistics; set TMPDIR to a folder that can be written")?;
     // One file for each process: a program may start others.
     command.env("ZEN5TURBO_STATS", folder.path().join("%p.json"));
     let ended = match child::run(command) {

@@ -81,7 +81,12 @@ fn pools(root: &Root, asked: &str) -> Vec<Check> {
             let id = format!("memory.hugetlb:{node}:{name}").replace(' ', "");
             let found = format!("{all} reserved, {free} free");
             let wanted = (asked == "2m" && kib == 2 << 10) || (asked == "1g" && kib == 1 << 20);
-            checks.push(if wanted && free == 0 {
+            let limit = hugetlb_limit(root, kib);
+            checks.push(if wanted && limit == Some(0) {
+                let found = format!("{found}; the control group may use none");
+                let todo = "raise hugetlb.*.max of the control group, or ZEN5TURBO_HUGEPAGES=auto";
+                Check::limited(&id, found, format!("pages for ZEN5TURBO_HUGEPAGES={asked}"), todo)
+            } else if wanted && free == 0 {
                 let todo = format!("echo N | sudo tee /{folder}/{size}/nr_hugepages, or ZEN5TURBO_HUGEPAGES=auto");
                 Check::limited(&id, found, format!("free pages, for ZEN5TURBO_HUGEPAGES={asked}"), todo)
             } else if wanted || all == 0 {
@@ -92,6 +97,14 @@ fn pools(root: &Root, asked: &str) -> Vec<Check> {
         }
     }
     checks
+}
+
+/// What the control group of this process (version 2) may use of pages of this size, in bytes.
+fn hugetlb_limit(root: &Root, kib: u64) -> Option<u64> {
+    let groups = root.read("proc/self/cgroup")?;
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let size = if kib >= 1 << 20 { format!("{}GB", kib >> 20) } else { format!("{}MB", kib >> 10) };
+    root.number(&format!("sys/fs/cgroup{group}/hugetlb.{size}.max"))
 }
 
 /// Below this there is hardly room for a second copy of a model's hot weights.
@@ -252,6 +265,17 @@ mod tests {
         assert_eq!(limited, expected);
         assert!(checks.iter().all(|c| c.status == Status::Ok || c.remedy.is_some()));
         assert!(find(&checks, "memory.cgroup").found.contains("512.0 MiB"));
+    }
+
+    #[test]
+    fn a_control_group_without_huge_pages_is_told_where_they_are_asked_for() {
+        let mut files = GOOD.to_vec();
+        files.push(("sys/fs/cgroup/hugetlb.2MB.max", "0\n"));
+        let (_folder, root) = tree(&files);
+        let found = checks(&root, &with_hugepages("2m"));
+        let pool = find(&found, "memory.hugetlb:node0:2MiB");
+        assert!(pool.status == Status::Limited && pool.found.contains("may use none"), "{pool:?}");
+        assert_eq!(find(&checks(&root, &Settings::default()), "memory.hugetlb:node0:2MiB").status, Status::Ok);
     }
 
     #[test]
