@@ -57,9 +57,11 @@ SYNTH_MOE=(--layers 4 --embd 2048 --ff 1536 --heads 32 --kv-heads 8 --experts 8 
 
 install_packages() {
     local missing=() pair
-    for pair in cmake:cmake ninja:ninja-build gcc:gcc g++:g++ python3:python3; do
+    for pair in cmake:cmake ninja:ninja-build gcc:gcc g++:g++ python3:python3 pkg-config:pkg-config; do
         has "${pair%%:*}" || missing+=("${pair##*:}")
     done
+    # For the topology of the zen5turbo command; without them it builds with --no-default-features.
+    if ! has pkg-config || ! pkg-config --exists 'hwloc >= 2.8'; then missing+=(libhwloc-dev libudev-dev); fi
     has python3 && python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
     ((${#missing[@]} == 0)) || apt_install "${missing[@]}"
 }

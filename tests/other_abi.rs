@@ -1,33 +1,9 @@
 //! Releases of ggml whose structures are not those the shim was written for, played by a fake one.
 
-use std::path::PathBuf;
-
-use tempfile::TempDir;
-use zen5turbo_tests::{Fixture, Outcome, Program, work_dir};
-
-/// Builds the fake ggml of a variant (see fixtures/fake_ggml.h) and a program that uses it.
-fn fake(variant: &str) -> (TempDir, PathBuf) {
-    let dir = work_dir();
-    let define = if variant.is_empty() { String::new() } else { format!("-D{variant}") };
-    let library = |fixture: Fixture, name: &str| {
-        let options = format!("{define} -shared -fPIC -Wl,--no-as-needed -Wl,-soname,{name}");
-        fixture.ggml_headers().options(&options)
-    };
-    let base = library(Fixture::new("fake_ggml_base"), "libggml-base.so").build(&dir, "libggml-base.so");
-    let cpu = library(Fixture::new("fake_ggml_cpu").and("fake_ggml_extra"), "libggml-cpu.so");
-    let cpu = cpu.path_option("", &base).path_option("-Wl,-rpath,", dir.path()).build(&dir, "libggml-cpu.so");
-    let program = Fixture::new("fake_program")
-        .ggml_headers()
-        .options("-Wl,--no-as-needed")
-        .path_option("-Wl,-rpath,", dir.path())
-        .path_option("", &cpu)
-        .path_option("", &base)
-        .build(&dir, "program");
-    (dir, program)
-}
+use zen5turbo_tests::{Outcome, Program, fake_ggml};
 
 fn run(variant: &str) -> Outcome {
-    let (_dir, program) = fake(variant);
+    let (_dir, program) = fake_ggml(variant, "");
     Program::engaged(program).run().success()
 }
 
@@ -94,7 +70,7 @@ fn a_release_without_the_hook_works_and_nothing_is_taken() {
 #[test]
 fn the_kill_switch_leaves_every_release_alone() {
     for variant in ["", "OTHER_SIZE", "BEFORE_HOOK"] {
-        let (_dir, program) = fake(variant);
+        let (_dir, program) = fake_ggml(variant, "");
         let stock = Program::new(&program).run().success();
         let run = Program::preloaded(&program).var("ZEN5TURBO", "0").run().success();
         assert_eq!((&run.stdout, &run.stderr), (&stock.stdout, &stock.stderr));

@@ -104,3 +104,26 @@ impl Fixture {
 fn source(name: &str) -> PathBuf {
     root().join("tests/fixtures").join(name).with_extension("c")
 }
+
+/// Builds the fake ggml of a variant (see `fixtures/fake_ggml.h`) and a program that uses it, whose path is
+/// returned. `options` are more options for the library with the CPU backend.
+#[must_use]
+pub fn fake_ggml(variant: &str, options: &str) -> (TempDir, PathBuf) {
+    let dir = work_dir();
+    let define = if variant.is_empty() { String::new() } else { format!("-D{variant}") };
+    let library = |fixture: Fixture, name: &str, more: &str| {
+        let options = format!("{define} -shared -fPIC -Wl,--no-as-needed -Wl,-soname,{name} {more}");
+        fixture.ggml_headers().options(&options)
+    };
+    let base = library(Fixture::new("fake_ggml_base"), "libggml-base.so", "").build(&dir, "libggml-base.so");
+    let cpu = library(Fixture::new("fake_ggml_cpu").and("fake_ggml_extra"), "libggml-cpu.so", options);
+    let cpu = cpu.path_option("", &base).path_option("-Wl,-rpath,", dir.path()).build(&dir, "libggml-cpu.so");
+    let program = Fixture::new("fake_program")
+        .ggml_headers()
+        .options("-Wl,--no-as-needed")
+        .path_option("-Wl,-rpath,", dir.path())
+        .path_option("", &cpu)
+        .path_option("", &base)
+        .build(&dir, "program");
+    (dir, program)
+}

@@ -14,7 +14,7 @@ mod pages;
 mod program;
 mod refusal;
 
-pub use fixture::{Fixture, ggml_headers, work_dir};
+pub use fixture::{Fixture, fake_ggml, ggml_headers, work_dir};
 pub use group::MemoryGroup;
 pub use guest::{Guest, GuestOutcome, page_nodes};
 pub use machine::{Tier, is_zen5, tiers};
@@ -50,6 +50,12 @@ pub fn need(path: impl AsRef<Path>, command: &str) -> PathBuf {
 #[must_use]
 pub fn shim() -> PathBuf {
     need("target/release/libzen5turbo.so", "cargo build --release -p zen5turbo-shim")
+}
+
+/// The command `zen5turbo`.
+#[must_use]
+pub fn command() -> PathBuf {
+    need("target/release/zen5turbo", "cargo build --release -p zen5turbo-cli")
 }
 
 /// A file of the stock build of llama.cpp.

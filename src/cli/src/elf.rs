@@ -47,6 +47,11 @@ pub struct Elf {
     pub runpath: Vec<String>,
     /// Linked with -Bsymbolic: it looks for symbols in itself first.
     pub symbolic: bool,
+    /// The address that the file gives to its first byte; in memory all addresses are moved alike.
+    pub first_address: u64,
+    /// Where the loader writes the addresses of the symbols asked for, as addresses of the file: a
+    /// call through it goes to what stands there.
+    pub slots: Vec<(&'static str, u64)>,
     /// The symbols asked for, where the file has anything to say on them.
     pub uses: BTreeMap<&'static str, Use>,
 }
@@ -67,7 +72,11 @@ impl Elf {
         let endian = file.endian();
         let header: &Header = file.elf_header();
         let mut interpreter = None;
+        let mut first_address = 0;
         for segment in file.elf_program_headers() {
+            if segment.p_type(endian) == elf::PT_LOAD && segment.p_offset(endian) == 0 {
+                first_address = segment.p_vaddr(endian);
+            }
             if let Some(name) = segment.interpreter(endian, data)? {
                 interpreter = Some(String::from_utf8_lossy(name).into_owned());
             }
@@ -118,19 +127,33 @@ impl Elf {
             let entry = uses.entry(name).or_default();
             entry.internal |= !entry.exported;
         }
+        let mut slots = Vec::new();
         if !dynamic_index.is_empty() {
-            for (_, relocation) in file.dynamic_relocations().into_iter().flatten() {
+            for (address, relocation) in file.dynamic_relocations().into_iter().flatten() {
                 let RelocationTarget::Symbol(index) = relocation.target() else { continue };
                 let Some(&name) = dynamic_index.get(&index) else { continue };
                 if let RelocationFlags::Elf { r_type } = relocation.flags()
                     && (r_type == elf::R_X86_64_JUMP_SLOT || r_type == elf::R_X86_64_GLOB_DAT)
                 {
                     uses.entry(name).or_default().relocated = true;
+                    slots.push((name, address));
                 }
             }
         }
 
-        Ok(Elf { path: path.to_owned(), executable, interpreter, soname, needed, rpath, runpath, symbolic, uses })
+        Ok(Elf {
+            path: path.to_owned(),
+            executable,
+            interpreter,
+            soname,
+            needed,
+            rpath,
+            runpath,
+            symbolic,
+            first_address,
+            slots,
+            uses,
+        })
     }
 
     /// The use of `symbol`; all false when the file does not mention it.
@@ -250,6 +273,7 @@ mod tests {
         assert!(elf.needed.iter().any(|n| n == "libc.so.6"), "{:?}", elf.needed);
         let write = elf.symbol("write");
         assert!(write.needed && write.relocated && !write.exported, "{write:?}");
+        assert!(elf.slots.iter().any(|(name, address)| *name == "write" && *address > 0), "{:?}", elf.slots);
         assert_eq!(elf.symbol("no_such_symbol"), Use::default());
         let main = elf.symbol("main");
         assert!(main.internal && !main.relocated && !main.exported, "{main:?}");

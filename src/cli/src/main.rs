@@ -1,13 +1,19 @@
 //! `zen5turbo`, the companion command of libzen5turbo.so.
 
 mod ab;
+mod abi;
+mod bandwidth;
 mod doctor;
 mod elf;
 mod engagement;
+mod knobs;
 mod llama_bench;
+mod loader;
+mod manual;
 mod process;
 mod reach;
 mod record;
+mod root;
 mod run;
 mod shim;
 mod statistics;
@@ -32,6 +38,11 @@ enum Command {
     Run(run::Args),
     Ab(ab::Args),
     Stats(stats::Args),
+    Man(manual::ManArgs),
+    Completions(manual::CompletionArgs),
+    /// What a ggml library says of its structures, as JSON; for doctor, which asks in a process of its own
+    #[command(hide = true)]
+    Abi(abi::Args),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +51,9 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Ab(args) => ab::run(&args),
         Command::Stats(args) => stats::run(&args),
+        Command::Man(args) => manual::man::<Cli>(&args),
+        Command::Completions(args) => manual::completions::<Cli>(&args),
+        Command::Abi(args) => abi::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("zen5turbo: {error:#}");

@@ -95,7 +95,8 @@ fn drain<R: Read + Send + 'static>(pipe: Option<R>) -> thread::JoinHandle<String
     })
 }
 
-fn wait_without_reaping(pid: libc::pid_t) -> std::io::Result<()> {
+/// Waits until the child has ended; its process number stays taken.
+pub fn wait_without_reaping(pid: libc::pid_t) -> std::io::Result<()> {
     loop {
         // SAFETY: an all-zero siginfo_t is a valid value, and waitid only writes to it.
         let rc = unsafe {

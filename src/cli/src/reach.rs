@@ -2,32 +2,50 @@
 //! and whether their calls to the hooked functions go through it.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
 use crate::elf::{self, Elf};
+use crate::loader::{LoaderCache, expand, library_path};
 
 /// The hook without which nothing is taken over.
 pub const COMPUTE: &str = "ggml_cpu_extra_compute_forward";
 
-/// The other hooks, and what is lost without them.
-pub const OTHERS: [(&str, &str); 3] = [
-    (
-        "ggml_cpu_extra_work_size",
-        "scratch memory is reserved at the first product instead of when the graph is planned",
-    ),
-    ("ggml_graph_compute", "the shim does not see whole graphs"),
-    (
-        "ggml_backend_reg_get_proc_address",
-        "weights that llama.cpp repacks at load stay repacked, and their products are left to it",
-    ),
+/// A hook besides [`COMPUTE`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// The function, under all its names.
+    pub names: &'static [&'static str],
+    /// What is lost when no call of it goes through the loader.
+    pub loss: &'static str,
+}
+
+/// The other hooks.
+pub const OTHERS: [Hook; 5] = [
+    Hook {
+        names: &["ggml_cpu_extra_work_size"],
+        loss: "scratch memory is reserved at the first product instead of when the graph is planned",
+    },
+    Hook { names: &["ggml_graph_compute"], loss: "the shim does not see whole graphs" },
+    Hook {
+        names: &["ggml_backend_reg_get_proc_address"],
+        loss: "weights that llama.cpp repacks at load stay repacked, and their products are left to it",
+    },
+    Hook {
+        names: &["mmap", "mmap64"],
+        loss: "the model file is not mapped where huge pages can lie, and its weights are not promoted",
+    },
+    Hook {
+        names: &["ggml_aligned_malloc"],
+        loss: "the KV cache and the compute buffers lie on the pages that the program gets",
+    },
 ];
 
-fn hooks() -> Vec<&'static str> {
-    [COMPUTE].into_iter().chain(OTHERS.map(|(name, _)| name)).collect()
+/// Every hooked function.
+pub fn hooks() -> Vec<&'static str> {
+    [COMPUTE].into_iter().chain(OTHERS.iter().flat_map(|hook| hook.names.iter().copied())).collect()
 }
 
 /// Something that keeps the shim from a program: what was found, what was expected, what to do.
@@ -61,10 +79,12 @@ pub struct Reach {
     /// Needed libraries that were not found: (name, needed by).
     pub missing: Vec<(String, PathBuf)>,
     pub copies: Vec<Copy>,
-    /// Secondary hooks that cannot be taken, and what is lost.
-    pub losses: Vec<(&'static str, &'static str)>,
+    /// Secondary hooks that cannot be taken.
+    pub losses: Vec<&'static Hook>,
     /// What keeps the shim out of the whole process.
     pub obstacles: Vec<Obstacle>,
+    /// The only obstacle is that no ggml is known here: a program may still open one in its own way.
+    pub unknown: bool,
 }
 
 impl Reach {
@@ -93,6 +113,7 @@ pub fn examine(root: &Path) -> Result<Reach> {
         copies: Vec::new(),
         losses: Vec::new(),
         obstacles: Vec::new(),
+        unknown: false,
     };
     reach.obstacles.extend(blocked(&root_elf));
 
@@ -116,15 +137,26 @@ pub fn examine(root: &Path) -> Result<Reach> {
         }
     }
     if reach.copies.is_empty() && reach.obstacles.is_empty() {
-        reach.obstacles.push(no_copy(&root_elf, &reach.files));
+        let found = no_copy(&root_elf, &reach.files);
+        reach.unknown = found.is_none();
+        reach.obstacles.push(found.unwrap_or_else(|| not_loaded(&root_elf)));
     }
-    for (name, loss) in OTHERS {
-        let taken = reach.files.iter().any(|f| f.symbol(name).relocated && !f.symbolic);
-        if !taken {
-            reach.losses.push((name, loss));
-        }
-    }
+    reach.losses = OTHERS.iter().filter(|hook| !reach.files.iter().any(|f| calls(f, hook))).collect();
     Ok(reach)
+}
+
+/// Whether `file` calls the hooked function through the loader. Only what has to do with ggml counts:
+/// every other library maps memory, too.
+fn calls(file: &Elf, hook: &Hook) -> bool {
+    let of_ggml = |name: &str| name.starts_with("libggml") || name.starts_with("libllama");
+    (file.executable || of_ggml(&file_name(&file.path)) || file.needed.iter().any(|name| of_ggml(name)))
+        && hook.names.iter().map(|name| file.symbol(name)).any(|u| u.relocated && !(file.symbolic && u.exported))
+}
+
+/// The hooks that calls of `file` offer.
+pub fn offers(file: &Elf) -> Vec<&'static str> {
+    let compute = Hook { names: &[COMPUTE], loss: "" };
+    std::iter::once(&compute).chain(&OTHERS).filter(|hook| calls(file, hook)).map(|hook| hook.names[0]).collect()
 }
 
 /// What makes the loader ignore LD_PRELOAD for this program, or the shim fail in it.
@@ -186,67 +218,73 @@ fn call_obstacle(copy: &Elf, files: &[Elf]) -> Option<Obstacle> {
     })
 }
 
-/// Why there is no copy of ggml's CPU backend to be found.
-fn no_copy(root: &Elf, files: &[Elf]) -> Obstacle {
-    const SHARED: &str =
-        "libggml-cpu*.so that exports ggml_cpu_extra_compute_forward (llama.cpp since December 2024, built shared)";
+const SHARED: &str =
+    "libggml-cpu*.so that exports ggml_cpu_extra_compute_forward (llama.cpp since December 2024, built shared)";
+
+/// Why there is no copy of ggml's CPU backend to be found; `None` when nothing here has to do with ggml.
+fn no_copy(root: &Elf, files: &[Elf]) -> Option<Obstacle> {
     let any = |test: fn(&Elf) -> bool| files.iter().find(|f| test(f));
     if let Some(file) = any(|f| f.executable && f.symbol(COMPUTE).internal) {
-        return obstacle(
+        return Some(obstacle(
             format!("static build: ggml is linked into {} and its symbols are not dynamic", file.path.display()),
             SHARED,
             "use a shared build of llama.cpp (-DBUILD_SHARED_LIBS=ON)",
-        );
+        ));
     }
     if let Some(file) = any(|f| f.symbol(COMPUTE).internal) {
-        return obstacle(
+        return Some(obstacle(
             format!("{} holds ggml_cpu_extra_compute_forward with hidden visibility", file.path.display()),
             SHARED,
             "rebuild without -fvisibility=hidden for ggml, or use upstream's shared build",
-        );
+        ));
     }
     if let Some(file) = any(|f| f.symbol("ggml_graph_compute").exported && !f.executable) {
-        return obstacle(
+        return Some(obstacle(
             format!(
                 "{} exports ggml_graph_compute but not ggml_cpu_extra_compute_forward: a ggml older than December 2024",
                 file.path.display()
             ),
             SHARED,
             "use a newer llama.cpp",
-        );
+        ));
     }
     if let Some(file) = any(|f| file_name(&f.path).starts_with("libggml-cpu")) {
-        return obstacle(
+        return Some(obstacle(
             format!(
                 "{} does not export ggml_cpu_extra_compute_forward (hidden visibility, or stripped of it)",
                 file.path.display()
             ),
             SHARED,
             "use upstream's shared build of llama.cpp",
-        );
+        ));
     }
     // Source file names stay in the messages of GGML_ASSERT, even in a stripped program.
     let marks: [&[u8]; 2] = [b"ggml-cpu.c", b"ggml_backend_cpu"];
     if let Some(file) = files.iter().find(|f| !is_system(&f.path) && elf::holds_text(&f.path, &marks)) {
-        return obstacle(
+        return Some(obstacle(
             format!(
                 "static build: the text of ggml's CPU backend is inside {}, without dynamic symbols",
                 file.path.display()
             ),
             SHARED,
             "use a shared build of llama.cpp (-DBUILD_SHARED_LIBS=ON)",
-        );
+        ));
     }
     if files.iter().any(|f| file_name(&f.path).starts_with("libggml")) {
-        return obstacle(
+        return Some(obstacle(
             format!(
                 "{} uses ggml, but its CPU backend was found neither among the needed libraries nor beside them",
                 root.path.display()
             ),
             SHARED,
             "name the folder that holds libggml-cpu*.so (`zen5turbo doctor FOLDER`)",
-        );
+        ));
     }
+    None
+}
+
+/// Nothing here has to do with ggml.
+fn not_loaded(root: &Elf) -> Obstacle {
     obstacle(
         format!("{} does not load ggml by itself", root.path.display()),
         SHARED,
@@ -339,7 +377,7 @@ fn list(folder: &Path) -> Vec<PathBuf> {
     fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
-fn file_name(path: &Path) -> String {
+pub fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
@@ -349,76 +387,6 @@ fn real(path: &Path) -> PathBuf {
 
 fn is_system(path: &Path) -> bool {
     ["/lib", "/usr/lib"].iter().any(|p| path.starts_with(p)) && file_name(path).contains(".so")
-}
-
-/// Folders with $ORIGIN and $LIB put in; $LIB is both of its usual values.
-fn expand(folders: &[String], origin: &Path) -> Vec<PathBuf> {
-    let origin = origin.to_string_lossy();
-    let mut expanded = Vec::new();
-    for folder in folders.iter().filter(|f| !f.is_empty()) {
-        let folder = folder.replace("${ORIGIN}", &origin).replace("$ORIGIN", &origin);
-        if folder.contains("$LIB") || folder.contains("${LIB}") {
-            for lib in ["lib/x86_64-linux-gnu", "lib64"] {
-                expanded.push(folder.replace("${LIB}", lib).replace("$LIB", lib).into());
-            }
-        } else {
-            expanded.push(folder.into());
-        }
-    }
-    expanded
-}
-
-fn library_path() -> Vec<PathBuf> {
-    let list = env::var("LD_LIBRARY_PATH").unwrap_or_default();
-    list.split([':', ';']).filter(|f| !f.is_empty()).map(PathBuf::from).collect()
-}
-
-/// `/etc/ld.so.cache`: file name to path.
-struct LoaderCache(Vec<(String, PathBuf)>);
-
-/// Where the loader looks last.
-const DEFAULT_FOLDERS: [&str; 6] =
-    ["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"];
-
-impl LoaderCache {
-    fn read() -> Self {
-        let bytes = fs::read("/etc/ld.so.cache").unwrap_or_default();
-        LoaderCache(Self::parse(&bytes).unwrap_or_default())
-    }
-
-    /// The format of glibc 2.2 and later (sysdeps/generic/dl-cache.h): a 48-byte header, 24-byte
-    /// entries, string offsets from the start of the header. An older-format table may come first.
-    fn parse(bytes: &[u8]) -> Option<Vec<(String, PathBuf)>> {
-        const MAGIC: &[u8] = b"glibc-ld.so.cache1.1";
-        /// Flags of an entry: 64-bit x86 library for glibc.
-        const X86_64: u32 = 0x0300;
-        let start = bytes.windows(MAGIC.len()).position(|w| w == MAGIC)?;
-        let bytes = &bytes[start..];
-        let u32_at = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-        let text_at = |at: u32| {
-            let tail = bytes.get(at as usize..)?;
-            let end = tail.iter().position(|&b| b == 0)?;
-            Some(String::from_utf8_lossy(&tail[..end]).into_owned())
-        };
-        let count = u32_at(20)? as usize;
-        let mut found = Vec::new();
-        for i in 0..count {
-            let at = 48 + i * 24;
-            if u32_at(at)? & 0xff00 == X86_64 {
-                found.push((text_at(u32_at(at + 4)?)?, text_at(u32_at(at + 8)?)?.into()));
-            }
-        }
-        Some(found)
-    }
-
-    fn find(&self, name: &str, folders: &[PathBuf]) -> Option<PathBuf> {
-        folders
-            .iter()
-            .map(|folder| folder.join(name))
-            .find(|path| path.is_file())
-            .or_else(|| self.0.iter().find(|(n, p)| n == name && p.is_file()).map(|(_, path)| path.clone()))
-            .or_else(|| DEFAULT_FOLDERS.iter().map(|f| Path::new(f).join(name)).find(|p| p.is_file()))
-    }
 }
 
 #[cfg(test)]
@@ -435,6 +403,8 @@ mod tests {
             rpath: vec![],
             runpath: vec![],
             symbolic: false,
+            first_address: 0,
+            slots: vec![],
             uses: [(COMPUTE, hook)].into(),
         }
     }
@@ -463,17 +433,19 @@ mod tests {
     fn the_reason_for_no_copy_is_told_apart() {
         let internal = elf::Use { internal: true, ..Default::default() };
         let program = file("llama-cli", true, internal);
-        assert!(no_copy(&program, std::slice::from_ref(&program)).found.contains("static build"));
+        let why = |root: &Elf, files: &[Elf]| no_copy(root, files).unwrap().found;
+        assert!(why(&program, std::slice::from_ref(&program)).contains("static build"));
 
         let plain = file("/nonexistent/llama-cli", true, elf::Use::default());
         let hidden = file("libggml-cpu.so", false, internal);
-        assert!(no_copy(&plain, &[plain.clone(), hidden]).found.contains("hidden visibility"));
+        assert!(why(&plain, &[plain.clone(), hidden]).contains("hidden visibility"));
 
         let mut old = file("libggml.so", false, elf::Use::default());
         old.uses = [("ggml_graph_compute", CALLED)].into();
-        assert!(no_copy(&plain, &[plain.clone(), old]).found.contains("older than December 2024"));
+        assert!(why(&plain, &[plain.clone(), old]).contains("older than December 2024"));
 
-        assert!(no_copy(&plain, std::slice::from_ref(&plain)).found.contains("does not load ggml"));
+        assert_eq!(no_copy(&plain, std::slice::from_ref(&plain)), None);
+        assert!(not_loaded(&plain).found.contains("does not load ggml"));
     }
 
     #[test]
@@ -493,31 +465,5 @@ mod tests {
         assert!(reach.files.len() >= 2, "the program and libc at least");
         assert!(!reach.engages() && reach.copies.is_empty());
         assert_eq!(reach.obstacles.len(), 1);
-    }
-
-    #[test]
-    fn origin_and_lib_are_put_into_folders() {
-        let folders =
-            expand(&["$ORIGIN/../lib".into(), "${ORIGIN}".into(), "/a/$LIB".into(), String::new()], Path::new("/o"));
-        let expected: Vec<PathBuf> =
-            ["/o/../lib", "/o", "/a/lib/x86_64-linux-gnu", "/a/lib64"].map(PathBuf::from).into();
-        assert_eq!(folders, expected);
-    }
-
-    #[test]
-    fn the_loader_cache_is_parsed_and_damage_is_survived() {
-        let mut bytes = b"glibc-ld.so.cache1.1".to_vec();
-        bytes.extend(2u32.to_le_bytes());
-        bytes.resize(48, 0);
-        let strings = 48 + 2 * 24;
-        for (flags, key, value) in [(0x0303u32, 0u32, 5u32), (0x0803, 0, 5)] {
-            for v in [flags, strings + key, strings + value, 0, 0, 0] {
-                bytes.extend(v.to_le_bytes());
-            }
-        }
-        bytes.extend(b"a.so\0/x/a.so\0");
-        assert_eq!(LoaderCache::parse(&bytes).unwrap(), [("a.so".into(), PathBuf::from("/x/a.so"))]);
-        assert!(LoaderCache::parse(&bytes[..60]).is_none());
-        assert!(LoaderCache::parse(b"").is_none());
     }
 }

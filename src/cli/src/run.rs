@@ -1,35 +1,42 @@
 //! `zen5turbo run`: starts a program under the shim.
 
+mod child;
+mod report;
+
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use zen5turbo_host::gate::EXIT_REFUSED;
+use zen5turbo_host::{Cpu, GateMode};
 
-use crate::elf::Elf;
-use crate::reach;
-use crate::shim::{self, Gate, Kernels, Knobs, Log};
+use crate::doctor::{self, Check};
+use crate::knobs::{Options, Settings};
+use crate::reach::{self, Reach};
+use crate::shim;
 
 /// Start a program under the shim: sets LD_PRELOAD and the knobs, then becomes the program
+///
+/// Exit status: the program's own (128 + N in a shell when signal N ended it); 78 when it was not started
+/// because the shim could not engage, 126 when it cannot be executed, 127 when it is not found.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// The shim library, or its folder [default: SHIM_LIB, else beside this command or in ../lib]
     #[arg(long, value_name = "PATH")]
     lib: Option<PathBuf>,
-    /// What to do on a CPU that is not Zen 5 (ZEN5TURBO_GATE)
+    /// Start it even when the shim could not engage
     #[arg(long)]
-    gate: Option<Gate>,
-    /// The highest kernel tier to use (ZEN5TURBO_KERNELS)
+    anyway: bool,
+    /// At the end, print on stderr what engaged, time and bytes per second of each operation, and why not
+    ///
+    /// The machine's bandwidth is measured after the program has ended, for a quarter of a second.
     #[arg(long)]
-    kernels: Option<Kernels>,
-    /// Write statistics to this file at exit (ZEN5TURBO_STATS)
-    #[arg(long, value_name = "FILE")]
-    stats: Option<PathBuf>,
-    /// What the shim says on stderr (ZEN5TURBO_LOG)
-    #[arg(long)]
-    log: Option<Log>,
+    report: bool,
+    #[command(flatten)]
+    knobs: Options,
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "PROGRAM ARGS")]
     program: Vec<OsString>,
@@ -39,34 +46,124 @@ pub struct Args {
 const CANNOT_EXECUTE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
-/// Becomes the program; returns only when that fails.
+/// Becomes the program, or with `--report` waits for it.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let library = shim::locate(args.lib.as_deref())?;
     let Some((program, arguments)) = args.program.split_first() else {
         return Ok(ExitCode::from(NOT_FOUND));
     };
-    // A shim that silently does nothing is the worst failure: say what is known beforehand.
-    if let Some(elf) = find_program(program).and_then(|path| Elf::read(&path, &[]).ok()) {
-        for obstacle in reach::blocked(&elf) {
-            eprintln!(
-                "zen5turbo: the shim will not engage: {}; expected {}; {}",
-                obstacle.found, obstacle.expected, obstacle.todo
-            );
+    let Some(path) = find_program(program).filter(|path| path.exists()) else {
+        eprintln!(
+            "zen5turbo: {} was not found{}; expected a program, by its path or as a command",
+            program.to_string_lossy(),
+            if Path::new(program).components().count() > 1 { "" } else { " in PATH" }
+        );
+        return Ok(ExitCode::from(NOT_FOUND));
+    };
+    let library = match shim::locate(args.lib.as_deref()) {
+        Ok(library) => library,
+        Err(error) => {
+            eprintln!("zen5turbo: {} was not started: {error:#}", program.to_string_lossy());
+            return Ok(ExitCode::from(EXIT_REFUSED as u8));
+        }
+    };
+    let settings = Settings::inherited().with(&args.knobs);
+    let against = examine(&settings, &path);
+    if !against.is_empty() {
+        tell(program, &against, args.anyway);
+        if !args.anyway {
+            return Ok(ExitCode::from(EXIT_REFUSED as u8));
         }
     }
-    if env::var_os("ZEN5TURBO").is_some_and(|v| v == "0") {
-        eprintln!("zen5turbo: ZEN5TURBO=0 is set: the shim changes nothing");
-    }
-    let knobs = Knobs { gate: args.gate, kernels: args.kernels, log: args.log, stats: args.stats.clone() };
-    let error = Command::new(program)
+
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .env("LD_PRELOAD", shim::preload_list(&library, env::var_os("LD_PRELOAD").as_deref()))
         // For this command only: the shim would name it as a variable that it does not know.
         .env_remove("SHIM_LIB")
-        .envs(knobs.variables())
-        .exec();
+        .envs(args.knobs.variables());
+    let error = if args.report {
+        match reported(&mut command, &settings)? {
+            Ok(code) => return Ok(code),
+            Err(error) => error,
+        }
+    } else {
+        command.exec()
+    };
     eprintln!("zen5turbo: cannot start {}: {error}", program.to_string_lossy());
     Ok(ExitCode::from(if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_EXECUTE }))
+}
+
+/// Runs it to its end and tells what the shim did. The inner error is that of starting it.
+fn reported(command: &mut Command, settings: &Settings) -> Result<std::io::Result<ExitCode>> {
+    let folder = tempfile::tempdir()
+        .context("cannot make a folder for the statistics; set TMPDIR to a folder that can be written")?;
+    // One file for each process: a program may start others.
+    command.env("ZEN5TURBO_STATS", folder.path().join("%p.json"));
+    let ended = match child::run(command) {
+        Ok(ended) => ended,
+        Err(error) => return Ok(Err(error)),
+    };
+    let files = report::files(folder.path());
+    if let Some(pattern) = settings.get("ZEN5TURBO_STATS") {
+        report::deliver(&files, pattern);
+    }
+    eprint!("{}", report::text(&ended, &files));
+    drop(folder);
+    Ok(Ok(child::end_like(ended.status)))
+}
+
+/// What keeps the shim out. What was asked for by a setting, such as ZEN5TURBO=0, is said and no reason
+/// to refuse.
+fn examine(settings: &Settings, path: &Path) -> Vec<Check> {
+    let reach = reach::examine(path);
+    for (value, expected) in settings.complaints() {
+        eprintln!("zen5turbo: {value} is not allowed: expected {expected}; the shim uses its default");
+    }
+    let idle = if settings.get("ZEN5TURBO") == Some("0") {
+        Some("ZEN5TURBO=0 is set: the shim changes nothing")
+    } else if settings.get("ZEN5TURBO_KERNELS") == Some("off") {
+        Some("ZEN5TURBO_KERNELS=off is set: the shim takes nothing over")
+    } else if settings.gate() == GateMode::Passthrough && !Cpu::detect().is_zen5() {
+        Some("this CPU is not a Zen 5, and ZEN5TURBO_GATE=passthrough is set: the shim takes nothing over")
+    } else {
+        None
+    };
+    if let Some(idle) = idle {
+        eprintln!("zen5turbo: {idle}");
+        return Vec::new();
+    }
+    match &reach {
+        Ok(reach) if reach.unknown => note(reach),
+        Ok(_) => {}
+        Err(error) => eprintln!("zen5turbo: whether the shim will engage is not known: {error:#}"),
+    }
+    doctor::against(settings, reach.as_ref().ok())
+}
+
+fn note(reach: &Reach) {
+    for obstacle in &reach.obstacles {
+        eprintln!(
+            "zen5turbo: whether the shim will engage is not known: {}; it will if ggml is opened later",
+            obstacle.found
+        );
+    }
+}
+
+fn tell(program: &OsStr, against: &[Check], anyway: bool) {
+    let what = if anyway { "is started all the same" } else { "was not started" };
+    eprintln!("zen5turbo: {} {what}: the shim could not engage", program.to_string_lossy());
+    for check in against {
+        eprintln!("  found:    {}", check.found);
+        for (word, text) in [("expected:", &check.expected), ("do:", &check.remedy)] {
+            if let Some(text) = text {
+                eprintln!("  {word:<9} {text}");
+            }
+        }
+    }
+    if !anyway {
+        eprintln!("  --anyway starts it with the shim all the same; the exit status of this refusal is {EXIT_REFUSED}");
+    }
 }
 
 /// The file that `program` names, through PATH when it has no slash.

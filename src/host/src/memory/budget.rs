@@ -105,6 +105,12 @@ impl Budget {
         Some(field_kib(meminfo, "CommitLimit")?.saturating_sub(field_kib(meminfo, "Committed_AS")?))
     }
 
+    /// The smallest limit of any group around this process, bytes; `None` without one.
+    #[must_use]
+    pub fn limit(&self) -> Option<u64> {
+        self.groups.iter().filter_map(|(group, names)| limit_of(group, names)).min()
+    }
+
     /// The pressure on memory, of the innermost cgroup that tells it, else of the machine; none when
     /// the kernel does not count it.
     #[must_use]
@@ -122,12 +128,20 @@ fn reserve(total: u64) -> u64 {
     (total / 16).clamp(128 << 20, 4 << 30)
 }
 
+fn number(group: &Path, name: &str) -> Option<u64> {
+    std::fs::read_to_string(group.join(name)).ok()?.trim().parse().ok()
+}
+
+/// A group's own limit; version 1 says "none" by a huge number.
+fn limit_of(group: &Path, names: &Names) -> Option<u64> {
+    number(group, names.limit).filter(|&limit| limit < 1 << 60)
+}
+
 /// What a group's limit leaves; `None` without a limit. Its page cache can be reclaimed, so it does
 /// not count as used.
 fn left_in_group(group: &Path, names: &Names) -> Option<u64> {
-    let number = |name: &str| std::fs::read_to_string(group.join(name)).ok()?.trim().parse::<u64>().ok();
-    let limit = number(names.limit).filter(|&l| l < 1 << 60)?; // v1 says "none" by a huge number
-    let used = number(names.used)?;
+    let limit = limit_of(group, names)?;
+    let used = number(group, names.used)?;
     let stat = std::fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
     let cache: u64 = ["inactive_file ", "active_file "]
         .iter()
@@ -199,6 +213,7 @@ mod tests {
         );
         // 4 GiB less 3 used, of which 2 are page cache, less a reserve of 256 MiB.
         assert_eq!(Budget::below(&tree.0).spare(), 3 * GIB - GIB / 4);
+        assert_eq!(Budget::below(&tree.0).limit(), Some(4 * GIB));
     }
 
     #[test]

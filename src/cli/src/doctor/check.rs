@@ -1,0 +1,229 @@
+//! What the doctor says: findings with a status, as text and as JSON.
+
+use serde::Serialize;
+
+use crate::reach::Obstacle;
+
+/// How good a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// As it should be.
+    Ok,
+    /// The shim engages, with less than it could have.
+    Limited,
+    /// This keeps the shim from engaging.
+    No,
+}
+
+impl Status {
+    fn word(self) -> &'static str {
+        match self {
+            Status::Ok => "OK",
+            Status::Limited => "limited",
+            Status::No => "no",
+        }
+    }
+}
+
+/// One finding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// Its name, the same in every version; what follows a colon names the thing it is about.
+    pub id: String,
+    pub status: Status,
+    /// What was found.
+    pub found: String,
+    /// What would be better, and why. Not said of what is in order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected: Option<String>,
+    /// What to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+impl Check {
+    fn new(id: &str, status: Status, found: String) -> Check {
+        Check { id: id.to_owned(), status, found, expected: None, remedy: None }
+    }
+
+    /// In order.
+    pub fn ok(id: &str, found: impl Into<String>) -> Check {
+        Check::new(id, Status::Ok, found.into())
+    }
+
+    /// Less than it could be.
+    pub fn limited(
+        id: &str,
+        found: impl Into<String>,
+        expected: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Check {
+        let (expected, remedy) = (Some(expected.into()), Some(remedy.into()));
+        Check { expected, remedy, ..Check::new(id, Status::Limited, found.into()) }
+    }
+
+    /// In the way.
+    pub fn no(id: &str, found: impl Into<String>, expected: impl Into<String>, remedy: impl Into<String>) -> Check {
+        Check { status: Status::No, ..Check::limited(id, found, expected, remedy) }
+    }
+
+    /// An obstacle on the way to ggml.
+    pub fn obstacle(id: &str, status: Status, obstacle: &Obstacle) -> Check {
+        let Obstacle { found, expected, todo } = obstacle.clone();
+        Check { status, ..Check::no(id, found, expected, todo) }
+    }
+}
+
+/// What a section is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Machine,
+    Program,
+    Process,
+}
+
+/// The findings on one thing.
+#[derive(Clone, Debug, Serialize)]
+pub struct Section {
+    pub kind: Kind,
+    /// The program's path, the process's number, the machine's CPU.
+    pub subject: String,
+    pub checks: Vec<Check>,
+    /// A process's statistics, the object that the shim wrote.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub statistics: Option<serde_json::Value>,
+}
+
+impl Section {
+    /// A section without findings yet.
+    pub fn new(kind: Kind, subject: impl Into<String>) -> Section {
+        Section { kind, subject: subject.into(), checks: Vec::new(), statistics: None }
+    }
+
+    /// The findings that keep the shim from engaging.
+    pub fn against(&self) -> impl Iterator<Item = &Check> {
+        self.checks.iter().filter(|check| check.status == Status::No)
+    }
+
+    /// The findings, one or three lines each.
+    pub fn text(&self) -> String {
+        let kind = match self.kind {
+            Kind::Machine => "machine",
+            Kind::Program => "program",
+            Kind::Process => "process",
+        };
+        let mut out = format!("{kind} {}\n", self.subject);
+        let width = self.checks.iter().map(|check| check.id.len()).max().unwrap_or(0).min(WIDEST);
+        for check in &self.checks {
+            out += &format!("  {:<8}{:<width$}  {}\n", check.status.word(), check.id, check.found);
+            let indent = 2 + 8 + width + 2;
+            for (word, text) in [("expected:", &check.expected), ("do:", &check.remedy)] {
+                if let Some(text) = text {
+                    out += &format!("{:indent$}{word:<9} {text}\n", "");
+                }
+            }
+        }
+        out
+    }
+}
+
+/// Names longer than this push their line to the right instead of all the others.
+const WIDEST: usize = 26;
+
+/// All that the doctor found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Of the layout of this object.
+    pub schema: u32,
+    /// Of the command.
+    pub version: &'static str,
+    /// Whether the shim will engage, or has engaged in a process.
+    pub engages: bool,
+    /// Why not, in short.
+    pub reasons: Vec<String>,
+    pub sections: Vec<Section>,
+}
+
+impl Report {
+    /// The verdict follows from the findings.
+    pub fn new(sections: Vec<Section>) -> Report {
+        let reasons: Vec<String> =
+            sections.iter().flat_map(Section::against).map(|check| check.found.clone()).collect();
+        Report { schema: 1, version: env!("CARGO_PKG_VERSION"), engages: reasons.is_empty(), reasons, sections }
+    }
+
+    /// For a terminal.
+    pub fn text(&self) -> String {
+        let mut out: String = self.sections.iter().map(|section| section.text() + "\n").collect();
+        let [mut process, mut program] = [false; 2];
+        for section in &self.sections {
+            process |= section.kind == Kind::Process;
+            program |= section.kind == Kind::Program;
+        }
+        out += match (self.engages, process, program) {
+            (true, true, _) => "verdict: has engaged\n",
+            (true, _, true) => "verdict: will engage\n",
+            (true, _, _) => "verdict: will engage (name a program, a folder or a process to examine it too)\n",
+            (false, true, _) => "verdict: has not engaged: ",
+            (false, _, _) => "verdict: will not engage: ",
+        };
+        if !self.engages {
+            out += &self.reasons.join("; ");
+            out.push('\n');
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        let mut section = Section::new(Kind::Machine, "AMD EPYC");
+        section.checks.push(Check::ok("cpu.xcr0", "0xe7"));
+        section.checks.push(Check::limited("memory.thp", "never", "madvise", "echo madvise"));
+        section.checks.push(Check::no("gate", "not a Zen 5", "a Zen 5", "ZEN5TURBO_GATE=off"));
+        Report::new(vec![section])
+    }
+
+    #[test]
+    fn the_text_has_a_status_per_line_with_reason_and_remedy_and_a_verdict() {
+        assert_eq!(
+            report().text(),
+            "machine AMD EPYC\n\
+             \x20 OK      cpu.xcr0    0xe7\n\
+             \x20 limited memory.thp  never\n\
+             \x20                     expected: madvise\n\
+             \x20                     do:       echo madvise\n\
+             \x20 no      gate        not a Zen 5\n\
+             \x20                     expected: a Zen 5\n\
+             \x20                     do:       ZEN5TURBO_GATE=off\n\n\
+             verdict: will not engage: not a Zen 5\n"
+        );
+    }
+
+    #[test]
+    fn the_json_has_the_same_and_leaves_out_what_is_not_there() {
+        let json = serde_json::to_value(report()).unwrap();
+        assert_eq!(json["schema"], 1);
+        assert_eq!(json["engages"], false);
+        assert_eq!(json["reasons"], serde_json::json!(["not a Zen 5"]));
+        let section = &json["sections"][0];
+        assert_eq!((&section["kind"], &section["subject"]), (&"machine".into(), &"AMD EPYC".into()));
+        let ok = serde_json::json!({"id": "cpu.xcr0", "status": "ok", "found": "0xe7"});
+        assert_eq!(section["checks"][0], ok);
+        assert_eq!(section["checks"][1]["remedy"], "echo madvise");
+        assert!(section.get("statistics").is_none());
+    }
+
+    #[test]
+    fn limits_do_not_keep_it_from_engaging() {
+        let mut section = Section::new(Kind::Process, "7");
+        section.checks.push(Check::limited("a", "b", "c", "d"));
+        let report = Report::new(vec![section]);
+        assert!(report.engages && report.text().ends_with("verdict: has engaged\n"));
+    }
+}

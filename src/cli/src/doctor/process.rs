@@ -1,0 +1,301 @@
+//! What is active in a process that runs.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use zen5turbo_host::proc::field_kib;
+
+use super::check::{Check, Kind, Section};
+use crate::elf::Elf;
+use crate::engagement::Stats;
+use crate::knobs::Settings;
+use crate::reach::{COMPUTE, file_name, hooks};
+use crate::root::Root;
+use crate::{shim, text};
+
+/// A process below `/proc`, or below a made tree.
+pub struct Process<'a> {
+    root: &'a Root,
+    pid: u32,
+    environment: Vec<(String, String)>,
+    maps: Vec<Mapping>,
+}
+
+/// A line of `/proc/PID/maps` that has a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mapping {
+    start: u64,
+    end: u64,
+    /// Where in the file it begins.
+    offset: u64,
+    path: String,
+}
+
+/// What the kernel puts behind the path of a file that was removed or replaced.
+const DELETED: &str = " (deleted)";
+
+impl Mapping {
+    fn parse(line: &str) -> Option<Mapping> {
+        let mut words = line.splitn(6, ' ');
+        let (start, end) = words.next()?.split_once('-')?;
+        let offset = words.nth(1)?;
+        let path = words.nth(2)?.trim_start();
+        let hex = |text| u64::from_str_radix(text, 16).ok();
+        let mapping = Mapping { start: hex(start)?, end: hex(end)?, offset: hex(offset)?, path: path.to_owned() };
+        path.starts_with('/').then_some(mapping)
+    }
+
+    fn name(&self) -> String {
+        file_name(Path::new(self.path.trim_end_matches(DELETED)))
+    }
+
+    fn is_shim(&self) -> bool {
+        self.name().starts_with("libzen5turbo")
+    }
+}
+
+impl<'a> Process<'a> {
+    /// Reads what the kernel tells of process `pid`.
+    pub fn open(root: &'a Root, pid: u32) -> Result<Process<'a>> {
+        let folder = root.path(&format!("proc/{pid}"));
+        ensure!(
+            folder.is_dir(),
+            "there is no process {pid} and no program of that name; expected the number of a running process"
+        );
+        let denied = || {
+            format!(
+                "cannot look into process {pid}, which belongs to {}; expected one of your own: run this as that user or as root",
+                owner(&folder)
+            )
+        };
+        let environment = fs::read(folder.join("environ")).with_context(denied)?;
+        let maps = fs::read_to_string(folder.join("maps")).with_context(denied)?;
+        let environment = environment.split(|&b| b == 0).filter_map(|entry| {
+            let entry = String::from_utf8_lossy(entry);
+            entry.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))
+        });
+        Ok(Process {
+            root,
+            pid,
+            environment: environment.collect(),
+            maps: maps.lines().filter_map(Mapping::parse).collect(),
+        })
+    }
+
+    /// The knobs that the process was started with: the shim reads them at its start.
+    pub fn settings(&self) -> Settings {
+        Settings::of(self.environment.iter().cloned())
+    }
+
+    fn file(&self, name: &str) -> String {
+        format!("proc/{}/{name}", self.pid)
+    }
+
+    /// Everything about it.
+    pub fn section(&self) -> Section {
+        let exe = fs::read_link(self.root.path(&self.file("exe"))).unwrap_or_else(|_| "?".into());
+        let mut section = Section::new(Kind::Process, format!("{} {}", self.pid, exe.display()));
+        let shim = self.shim();
+        let loaded = shim.found.clone();
+        let engaged = shim.remedy.is_none();
+        section.checks.push(shim);
+        section.checks.extend(self.hooks(engaged, &loaded));
+        section.checks.push(self.huge_pages());
+        if let Some("2") = self.root.field(&self.file("status"), "Seccomp").as_deref() {
+            section
+                .checks
+                .push(Check::ok("seccomp", "a filter; what it refuses is among the events of the statistics"));
+        }
+        let (check, statistics) = self.statistics();
+        section.checks.push(check);
+        section.statistics = statistics;
+        section
+    }
+
+    /// Whether the library is in the process.
+    fn shim(&self) -> Check {
+        const ID: &str = "process.shim";
+        let preload = self.environment.iter().find(|(name, _)| name == "LD_PRELOAD").map(|(_, value)| value.as_str());
+        let expected = format!("{} mapped", shim::LIBRARY);
+        match self.maps.iter().find(|mapping| mapping.is_shim()) {
+            Some(mapping) if mapping.path.ends_with(DELETED) => {
+                Check::ok(ID, format!("{}: the file was replaced since; the process runs the old one", mapping.path))
+            }
+            Some(mapping) => Check::ok(ID, format!("{} is loaded", mapping.path)),
+            None if preload.is_some_and(|list| list.contains("libzen5turbo")) => Check::no(
+                ID,
+                format!("not loaded, though LD_PRELOAD={}", preload.unwrap_or_default()),
+                expected,
+                "look at the first lines of its stderr: ld.so says there why it ignored the file",
+            ),
+            None => Check::no(ID, "not loaded", expected, "start it again: zen5turbo run -- PROGRAM ARGS"),
+        }
+    }
+
+    /// Where the calls of every hooked function go, by library.
+    fn hooks(&self, loaded: bool, shim: &str) -> Vec<Check> {
+        let hooks = hooks();
+        let mut checks = Vec::new();
+        let mut states: BTreeMap<&str, Vec<Route>> = BTreeMap::new();
+        for (path, base) in self.libraries() {
+            let Some(elf) = self.elf(&path, &hooks) else { continue };
+            for (name, slot) in &elf.slots {
+                let at = base.wrapping_sub(elf.first_address).wrapping_add(*slot);
+                let by = file_name(Path::new(&path));
+                states.entry(name).or_default().push(Route { by, to: self.target(at, &path) });
+            }
+        }
+        if !states.contains_key(COMPUTE) {
+            checks.push(Check::no(
+                "process.ggml",
+                format!("no loaded library calls {COMPUTE} through the loader"),
+                "a shared ggml since December 2024, loaded",
+                "ask again when the model is loaded; `zen5turbo doctor PROGRAM` tells whether the program can be reached",
+            ));
+        }
+        for (name, routes) in &states {
+            checks.push(judge(name, routes, loaded, shim));
+        }
+        checks
+    }
+
+    /// The program and its ggml and llama libraries: path and first address.
+    fn libraries(&self) -> Vec<(String, u64)> {
+        let exe = fs::read_link(self.root.path(&self.file("exe"))).unwrap_or_default();
+        let mut found: Vec<(String, u64)> = Vec::new();
+        for mapping in self.maps.iter().filter(|m| m.offset == 0 && !m.is_shim()) {
+            let name = mapping.name();
+            let ours = name.starts_with("libggml") || name.starts_with("libllama") || Path::new(&mapping.path) == exe;
+            if ours && !found.iter().any(|(path, _)| *path == mapping.path) {
+                found.push((mapping.path.clone(), mapping.start));
+            }
+        }
+        found
+    }
+
+    /// The file as the process sees it: it may have a root of its own.
+    fn elf(&self, path: &str, hooks: &[&'static str]) -> Option<Elf> {
+        let inside = self.root.path(&format!("{}{path}", self.file("root")));
+        Elf::read(&inside, hooks).or_else(|_| Elf::read(Path::new(path), hooks)).ok()
+    }
+
+    /// What lies at the address that stands at `slot`.
+    fn target(&self, slot: u64, own: &str) -> To {
+        let mut address = [0; 8];
+        let read = File::open(self.root.path(&self.file("mem"))).and_then(|mem| mem.read_exact_at(&mut address, slot));
+        if read.is_err() {
+            return To::Unknown;
+        }
+        let address = u64::from_le_bytes(address);
+        match self.maps.iter().find(|mapping| (mapping.start..mapping.end).contains(&address)) {
+            Some(mapping) if mapping.is_shim() => To::Shim,
+            Some(mapping) if mapping.path == own => To::Itself,
+            Some(mapping) => To::Other(mapping.name()),
+            None => To::Other(format!("{address:#x}")),
+        }
+    }
+
+    fn huge_pages(&self) -> Check {
+        const ID: &str = "process.huge_pages";
+        let Some(text) = self.root.read(&self.file("smaps_rollup")) else { return Check::ok(ID, "not told") };
+        let of = |key| text::bytes(field_kib(&text, key).unwrap_or(0));
+        let reserved =
+            field_kib(&text, "Private_Hugetlb").unwrap_or(0) + field_kib(&text, "Shared_Hugetlb").unwrap_or(0);
+        let found = format!(
+            "{} transparent and {} reserved, of {} in memory",
+            of("AnonHugePages"),
+            text::bytes(reserved),
+            of("Rss")
+        );
+        Check::ok(ID, found)
+    }
+
+    /// The statistics, which the shim writes when the process ends, or when it executes the C API.
+    fn statistics(&self) -> (Check, Option<serde_json::Value>) {
+        const ID: &str = "process.statistics";
+        let settings = self.settings();
+        let Some(pattern) = settings.get("ZEN5TURBO_STATS") else {
+            let todo = "start it with ZEN5TURBO_STATS=FILE (run --stats FILE) to have them when it ends";
+            return (Check::limited(ID, "not asked for", "ZEN5TURBO_STATS=FILE", todo), None);
+        };
+        let file = PathBuf::from(pattern.replace("%p", &self.pid.to_string()));
+        let start = if file.is_absolute() { "root" } else { "cwd" };
+        let seen = self.root.path(&self.file(start)).join(file.strip_prefix("/").unwrap_or(&file));
+        let text = fs::read_to_string(&seen).or_else(|_| fs::read_to_string(&file)).unwrap_or_default();
+        match Stats::parse(&text) {
+            Ok(stats) if stats.pid == Some(self.pid.into()) => {
+                (Check::ok(ID, stats.summary()), serde_json::from_str(&text).ok())
+            }
+            _ => (Check::ok(ID, format!("{} will be written when the process ends", file.display())), None),
+        }
+    }
+}
+
+/// Who owns a process, by its folder.
+fn owner(folder: &Path) -> String {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(folder).map_or_else(|_| "somebody else".to_owned(), |meta| format!("user {}", meta.uid()))
+}
+
+/// A call of a hooked function: from which file, to where.
+#[derive(Debug)]
+struct Route {
+    by: String,
+    to: To,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum To {
+    Shim,
+    /// The file itself: not called yet (the loader puts the address in at the first call), or bound there.
+    Itself,
+    Other(String),
+    /// The memory of the process cannot be read.
+    Unknown,
+}
+
+fn judge(name: &str, routes: &[Route], loaded: bool, shim: &str) -> Check {
+    let id = format!("process.hook:{name}");
+    let by = |wanted: fn(&To) -> bool| {
+        let names: Vec<&str> = routes.iter().filter(|r| wanted(&r.to)).map(|r| r.by.as_str()).collect();
+        names.join(", ")
+    };
+    let taken = by(|to| *to == To::Shim);
+    if !taken.is_empty() {
+        return Check::ok(&id, format!("active: {taken} calls the shim"));
+    }
+    if !loaded {
+        let found = format!("not active: the shim is {shim}");
+        return Check::limited(&id, found, "the shim loaded", "start it again: zen5turbo run -- PROGRAM ARGS");
+    }
+    let (own, unknown) = (by(|to| *to == To::Itself), by(|to| *to == To::Unknown));
+    if !unknown.is_empty() {
+        let todo = "run this as root, or as the parent of the process (kernel.yama.ptrace_scope)";
+        let found =
+            format!("not known: the memory of the process cannot be read ({unknown} calls it through the loader)");
+        return Check::limited(&id, found, "permission to look into the process", todo);
+    }
+    if !own.is_empty() {
+        return Check::ok(&id, format!("not called yet: {own} asks the loader at the first call"));
+    }
+    let others: Vec<String> = routes
+        .iter()
+        .filter_map(|route| match &route.to {
+            To::Other(place) => Some(format!("{} calls {place}", route.by)),
+            _ => None,
+        })
+        .collect();
+    let todo = "let libzen5turbo.so be the first in LD_PRELOAD";
+    let found = format!("not active: {}", others.join(", "));
+    match name {
+        COMPUTE => Check::no(&id, found, "calls that go to the shim", todo),
+        _ => Check::limited(&id, found, "calls that go to the shim", todo),
+    }
+}
+
+#[cfg(test)]
+#[path = "process_tests.rs"]
+mod tests;

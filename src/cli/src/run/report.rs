@@ -1,0 +1,224 @@
+//! What `run --report` prints: what engaged, time and rate of every operation, memory, reasons.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use comfy_table::CellAlignment;
+use serde_json::Value;
+
+use super::child::Ended;
+use crate::bandwidth::{self, Bandwidth};
+use crate::engagement::Stats;
+use crate::text;
+
+/// The statistics of every process that used ggml: process number and file.
+pub fn files(folder: &Path) -> Vec<(u32, PathBuf)> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let pid = |path: &Path| path.file_stem().and_then(OsStr::to_str)?.parse().ok();
+    let mut files: Vec<(u32, PathBuf)> = entries.filter_map(|path| Some((pid(&path)?, path))).collect();
+    files.sort();
+    files
+}
+
+/// Puts the files where the user asked for them. Without a `%p` the last one stays, as without a report.
+pub fn deliver(files: &[(u32, PathBuf)], pattern: &str) {
+    for (pid, file) in files {
+        let target = pattern.replace("%p", &pid.to_string());
+        let copied = fs::read(file).and_then(|bytes| fs::write(&target, bytes));
+        if let Err(error) = copied {
+            eprintln!("zen5turbo: the statistics cannot be written to {target}: {error}; name a file that can be");
+        }
+    }
+}
+
+/// The report. Measures the machine's bandwidth where there is something to compare with it.
+pub fn text(ended: &Ended, files: &[(u32, PathBuf)]) -> String {
+    let how = match (ended.status.code(), std::os::unix::process::ExitStatusExt::signal(&ended.status)) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("ended by signal {signal}"),
+        (None, None) => "ended".to_owned(),
+    };
+    let mut out = format!("\nzen5turbo report: {how} after {:.2} s\n", ended.wall.as_secs_f64());
+    let read = |(_, path): &(u32, PathBuf)| {
+        let text = fs::read_to_string(path).ok()?;
+        Some((Stats::parse(&text).ok()?, serde_json::from_str::<Value>(&text).ok()?))
+    };
+    let all: Vec<(Stats, Value)> = files.iter().filter_map(read).collect();
+    if all.is_empty() {
+        out += "no statistics: the program did not use ggml, did not come to a normal end, or was not reached;\n\
+                `zen5turbo doctor PROGRAM` tells which\n";
+        return out;
+    }
+    let measured = if all.iter().any(|(stats, _)| stats.taken() > 0) { bandwidth::measure() } else { None };
+    for (stats, json) in &all {
+        out += &process(stats, json, ended.wall, measured.as_deref().unwrap_or_default());
+    }
+    if let Some(measured) = &measured {
+        let list: Vec<String> = measured
+            .iter()
+            .map(|b| format!("{} with {} thread{}", gb(b.rate), b.threads, if b.threads == 1 { "" } else { "s" }))
+            .collect();
+        out += &format!(
+            "bandwidth    {}: streaming reads of {}, measured just now, after the program\n",
+            list.join(", "),
+            text::bytes(measured[0].bytes as u64)
+        );
+    }
+    out
+}
+
+fn gb(rate: f64) -> String {
+    format!("{} GB/s", text::number(rate / 1e9))
+}
+
+/// One process.
+fn process(stats: &Stats, json: &Value, wall: Duration, measured: &[Bandwidth]) -> String {
+    let or = |value: &Option<String>| value.clone().unwrap_or_else(|| "?".into());
+    let pid = stats.pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+    let state = json["state"].as_str().unwrap_or("?");
+    let kernels = json["isa"].as_str().map_or_else(|| or(&stats.tier), str::to_owned);
+    let mut out = text::facts(&[
+        ("program", format!("{}{pid}", or(&stats.program))),
+        ("engaged", format!("{state}: gate {}, kernels {kernels}", or(&stats.gate_mode))),
+    ]);
+    for (path, status) in &stats.ggml {
+        out += &format!("ggml         {path}: {status}\n");
+    }
+    if stats.taken() > 0 {
+        out += &operations(stats, wall, measured);
+    }
+    for ((op, kind), counts) in &stats.ops {
+        for (reason, n) in &counts.declined {
+            out += &format!("declined     {op} {kind}: {n} times, {reason}\n");
+        }
+    }
+    out += &memory(json);
+    for (event, n) in &stats.events {
+        out += &format!("event        {event}: {n}\n");
+    }
+    out
+}
+
+fn operations(stats: &Stats, wall: Duration, measured: &[Bandwidth]) -> String {
+    let most = measured.iter().map(|b| b.rate).fold(0.0, f64::max);
+    let mut table = text::table();
+    table.set_header([
+        "operation",
+        "type",
+        "calls",
+        "time",
+        "of the run",
+        "weights read",
+        "rate",
+        "of bandwidth",
+        "GMAC/s",
+    ]);
+    let share = |part: f64, whole: f64| if whole > 0.0 { format!("{:.0} %", 100.0 * part / whole) } else { "-".into() };
+    for ((op, kind), counts) in stats.ops.iter().filter(|(_, counts)| counts.taken > 0) {
+        let seconds = counts.ns as f64 / 1e9;
+        let rate = if seconds > 0.0 { counts.bytes as f64 / seconds } else { 0.0 };
+        table.add_row([
+            op.clone(),
+            kind.clone(),
+            counts.taken.to_string(),
+            format!("{seconds:.3} s"),
+            share(seconds, wall.as_secs_f64()),
+            text::bytes(counts.bytes),
+            gb(rate),
+            share(rate, most),
+            if counts.ns > 0 { text::number(counts.mac as f64 / counts.ns as f64) } else { "-".into() },
+        ]);
+    }
+    for index in 2..9 {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    format!("{table}\n")
+}
+
+/// Promoted pages and large buffers.
+fn memory(json: &Value) -> String {
+    let weights = &json["memory"]["weights"];
+    let number = |value: &Value| value.as_u64().unwrap_or(0);
+    let promoted = &weights["promoted"];
+    let total: u64 = ["thp", "2m", "1g"].iter().map(|kind| number(&promoted[*kind])).sum();
+    let mut out = format!(
+        "promoted     {} of {} that products read ({} mapped): {} transparent, {} of 2 MiB, {} of 1 GiB pages; {} given back; {:.2} s\n",
+        text::bytes(total),
+        text::bytes(number(&weights["wanted"])),
+        text::bytes(number(&weights["mapped"])),
+        text::bytes(number(&promoted["thp"])),
+        text::bytes(number(&promoted["2m"])),
+        text::bytes(number(&promoted["1g"])),
+        text::bytes(number(&weights["demoted"])),
+        number(&weights["us"]) as f64 / 1e6
+    );
+    let buffers = &json["memory"]["buffers"];
+    let pages = |kind: &str| (number(&buffers[kind]["count"]), number(&buffers[kind]["bytes"]));
+    let ((thp, thp_bytes), (huge, huge_bytes)) = (pages("thp"), pages("hugetlb_2m"));
+    if thp + huge > 0 {
+        let bytes = text::bytes(thp_bytes + huge_bytes);
+        out += &format!("buffers      {bytes} in {} large buffers on huge pages\n", thp + huge);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    const STATS: &str = r#"{"pid": 9, "program": "llama-bench", "state": "active", "isa": "avx512vnni",
+        "gate": {"mode": "off", "decision": "run"}, "ggml": [{"path": "/x/libggml-cpu.so", "status": "bound"}],
+        "ops": {"MUL_MAT": {"q4_K": {"taken": 4, "ns": 500000000, "bytes": 4000000000, "mac": 50000000000,
+            "kernels": {}, "declined": {"use_ref": 3}}}},
+        "memory": {"weights": {"mapped": 4194304, "wanted": 3145728, "promoted": {"thp": 2097152, "2m": 0, "1g": 0},
+            "demoted": 0, "us": 1500000}, "buffers": {"thp": {"count": 2, "bytes": 1048576}}},
+        "events": {"thp_never": 1}}"#;
+
+    #[test]
+    fn a_process_is_told_with_shares_rates_pages_and_reasons() {
+        let (stats, json) = (Stats::parse(STATS).unwrap(), serde_json::from_str(STATS).unwrap());
+        let measured = [Bandwidth { threads: 2, rate: 16e9, bytes: 1 }];
+        let out = process(&stats, &json, Duration::from_secs(2), &measured);
+        for part in [
+            "llama-bench (process 9)",
+            "active: gate off, kernels avx512vnni",
+            "0.500 s",
+            "25 %",
+            "8.00 GB/s",
+            "50 %",
+            "100",
+            "declined     MUL_MAT q4_K: 3 times, use_ref",
+            "promoted     2.0 MiB of 3.0 MiB that products read (4.0 MiB mapped): 2.0 MiB transparent",
+            "1.50 s",
+            "buffers      1.0 MiB in 2 large buffers",
+            "event        thp_never: 1",
+        ] {
+            assert!(out.contains(part), "{part} in\n{out}");
+        }
+    }
+
+    #[test]
+    fn a_program_without_statistics_is_said_to_have_none() {
+        let ended = Ended { status: ExitStatus::from_raw(9), wall: Duration::from_secs(1) };
+        let out = text(&ended, &[]);
+        assert!(out.contains("ended by signal 9 after 1.00 s") && out.contains("doctor PROGRAM"), "{out}");
+    }
+
+    #[test]
+    fn files_are_found_by_process_and_delivered_by_pattern() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for name in ["12.json", "7.json", "7.json.7.tmp", "other.json"] {
+            fs::write(from.path().join(name), name).unwrap();
+        }
+        let found = files(from.path());
+        assert_eq!(found.iter().map(|(pid, _)| *pid).collect::<Vec<_>>(), [7, 12]);
+        deliver(&found, &format!("{}/s-%p", to.path().display()));
+        assert_eq!(fs::read_to_string(to.path().join("s-12")).unwrap(), "12.json");
+    }
+}

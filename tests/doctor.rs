@@ -1,0 +1,316 @@
+//! `zen5turbo doctor` on programs that can and cannot be reached, and on processes that run.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use zen5turbo_tests::{
+    CONTAINER, Fixture, Outcome, Program, Refusal, command, dl_backends, fake_ggml, llama_dl, shim, work_dir,
+};
+
+/// Asks about a target, on whatever CPU this is.
+fn doctor(target: impl AsRef<Path>) -> Outcome {
+    Program::new(command()).arg("doctor").arg("--lib").arg(shim()).args("--gate off").arg(target.as_ref()).run()
+}
+
+/// The target is refused, and the verdict names the reason.
+fn refused(target: impl AsRef<Path>, reason: &str) -> Outcome {
+    let run = doctor(target).exit(1);
+    let verdict = run.stdout.lines().last().unwrap_or_default();
+    assert!(verdict.starts_with("verdict: will not engage: ") && verdict.contains(reason), "{reason:?} in {run}");
+    assert!(run.stdout.contains("expected:") && run.stdout.contains("do:"), "{run}");
+    run
+}
+
+fn json(target: impl AsRef<Path>) -> Value {
+    let program = Program::new(command()).arg("doctor").arg("--lib").arg(shim()).args("--gate off --json");
+    serde_json::from_str(&program.arg(target.as_ref()).run().stdout).expect("JSON")
+}
+
+fn check<'a>(report: &'a Value, id: &str) -> &'a Value {
+    let sections = report["sections"].as_array().expect("sections");
+    let mut checks = sections.iter().flat_map(|section| section["checks"].as_array().expect("checks"));
+    checks.find(|check| check["id"] == id).unwrap_or_else(|| panic!("no {id} in {report:#}"))
+}
+
+/// Otherwise the other tests would prove nothing.
+#[test]
+fn a_shared_ggml_with_the_known_structures_will_be_engaged_in() {
+    let (_dir, program) = fake_ggml("", "");
+    let run = doctor(program).success();
+    assert!(run.stdout.ends_with("verdict: will engage\n"), "{run}");
+    assert!(run.stdout.contains("structures as known"), "{run}");
+    assert_eq!(run.stderr, "");
+}
+
+#[test]
+fn a_static_program_is_refused() {
+    let dir = work_dir();
+    let parts = Fixture::new("fake_program").and("fake_ggml_base").and("fake_ggml_cpu").and("fake_ggml_extra");
+    let program = parts.ggml_headers().options("-static").build(&dir, "program");
+    let _ = refused(program, "statically linked program");
+}
+
+#[test]
+fn symbols_that_are_bound_inside_the_library_are_refused() {
+    let (_dir, program) = fake_ggml("", "-Wl,-Bsymbolic");
+    let _ = refused(program, "-Bsymbolic: it looks for ggml_cpu_extra_compute_forward in itself");
+    let (_dir, program) = fake_ggml("", "-Wl,-Bsymbolic-functions");
+    let _ = refused(program, "called directly");
+    let script = work_dir();
+    let names = script.path().join("names");
+    std::fs::write(&names, "{ global: ggml_graph_compute; ggml_barrier; fake_*; local: *; };").expect("a new file");
+    let (_dir, program) = fake_ggml("", &format!("-Wl,--version-script={}", names.display()));
+    let _ = refused(program, "hidden visibility");
+}
+
+#[test]
+fn a_program_that_gains_privileges_is_refused() {
+    let (_dir, program) = fake_ggml("", "");
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o4755)).expect("the file is ours");
+    let _ = refused(&program, "set-user-ID");
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("the file is ours");
+    let _ = doctor(&program).success();
+    if !set_capability(&program) {
+        println!("skipped: this user may not give files capabilities (CAP_SETFCAP)");
+        return;
+    }
+    let _ = refused(&program, "file capabilities (setcap)");
+}
+
+/// CAP_NET_BIND_SERVICE as permitted and effective, as setcap writes it: `struct vfs_cap_data` of
+/// linux/capability.h, revision 2. False when it is not permitted.
+fn set_capability(file: &Path) -> bool {
+    let data: Vec<u8> = [0x0200_0001u32, 1 << 10, 0, 0, 0].iter().flat_map(|word| word.to_le_bytes()).collect();
+    let path = std::ffi::CString::new(file.as_os_str().as_bytes()).expect("a path");
+    let name = c"security.capability";
+    // SAFETY: two strings that end with zero, and as many bytes as are said.
+    unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), data.as_ptr().cast(), data.len(), 0) == 0 }
+}
+
+#[test]
+fn releases_that_the_shim_does_not_know_are_refused_with_the_difference() {
+    for (variant, reason) in [
+        ("BEFORE_HOOK", "older than December 2024"),
+        ("OTHER_SIZE", "ggml_tensor_overhead() is 352, not 368"),
+        ("OTHER_OFFSETS", "data and name lie at 320 and 264, not 248 and 256"),
+        ("WITHOUT_NODE", "ggml_graph_node is missing"),
+    ] {
+        let (_dir, program) = fake_ggml(variant, "");
+        let _ = refused(program, reason);
+    }
+}
+
+#[test]
+fn stripped_backends_that_are_opened_at_run_time_are_found() {
+    let report = json(llama_dl("llama-completion"));
+    assert_eq!(report["engages"], true, "{report:#}");
+    for backend in dl_backends() {
+        let name = backend.file_name().expect("a file").to_string_lossy().into_owned();
+        let found = check(&report, &format!("ggml:{name}"));
+        assert!(found["found"].as_str().expect("text").contains("opened at run time"), "{found}");
+        assert_eq!(check(&report, &format!("abi:{name}"))["status"], "ok");
+    }
+}
+
+#[test]
+fn a_program_that_opens_ggml_in_its_own_way_is_not_known_and_its_backend_is() {
+    let (_dir, program) = late();
+    let _ = refused(program, "does not load ggml by itself");
+    let backend = &dl_backends()[0];
+    let _ = doctor(backend).success();
+}
+
+#[test]
+fn what_is_not_a_program_is_told_what_was_found_and_what_to_do() {
+    let _ = refused(shim().with_file_name("libzen5turbo.d"), "is not a program or a library");
+    let run = doctor("/no/such/program").exit(1);
+    assert!(run.only_line().contains("does not exist") && run.stderr.contains("expected a program"), "{run}");
+    assert!(doctor("4194305").exit(1).only_line().contains("there is no process 4194305"));
+}
+
+/// Every member that a reader may rely on.
+#[test]
+fn the_json_has_its_schema() {
+    let (_dir, program) = fake_ggml("", "-Wl,-Bsymbolic");
+    let report = json(&program);
+    assert_eq!((&report["schema"], &report["engages"]), (&1.into(), &false.into()));
+    assert!(report["version"].is_string());
+    assert!(report["reasons"][0].as_str().expect("text").contains("-Bsymbolic"), "{report:#}");
+    let kinds: Vec<&str> =
+        report["sections"].as_array().expect("a list").iter().map(|s| s["kind"].as_str().expect("text")).collect();
+    assert_eq!(kinds, ["machine", "program"]);
+    for section in report["sections"].as_array().expect("a list") {
+        assert!(section["subject"].is_string());
+        for check in section["checks"].as_array().expect("a list") {
+            let status = check["status"].as_str().expect("text");
+            assert!(check["id"].is_string() && check["found"].is_string(), "{check}");
+            assert!(["ok", "limited", "no"].contains(&status), "{check}");
+            assert_eq!(status != "ok", check["remedy"].is_string() && check["expected"].is_string(), "{check}");
+        }
+    }
+    for id in [
+        "cpu.model",
+        "gate",
+        "cpu.features",
+        "cpu.xcr0",
+        "cpu.kernels",
+        "cpu.width",
+        "shim",
+        "topology",
+        "smt",
+        "cpus.allowed",
+        "memory.thp",
+        "memory.thp_defrag",
+        "memory.available",
+        "memory.cgroup",
+        "memory.memlock",
+        "memory.max_map_count",
+        "seccomp",
+        "capabilities",
+        "call:mmap",
+        "call:mremap",
+        "cpu.governor",
+        "cpu.boost",
+        "kernel.numa_balancing",
+        "kernel.mitigations",
+    ] {
+        let _ = check(&report, id);
+    }
+}
+
+#[test]
+fn proc_and_sys_may_be_those_of_another_machine() {
+    let root = work_dir();
+    let thp = root.path().join("sys/kernel/mm/transparent_hugepage");
+    std::fs::create_dir_all(&thp).expect("a new folder");
+    std::fs::write(thp.join("enabled"), "always madvise [never]\n").expect("a new file");
+    let program = Program::new(command()).arg("doctor").arg("--lib").arg(shim()).args("--gate off --json --root");
+    let report: Value = serde_json::from_str(&program.arg(root.path()).run().success().stdout).expect("JSON");
+    let thp = check(&report, "memory.thp");
+    assert_eq!((&thp["status"], &thp["found"]), (&"limited".into(), &"never".into()));
+    assert!(thp["remedy"].as_str().expect("text").contains("echo madvise"));
+}
+
+#[test]
+fn calls_that_a_container_refuses_are_told_where_they_are_needed() {
+    let refusal = Refusal::new().unprivileged().calls(&CONTAINER);
+    let inside = |root: &Path| {
+        let program = Program::new(command()).arg("doctor").arg("--lib").arg(shim()).args("--gate off --json --root");
+        let run = program.arg(root).inside(&refusal).run().success();
+        serde_json::from_str::<Value>(&run.stdout).expect("JSON")
+    };
+    let system = work_dir();
+    std::fs::set_permissions(system.path(), PermissionsExt::from_mode(0o755)).expect("the folder is ours");
+    for (path, text) in
+        [("cpu/online", "0-1"), ("node/online", "0-1"), ("node/node0/cpulist", "0"), ("node/node1/cpulist", "1")]
+    {
+        let path = system.path().join("sys/devices/system").join(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a new folder");
+        std::fs::write(path, text).expect("a new file");
+    }
+    let report = inside(system.path());
+    for call in ["call:mbind", "call:move_pages", "call:get_mempolicy"] {
+        let found = check(&report, call);
+        assert_eq!(found["status"], "limited", "{found}");
+        assert!(found["found"].as_str().expect("text").contains("EPERM"), "{found}");
+    }
+    assert_eq!(check(&report, "call:mremap")["status"], "ok");
+    let own = inside(Path::new("/"));
+    assert!(check(&own, "seccomp")["found"].as_str().expect("text").starts_with("a filter"));
+    assert!(check(&own, "capabilities")["found"].as_str().expect("text").contains("CAP_SYS_NICE no"));
+}
+
+#[test]
+fn settings_that_are_wrong_or_switch_it_off_are_told() {
+    let run = |name: &str, value: &str| {
+        Program::new(command()).arg("doctor").arg("--lib").arg(shim()).args("--gate off").var(name, value).run()
+    };
+    let wrong = run("ZEN5TURBO_REPACK", "yes").success();
+    assert!(wrong.stdout.contains("ZEN5TURBO_REPACK=yes") && wrong.stdout.contains("auto, keep, off"), "{wrong}");
+    assert!(run("ZEN5TURBO", "0").exit(1).stdout.contains("the shim is switched off"));
+    assert!(run("ZEN5TURBO_KERNELS", "off").exit(1).stdout.contains("nothing is taken over"));
+}
+
+// ---- processes -------------------------------------------------------------------------------------
+
+/// A program that has computed and waits for the end of its input.
+struct Waiting(Child);
+
+impl Waiting {
+    fn start(program: &Path, args: &[PathBuf], vars: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(program);
+        command.args(args).env("WAIT", "1").envs(vars.iter().copied());
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the program can be started");
+        let mut line = String::new();
+        let stdout = child.stdout.as_mut().expect("stdout is piped");
+        BufReader::new(stdout).read_line(&mut line).expect("a pipe can be read");
+        assert!(line.contains("computed"), "{line:?}");
+        Self(child)
+    }
+
+    fn doctor(&self) -> Outcome {
+        doctor(self.0.id().to_string())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// A program that is not linked with ggml and opens backends with RTLD_LOCAL.
+fn late() -> (TempDir, PathBuf) {
+    let dir = work_dir();
+    let program = Fixture::new("opened_late").ggml_headers().options("-lm").build(&dir, "opened_late");
+    (dir, program)
+}
+
+#[test]
+fn the_hooks_of_a_process_are_followed_to_the_shim() {
+    let (_dir, program) = fake_ggml("", "");
+    let shim = shim();
+    let vars = [("LD_PRELOAD", shim.to_str().expect("UTF-8")), ("ZEN5TURBO_GATE", "off")];
+    let process = Waiting::start(&program, &[], &vars);
+    let run = process.doctor().success();
+    assert!(run.stdout.contains("active: libggml-cpu.so calls the shim"), "{run}");
+    assert!(run.stdout.contains("setting:ZEN5TURBO_GATE"), "{run}");
+    assert!(run.stdout.ends_with("verdict: has engaged\n"), "{run}");
+    assert!(run.stdout.contains("start it with ZEN5TURBO_STATS=FILE"), "{run}");
+}
+
+#[test]
+fn the_hooks_of_stripped_backends_opened_with_rtld_local_are_followed_too() {
+    let (dir, program) = late();
+    let shim = shim();
+    let stats = dir.path().join("%p.json");
+    let vars = [
+        ("LD_PRELOAD", shim.to_str().expect("UTF-8")),
+        ("ZEN5TURBO_GATE", "off"),
+        ("ZEN5TURBO_STATS", stats.to_str().expect("UTF-8")),
+    ];
+    let process = Waiting::start(&program, &dl_backends(), &vars);
+    let run = process.doctor().success();
+    let hook = run.stdout.lines().find(|line| line.contains("process.hook:ggml_cpu_extra_compute_forward"));
+    assert!(hook.is_some_and(|line| line.contains("active: libggml-cpu-")), "{run}");
+    assert!(run.stdout.contains(&format!("/{}.json will be written", process.0.id())), "{run}");
+}
+
+#[test]
+fn a_process_without_the_shim_or_switched_off_has_not_engaged() {
+    let (_dir, program) = fake_ggml("", "");
+    let run = Waiting::start(&program, &[], &[]).doctor().exit(1);
+    assert!(run.stdout.contains("verdict: has not engaged: ") && run.stdout.contains("not loaded"), "{run}");
+    assert!(run.stdout.contains("zen5turbo run -- PROGRAM ARGS"), "{run}");
+    let shim = shim();
+    let vars = [("LD_PRELOAD", shim.to_str().expect("UTF-8")), ("ZEN5TURBO", "0")];
+    let run = Waiting::start(&program, &[], &vars).doctor().exit(1);
+    assert!(run.stdout.contains("ZEN5TURBO=0: the shim is switched off"), "{run}");
+}
