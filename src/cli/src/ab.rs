@@ -174,7 +174,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let idle = match done {
         Ok(idle) if measured.runs.is_empty() => return Ok(if idle { ExitCode::from(IDLE) } else { ExitCode::SUCCESS }),
         Ok(idle) => idle,
-        Err(error) => return unfinished(args, &plan, text.as_ref(), &measured, error),
+        Err(error) => return unfinished(args, &plan, text.as_ref(), &mut measured, error),
     };
     print_all(&plan, text.as_ref(), &measured);
     let mut line = summary::json(&plan, &measured);
@@ -203,8 +203,7 @@ fn measure_all(
     for model in 0..plan.models.len() {
         let why = measure::warm_up(plan, model, measured, records, progress)?;
         if !why.is_empty() {
-            progress.finish();
-            loud(&why.join("\n"));
+            progress.suspend(|| loud(&why.join("\n")));
             if !args.allow_idle {
                 eprintln!("zen5turbo: not measured; to measure all the same, give --allow-idle");
                 return Ok(true);
@@ -235,10 +234,13 @@ fn unfinished(
     args: &Args,
     plan: &Plan,
     text: Option<&quality::Text>,
-    measured: &Measured,
+    measured: &mut Measured,
     error: anyhow::Error,
 ) -> Result<ExitCode> {
     if !summary::rows(plan, measured).is_empty() {
+        measured
+            .warnings
+            .push(format!("the measurement ended early, with fewer pairs than the rule asks for: {error:#}"));
         print_all(plan, text, measured);
         if let Err(error) = write_reports(args, plan, text, measured) {
             eprintln!("zen5turbo: {error:#}");

@@ -194,7 +194,8 @@ fn a_llama_bench_that_fails_half_way_leaves_what_was_finished() {
     }
     assert_eq!((bench.records("run").len(), bench.records("end").len()), (5, 0));
     assert!(stdout(&out).contains("too few pairs to say"), "the finished pair is shown: {}", stdout(&out));
-    assert!(fs::read_to_string(bench.path("r.html")).unwrap().ends_with("</html>"));
+    let html = fs::read_to_string(bench.path("r.html")).unwrap();
+    assert!(html.ends_with("</html>") && html.contains("the measurement ended early"));
 }
 
 #[test]

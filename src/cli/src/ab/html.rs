@@ -60,7 +60,7 @@ pub fn render(plan: &Plan, measured: &Measured, quality: Option<&Text>) -> Resul
                 h2 { "Arms" }
                 (table(&["arm", "how it runs", "llama.cpp"], plan.arms.iter().enumerate().map(|(i, arm)| {
                     let build = measured.builds.get(&i).map_or("-".into(), |(n, commit)| format!("build {n}, commit {commit}"));
-                    [html! { (swatch(i)) (arm.name) }, html! { code { (arm.describe()) } }, html! { (build) }]
+                    [html! { (swatch(plan, i)) (arm.name) }, html! { code { (arm.describe()) } }, html! { (build) }]
                 })))
                 h2 { "Machine" }
                 (table(&["what", "value"], at.machine.iter().map(|(name, value)| [html! { (name) }, html! { (value) }])))
@@ -91,11 +91,11 @@ fn section(plan: &Plan, measured: &Measured, model: usize, rows: &[&Row], qualit
         h3 { "Values" }
         (value_table(plan, rows))
         h3 { "Every value, by pair" }
-        p class="legend" { @for (i, arm) in plan.arms.iter().enumerate() { span { (swatch(i)) (arm.name) (mark(arm.role)) } } }
+        p class="legend" { @for (i, arm) in plan.arms.iter().enumerate() { span { (swatch(plan, i)) (arm.name) (mark(arm.role)) } } }
         div class="plots" {
             @for (row, plot) in &plots {
                 figure {
-                    figcaption { (row.test) ", " (row.threads) " threads, " (row.test.unit()) }
+                    figcaption { (row.test) ", " (report::threads(row.threads)) ", " (row.test.unit()) }
                     (PreEscaped(plot))
                 }
             }
@@ -116,8 +116,8 @@ fn section(plan: &Plan, measured: &Measured, model: usize, rows: &[&Row], qualit
     })
 }
 
-fn swatch(arm: usize) -> Markup {
-    html! { span class="swatch" style=(format!("background:var({})", plot::colour_variable(arm))) {} }
+fn swatch(plan: &Plan, arm: usize) -> Markup {
+    html! { span class="swatch" style=(format!("background:var({})", plot::colour_variable(plan, arm))) {} }
 }
 
 fn mark(role: Role) -> &'static str {

@@ -15,22 +15,34 @@ const INK: RGBColor = RGBColor(0, 0, 1);
 const GRID: RGBColor = RGBColor(0, 0, 2);
 const BAND: RGBColor = RGBColor(0, 0, 3);
 
-fn arm_colour(arm: usize) -> RGBColor {
-    RGBColor(1, 0, arm.min(255) as u8)
+fn arm_colour(plan: &Plan, arm: usize) -> RGBColor {
+    RGBColor(1, 0, colour(plan, arm) as u8)
 }
 
-/// The class of an arm's colour in the page; there are [`COLOURS`] of them.
-pub fn colour_variable(arm: usize) -> String {
-    format!("--arm-{}", arm % COLOURS)
+/// Number of colours for arms in the page's style: two for stock, one for stock again, and the rest.
+const COLOURS: usize = 8;
+const AGAIN: usize = COLOURS - 1;
+
+/// An arm's colour, by its number in the page's style.
+fn colour(plan: &Plan, arm: usize) -> usize {
+    let role = plan.arms[arm].role;
+    let nth = plan.with_role(role).take_while(|&other| other != arm).count();
+    match role {
+        Role::Stock => nth % 2,
+        Role::Again(_) => AGAIN,
+        Role::Compared => 2 + nth % (AGAIN - 2),
+    }
 }
 
-/// Number of colours for arms in the page's style.
-pub const COLOURS: usize = 8;
+/// The name of an arm's colour in the page's style.
+pub fn colour_variable(plan: &Plan, arm: usize) -> String {
+    format!("--arm-{}", colour(plan, arm))
+}
 
-/// Pixels of one line of the ratio plot, of its labels, and of the axis below it.
-const LINE: u32 = 26;
-const LABELS: u32 = 330;
-const AXIS: u32 = 30;
+/// Pixels of one line of the ratio plot, of a letter of its labels, and of the axis below it.
+const LINE: u32 = 28;
+const LETTER: usize = 8;
+const AXIS: u32 = 34;
 const WIDTH: u32 = 900;
 
 /// Every ratio of a model with its interval, over the band of stock against itself.
@@ -54,8 +66,11 @@ pub fn ratios(plan: &Plan, rows: &[&Row]) -> Result<String> {
     let pad = (high - low) * 0.06;
     let (low, high, n) = (low - pad, high + pad, lines.len());
     let size = (WIDTH, n as u32 * LINE + AXIS);
+    let label = |row: &Row, arm: usize| format!("{}, {} thr., {}", row.test, row.threads, plan.arms[arm].name);
+    let longest = lines.iter().map(|(row, arm, _)| label(row, *arm).chars().count()).max().unwrap_or(0);
+    let labels = ((longest * LETTER) as u32 + 16).min(WIDTH / 2);
     svg(size, "ratios with their intervals", |root| {
-        let (left, right) = root.split_horizontally(LABELS);
+        let (left, right) = root.split_horizontally(labels);
         let mut chart = ChartBuilder::on(&right)
             .margin_right(14)
             .x_label_area_size(AXIS)
@@ -79,18 +94,17 @@ pub fn ratios(plan: &Plan, rows: &[&Row]) -> Result<String> {
             .light_line_style(TRANSPARENT)
             .bold_line_style(GRID)
             .axis_style(GRID)
-            .label_style(("sans-serif", 13).into_font().color(&INK))
+            .label_style(("sans-serif", 16).into_font().color(&INK))
             .draw()
             .map_err(failed)?;
         let one = DashedPathElement::new([(1.0, 0.0), (1.0, n as f64)], 5, 4, INK.stroke_width(1));
         chart.draw_series([one]).map_err(failed)?;
-        let label = ("sans-serif", 13).into_font().color(&INK).pos(Pos::new(HPos::Right, VPos::Center));
+        let style = ("sans-serif", 16).into_font().color(&INK).pos(Pos::new(HPos::Right, VPos::Center));
         for (i, (row, arm, c)) in lines.iter().enumerate() {
             let y = (n - i) as f64 - 0.5;
-            let text = format!("{}, {} thr., {}", row.test, row.threads, plan.arms[*arm].name);
-            let at = (LABELS as i32 - 8, (i as u32 * LINE + LINE / 2) as i32);
-            left.draw(&Text::new(text, at, &label)).map_err(failed)?;
-            let colour = arm_colour(*arm);
+            let at = (labels as i32 - 8, (i as u32 * LINE + LINE / 2) as i32);
+            left.draw(&Text::new(label(row, *arm), at, &style)).map_err(failed)?;
+            let colour = arm_colour(plan, *arm);
             if let Some(interval) = c.interval {
                 let ends = vec![(interval.low, y), (interval.high, y)];
                 chart.draw_series([PathElement::new(ends, colour.stroke_width(3))]).map_err(failed)?;
@@ -111,7 +125,7 @@ pub fn points(plan: &Plan, row: &Row) -> Result<String> {
         let mut chart = ChartBuilder::on(root)
             .margin(6)
             .margin_right(12)
-            .x_label_area_size(36)
+            .x_label_area_size(42)
             .y_label_area_size(58)
             .build_cartesian_2d(0.5..pairs as f64 + 0.5, low - pad..high + pad)
             .map_err(failed)?;
@@ -133,12 +147,12 @@ pub fn points(plan: &Plan, row: &Row) -> Result<String> {
             .light_line_style(TRANSPARENT)
             .bold_line_style(GRID)
             .axis_style(GRID)
-            .label_style(("sans-serif", 13).into_font().color(&INK))
+            .label_style(("sans-serif", 16).into_font().color(&INK))
             .draw()
             .map_err(failed)?;
         for (arm, values) in row.values.iter().enumerate() {
             let at: Vec<(f64, f64)> = values.iter().enumerate().map(|(i, v)| (i as f64 + 1.0, *v)).collect();
-            let colour = arm_colour(arm);
+            let colour = arm_colour(plan, arm);
             chart.draw_series(LineSeries::new(at.clone(), colour.stroke_width(1))).map_err(failed)?;
             let marks = at.into_iter();
             match plan.arms[arm].role {
@@ -180,8 +194,8 @@ fn themed(svg: &str, label: &str) -> String {
     replace(INK, "currentColor");
     replace(GRID, "var(--grid)");
     replace(BAND, "var(--band)");
-    for arm in 0..=255 {
-        replace(arm_colour(arm), &format!("var({})", colour_variable(arm)));
+    for number in 0..COLOURS {
+        replace(RGBColor(1, 0, number as u8), &format!("var(--arm-{number})"));
     }
     out
 }

@@ -43,6 +43,11 @@ impl Progress {
         self.bar.finish_and_clear();
     }
 
+    /// Takes the bar away while `what` writes on stderr.
+    pub fn suspend(&self, what: impl FnOnce()) {
+        self.bar.suspend(what);
+    }
+
     /// Says what is not a run.
     pub fn say(&self, message: &str) {
         if self.lines {

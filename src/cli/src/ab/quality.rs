@@ -110,7 +110,8 @@ pub fn measure(plan: &Plan, text: &Text, model: usize, say: impl Fn(&str)) -> Re
 fn parse(text: &str) -> Quality {
     let line = |start: &str| {
         text.lines().find_map(|line| {
-            let rest = line.trim_start().split_once(start).filter(|(before, _)| before.len() < 40)?.1;
+            // Log lines begin with their time, and may follow an unended one.
+            let (_, rest) = line.split_once(start)?;
             let numbers: Vec<f64> = rest
                 .split(|c: char| c.is_whitespace() || c == '%' || c == ':' || c == '=')
                 .filter_map(|word| word.parse().ok())
@@ -132,7 +133,10 @@ mod tests {
 
     #[test]
     fn figures_are_read_from_what_llama_perplexity_prints() {
-        let base = parse("[1]12.3,[2]13.4,\nFinal estimate: PPL = 21.2461 +/- 1.53180\n");
+        let base = parse(
+            "[1]12.3,[2]13.4,\n\
+             0.11.384.707 I perplexity: 10.81 seconds per pass - ETA 0.11.632.989 I Final estimate: PPL = 21.2461 +/- 1.53180\n",
+        );
         assert_eq!(base.perplexity, Some((21.2461, 1.5318)));
         assert_eq!(base.divergence, None);
         let other = parse(

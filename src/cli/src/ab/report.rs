@@ -138,14 +138,16 @@ pub const MEMORY: [&str; 8] = [
 pub fn memory_rows(plan: &Plan, measured: &Measured, model: usize) -> Vec<[String; 8]> {
     let mine = measured.memory.iter().filter(|((m, _), _)| *m == model);
     mine.map(|((_, arm), (peaks, cached))| {
+        // A run that ended before the first sample, or a kernel without smaps_rollup.
+        let size = |bytes| if peaks.rss == 0 { "-".to_owned() } else { text::bytes(bytes) };
         [
             plan.arms[*arm].name.clone(),
-            text::bytes(peaks.rss),
-            text::bytes(peaks.anonymous),
-            text::bytes(peaks.file),
-            text::bytes(peaks.anonymous_huge),
-            text::bytes(peaks.file_huge),
-            text::bytes(peaks.reserved_huge),
+            size(peaks.rss),
+            size(peaks.anonymous),
+            size(peaks.file),
+            size(peaks.anonymous_huge),
+            size(peaks.file_huge),
+            size(peaks.reserved_huge),
             cached.map_or("?".into(), text::bytes),
         ]
     })
@@ -169,7 +171,8 @@ pub const QUALITY: [&str; 4] = ["arm", "KL divergence from stock's default", "sa
 /// The quality table's cells, a row for each arm.
 pub fn quality_rows(plan: &Plan, measured: &Measured, model: usize) -> Vec<[String; 4]> {
     let figure = |f: Option<(f64, f64)>, digits: usize, unit: &str| {
-        f.map_or("-".to_owned(), |(v, e)| format!("{v:.digits$} ± {e:.digits$}{unit}"))
+        // Rounding errors make some divergences a little less than nothing.
+        f.map_or("-".to_owned(), |(v, e)| format!("{:.digits$} ± {e:.digits$}{unit}", v.max(0.0)))
     };
     let mine = measured.quality.iter().filter(|q| q.model == model);
     mine.map(|q| {
@@ -192,18 +195,27 @@ fn answers(plan: &Plan, measured: &Measured, model: usize, quality: Option<&Text
     format!("answers on {} (± standard error)\n{table}\n", quality.describe())
 }
 
-/// One sentence for each comparison that shows a difference; one sentence if none does.
+/// `1 thread`, `2 threads`.
+pub fn threads(n: u32) -> String {
+    format!("{n} thread{}", if n == 1 { "" } else { "s" })
+}
+
+/// One sentence for each comparison that shows a difference, and one for all the others.
 pub fn findings(plan: &Plan, rows: &[Row]) -> Vec<String> {
     let mut found = Vec::new();
+    let mut others = 0;
     for row in rows {
         for (arm, comparison) in row.compared.iter().enumerate() {
-            let Some(c) = comparison.as_ref().filter(|c| is_claim(c.verdict)) else { continue };
+            let Some(c) = comparison else { continue };
+            if !is_claim(c.verdict) {
+                others += 1;
+                continue;
+            }
             found.push(format!(
-                "{}, {} on {} thread{}: {} is {:.3} times {} ({}): {}.",
+                "{}, {} on {}: {} is {:.3} times {} ({}): {}.",
                 plan.models[row.model].name(),
                 row.test,
-                row.threads,
-                if row.threads == 1 { "" } else { "s" },
+                threads(row.threads),
                 plan.arms[arm].name,
                 c.median,
                 plan.arms[row.reference].name,
@@ -212,8 +224,13 @@ pub fn findings(plan: &Plan, rows: &[Row]) -> Vec<String> {
             ));
         }
     }
-    if found.is_empty() {
-        found.push("These runs support no difference between the arms.".to_owned());
+    match (found.is_empty(), others) {
+        (_, 0) => {}
+        (true, _) => found.push("These runs support no difference between the arms.".to_owned()),
+        (false, n) => found.push(format!(
+            "{n} other comparison{}: no difference that these runs support.",
+            if n == 1 { "" } else { "s" }
+        )),
     }
     found
 }
