@@ -30,7 +30,7 @@ struct Cli {
 enum Command {
     Doctor(doctor::Args),
     Run(run::Args),
-    Ab(ab::Args),
+    Ab(Box<ab::Args>),
     Stats(stats::Args),
 }
 

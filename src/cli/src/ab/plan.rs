@@ -53,7 +53,7 @@ impl Plan {
             env::var_os("ZEN5TURBO").is_none_or(|v| v != "0"),
             "ZEN5TURBO=0 is set, which switches the shim off in every run; unset it to measure"
         );
-        for (remedy, word) in args.more.iter().filter_map(|word| Some((ours(word)?, word))) {
+        if let Some((remedy, word)) = args.more.iter().find_map(|word| Some((ours(word)?, word))) {
             bail!("found {word} after the --; expected options of llama-bench that ab does not set itself: {remedy}");
         }
         let models = args.model.iter().map(|path| Model::check(path)).collect::<Result<Vec<_>>>()?;
