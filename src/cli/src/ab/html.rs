@@ -25,7 +25,7 @@ h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.25rem; margin-top:
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)); gap: 0.5rem; } .plots figure { margin: 0; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.92rem; margin: 0.6rem 0; }
 th, td { text-align: left; padding: 0.25rem 0.7rem; border-bottom: 1px solid var(--grid); vertical-align: top; } th { font-weight: 600; }
-td { font-variant-numeric: tabular-nums; } code { font-size: 0.9em; overflow-wrap: anywhere; }
+td { font-variant-numeric: tabular-nums; } th, td:first-child { white-space: nowrap; } td .swatch { margin-left: 0; } code { font-size: 0.9em; overflow-wrap: anywhere; }
 .swatch { display: inline-block; width: 0.8em; height: 0.8em; border-radius: 50%; margin: 0 0.3em 0 0.9em; }
 .better { color: var(--good); font-weight: 600; } .worse { color: var(--bad); font-weight: 600; }
 ";
