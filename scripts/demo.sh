@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The main job in one command on a fresh machine: an unmodified llama.cpp on real weights, without and
 # with libzen5turbo.so: the same text, how close the answers are, how fast, and what was taken over.
-# usage: scripts/demo.sh      (DEMO_PAIRS=N interleaved measurements, default 5)
+# usage: scripts/demo.sh      (DEMO_PAIRS=N interleaved measurements, default 6)
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -37,6 +37,6 @@ step "what the shim took over in that run"
 step "distance of the answers on 8 x 512 tokens of English, against stock's default (about 1 minute)"
 SHIM_LIB=$lib "$ROOT/scripts/kld.sh" "$gemma"
 
-step "speed, ${DEMO_PAIRS:-5} interleaved pairs: Gemma 3 270M and the synthetic Q4_K model, 1 and $threads threads"
+step "speed, ${DEMO_PAIRS:-6} interleaved pairs: Gemma 3 270M and the synthetic Q4_K model, 1 and $threads threads"
 "$zen5turbo" ab --bin "$bin" --lib "$lib" --model "$gemma" --model "$synth" --pp 512 --tg 64 \
-    --threads "$( ((threads > 1)) && printf '1,%s' "$threads" || printf 1)" --pairs "${DEMO_PAIRS:-5}"
+    --threads "$( ((threads > 1)) && printf '1,%s' "$threads" || printf 1)" --pairs "${DEMO_PAIRS:-6}"

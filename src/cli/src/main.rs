@@ -36,7 +36,7 @@ struct Cli {
 enum Command {
     Doctor(doctor::Args),
     Run(run::Args),
-    Ab(ab::Args),
+    Ab(Box<ab::Args>),
     Stats(stats::Args),
     Man(manual::ManArgs),
     Completions(manual::CompletionArgs),

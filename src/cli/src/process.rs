@@ -1,8 +1,9 @@
 //! Running one child process to its end, with its output and what it used.
 
 use std::io::Read;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,7 +22,22 @@ pub struct Finished {
     pub max_rss: u64,
     /// Whether it was killed here because it ran past its limit.
     pub timed_out: bool,
+    /// Whether it was killed here because it was no longer wanted.
+    pub stopped: bool,
 }
+
+/// What is done while a child runs.
+pub struct Watch<'a> {
+    /// The child is killed after this time.
+    pub limit: Duration,
+    /// The child is killed soon after this becomes true.
+    pub stop: Option<&'static AtomicBool>,
+    /// Called with the child's process id every [`TICK`], from another thread.
+    pub sample: Option<&'a (dyn Fn(u32) + Sync)>,
+}
+
+/// How often a running child is looked at.
+pub const TICK: Duration = Duration::from_millis(50);
 
 impl Finished {
     /// The last lines of stderr, which is where a program says why it failed.
@@ -45,15 +61,24 @@ impl Finished {
 }
 
 /// Runs `command` with nothing on stdin, its output captured, for at most `limit`.
-pub fn run(mut command: Command, limit: Duration) -> Result<Finished> {
+pub fn run(command: Command, limit: Duration) -> Result<Finished> {
+    run_watched(command, &Watch { limit, stop: None, sample: None })
+}
+
+/// [`run`], with more to do meanwhile. The child gets a process group of its own, which dies with it
+/// when it is killed here; and it does not outlive this process, however that ends.
+pub fn run_watched(mut command: Command, watch: &Watch<'_>) -> Result<Finished> {
     let program = command.get_program().to_string_lossy().into_owned();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    // SAFETY: prctl is async-signal-safe and touches no memory.
+    unsafe {
+        command.pre_exec(|| {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            Ok(())
+        });
+    }
     let start = Instant::now();
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start {program}"))?;
+    let mut child = command.spawn().with_context(|| format!("cannot start {program}"))?;
     let stdout = drain(child.stdout.take());
     let stderr = drain(child.stderr.take());
     let pid = child.id() as libc::pid_t;
@@ -61,18 +86,14 @@ pub fn run(mut command: Command, limit: Duration) -> Result<Finished> {
     // The watchdog may signal the pid only while it is surely still this child: the main thread
     // waits without reaping, ends the watchdog, and reaps last.
     let (done, waiting) = mpsc::channel::<()>();
-    let watchdog = thread::spawn(move || {
-        let late = waiting.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
-        if late {
-            // SAFETY: kill has no memory effects; the child is not reaped before this thread ends.
-            unsafe { libc::kill(pid, libc::SIGKILL) };
-        }
-        late
+    let (waited, wall, (timed_out, stopped)) = thread::scope(|scope| {
+        let watchdog = scope.spawn(move || watch_over(pid, start, watch, &waiting));
+        let waited = wait_without_reaping(pid);
+        let wall = start.elapsed();
+        drop(done);
+        (waited, wall, watchdog.join().unwrap_or_default())
     });
-    wait_without_reaping(pid).with_context(|| format!("cannot wait for {program}"))?;
-    let wall = start.elapsed();
-    drop(done);
-    let timed_out = watchdog.join().unwrap_or(false);
+    waited.with_context(|| format!("cannot wait for {program}"))?;
     let (status, max_rss) = reap(pid).with_context(|| format!("cannot wait for {program}"))?;
     Ok(Finished {
         status,
@@ -81,7 +102,31 @@ pub fn run(mut command: Command, limit: Duration) -> Result<Finished> {
         wall,
         max_rss,
         timed_out,
+        stopped,
     })
+}
+
+/// Kills the group of `pid` when it is late or to stop: which of the two.
+fn watch_over(pid: libc::pid_t, start: Instant, watch: &Watch<'_>, done: &mpsc::Receiver<()>) -> (bool, bool) {
+    let kill = || {
+        // SAFETY: kill has no memory effects; the child, whose id is its group's, is not reaped
+        // before this thread ends.
+        unsafe { libc::kill(-pid, libc::SIGKILL) };
+    };
+    while done.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+        if watch.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+            kill();
+            return (false, true);
+        }
+        if start.elapsed() > watch.limit {
+            kill();
+            return (true, false);
+        }
+        if let Some(sample) = watch.sample {
+            sample(pid as u32);
+        }
+    }
+    (false, false)
 }
 
 fn drain<R: Read + Send + 'static>(pipe: Option<R>) -> thread::JoinHandle<String> {
@@ -157,6 +202,20 @@ mod tests {
         let f = run(sh("exec sleep 60"), Duration::from_millis(200)).unwrap();
         assert!(f.timed_out && f.wall < Duration::from_secs(20));
         assert!(f.ending().contains("killed after"), "{}", f.ending());
+    }
+
+    #[test]
+    fn a_child_that_is_no_longer_wanted_is_killed_with_its_own_children() {
+        static STOP: AtomicBool = AtomicBool::new(false);
+        let watch = Watch {
+            limit: Duration::from_secs(60),
+            stop: Some(&STOP),
+            sample: Some(&|_| STOP.store(true, Ordering::Relaxed)),
+        };
+        // The pipe to the grandchild stays open as long as it lives: the call returns when both are gone.
+        let f = run_watched(sh("sleep 60; echo late"), &watch).unwrap();
+        assert!(f.stopped && !f.timed_out && f.wall < Duration::from_secs(20));
+        assert_eq!(f.stdout, "");
     }
 
     #[test]

@@ -1,13 +1,14 @@
-//! What a measurement leaves behind: every raw value in a CSV file, written as it comes, and the
-//! whole with its summary as JSON.
+//! What a measurement leaves behind, written as it comes: every raw value in a CSV file, every run as
+//! one line of a JSONL file.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
+use serde_json::Value;
 
 /// Where, when and how a measurement was made.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -16,15 +17,16 @@ pub struct Circumstances {
     pub date: String,
     pub cpu: String,
     pub kernel: String,
-    /// This command's arguments.
+    /// This command's version and arguments.
+    pub version: &'static str,
     pub args: String,
-    /// The shim's variables in its runs.
-    pub shim_environment: String,
+    /// What the machine is and how it is set, as far as it can be read.
+    pub machine: Vec<(String, String)>,
 }
 
 impl Circumstances {
     /// Of now and here.
-    pub fn now(cpu: String, shim_environment: String) -> Self {
+    pub fn now(cpu: String, machine: Vec<(String, String)>) -> Self {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let args: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
@@ -32,8 +34,9 @@ impl Circumstances {
             date: iso_date(seconds),
             cpu,
             kernel: kernel.trim().to_owned(),
+            version: env!("CARGO_PKG_VERSION"),
             args: args.join(" "),
-            shim_environment,
+            machine,
         }
     }
 }
@@ -73,6 +76,8 @@ pub struct Raw {
     pub llama_build: u64,
     pub llama_commit: String,
     pub binary: String,
+    /// Variables set in the run.
+    pub environment: String,
 }
 
 const HEADER: &str = "date,cpu,kernel,llama_build,llama_commit,binary,model,model_type,test,threads,variant,pair,position,value,unit,wall_s,max_rss_bytes,args,shim_environment";
@@ -125,10 +130,45 @@ impl Csv {
             format!("{:.4}", raw.wall_s),
             raw.max_rss.to_string(),
             at.args.clone(),
-            at.shim_environment.clone(),
+            raw.environment.clone(),
         ];
         let line = fields.map(|f| quoted(&f)).join(",");
         writeln!(self.file, "{line}").with_context(|| format!("cannot write the CSV record {}", self.path.display()))
+    }
+}
+
+/// A JSONL file that grows. Every record is one write of one whole line, so that what interrupts a
+/// measurement leaves the lines before it intact.
+#[derive(Debug)]
+pub struct Jsonl {
+    file: File,
+    path: PathBuf,
+}
+
+impl Jsonl {
+    /// Opens `path` to append. A line that an earlier full disk has cut short is ended.
+    pub fn open(path: &Path) -> Result<Jsonl> {
+        let what = || format!("cannot write the JSONL record {}", path.display());
+        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).with_context(what)?;
+        let regular = file.metadata().with_context(what)?.is_file();
+        if regular && file.seek(SeekFrom::End(-1)).is_ok() {
+            let mut last = [0];
+            file.read_exact(&mut last).with_context(what)?;
+            if last != *b"\n" {
+                file.write_all(b"\n").with_context(what)?;
+            }
+        }
+        Ok(Jsonl { file, path: path.to_owned() })
+    }
+
+    /// Appends one record.
+    pub fn add(&mut self, record: &Value) -> Result<()> {
+        self.file.write_all(format!("{record}\n").as_bytes()).with_context(|| {
+            format!(
+                "cannot write the JSONL record {}; expected a place with room: free some or name another file with --jsonl",
+                self.path.display()
+            )
+        })
     }
 }
 
@@ -177,6 +217,7 @@ mod tests {
             llama_build: 11434,
             llama_commit: "abc".into(),
             binary: "/x/llama-bench".into(),
+            environment: "ZEN5TURBO_GATE=off".into(),
         };
         for _ in 0..2 {
             Csv::open(&path).unwrap().add(&Circumstances::default(), &raw).unwrap();
@@ -188,5 +229,17 @@ mod tests {
         fs::write(&path, "a,b\n1,2\n").unwrap();
         assert!(Csv::open(&path).unwrap_err().to_string().contains("found the columns a,b"));
         fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn records_are_whole_lines_after_whatever_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.jsonl");
+        fs::write(&path, "{\"a\":1}\n{\"cut").unwrap();
+        Jsonl::open(&path).unwrap().add(&serde_json::json!({"b": 2})).unwrap();
+        Jsonl::open(&path).unwrap().add(&serde_json::json!({"c": 3})).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"a\":1}\n{\"cut\n{\"b\":2}\n{\"c\":3}\n");
+        let error = Jsonl::open(Path::new("/dev/full")).unwrap().add(&serde_json::json!({})).unwrap_err();
+        assert!(format!("{error:#}").contains("/dev/full; expected a place with room"), "{error:#}");
     }
 }

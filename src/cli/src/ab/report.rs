@@ -1,130 +1,119 @@
-//! The tables, claims and JSON of a measurement.
+//! The measurement as text.
 
-use serde_json::{Value, json};
+use comfy_table::CellAlignment;
 
-use super::{LOAD, Measured, Plan, SHIM, Variant};
-use crate::engagement::Stats;
-use crate::llama_bench::Test;
-use crate::statistics::{Better, Comparison, MIN_PAIRS, Verdict, median, range};
+use super::measure::Measured;
+use super::plan::Plan;
+use super::quality::Text;
+use super::summary::{Row, is_claim, rows, words};
+use crate::statistics::{Comparison, Interval, median, range};
 use crate::text;
 
-/// One row: a test of a model on a number of threads, with the values of each variant.
-struct Row {
-    model: usize,
-    test: Test,
-    threads: u32,
-    /// Values by pair, in the plan's order of variants.
-    values: Vec<Vec<f64>>,
-    comparison: Option<Comparison>,
-}
-
-fn better(test: Test) -> Better {
-    match test {
-        Test::Prompt(_) | Test::Generate(_) | Test::Batch(_) => Better::Higher,
-        Test::Load | Test::Memory => Better::Lower,
-    }
-}
-
-/// The variants to compare with, in the order that [`Comparison::best`] counts.
-fn stock<'p>(plan: &'p Plan<'_>) -> impl Iterator<Item = &'p Variant> {
-    plan.variants.iter().filter(|v| v.library.is_none())
-}
-
-fn rows(plan: &Plan<'_>, measured: &Measured) -> Vec<Row> {
-    let mut rows = Vec::new();
-    for model in 0..plan.models.len() {
-        for test in plan.groups.iter().flat_map(|g| g.tests()) {
-            for &threads in &plan.threads {
-                let value = |variant: &str, pair: u32| {
-                    measured
-                        .runs
-                        .iter()
-                        .filter(|r| (r.model, r.threads, r.variant, r.pair) == (model, threads, variant, pair))
-                        .flat_map(|r| &r.values)
-                        .find(|(t, _)| *t == test)
-                        .map(|&(_, v)| v)
-                };
-                let pairs = 1..=plan.args.pairs;
-                // A run that fails ends the measurement, so every variant has a value in every pair.
-                let of = |variant: &str| pairs.clone().filter_map(|p| value(variant, p)).collect::<Vec<f64>>();
-                let values = plan.variants.iter().map(|v| of(v.name)).collect();
-                let stock: Vec<Vec<f64>> = stock(plan).map(|v| of(v.name)).collect();
-                let comparison = Comparison::of_pairs(&of(SHIM), &stock, better(test));
-                rows.push(Row { model, test, threads, values, comparison });
-            }
-        }
-    }
-    rows
-}
-
-/// What may be said of a row, in words.
-fn result(test: Test, verdict: Verdict) -> &'static str {
-    match (verdict, test) {
-        (Verdict::NoDifference, _) => "no measurable difference",
-        (Verdict::TooFewPairs, _) => "too few pairs to say",
-        (Verdict::Better, Test::Memory) => "less memory",
-        (Verdict::Worse, Test::Memory) => "more memory",
-        (Verdict::Better, _) => "faster",
-        (Verdict::Worse, _) => "SLOWER",
-    }
-}
-
-/// Prints tables, how to read them, and what the shim did.
-pub fn print(plan: &Plan<'_>, measured: &Measured) {
-    let rows = rows(plan, measured);
+/// Tables, how to read them, and what the shim did.
+pub fn render(plan: &Plan, measured: &Measured, quality: Option<&Text>) -> String {
     let at = &plan.circumstances;
-    let build = measured.raw.iter().find(|r| r.variant == SHIM);
-    println!("{}  {}  Linux {}", at.date, at.cpu, at.kernel);
-    for variant in &plan.variants {
-        println!("{:<15} {} {}", variant.name, variant.bench.path.display(), variant.arguments.join(" "));
+    let mut out = format!("{}  {}  Linux {}\n", at.date, at.cpu, at.kernel);
+    for arm in &plan.arms {
+        out += &format!("{:<15} {}\n", arm.name, arm.describe());
     }
-    if let Some(raw) = build {
-        println!("{:<15} build {}, commit {}", "llama.cpp", raw.llama_build, raw.llama_commit);
-    }
-    for (name, value) in plan.shim_variables(None) {
-        println!("{:<15} {name}={value}", "shim's setting");
-    }
-    for model in 0..plan.models.len() {
-        let kind = measured.raw.iter().find(|r| r.model == plan.model_name(model));
-        println!("\n{} ({})", plan.models[model].display(), kind.map_or("unknown type", |r| r.model_type.as_str()));
-        let mut table = text::table();
-        let mut header = vec!["test".to_owned(), "threads".to_owned()];
-        header.extend(plan.variants.iter().map(|v| v.name.to_owned()));
-        header.extend(["shim / better stock", "interval", "result"].map(String::from));
-        table.set_header(header);
-        for row in rows.iter().filter(|r| r.model == model) {
-            let mut cells = vec![format!("{} {}", row.test, row.test.unit()), row.threads.to_string()];
-            cells.extend(row.values.iter().map(|v| spread(v)));
-            match &row.comparison {
-                None => cells.extend(["-", "-", "not measured"].map(String::from)),
-                Some(c) => {
-                    let best = stock(plan).nth(c.best).map_or("", |v| v.name);
-                    cells.push(format!("{:.3} ({})", c.median, best.trim_start_matches("stock ")));
-                    cells.push(c.interval.map_or("-".into(), |i| format!("{:.3}..{:.3}", i.low, i.high)));
-                    cells.push(result(row.test, c.verdict).to_owned());
-                }
-            }
-            table.add_row(cells);
-        }
-        println!("{table}");
-        for ((_, kind), stats) in measured.stats.iter().filter(|((m, kind), _)| *m == model && *kind != LOAD) {
-            println!("{}", engagement(kind, stats));
+    for (arm, (build, commit)) in &measured.builds {
+        if plan.arms[*arm].role == super::arm::Role::Compared {
+            out += &format!("{:<15} llama.cpp build {build}, commit {commit}\n", plan.arms[*arm].name);
         }
     }
-    println!();
-    println!(
-        "Each cell: median (min..max). load: a whole process that computes one token. memory: largest resident set."
-    );
-    println!(
-        "Ratio: pair by pair to the better of stock (named; by its median), then the median. For load and memory less is better."
-    );
-    if let Some(interval) = rows.iter().find_map(|r| r.comparison.as_ref()?.interval) {
-        println!("Interval: {}.", interval.method());
+    let rows = rows(plan, measured);
+    for (model, file) in plan.models.iter().enumerate() {
+        let kind = measured.types.get(&model).map_or("not measured", String::as_str);
+        out += &format!("\n{} ({kind})\n", file.path.display());
+        let mine: Vec<&Row> = rows.iter().filter(|row| row.model == model).collect();
+        if mine.is_empty() {
+            out += "no pair was finished\n";
+            continue;
+        }
+        out += &values(plan, &mine);
+        out += &ratios(plan, &mine);
+        out += &memory(plan, measured, model);
+        out += &answers(plan, measured, model, quality);
+        for ((_, arm, tests), stats) in measured.stats.iter().filter(|((m, ..), _)| *m == model) {
+            out += &format!("engaged in the {tests} runs of {}: {}\n", plan.arms[*arm].name, stats.summary());
+        }
     }
-    println!("A difference is claimed only when the interval does not hold 1, from {MIN_PAIRS} pairs on.");
+    out += &format!("\n{}\n", legend(plan).join("\n"));
+    for warning in plan.notes.iter().chain(&measured.warnings) {
+        out += &format!("note: {warning}\n");
+    }
+    out
 }
 
-fn spread(values: &[f64]) -> String {
+/// How to read the figures, a line each.
+pub fn legend(plan: &Plan) -> Vec<String> {
+    vec![
+        "Values: median (min..max). load: from the start of a process to its end, without the computing. first token: from the start of a process to the end of its prompt. memory: largest resident set.".to_owned(),
+        "Ratio: pair by pair to the better of stock (named; by its median), then the median. For load, first token and memory less is better.".to_owned(),
+        "Interval: percentile block bootstrap of the paired ratios' median, never narrower than the exact binomial interval.".to_owned(),
+        format!("Pairs: {}.", plan.looks.rule(plan.precision)),
+        format!("Order: {}.", plan.order_rule()),
+        "A/A: stock's default against itself in the same pairs, and its interval mirrored at 1. A difference is stated only when the interval holds neither 1 nor anything of that.".to_owned(),
+    ]
+}
+
+fn values(plan: &Plan, rows: &[&Row]) -> String {
+    let mut table = text::table();
+    let mut header = vec!["test".to_owned(), "threads".to_owned(), "pairs".to_owned()];
+    header.extend(plan.arms.iter().map(|arm| arm.name.clone()));
+    table.set_header(header);
+    for row in rows {
+        let mut cells = vec![
+            format!("{} {}", row.test, row.test.unit()),
+            row.threads.to_string(),
+            row.values[row.reference].len().to_string(),
+        ];
+        cells.extend(row.values.iter().map(|v| spread(v)));
+        table.add_row(cells);
+    }
+    for index in 1..=2 {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    format!("{table}\n")
+}
+
+fn ratios(plan: &Plan, rows: &[&Row]) -> String {
+    let mut table = text::table();
+    table.set_header(["test", "threads", "arm / better stock", "ratio", "interval", "A/A", "result"]);
+    for row in rows {
+        for (arm, comparison) in row.compared.iter().enumerate() {
+            let Some(c) = comparison else { continue };
+            table.add_row([
+                row.test.to_string(),
+                row.threads.to_string(),
+                format!("{} / {}", plan.arms[arm].name, plan.arms[row.reference].name),
+                format!("{:.3}", c.median),
+                interval(c.interval.as_ref()),
+                noise(row.noise.as_ref()),
+                words(row.test, c.verdict).to_owned(),
+            ]);
+        }
+    }
+    format!("{table}\n")
+}
+
+/// `low..high`, or a dash.
+pub fn interval(interval: Option<&Interval>) -> String {
+    interval.map_or("-".into(), |i| format!("{:.3}..{:.3}", i.low, i.high))
+}
+
+/// The band of stock against itself.
+pub fn noise(noise: Option<&Comparison>) -> String {
+    noise.and_then(|n| n.interval).map_or("-".into(), |i| {
+        let (low, high) = i.around_one();
+        format!("{low:.3}..{high:.3}")
+    })
+}
+
+/// Median and range of an arm's values.
+pub fn spread(values: &[f64]) -> String {
     match (median(values), range(values)) {
         (Some(m), Some((low, high))) => {
             format!("{} ({}..{})", text::number(m), text::number(low), text::number(high))
@@ -133,65 +122,115 @@ fn spread(values: &[f64]) -> String {
     }
 }
 
-fn engagement(kind: &str, stats: &Stats) -> String {
-    format!("engaged in the {kind} runs: {}", stats.summary())
+/// Column titles of the memory table.
+pub const MEMORY: [&str; 8] = [
+    "arm",
+    "resident",
+    "anonymous",
+    "of files",
+    "transparent huge",
+    "huge of files",
+    "reserved huge",
+    "model cached after",
+];
+
+/// The memory table's cells, a row for each arm.
+pub fn memory_rows(plan: &Plan, measured: &Measured, model: usize) -> Vec<[String; 8]> {
+    let mine = measured.memory.iter().filter(|((m, _), _)| *m == model);
+    mine.map(|((_, arm), (peaks, cached))| {
+        // A run that ended before the first sample, or a kernel without smaps_rollup.
+        let size = |bytes| if peaks.rss == 0 { "-".to_owned() } else { text::bytes(bytes) };
+        [
+            plan.arms[*arm].name.clone(),
+            size(peaks.rss),
+            size(peaks.anonymous),
+            size(peaks.file),
+            size(peaks.anonymous_huge),
+            size(peaks.file_huge),
+            size(peaks.reserved_huge),
+            cached.map_or("?".into(), text::bytes),
+        ]
+    })
+    .collect()
 }
 
-/// The whole measurement as one JSON value.
-pub fn json(plan: &Plan<'_>, measured: &Measured) -> Value {
-    let summary: Vec<Value> = rows(plan, measured)
-        .iter()
-        .map(|row| {
-            let variants: serde_json::Map<String, Value> = plan
-                .variants
-                .iter()
-                .zip(&row.values)
-                .map(|(variant, values)| {
-                    let (low, high) = range(values).unzip();
-                    let v = json!({"median": median(values), "min": low, "max": high, "values": values});
-                    (variant.name.to_owned(), v)
-                })
-                .collect();
-            let ratio = row.comparison.as_ref().map(|c| {
-                json!({
-                    "median": c.median,
-                    "values": c.ratios,
-                    "stock": stock(plan).nth(c.best).map(|v| v.name),
-                    "low": c.interval.map(|i| i.low),
-                    "high": c.interval.map(|i| i.high),
-                    "coverage": c.interval.map(|i| i.coverage),
-                    "method": c.interval.map(|i| i.method()),
-                    "result": result(row.test, c.verdict),
-                })
-            });
-            json!({
-                "model": plan.model_name(row.model),
-                "test": row.test.to_string(),
-                "unit": row.test.unit(),
-                "threads": row.threads,
-                "variants": variants,
-                "ratio": ratio,
-            })
-        })
-        .collect();
-    let engaged: Vec<Value> = measured
-        .stats
-        .iter()
-        .map(|((model, kind), stats)| {
-            json!({
-                "model": plan.model_name(*model),
-                "runs": kind,
-                "shim_version": stats.version,
-                "taken": stats.taken(),
-                "declined": stats.declined(),
-                "summary": stats.summary(),
-            })
-        })
-        .collect();
-    json!({
-        "circumstances": plan.circumstances,
-        "summary": summary,
-        "engagement": engaged,
-        "raw": measured.raw,
+fn memory(plan: &Plan, measured: &Measured, model: usize) -> String {
+    let rows = memory_rows(plan, measured, model);
+    if rows.is_empty() {
+        return String::new();
+    }
+    let mut table = text::table();
+    table.set_header(MEMORY);
+    table.add_rows(rows);
+    format!("memory at its peak, by kind of page, in one unmeasured run of each arm\n{table}\n")
+}
+
+/// Column titles of the quality table.
+pub const QUALITY: [&str; 4] = ["arm", "KL divergence from stock's default", "same top token", "perplexity"];
+
+/// The quality table's cells, a row for each arm.
+pub fn quality_rows(plan: &Plan, measured: &Measured, model: usize) -> Vec<[String; 4]> {
+    let figure = |f: Option<(f64, f64)>, digits: usize, unit: &str| {
+        // Rounding errors make some divergences a little less than nothing.
+        f.map_or("-".to_owned(), |(v, e)| format!("{:.digits$} ± {e:.digits$}{unit}", v.max(0.0)))
+    };
+    let mine = measured.quality.iter().filter(|q| q.model == model);
+    mine.map(|q| {
+        [
+            plan.arms[q.arm].name.clone(),
+            figure(q.divergence, 5, ""),
+            figure(q.same_top, 2, " %"),
+            figure(q.perplexity, 3, ""),
+        ]
     })
+    .collect()
+}
+
+fn answers(plan: &Plan, measured: &Measured, model: usize, quality: Option<&Text>) -> String {
+    let rows = quality_rows(plan, measured, model);
+    let Some(quality) = quality.filter(|_| !rows.is_empty()) else { return String::new() };
+    let mut table = text::table();
+    table.set_header(QUALITY);
+    table.add_rows(rows);
+    format!("answers on {} (± standard error)\n{table}\n", quality.describe())
+}
+
+/// `1 thread`, `2 threads`.
+pub fn threads(n: u32) -> String {
+    format!("{n} thread{}", if n == 1 { "" } else { "s" })
+}
+
+/// One sentence for each comparison that shows a difference, and one for all the others.
+pub fn findings(plan: &Plan, rows: &[Row]) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut others = 0;
+    for row in rows {
+        for (arm, comparison) in row.compared.iter().enumerate() {
+            let Some(c) = comparison else { continue };
+            if !is_claim(c.verdict) {
+                others += 1;
+                continue;
+            }
+            found.push(format!(
+                "{}, {} on {}: {} is {:.3} times {} ({}): {}.",
+                plan.models[row.model].name(),
+                row.test,
+                threads(row.threads),
+                plan.arms[arm].name,
+                c.median,
+                plan.arms[row.reference].name,
+                interval(c.interval.as_ref()),
+                words(row.test, c.verdict),
+            ));
+        }
+    }
+    match (found.is_empty(), others) {
+        (_, 0) => {}
+        (true, _) => found.push("These runs support no difference between the arms.".to_owned()),
+        (false, n) => found.push(format!(
+            "{n} other comparison{}: no difference that these runs support.",
+            if n == 1 { "" } else { "s" }
+        )),
+    }
+    found
 }

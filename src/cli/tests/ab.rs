@@ -1,0 +1,271 @@
+//! `zen5turbo ab` as a whole, over a llama-bench of known speed and noise.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A folder with the fake programs and a file that begins as a model does.
+struct Bench(TempDir);
+
+impl Bench {
+    fn new(seed: u32) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ab");
+        for program in ["llama-bench", "llama-perplexity"] {
+            fs::copy(ours.join(program), dir.path().join(program)).unwrap();
+        }
+        fs::write(dir.path().join("m.gguf"), "GGUF\x03\0\0\0 and weights").unwrap();
+        fs::write(dir.path().join("seed"), seed.to_string()).unwrap();
+        Bench(dir)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn set(&self, name: &str, value: &str) {
+        fs::write(self.path(name), value).unwrap();
+    }
+
+    /// `zen5turbo ab` of stock, and of an arm without the shim in the environment `arm`.
+    fn ab(&self, arm: &str, words: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_zen5turbo"));
+        command.args(["ab", "--threads", "1", "--no-load", "--arms-only"]);
+        command.arg("--bin").arg(self.0.path()).arg("-m").arg(self.path("m.gguf"));
+        command.arg("--arm").arg(format!("other:shim=off{arm}"));
+        command.arg("--jsonl").arg(self.path("r.jsonl"));
+        command.args(words.split_whitespace()).stdin(Stdio::null());
+        command
+    }
+
+    fn json(&self, arm: &str, words: &str) -> Value {
+        let out = run(self.ab(arm, words).arg("--json").arg(self.path("r.json")));
+        assert!(out.status.success(), "{}", stderr(&out));
+        serde_json::from_str(&fs::read_to_string(self.path("r.json")).unwrap()).unwrap()
+    }
+
+    /// The JSONL record, of which every line must be whole.
+    fn records(&self, kind: &str) -> Vec<Value> {
+        let text = fs::read_to_string(self.path("r.jsonl")).unwrap();
+        assert!(text.ends_with('\n'), "{text}");
+        let all = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        all.filter(|record| record["record"] == kind).collect()
+    }
+}
+
+fn run(command: &mut Command) -> Output {
+    command.output().unwrap()
+}
+
+fn stderr(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stderr).into_owned()
+}
+
+fn stdout(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+/// The results of the speed tests of an answer.
+fn results(json: &Value) -> Vec<(String, String)> {
+    let rows = json["summary"].as_array().unwrap().iter().filter(|row| row["unit"] == "tokens/s");
+    let text = |v: &Value| v.as_str().unwrap().to_owned();
+    rows.map(|row| (text(&row["test"]), text(&row["ratios"]["other"]["result"]))).collect()
+}
+
+#[test]
+fn a_build_against_itself_shows_no_difference_in_19_of_20_measurements() {
+    let claims: Vec<u32> = (1..=20)
+        .filter(|&seed| {
+            let json = Bench::new(seed).json("", "");
+            let rows = json["summary"].as_array().unwrap();
+            assert_eq!(rows.len(), 3, "pp512, tg64, memory");
+            rows.iter().any(|row| row["ratios"]["other"]["difference"] == true)
+        })
+        .collect();
+    assert!(claims.len() <= 1, "seeds {claims:?}");
+}
+
+#[test]
+fn a_slowdown_of_5_percent_is_found_and_named() {
+    for seed in 1..=5 {
+        let json = Bench::new(seed).json(",FAKE_FACTOR=0.95", "");
+        for (test, result) in results(&json) {
+            assert_eq!(result, "SLOWER", "seed {seed}, {test}: {}", json["summary"]);
+        }
+    }
+}
+
+#[test]
+fn pairs_are_interleaved_recorded_one_by_one_and_no_more_than_asked_for() {
+    let bench = Bench::new(3);
+    bench.json("", "--pairs 4");
+    let runs = bench.records("run");
+    let arms: Vec<&str> = runs.iter().map(|run| run["arm"].as_str().unwrap()).collect();
+    let first = ["stock", "other", "stock again", "stock again", "other", "stock"];
+    let then = ["other", "stock again", "stock", "stock", "stock again", "other"];
+    assert_eq!(arms, [first, then].concat());
+    assert_eq!(runs[0]["llama_bench"][0]["model_type"], "fake", "llama-bench's own fields are kept");
+    assert_eq!(runs[0]["values"][0]["test"], "pp512");
+    assert_eq!((bench.records("start").len(), bench.records("end").len()), (1, 1));
+    assert_eq!(bench.records("end")[0]["summary"][0]["ratios"]["other"]["result"], "too few pairs to say");
+    bench.json("", "--pairs 2");
+    assert_eq!(bench.records("run").len(), 12 + 6, "a second measurement is appended");
+}
+
+#[test]
+fn llama_bench_is_found_in_path_and_gets_the_options_after_the_dashes() {
+    let bench = Bench::new(1);
+    let path = format!("{}:{}", bench.0.path().display(), std::env::var("PATH").unwrap());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_zen5turbo"));
+    command.env("PATH", path).args(["ab", "--pairs", "1", "--arms-only", "--arm", "x:shim=off", "-m"]);
+    command.arg(bench.path("m.gguf")).args(["-t", "1", "--", "-p", "33", "-n", "0"]);
+    let out = run(&mut command);
+    assert!(out.status.success(), "{}", stderr(&out));
+    assert!(stdout(&out).contains("pp33 tokens/s") && !stdout(&out).contains("tg64"), "{}", stdout(&out));
+    assert!(stdout(&out).contains("first token (pp512)"), "{}", stdout(&out));
+}
+
+#[test]
+fn answers_are_compared_with_those_of_stock() {
+    let bench = Bench::new(1);
+    bench.set("text", "some words");
+    let text = bench.path("text").display().to_string();
+    let json = bench.json("", &format!("--pairs 1 --quality {text}"));
+    assert_eq!(json["quality"][0]["perplexity"][0], 21.2461);
+    assert_eq!(json["quality"][1]["divergence"][0], 0.00614);
+    assert_eq!(bench.records("quality").len(), 2);
+    fs::remove_file(bench.path("llama-perplexity")).unwrap();
+    let out = run(&mut bench.ab("", &format!("--quality {text}")));
+    assert!(stderr(&out).contains("expected llama-perplexity beside llama-bench"), "{}", stderr(&out));
+}
+
+/// One line that begins with the command's name and has each of `parts`.
+fn assert_refused(out: &Output, parts: &[&str]) {
+    let text = stderr(out);
+    assert_eq!(out.status.code(), Some(1), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.starts_with("zen5turbo: ") && parts.iter().all(|part| text.contains(part)), "{parts:?} in {text}");
+}
+
+#[test]
+fn bad_input_is_refused_in_one_line_before_anything_runs() {
+    let bench = Bench::new(1);
+    let with_model = |model: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_zen5turbo"));
+        run(command.arg("ab").arg("--bin").arg(bench.0.path()).args(["-m", model]))
+    };
+    assert_refused(&with_model("/nonexistent.gguf"), &["does not exist", "expected a GGUF file", "--model"]);
+    assert_refused(&with_model("/proc/self/mem"), &["cannot be read", "expected a GGUF file"]);
+    assert_refused(&with_model("/"), &["is a folder", "expected a GGUF file"]);
+    bench.set("text.gguf", "once upon a time");
+    let text = bench.path("text.gguf");
+    assert_refused(&with_model(text.to_str().unwrap()), &["found \"once\"", "expected \"GGUF\"", "convert"]);
+
+    let out = run(&mut bench.ab("", "-- -o csv"));
+    assert_refused(&out, &["found -o after the --", "leave it out"]);
+    let out = run(bench.ab("", "").args(["--arm", "other:shim=off"]));
+    assert_refused(&out, &["two arms have the name \"other\""]);
+    let out = run(&mut bench.ab(",bin=/nonexistent", ""));
+    assert_refused(&out, &["in the arm other", "no llama-bench at /nonexistent", "--bin"]);
+    let out = run(Command::new(env!("CARGO_BIN_EXE_zen5turbo"))
+        .env("PATH", "/nonexistent")
+        .args(["ab", "-m"])
+        .arg(bench.path("m.gguf")));
+    assert_refused(&out, &["no llama-bench was found in PATH", "--bin DIR"]);
+    assert!(!bench.path("runs").exists(), "nothing has run");
+}
+
+#[test]
+fn a_llama_bench_that_fails_half_way_leaves_what_was_finished() {
+    let bench = Bench::new(1);
+    // 2 runs of warm-up, 3 for each pair: the second pair's last run fails.
+    bench.set("fail-at", "8");
+    let out = run(bench.ab("", "--pairs 9").arg("--html").arg(bench.path("r.html")));
+    assert_eq!(out.status.code(), Some(1));
+    for part in
+        ["ended early; 5 runs were finished and are recorded in", "exited with status 1", "failed to load model"]
+    {
+        assert!(stderr(&out).contains(part), "{part} in {}", stderr(&out));
+    }
+    assert_eq!((bench.records("run").len(), bench.records("end").len()), (5, 0));
+    assert!(stdout(&out).contains("too few pairs to say"), "the finished pair is shown: {}", stdout(&out));
+    let html = fs::read_to_string(bench.path("r.html")).unwrap();
+    assert!(html.ends_with("</html>") && html.contains("the measurement ended early"));
+}
+
+#[test]
+fn ctrl_c_ends_the_children_and_keeps_the_records() {
+    let bench = Bench::new(1);
+    bench.set("hang-at", "7");
+    let child = bench.ab("", "--pairs 9").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let begin = Instant::now();
+    while !bench.path("pids").exists() {
+        assert!(begin.elapsed() < Duration::from_secs(300), "the fake llama-bench never hung");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // SAFETY: kill has no memory effects; the child is not waited for yet.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGINT) }, 0);
+    let out = child.wait_with_output().unwrap();
+    assert_eq!((out.status.code(), out.status.signal()), (Some(130), None), "{}", stderr(&out));
+    assert!(stderr(&out).contains("interrupted: 4 runs were finished and are recorded in"), "{}", stderr(&out));
+    assert_eq!(bench.records("run").len(), 4);
+    for pid in fs::read_to_string(bench.path("pids")).unwrap().split_whitespace() {
+        let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // One that nobody has reaped yet is gone as well.
+        let gone = state.is_empty() || state.contains(") Z ") || state.contains(") X ");
+        assert!(gone, "{pid} still lives: {state}");
+    }
+}
+
+#[test]
+fn a_full_disk_costs_the_report_but_not_the_records() {
+    let bench = Bench::new(1);
+    let out = run(&mut bench.ab("", "--pairs 1 --html /dev/full"));
+    assert_eq!(out.status.code(), Some(1));
+    for part in ["cannot write the report /dev/full", "expected a place with room", "No space left"] {
+        assert!(stderr(&out).contains(part), "{part} in {}", stderr(&out));
+    }
+    assert!(stdout(&out).contains("pp512"), "the table is there");
+    assert_eq!((bench.records("run").len(), bench.records("end").len()), (3, 1));
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_zen5turbo"));
+    command.args(["ab", "--arms-only", "--arm", "x:shim=off", "--jsonl", "/dev/full", "--bin"]);
+    command.arg(bench.0.path()).arg("-m").arg(bench.path("m.gguf"));
+    assert_refused(&run(&mut command), &["cannot write the JSONL record /dev/full", "expected a place with room"]);
+}
+
+#[test]
+fn the_html_report_is_whole_and_needs_nothing_else() {
+    let bench = Bench::new(1);
+    bench.set("text", "some words");
+    let text = bench.path("text").display().to_string();
+    let words = format!("--pairs 6 --quality {text} --arm <b>&:shim=off,FAKE_FACTOR=1.2");
+    let out = run(bench.ab("", &words).arg("--html").arg(bench.path("r.html")));
+    assert!(out.status.success(), "{}", stderr(&out));
+    let html = fs::read_to_string(bench.path("r.html")).unwrap();
+    assert!(html.starts_with("<!DOCTYPE html>") && html.ends_with("</html>"));
+    for outside in ["href=", "src=", "@import", "url(", "<script"] {
+        assert!(!html.contains(outside), "{outside}");
+    }
+    assert!(html.replace("http://www.w3.org/2000/svg", "").find("http").is_none());
+    assert!(html.contains("prefers-color-scheme: dark") && html.contains("color-scheme: light dark"));
+    // One plot of the ratios, one for each of pp512, tg64 and memory.
+    assert_eq!((html.matches("<svg ").count(), html.matches("</svg>").count()), (4, 4));
+    let fixed = html.split(['"', ';']).filter(|part| part.starts_with('#')).count();
+    assert_eq!(fixed, 0, "no plot has a colour of its own");
+    assert!(html.contains("&lt;b&gt;&amp;") && !html.contains("<b>&"), "names are text, not HTML");
+    for tag in ["div", "table", "tr", "td", "th", "figure", "ul", "li", "span", "p", "svg", "h2", "h3"] {
+        let open = html.matches(&format!("<{tag}>")).count() + html.matches(&format!("<{tag} ")).count();
+        assert_eq!(open, html.matches(&format!("</{tag}>")).count(), "<{tag}>");
+    }
+    for heading in
+        ["What these runs support", "Every value, by pair", "Memory at its peak", "Answers", "Arms", "Machine"]
+    {
+        assert!(html.contains(heading), "{heading}");
+    }
+}
