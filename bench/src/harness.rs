@@ -9,6 +9,7 @@ use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::{Isa, LANES};
 use zen5turbo_kernels::kernel::{Blocking, Kernel, Product, Tiles};
 use zen5turbo_kernels::registry;
+use zen5turbo_kernels::width::{self, DataPath, Width};
 
 use crate::memory::{Memory, Pages};
 use crate::peaks;
@@ -170,7 +171,8 @@ impl Case {
     /// The product of `weights` and `columns` columns on `isa`; `None` where this CPU or the
     /// registry has no such kernel.
     pub fn new(weights: &Rc<Weights>, isa: Isa, columns: usize, blocking: Blocking) -> io::Result<Option<Case>> {
-        let Some(kernel) = registry::kernel(isa, weights.kind, columns) else { return Ok(None) };
+        let path = width::measure().map_or(DataPath::Full, Width::data_path);
+        let Some(kernel) = registry::kernel_on(path, isa, weights.kind, columns) else { return Ok(None) };
         let Size { rows, k } = weights.size;
         Ok(Some(Case {
             kernel,

@@ -321,7 +321,7 @@ unsafe fn step<W: Super256, const NC: usize>(
     }
     // SAFETY: no instruction. Keeps the compiler from reading the headers before the codes: weights are to be read
     // from memory in the order in which they lie, which the hardware's prefetcher follows. (AMD EPYC, Zen 4,
-    // 2026-11-21, weights in memory, one column, GMAC/s with headers first and last: q4_K 35, 56; q6_K 25, 37.)
+    // 2026-11-21, weights in memory, one column, GMAC/s with headers first and last: q4_K 35, 54; q6_K 25, 38.)
     core::arch::asm!("", options(nostack, preserves_flags));
     let header = W::header([at(0), at(1), at(2), at(3)]);
     let halves = _mm256_cvtph_ps(header.d);
