@@ -4,7 +4,8 @@
 Four variants take turns: stock with --repack 0 and 1, the shim with the weights left in the file mapping,
 and the shim with weights on huge pages. Each process generates several times; the first time is kept apart,
 because weights are moved during it. In every round the machine's streaming rate is measured beside them, so
-that each figure has its share of what the memory gives.
+that each figure has its share of what the memory gives. `decode.py --summary RECORD` prints a record's
+figures again.
 """
 
 import argparse
@@ -38,6 +39,9 @@ FIELDS = [
 
 
 def main():
+    if sys.argv[1:2] == ["--summary"]:
+        with open(sys.argv[2], newline="") as file:
+            return summarise(list(csv.DictReader(file)))
     options = arguments()
     load = os.getloadavg()[0]
     if load > 0.5:
@@ -155,36 +159,38 @@ def summarise(rows):
         print(f"\n{model}, {threads} thread(s): medians (smallest..largest) of rounds")
         stream = {}
         for pages in ("small", "huge", "file"):
-            rates = [float(r["value"]) for r in found if r["variant"] == f"stream {pages}"]
+            rates = [float(r["value"]) / 1e9 for r in found if r["variant"] == f"stream {pages}"]
             stream[pages] = median(rates)
-            print(f"  stream {pages:<12}{median(rates) / 1e9:8.1f}  ({min(rates) / 1e9:.1f}..{max(rates) / 1e9:.1f}) GB/s")
-        size = median([float(r["value"]) for r in found if r["unit"] == "bytes/token"])
-        later = {variant: by_round(found, variant, lambda n: n > 1) for variant in VARIANTS}
-        first = {variant: by_round(found, variant, lambda n: n == 1) for variant in VARIANTS}
-        for variant, values in later.items():
-            v, f = list(values.values()), list(first[variant].values())
-            share = median(v) * size / stream["file" if variant != SHIM else "huge"]
+            print(f"  stream {pages:<12}{median(rates):8.1f}  ({min(rates):.1f}..{max(rates):.1f}) GB/s")
+        size = median([float(r["value"]) for r in found if r["unit"] == "bytes/token"]) / 1e9
+        end = max(int(r["repetition"]) for r in found if r.get("repetition"))
+        times = {
+            when: {variant: by_round(found, variant, wanted) for variant in VARIANTS}
+            for when, wanted in (("first", {1}), ("later", set(range(2, end + 1))), ("last", {end}))
+        }
+        for variant in VARIANTS:
+            first, later, last = ([*times[when][variant].values()] for when in times)
+            share = median(last) * size / stream["huge" if variant == SHIM else "file"]
             print(
-                f"  {variant:<19}{median(v):8.1f}  ({min(v):.1f}..{max(v):.1f}) tokens/s, first time {median(f):.1f}; "
-                f"{median(v) * size / 1e9:.1f} GB/s, {share:.0%} of streaming such pages"
+                f"  {variant:<19}{median(later):8.1f}  ({min(later):.1f}..{max(later):.1f}) tokens/s, first time "
+                f"{median(first):.1f}, last {median(last):.1f}: {median(last) * size:.1f} GB/s, "
+                f"{share:.0%} of streaming such pages"
             )
-        best = max(STOCK, key=lambda variant: median(later[variant].values()))
-        for name, over, under in (
-            (f"shim / {best}", later[SHIM], later[best]),
-            (f"shim, file pages / {best}", later[FILE], later[best]),
-            ("huge pages / file pages", later[SHIM], later[FILE]),
-            (f"first time: shim / {best}", first[SHIM], first[best]),
-        ):
-            ratios = [over[i] / under[i] for i in sorted(over)]
-            low, high = interval(ratios)
-            print(f"  {name}: {median(ratios):.3f}  [{low:.3f}, {high:.3f}]")
+        best = max(STOCK, key=lambda variant: median(times["later"][variant].values()))
+        for over, under in ((SHIM, best), (FILE, best), (SHIM, FILE)):
+            texts = []
+            for when, values in times.items():
+                ratios = [values[over][i] / values[under][i] for i in sorted(values[over])]
+                low, high = interval(ratios)
+                texts.append(f"{when} {median(ratios):.2f} [{low:.2f}, {high:.2f}]")
+            print(f"  {over} / {under}: {', '.join(texts)}")
 
 
 def by_round(rows, variant, wanted):
-    """The median over the wanted repetitions, by round."""
+    """The median over the wanted repetitions, by round (as text or number)."""
     values = {}
     for row in rows:
-        if row["variant"] == variant and row["unit"] == "tokens/s" and wanted(row["repetition"]):
+        if row["variant"] == variant and row["unit"] == "tokens/s" and int(row["repetition"]) in wanted:
             values.setdefault(row["round"], []).append(float(row["value"]))
     return {turn: median(found) for turn, found in values.items()}
 

@@ -302,9 +302,9 @@ mod avx512_rows {
         kernel::<W>(W::ORDER, table256::<W>(), most_columns, most_columns)
     }
 
-    /// All types but IQ4_XS, sums of whose table values do not fit an `i16`; up to as many columns
+    /// All types but IQ4_XS, sums of whose table values do not fit an `i16`. Blocks of 32: up to as many columns
     /// as they need fewer instructions than panels, and on CPUs that split 512-bit operations up to as many as they
-    /// are faster. (AMD EPYC, Zen 4, 2026-11-21, weights in memory, GMAC/s by rows and by panels at one column:
+    /// are faster; super-blocks: up to as many as they are faster there, on all. (AMD EPYC, Zen 4, 2026-11-21, weights in memory, GMAC/s by rows and by panels at one column:
     /// q4_0 39, 30; q8_0 28, 21; q5_0 27, 23; q4_K 54, 31; q2_K 57, 32; at two: q4_0 62, 55; q8_0 43, 40; q4_K 78, 58;
     /// at three: q4_0 67, 75; q8_0 49, 56; q4_K 86, 77; q6_K 49, 58; at four: q4_K 86, 92.
     /// Instructions per 64 at four: q4_0 5.0, 6.4; q2_K 7.8, 5.8.)
