@@ -10,19 +10,16 @@ figures again.
 
 import argparse
 import csv
-import datetime
 import io
 import json
 import os
 import pathlib
-import platform
-import re
 import subprocess
 import sys
 import tempfile
 from statistics import median
 
-from peers import Failed, answer, cpu_name, interval, new_record
+from peers import Failed, answer, interval, recording
 
 VARIANTS = {
     "stock repack 0": (["--repack", "0"], None),
@@ -40,38 +37,15 @@ FIELDS = [
 
 def main():
     if sys.argv[1:2] == ["--summary"]:
-        with open(sys.argv[2], newline="") as file:
-            return summarise(list(csv.DictReader(file)))
+        return summarise(sys.argv[2])
     options = arguments()
-    load = os.getloadavg()[0]
-    if load > 0.5:
-        print(f"warning: the load average is {load:.1f}; other work on this machine makes the figures worthless")
-    now = datetime.datetime.now(datetime.timezone.utc)
-    cpu = cpu_name()
-    record = new_record(options, now, cpu, "decode")
-    print(f"record: {record.name}")
-    rows = []
-    with open(record, "w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        common = {
-            "date": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "cpu": cpu,
-            "kernel": "Linux " + re.match(r"[\d.]*", platform.release())[0],
-            "program": f"llama.cpp {options.llama_version}, zen5turbo {options.shim_version}",
-            "kernels": options.kernels or "auto",
-        }
-
-        def add(**row):
-            rows.append(row)
-            writer.writerow(common | row)
-            file.flush()
-
+    program = f"llama.cpp {options.llama_version}, zen5turbo {options.shim_version}"
+    with recording(options, "decode", FIELDS, program=program) as (record, add):
         for model in options.models:
             for threads in options.threads:
                 for turn in range(1, options.pairs + 1):
-                    measure(options, model, threads, turn, add)
-    summarise(rows)
+                    measure(options, model, threads, turn, lambda **row: add(row))
+    summarise(record)
 
 
 def arguments():
@@ -150,9 +124,11 @@ def generate(options, variant, model, threads):
     return samples, read / tokens
 
 
-def summarise(rows):
+def summarise(record):
     """Prints the medians of the later repetitions, their ratios by round, and the share of the streaming rate."""
     groups = {}
+    with open(record, newline="") as file:
+        rows = list(csv.DictReader(file))
     for row in rows:
         groups.setdefault((row["model"], row["threads"]), []).append(row)
     for (model, threads), found in groups.items():
@@ -187,7 +163,7 @@ def summarise(rows):
 
 
 def by_round(rows, variant, wanted):
-    """The median over the wanted repetitions, by round (as text or number)."""
+    """The median over the wanted repetitions, by round."""
     values = {}
     for row in rows:
         if row["variant"] == variant and row["unit"] == "tokens/s" and int(row["repetition"]) in wanted:

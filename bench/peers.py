@@ -8,6 +8,7 @@ round would be above the true one.
 """
 
 import argparse
+import contextlib
 import csv
 import datetime
 import json
@@ -40,26 +41,40 @@ class Failed(Exception):
 
 def main():
     options = arguments()
+    with recording(options, "peers", FIELDS) as (record, add):
+        for model in options.models:
+            measure(options, model, add)
+    summarise(record)
+    peers_plot.plot(record)
+
+
+@contextlib.contextmanager
+def recording(options, what, fields, **more):
+    """A new record with these columns: its path, and a function that writes a row. What all rows share (date,
+    CPU, kernel, `kernels`, and what `more` adds) is filled in."""
     load = os.getloadavg()[0]
     if load > 0.5:
         print(f"warning: the load average is {load:.1f}; other work on this machine makes the figures worthless")
     now = datetime.datetime.now(datetime.timezone.utc)
     cpu = cpu_name()
-    record = new_record(options, now, cpu, "peers")
+    record = new_record(options, now, cpu, what)
     print(f"record: {record.name}")
+    common = {
+        "date": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "cpu": cpu,
+        "kernel": "Linux " + re.match(r"[\d.]*", platform.release())[0],  # what follows names who built it
+        "kernels": options.kernels or "auto",
+        **more,
+    }
     with open(record, "w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
         writer.writeheader()
-        common = {
-            "date": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "cpu": cpu,
-            "kernel": "Linux " + re.match(r"[\d.]*", platform.release())[0],  # what follows names who built it
-            "kernels": options.kernels or "auto",
-        }
-        for model in options.models:
-            measure(options, model, lambda row: (writer.writerow(common | row), file.flush()))
-    summarise(record)
-    peers_plot.plot(record)
+
+        def add(row):
+            writer.writerow(common | row)
+            file.flush()
+
+        yield record, add
 
 
 def arguments():

@@ -3,7 +3,7 @@
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use zen5turbo_tests::{MemoryGroup, Outcome, Program, Refusal, gemma, llama, synthetic_q4_k, work_dir};
+use zen5turbo_tests::{MemoryGroup, Outcome, Program, Refusal, cached, gemma, llama, synthetic_q4_k, work_dir};
 
 /// Less than the synthetic model of 257 MiB needs beside buffers of some 50 MiB.
 const LITTLE_MEMORY: u64 = 216 << 20;
@@ -32,16 +32,8 @@ impl Cold {
         let file = std::fs::File::open(&self.file).unwrap();
         // SAFETY: no memory is accessed.
         assert_eq!(unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) }, 0);
-        let len = file.metadata().unwrap().len() as usize;
-        let mut seen = vec![0_u8; len.div_ceil(4096)];
-        // SAFETY: a mapping that only mincore looks at, and a byte for each of its pages.
-        unsafe {
-            let at = libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0);
-            assert_ne!(at, libc::MAP_FAILED);
-            assert_eq!(libc::mincore(at, len, seen.as_mut_ptr()), 0);
-            libc::munmap(at, len);
-        }
-        seen.iter().filter(|&&page| page & 1 != 0).count() < seen.len() / 10
+        let (resident, pages) = cached(&self.file).unwrap();
+        resident < pages / 10
     }
 
     fn generation(&self, program: Program) -> Program {

@@ -3,6 +3,7 @@
 use std::fs;
 
 use serde::Serialize;
+use zen5turbo_host::proc::field_kib;
 
 /// The largest value of each kind that was seen, bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -30,11 +31,7 @@ impl Peaks {
     }
 
     fn take_in(&mut self, smaps: &str) {
-        let of = |name: &str| {
-            let line = smaps.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-            kib.unwrap_or(0) * 1024
-        };
+        let of = |name: &str| field_kib(smaps, name).unwrap_or(0);
         let now = Peaks {
             rss: of("Rss"),
             anonymous: of("Anonymous"),

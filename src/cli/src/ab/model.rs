@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
+use zen5turbo_host::memory::map::{self, SMALL_PAGE};
 
 /// The first bytes of a GGUF file, and the versions of the format that llama.cpp reads.
 const MAGIC: &[u8; 4] = b"GGUF";
@@ -127,18 +128,12 @@ fn cached(path: &Path) -> io::Result<u64> {
     if at == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: sysconf has no memory effects.
-    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) }.max(1) as usize;
-    let mut resident = vec![0u8; len.div_ceil(page)];
-    // SAFETY: the mapping has `len` bytes, the vector one byte for each of its pages.
-    let rc = unsafe { libc::mincore(at, len, resident.as_mut_ptr()) };
+    let seen = map::resident(at as usize..at as usize + len);
     let error = io::Error::last_os_error();
     // SAFETY: the mapping made above, used by nobody else.
     unsafe { libc::munmap(at, len) };
-    if rc != 0 {
-        return Err(error);
-    }
-    Ok((resident.iter().filter(|r| **r & 1 == 1).count() * page) as u64)
+    let (resident, _) = seen.ok_or(error)?;
+    Ok((resident * SMALL_PAGE) as u64)
 }
 
 #[cfg(test)]

@@ -302,10 +302,10 @@ impl Plan {
     #[inline]
     pub fn share(&self, node: &Node, ith: usize, nth: usize, panels: usize) -> Option<Share<'_>> {
         let shares = self.team.shares.as_ref().filter(|_| nth == self.threads)?;
-        let mine = self.team.node(ith);
+        let (mine, rank) = self.team.place(ith);
         Some(Share {
             panels: shares.panels(panels, mine),
-            rank: (0..ith).filter(|&other| self.team.node(other) == mine).count(),
+            rank,
             threads: shares.threads(mine),
             next: &self.next_of_nodes[node.number * shares.nodes + mine].0,
         })

@@ -89,11 +89,6 @@ impl Mapping {
         self.range.start + index * HUGE_PAGE
     }
 
-    /// Bytes of the file under the mapping.
-    pub fn file_bytes(&self) -> Range<u64> {
-        self.offset..self.offset + self.range.len() as u64
-    }
-
     /// Bytes of the file under a page, or under the rest behind the last whole one.
     pub fn file_range(&self, index: usize) -> Range<u64> {
         let start = (index * HUGE_PAGE).min(self.range.len()) as u64;

@@ -25,11 +25,12 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
+use libc::c_int;
 use zen5turbo_host::memory::Budget;
 use zen5turbo_host::memory::map::{self, HUGE_PAGE};
 use zen5turbo_host::thread;
@@ -105,13 +106,15 @@ pub enum Start {
     ReadPart(u64),
 }
 
-/// Looks how much of a new, unpopulated mapping is in memory, and whether the rest has room there.
-pub fn start_of(mapping: &Mapping) -> Start {
-    if map::is_cached(mapping.file.fd.as_fd(), mapping.file_bytes(), HUGE_PAGE) {
+/// Looks whether these bytes of a file, whole small pages, are in memory, and else whether they have room there.
+pub fn start_of(fd: c_int, bytes: Range<u64>) -> Start {
+    let len = bytes.end - bytes.start;
+    // SAFETY: the program's descriptor, which it is mapping from while this is called.
+    if map::is_cached(unsafe { BorrowedFd::borrow_raw(fd) }, bytes, HUGE_PAGE) {
         return Start::Populate;
     }
     let spare = Budget::of_this_process().spare();
-    if spare < mapping.range.len() as u64 { Start::ReadPart(spare / 2) } else { Start::Read }
+    if spare < len { Start::ReadPart(spare / 2) } else { Start::Read }
 }
 
 /// Has at most `bytes` of a registered mapping read, from its beginning on. The registry is not locked.

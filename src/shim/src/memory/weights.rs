@@ -50,15 +50,22 @@ pub fn map(len: usize, flags: c_int, fd: c_int, offset: off_t) -> Option<usize> 
     let offset = u64::try_from(offset).ok()?;
     // What the program wants to wait for can be read while it goes on.
     let is_late = flags & libc::MAP_POPULATE != 0 && config().prefetch.reads_pages();
-    let now = if is_late { flags & !libc::MAP_POPULATE } else { flags };
     let len = len.checked_next_multiple_of(SMALL_PAGE)?;
-    match place(len, now, fd, offset).and_then(|m| if is_late { start(m, flags) } else { Ok((m, None)) }) {
-        Ok((mapping, to_read)) => Some(register(mapping, to_read)),
-        Err(_) => {
-            stats::event(Reason::MappingNotPlaced);
-            None
+    let start = if is_late { reader::start_of(fd, offset..offset + len as u64) } else { Start::Populate };
+    let now = if start == Start::Populate { flags } else { flags & !libc::MAP_POPULATE };
+    let Ok(mut mapping) = place(len, now, fd, offset) else {
+        stats::event(Reason::MappingNotPlaced);
+        return None;
+    };
+    let to_read = match start {
+        Start::Populate => None,
+        Start::Read => Some(u64::MAX),
+        Start::ReadPart(bytes) => {
+            reader::too_large(&mut mapping);
+            Some(bytes)
         }
-    }
+    };
+    Some(register(mapping, to_read))
 }
 
 /// Address space, then the file over it: nobody else can get in between.
@@ -73,24 +80,6 @@ fn place(len: usize, flags: c_int, fd: c_int, offset: u64) -> std::io::Result<Ma
     unsafe { map::map_file_over(range.clone(), libc::PROT_READ, flags, file.fd.as_raw_fd(), offset)? };
     let kept = flags & (libc::MAP_SHARED | libc::MAP_PRIVATE | libc::MAP_NORESERVE);
     Ok(Mapping::new(0, range, file, offset, kept))
-}
-
-/// Populates a mapping that is in memory already; else, how many bytes are to be read ahead.
-fn start(mut mapping: Mapping, flags: c_int) -> std::io::Result<(Mapping, Option<u64>)> {
-    let to_read = match reader::start_of(&mapping) {
-        Start::Populate => {
-            let fd = mapping.file.fd.as_raw_fd();
-            // SAFETY: over a mapping that the program does not know of yet.
-            unsafe { map::map_file_over(mapping.range.clone(), libc::PROT_READ, flags, fd, mapping.offset)? };
-            None
-        }
-        Start::Read => Some(u64::MAX),
-        Start::ReadPart(bytes) => {
-            reader::too_large(&mut mapping);
-            Some(bytes)
-        }
-    };
-    Ok((mapping, to_read))
 }
 
 fn register(mut mapping: Mapping, to_read: Option<u64>) -> usize {

@@ -143,10 +143,9 @@ impl Team {
     /// Threads that are pinned to these nodes, with shards.
     #[cfg(test)]
     pub fn on_nodes(of_threads: &[usize]) -> Self {
-        let seat = |&node: &usize| setup::Seat { core: CpuSet::default(), domain: CpuSet::default(), node: Some(node) };
+        let places = of_threads.iter().map(|&node| (CpuSet::default(), CpuSet::default(), Some(node)));
         let nodes = of_threads.iter().max().map_or(0, |most| most + 1);
-        let setup =
-            Setup { nodes: (0..nodes).collect(), seats: of_threads.iter().map(seat).collect(), ..Setup::default() };
+        let setup = Setup { nodes: (0..nodes).collect(), seats: setup::Seat::all(places), ..Setup::default() };
         let shares = Shares::new(nodes, of_threads.iter().copied());
         Self { setup: Some(Box::leak(Box::new(setup))), threads: of_threads.len(), shares, ..Self::new() }
     }
@@ -169,10 +168,10 @@ impl Team {
         }
     }
 
-    /// The node of thread `ith`, numbered as in [`Self::shares`].
+    /// The node of thread `ith`, numbered as in [`Self::shares`], and its number among that node's threads.
     #[inline]
-    pub fn node(&self, ith: usize) -> usize {
-        self.setup.and_then(|s| s.seats.get(ith)?.node).unwrap_or(0)
+    pub fn place(&self, ith: usize) -> (usize, usize) {
+        self.setup.and_then(|s| s.seats.get(ith).and_then(|seat| Some((seat.node?, seat.rank)))).unwrap_or_default()
     }
 }
 

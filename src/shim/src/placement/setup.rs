@@ -16,6 +16,20 @@ pub struct Seat {
     pub domain: CpuSet,
     /// Position of its node in [`Setup::nodes`]; none for one that weights are not placed on.
     pub node: Option<usize>,
+    /// How many seats before this one have that node: the thread's number among those of its node.
+    pub rank: usize,
+}
+
+impl Seat {
+    /// Seats at these places (core, domain, node), in this order.
+    pub fn all(places: impl Iterator<Item = (CpuSet, CpuSet, Option<usize>)>) -> Vec<Self> {
+        let mut seats: Vec<Self> = Vec::new();
+        for (core, domain, node) in places {
+            let rank = seats.iter().filter(|other| other.node == node).count();
+            seats.push(Seat { core, domain, node, rank });
+        }
+        seats
+    }
 }
 
 /// The decision.
@@ -138,7 +152,7 @@ fn seat(setup: &mut Setup, pin: &Pin, topology: &Topology) {
         let node =
             |cpu| topology.nodes.iter().find(|n| n.cpus.contains(cpu)).and_then(|n| position(&setup.nodes, n.id));
         let one = |cpu: usize| std::iter::once(cpu).collect::<CpuSet>();
-        setup.seats = cpus.iter().map(|&cpu| Seat { core: one(cpu), domain: one(cpu), node: node(cpu) }).collect();
+        setup.seats = Seat::all(cpus.iter().map(|&cpu| (one(cpu), one(cpu), node(cpu))));
         return;
     }
     setup.cores_only = *pin == Pin::Cores;
@@ -146,8 +160,7 @@ fn seat(setup: &mut Setup, pin: &Pin, topology: &Topology) {
     // Rows are computed where they can lie.
     let nodes = if setup.numa == Placement::Shard { &setup.nodes } else { &all };
     let cores = topology.spread_cores(&setup.affinity, nodes);
-    setup.seats =
-        cores.iter().map(|c| Seat { core: c.cpus, domain: c.domain, node: position(&setup.nodes, c.node) }).collect();
+    setup.seats = Seat::all(cores.iter().map(|c| (c.cpus, c.domain, position(&setup.nodes, c.node))));
 }
 
 impl Setup {
