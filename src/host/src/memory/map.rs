@@ -161,14 +161,15 @@ impl Region {
         unsafe { advise(self.range(), advice) }
     }
 
-    /// Fills the region from byte `offset` of the file on.
+    /// Fills a part of the region, byte offsets, from byte `offset` of the file on.
     ///
     /// # Errors
     /// A read error, or `UnexpectedEof` when the file is shorter.
-    pub fn fill(&mut self, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
+    pub fn fill(&mut self, part: Range<usize>, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
+        assert!(part.start <= part.end && part.end <= self.len);
         let mut done = 0;
-        while done < self.len {
-            let (at, rest) = (self.start + done, self.len - done);
+        while done < part.len() {
+            let (at, rest) = (self.start + part.start + done, part.len() - done);
             // SAFETY: writes into the region, which is writable and borrowed mutably.
             let n = unsafe { libc::syscall(libc::SYS_pread64, file.as_raw_fd(), at, rest, offset + done as u64) };
             match check(n) {
@@ -425,7 +426,7 @@ mod tests {
         let before = bytes(range.clone()).to_vec();
         let mut region = Region::new(HUGE_PAGE, Pages::Transparent).unwrap();
         region.populate().unwrap();
-        region.fill(file.as_fd(), HUGE_PAGE as u64).unwrap();
+        region.fill(0..region.range().len(), file.as_fd(), HUGE_PAGE as u64).unwrap();
         // SAFETY: the same bytes.
         unsafe { region.move_to(range.start + HUGE_PAGE).unwrap() };
         assert_eq!(bytes(range.clone()), before);
@@ -458,7 +459,10 @@ mod tests {
     fn a_short_file_and_a_missing_pool_are_errors() {
         let file = file(HUGE_PAGE - 1);
         let mut region = Region::new(HUGE_PAGE, Pages::Transparent).unwrap();
-        assert_eq!(region.fill(file.as_fd(), 0).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(
+            region.fill(0..region.range().len(), file.as_fd(), 0).unwrap_err().kind(),
+            io::ErrorKind::UnexpectedEof
+        );
         // More than any pool here has.
         let giant = Region::new(1 << 45, Pages::Giant).and_then(|r| r.populate());
         assert!(giant.is_err());

@@ -156,9 +156,10 @@ unsafe fn plan_graph(caller: &Caller, cgraph: *mut c_void, cplan: &CPlan) -> Opt
         return None; // no product of ours works without a work buffer
     }
     tuning::settle(startup::isa(), |name| caller.find(name));
-    let running = Running::start(cplan.work_data, |plan| {
+    let threads = cplan.n_threads as usize;
+    let running = Running::start(cplan.work_data, threads, |plan| {
         // SAFETY: the graph is the caller's, its tensors are allocated before it is computed.
-        unsafe { plan.make(abi, cgraph, cplan.n_threads as usize) }
+        unsafe { plan.make(abi, cgraph, threads) }
     });
     if running.is_none() {
         stats::event(Reason::PlanFull);

@@ -5,6 +5,7 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::plan::Plan;
+use crate::memory::pace::Computing;
 use crate::placement;
 
 /// Graphs that can be in execution at the same time; further ones are left to the original.
@@ -32,15 +33,18 @@ static SLOTS: [Slot; MAX_GRAPHS] =
 static USED: AtomicUsize = AtomicUsize::new(0);
 
 /// A claimed slot; given back when dropped.
-pub struct Running(usize);
+pub struct Running {
+    slot: usize,
+    _computing: Computing,
+}
 
 impl Running {
-    /// Claims a slot and makes the plan with `fill`. `None` when there are too many graphs.
-    pub fn start(work_data: *mut c_void, fill: impl FnOnce(&mut Plan)) -> Option<Self> {
+    /// Claims a slot for a graph of so many threads, and makes the plan with `fill`. `None` when there are too many graphs.
+    pub fn start(work_data: *mut c_void, threads: usize, fill: impl FnOnce(&mut Plan)) -> Option<Self> {
         let i = SLOTS
             .iter()
             .position(|s| s.key.compare_exchange(FREE, CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_ok())?;
-        let running = Running(i);
+        let running = Running { slot: i, _computing: Computing::start(threads) };
         if i > 0 {
             placement::concurrent();
         }
@@ -55,7 +59,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         // The threads of the graph have passed its last barrier: none is inside a node.
-        SLOTS[self.0].key.store(FREE, Ordering::Release);
+        SLOTS[self.slot].key.store(FREE, Ordering::Release);
     }
 }
 

@@ -14,6 +14,7 @@ static HUGE: AtomicU64 = AtomicU64::new(0);
 static GIANT: AtomicU64 = AtomicU64::new(0);
 static DEMOTED: AtomicU64 = AtomicU64::new(0);
 static MICROSECONDS: AtomicU64 = AtomicU64::new(0);
+static RESTED: AtomicU64 = AtomicU64::new(0);
 static READ: AtomicU64 = AtomicU64::new(0);
 static READS: AtomicU64 = AtomicU64::new(0);
 static READING: AtomicU64 = AtomicU64::new(0);
@@ -29,15 +30,16 @@ pub fn wanted(bytes: usize) {
     WANTED.fetch_add(bytes as u64, Relaxed);
 }
 
-/// Pages were replaced, in so many microseconds of the promoter's thread.
-pub fn promoted(pages: Pages, bytes: usize, microseconds: u64) {
+/// Pages were replaced, in so many microseconds of work and of rest.
+pub fn promoted(pages: Pages, bytes: usize, worked: u64, rested: u64) {
     let counter = match pages {
         Pages::Transparent => &TRANSPARENT,
         Pages::Huge => &HUGE,
         Pages::Giant => &GIANT,
     };
     counter.fetch_add(bytes as u64, Relaxed);
-    MICROSECONDS.fetch_add(microseconds, Relaxed);
+    MICROSECONDS.fetch_add(worked, Relaxed);
+    RESTED.fetch_add(rested, Relaxed);
 }
 
 /// Pages are the file's again.
@@ -65,7 +67,7 @@ pub fn totals() -> [u64; 2] {
 
 /// A forked child starts from zero, with loads and stores only.
 pub fn forget() {
-    for n in [&MAPPED, &WANTED, &TRANSPARENT, &HUGE, &GIANT, &DEMOTED, &MICROSECONDS] {
+    for n in [&MAPPED, &WANTED, &TRANSPARENT, &HUGE, &GIANT, &DEMOTED, &MICROSECONDS, &RESTED] {
         n.store(0, Relaxed);
     }
     for n in [&READ, &READS, &READING, &RELEASED] {
@@ -75,7 +77,7 @@ pub fn forget() {
 
 /// The member `weights`: bytes of model files mapped, bytes in pages that products read, bytes moved
 /// to each kind of page since the start and moved back, bytes that lie on promoted pages now, and
-/// the time it took in microseconds.
+/// the microseconds that it took, and those of rest for the graphs' sake.
 pub fn report(j: &mut Json) {
     // The promoter holds the lock for moments; the program itself, when a signal handler of it calls exit.
     let locked = (0..100).find_map(|_| {
@@ -98,6 +100,7 @@ pub fn report(j: &mut Json) {
         j.number("now", now);
     }
     j.number("us", MICROSECONDS.load(Relaxed));
+    j.number("rested_us", RESTED.load(Relaxed));
     j.close();
 }
 

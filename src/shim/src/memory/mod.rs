@@ -11,6 +11,7 @@ pub mod changes;
 pub mod counters;
 mod laps;
 mod mapping;
+pub mod pace;
 pub mod promoter;
 pub mod reader;
 pub mod registry;

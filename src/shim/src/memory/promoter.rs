@@ -5,6 +5,7 @@
 //! same bytes. Nothing here is needed for a right answer; whatever is refused ends the promotion and
 //! is counted, and the program reads the file as before.
 
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -15,6 +16,7 @@ use zen5turbo_host::memory::{Budget, map};
 
 use super::counters;
 use super::mapping::{ModelFile, Page};
+use super::pace::Pace;
 use super::registry::{self, Locked, Registry};
 use crate::config::config;
 use crate::log::log;
@@ -83,7 +85,7 @@ pub fn stop_at_exit() {
 /// A run of pages to be replaced.
 struct Run {
     mapping: u64,
-    pages: std::ops::Range<usize>,
+    pages: Range<usize>,
     file: Arc<ModelFile>,
     /// In the file.
     offset: u64,
@@ -99,6 +101,7 @@ impl Run {
 
 fn work() {
     let budget = Budget::of_this_process();
+    let pace = Pace::new();
     let most_runs = map_count_limit() / SHARE_OF_MAPPINGS;
     let mut ladder = ladder();
     let mut most = RUN;
@@ -140,7 +143,7 @@ fn work() {
         } else if runs >= most_runs {
             stop(Reason::TooManyMappings);
         } else {
-            match promote(&run) {
+            match promote(&run, &pace) {
                 Ok(()) => release_cache(&run, spare),
                 // The rest of the pool, down to its last page.
                 Err(Refusal::Missing(_)) if run.kind == Pages::Huge && run.pages.len() > 1 => {
@@ -240,7 +243,7 @@ fn put_back(run: &Run) {
 
 /// Why a run was not promoted.
 enum Refusal {
-    /// The program has changed the mapping meanwhile.
+    /// The program has changed the mapping meanwhile, or ends.
     Changed,
     /// There are not so many pages of this kind (any more).
     Missing(Reason),
@@ -250,12 +253,12 @@ enum Refusal {
     Stop(Reason),
 }
 
-fn promote(run: &Run) -> Result<(), Refusal> {
+fn promote(run: &Run, pace: &Pace) -> Result<(), Refusal> {
     let started = Instant::now();
     if !run.file.is_the_same() {
         return Err(Refusal::Stop(Reason::FileChanged));
     }
-    let region = filled(run)?;
+    let region = filled(run, pace)?;
     let mut locked = registry::lock();
     let Some(mapping) = locked.by_number(run.mapping) else { return Err(Refusal::Changed) };
     if !mapping.all_wanted(run.pages.clone()) {
@@ -287,12 +290,13 @@ fn promote(run: &Run) -> Result<(), Refusal> {
         }
     }
     drop(locked);
-    counters::promoted(run.kind, run.bytes(), started.elapsed().as_micros() as u64);
+    let [all, rested] = [started.elapsed(), pace.take_rested()].map(|time| time.as_micros() as u64);
+    counters::promoted(run.kind, run.bytes(), all.saturating_sub(rested), rested);
     Ok(())
 }
 
-/// A region with the run's bytes.
-fn filled(run: &Run) -> Result<Region, Refusal> {
+/// A region with the run's bytes, made in steps that the graphs can bear.
+fn filled(run: &Run, pace: &Pace) -> Result<Region, Refusal> {
     let [missing, not_populated] = match run.kind {
         Pages::Giant => [Reason::Hugetlb1gMissing, Reason::HugetlbNotPopulated].map(Refusal::Missing),
         Pages::Huge => [Reason::Hugetlb2mMissing, Reason::HugetlbNotPopulated].map(Refusal::Missing),
@@ -304,29 +308,56 @@ fn filled(run: &Run) -> Result<Region, Refusal> {
     }
     // A file's pages are not in a core dump; these would be.
     let _ = region.advise(libc::MADV_DONTDUMP);
-    // Before Linux 5.14 the pages get their memory as they are filled, which fails as cleanly.
-    match populate(&region, run) {
-        Err(e) if e.kind() != std::io::ErrorKind::Unsupported => return Err(not_populated),
-        _ => {}
+    for part in parts(0..run.bytes(), run.kind.bytes()) {
+        match pace.step(|| populate(&region, run, part.clone()), rest) {
+            // Before Linux 5.14 the pages get their memory as they are filled, which fails as cleanly.
+            Err(e) if e.kind() != std::io::ErrorKind::Unsupported => return Err(not_populated),
+            _ => {}
+        }
+        for part in parts(part, HUGE_PAGE) {
+            let offset = run.offset + part.start as u64;
+            match pace.step(|| region.fill(part, run.file.fd.as_fd(), offset), rest) {
+                Ok(()) => {}
+                Err(e) if e.raw_os_error() == Some(libc::EFAULT) => return Err(not_populated),
+                Err(_) => return Err(Refusal::Stop(Reason::FileUnreadable)),
+            }
+            if ENDING.load(Relaxed) {
+                return Err(Refusal::Changed);
+            }
+        }
     }
-    match region.fill(run.file.fd.as_fd(), run.offset) {
-        Ok(()) => Ok(region),
-        Err(e) if e.raw_os_error() == Some(libc::EFAULT) => Err(not_populated),
-        Err(_) => Err(Refusal::Stop(Reason::FileUnreadable)),
-    }
+    Ok(region)
 }
 
-/// Gives the run its memory, each page on the node that it belongs to.
-fn populate(region: &Region, run: &Run) -> std::io::Result<()> {
+/// A range cut into parts of `bytes`, of which it is a multiple.
+fn parts(range: Range<usize>, bytes: usize) -> impl Iterator<Item = Range<usize>> {
+    range.step_by(bytes).map(move |at| at..at + bytes)
+}
+
+/// Gives a part of the run its memory, on the node that it belongs to.
+fn populate(region: &Region, run: &Run, part: Range<usize>) -> std::io::Result<()> {
     if !placement::is_active() {
-        return region.populate();
+        return region.populate_part(part);
     }
-    let page = run.kind.bytes();
-    for at in (0..run.bytes()).step_by(page) {
-        placement::on_its_node(run.target + at, page, || region.populate_part(at..at + page))?;
-    }
-    placement::keep(region.range().start, run.bytes());
+    let end = part.end;
+    placement::on_its_node(run.target + part.start, part.len(), || region.populate_part(part))?;
+    // Always from the beginning, so that it is one piece in the end. At once, because a page that is filled after a
+    // rest would be moved to where this thread runs.
+    placement::keep(region.range().start, end);
     Ok(())
+}
+
+/// Waits, unless the process ends meanwhile.
+fn rest(time: Duration) {
+    let until = Instant::now() + time;
+    let mut locked = registry::lock();
+    while !ENDING.load(Relaxed) {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        locked = registry::wait(locked, Some(left));
+    }
 }
 
 /// When the rest of the queue and the page cache do not fit in memory together, the kernel is told
