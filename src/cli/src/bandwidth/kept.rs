@@ -18,20 +18,32 @@ pub struct Kept {
     pub date: String,
     cpu: String,
     cpus: usize,
+    /// Others computed meanwhile: it is what they left, and less than the machine can.
+    pub beside_others: bool,
     /// One entry for each number of threads.
     pub rates: Vec<Bandwidth>,
 }
 
 impl Kept {
-    /// Measures for a quarter of a second, and keeps it. `None` where memory is too short.
+    /// Measures for a quarter of a second, and keeps it, unless a better one is kept: one that was made while nothing
+    /// else ran is better than one that was not. `None` where memory is too short.
     pub fn measure() -> Option<Kept> {
         let (cpu, cpus) = here();
-        let kept = Kept { date: record::date_now(), cpu, cpus, rates: measure()? };
-        // Without it, the next one measures anew.
-        if let Some(file) = file() {
-            let _ = kept.write(&file);
+        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let beside_others = runnable(&load).is_none_or(|threads| threads > 1);
+        let kept = Kept { date: record::date_now(), cpu, cpus, beside_others, rates: measure()? };
+        let Some(file) = file() else { return Some(kept) };
+        if let Some(last) = Self::read(&file).filter(|last| kept.beside_others && last.is_better_than(&kept)) {
+            return Some(last);
         }
+        // Without the file, the next one measures anew.
+        let _ = kept.write(&file);
         Some(kept)
+    }
+
+    fn is_better_than(&self, other: &Kept) -> bool {
+        let rate = |kept: &Kept| kept.best().map_or(0.0, |best| best.rate);
+        !self.beside_others || rate(self) > rate(other)
     }
 
     /// The one that was kept, when it was made on this CPU and on as many.
@@ -60,6 +72,11 @@ impl Kept {
     }
 }
 
+/// Threads that run or could, this one included, of `/proc/loadavg`.
+fn runnable(load: &str) -> Option<u32> {
+    load.split_whitespace().nth(3)?.split('/').next()?.parse().ok()
+}
+
 fn here() -> (String, usize) {
     (Cpu::detect().brand, thread::available_parallelism().map_or(1, usize::from))
 }
@@ -81,10 +98,19 @@ mod tests {
         let file = folder.path().join("a/b.json");
         let (cpu, cpus) = here();
         let rate = |threads: usize| Bandwidth { threads, rate: 1e9 * threads as f64, bytes: 8 };
-        let kept = Kept { date: "2026-11-21T00:00:00Z".into(), cpu, cpus, rates: vec![rate(1), rate(2)] };
+        let kept = Kept {
+            date: "2026-11-21T00:00:00Z".into(),
+            cpu,
+            cpus,
+            beside_others: false,
+            rates: vec![rate(1), rate(2)],
+        };
         kept.write(&file).unwrap();
         assert_eq!(Kept::read(&file), Some(kept.clone()));
         assert_eq!(kept.best().map(|b| b.threads), Some(2));
+        let busy = Kept { beside_others: true, rates: vec![rate(3)], ..kept.clone() };
+        assert!(kept.is_better_than(&busy) && !busy.is_better_than(&busy.clone()));
+        assert_eq!((runnable("0.17 0.80 0.75 2/174 99"), runnable("")), (Some(2), None));
         Kept { cpus: cpus + 1, ..kept }.write(&file).unwrap();
         assert_eq!(Kept::read(&file), None);
         std::fs::write(&file, "{").unwrap();

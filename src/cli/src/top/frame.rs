@@ -85,7 +85,7 @@ pub struct Frame {
     pub operations: Vec<Operation>,
     pub declined: Vec<Declined>,
     pub promoted: Promoted,
-    /// Large buffers on huge pages, bytes.
+    /// Large buffers mapped on huge pages since the start, bytes; also those that were given back.
     pub buffers: u64,
     pub usage: Usage,
     /// CPUs in use, on average.

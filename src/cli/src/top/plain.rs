@@ -75,7 +75,7 @@ mod tests {
     }
 
     fn limit() -> Kept {
-        serde_json::from_value(json!({"date": "2026-11-21T00:00:00Z", "cpu": "", "cpus": 1,
+        serde_json::from_value(json!({"date": "2026-11-21T00:00:00Z", "cpu": "", "cpus": 1, "beside_others": true,
             "rates": [{"threads": 2, "rate": 16e9, "bytes": 1}]}))
         .unwrap()
     }

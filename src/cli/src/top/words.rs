@@ -29,6 +29,12 @@ pub fn facts(frame: &Frame, limit: Option<&Kept>) -> Vec<(&'static str, String)>
         ),
     ));
     facts.push(("memory", memory(frame)));
+    if frame.buffers > 0 {
+        facts.push((
+            "buffers",
+            format!("{} of large buffers mapped on huge pages since the start", text::bytes(frame.buffers)),
+        ));
+    }
     if !frame.events.is_empty() {
         let events: Vec<String> = frame.events.iter().map(|(event, n)| format!("{event} {n}")).collect();
         facts.push(("events", events.join(", ")));
@@ -70,12 +76,13 @@ fn weights(frame: &Frame, limit: Option<&Kept>) -> String {
             let of = |rate: Option<f64>| rate.map_or(NONE.to_owned(), |rate| percent(rate / best.rate));
             let threads = if best.threads == 1 { "thread" } else { "threads" };
             line += &format!(
-                ": {} and {} of {} ({} {threads}, measured {})",
+                ": {} and {} of {} ({} {threads}, measured {}{})",
                 of(clock),
                 of(product),
                 gb(Some(best.rate)),
                 best.threads,
-                kept.date
+                kept.date,
+                if kept.beside_others { " beside others: too low" } else { "" }
             );
         }
         None => line += " (the machine's limit is not measured: key b, or --bandwidth)",
@@ -86,11 +93,10 @@ fn weights(frame: &Frame, limit: Option<&Kept>) -> String {
 fn memory(frame: &Frame) -> String {
     let usage = &frame.usage;
     format!(
-        "{} resident: {} anonymous, {} of files; {} in large buffers on huge pages, {} on reserved ones; {} CPUs busy",
+        "{} resident: {} anonymous, {} of files; {} on reserved huge pages; {} CPUs busy",
         text::bytes(usage.rss),
         text::bytes(usage.anonymous),
         text::bytes(usage.file),
-        text::bytes(frame.buffers),
         text::bytes(usage.reserved_huge),
         number(frame.cpus)
     )
