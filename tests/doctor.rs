@@ -283,6 +283,12 @@ fn the_hooks_of_a_process_are_followed_to_the_shim() {
     assert!(run.stdout.contains("active: libggml-cpu.so calls the shim"), "{run}");
     assert!(run.stdout.contains("setting:ZEN5TURBO_GATE"), "{run}");
     assert!(run.stdout.ends_with("verdict: has engaged\n"), "{run}");
+    assert!(run.stdout.contains("live: taken over: MUL_MAT q8_0"), "{run}");
+    let report = json(process.0.id().to_string());
+    let sections = report["sections"].as_array().expect("sections");
+    assert!(sections.iter().any(|s| s["statistics"]["ops"]["MUL_MAT"]["q8_0"]["taken"] == 2), "{report:#}");
+    let silent = Waiting::start(&program, &[], &[vars[0], vars[1], ("ZEN5TURBO_LIVE", "off")]);
+    let run = silent.doctor().success();
     assert!(run.stdout.contains("start it with ZEN5TURBO_STATS=FILE"), "{run}");
 }
 

@@ -93,7 +93,7 @@ fn a_command_that_is_killed_leaves_no_program_behind() {
 #[test]
 fn every_knob_reaches_the_program() {
     let options = "--kernels avx2 --repack keep --prefetch pages --hugepages thp --malloc auto --memcpy 1048576 \
-                   --numa local --pin cores --log info --stats /dev/null --tune off";
+                   --numa local --pin cores --log info --stats /dev/null --live off --tune off";
     let outcome = run(options, "env").run().success();
     for expected in [
         "GATE=off",
@@ -107,6 +107,7 @@ fn every_knob_reaches_the_program() {
         "PIN=cores",
         "LOG=info",
         "STATS=/dev/null",
+        "LIVE=off",
         "TUNE=off",
     ] {
         assert!(outcome.stdout.lines().any(|line| line == format!("ZEN5TURBO_{expected}")), "{expected} in {outcome}");

@@ -9,7 +9,7 @@ mod arm;
 mod html;
 mod machine;
 mod measure;
-mod memory;
+pub mod memory;
 mod model;
 mod one;
 mod plan;

@@ -1,5 +1,7 @@
 //! How fast this machine reads memory: what the weights read per second are compared with.
 
+mod kept;
+
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::hint::black_box;
 use std::path::Path;
@@ -7,12 +9,15 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
 use zen5turbo_host::Caches;
 use zen5turbo_host::memory::map::{self, HUGE_PAGE};
 use zen5turbo_host::memory::{Budget, Pages};
 
+pub use kept::Kept;
+
 /// A measurement: the best of [`PASSES`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bandwidth {
     /// Threads, each reading its own part.
     pub threads: usize,

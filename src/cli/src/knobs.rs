@@ -55,6 +55,15 @@ pub enum Numa {
     Off,
 }
 
+/// `ZEN5TURBO_LIVE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Live {
+    /// In shared memory of this user's.
+    On,
+    /// Not at all.
+    Off,
+}
+
 /// `ZEN5TURBO`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Switch {
@@ -101,6 +110,9 @@ pub struct Options {
     /// Write statistics to this file at exit; %p becomes the process id (ZEN5TURBO_STATS)
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,
+    /// Whether `zen5turbo top` can read the counters of the running program (ZEN5TURBO_LIVE) [default: on]
+    #[arg(long)]
+    pub live: Option<Live>,
     /// Measured choices of kernels, or off (ZEN5TURBO_TUNE) [default: ~/.cache/zen5turbo/tune.txt]
     #[arg(long, value_name = "FILE|off")]
     pub tune: Option<PathBuf>,
@@ -111,7 +123,7 @@ impl Options {
     pub fn variables(&self) -> Vec<(&'static str, OsString)> {
         let text = |text: &Option<String>| text.clone().map(OsString::from);
         let path = |path: &Option<PathBuf>| path.clone().map(PathBuf::into_os_string);
-        let all: [(&str, Option<OsString>); 12] = [
+        let all: [(&str, Option<OsString>); 13] = [
             ("ZEN5TURBO_GATE", self.gate.map(|v| word(v).into())),
             ("ZEN5TURBO_KERNELS", self.kernels.map(|v| word(v).into())),
             ("ZEN5TURBO_REPACK", self.repack.map(|v| word(v).into())),
@@ -123,6 +135,7 @@ impl Options {
             ("ZEN5TURBO_PIN", text(&self.pin)),
             ("ZEN5TURBO_LOG", self.log.map(|v| word(v).into())),
             ("ZEN5TURBO_STATS", path(&self.stats)),
+            ("ZEN5TURBO_LIVE", self.live.map(|v| word(v).into())),
             ("ZEN5TURBO_TUNE", path(&self.tune)),
         ];
         all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
@@ -171,7 +184,7 @@ fn one_of<T: ValueEnum>(text: &str) -> Result<String, String> {
 
 /// Every knob, and what it accepts.
 type Parser = fn(&str) -> Result<String, String>;
-const KNOBS: [(&str, Parser); 13] = [
+const KNOBS: [(&str, Parser); 14] = [
     ("ZEN5TURBO", one_of::<Switch>),
     ("ZEN5TURBO_GATE", one_of::<Gate>),
     ("ZEN5TURBO_KERNELS", one_of::<Kernels>),
@@ -184,6 +197,7 @@ const KNOBS: [(&str, Parser); 13] = [
     ("ZEN5TURBO_PIN", pin),
     ("ZEN5TURBO_LOG", one_of::<Log>),
     ("ZEN5TURBO_STATS", |text| Ok(text.to_owned())),
+    ("ZEN5TURBO_LIVE", one_of::<Live>),
     ("ZEN5TURBO_TUNE", |text| Ok(text.to_owned())),
 ];
 
@@ -287,7 +301,7 @@ mod tests {
     #[test]
     fn every_knob_but_the_kill_switch_is_an_option_that_sets_its_variable() {
         let line = "x --gate off --kernels avx512-256 --repack keep --prefetch cache:4096 --hugepages 1g --malloc auto \
-                    --memcpy 65536 --numa shard --pin 0-3,8 --log info --stats s.json --tune off";
+                    --memcpy 65536 --numa shard --pin 0-3,8 --log info --stats s.json --live off --tune off";
         let command = Command::parse_from(line.split_whitespace());
         let set = command.options.variables();
         let words: Vec<String> = set.iter().map(|(n, v)| format!("{n}={}", v.to_string_lossy())).collect();

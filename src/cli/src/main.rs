@@ -7,9 +7,11 @@ mod doctor;
 mod elf;
 mod engagement;
 mod knobs;
+mod live;
 mod llama_bench;
 mod loader;
 mod manual;
+mod maps;
 mod process;
 mod reach;
 mod record;
@@ -19,6 +21,7 @@ mod shim;
 mod statistics;
 mod stats;
 mod text;
+mod top;
 
 use std::process::ExitCode;
 
@@ -38,6 +41,7 @@ enum Command {
     Run(run::Args),
     Ab(Box<ab::Args>),
     Stats(stats::Args),
+    Top(top::Args),
     Man(manual::ManArgs),
     Completions(manual::CompletionArgs),
     /// What a ggml library says of its structures, as JSON; for doctor, which asks in a process of its own
@@ -51,6 +55,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Ab(args) => ab::run(&args),
         Command::Stats(args) => stats::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Man(args) => manual::man::<Cli>(&args),
         Command::Completions(args) => manual::completions::<Cli>(&args),
         Command::Abi(args) => abi::run(&args),

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use comfy_table::{CellAlignment, Table};
 
 use crate::engagement::Stats;
 use crate::text;
@@ -56,7 +55,7 @@ fn render(stats: &Stats) -> String {
             declined.join("\n"),
         ]);
     }
-    right(&mut table, 2..=5);
+    text::right(&mut table, 2..=5);
     if stats.ops.is_empty() {
         out += "No operation reached the shim: nothing was taken over and nothing declined. `zen5turbo doctor PROGRAM` tells why.\n";
     } else {
@@ -67,14 +66,6 @@ fn render(stats: &Stats) -> String {
         out += &format!("event        {event}: {n}\n");
     }
     out
-}
-
-fn right(table: &mut Table, columns: std::ops::RangeInclusive<usize>) {
-    for index in columns {
-        if let Some(column) = table.column_mut(index) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
 }
 
 #[cfg(test)]

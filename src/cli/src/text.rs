@@ -1,12 +1,21 @@
 //! How facts, sizes and tables look on the terminal.
 
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{CellAlignment, ContentArrangement, Table};
 
 /// An empty table in this command's style.
 pub fn table() -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
     table
+}
+
+/// Aligns columns of numbers on the right.
+pub fn right(table: &mut Table, columns: impl IntoIterator<Item = usize>) {
+    for index in columns {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
 }
 
 /// `name   value` lines with the values in one column.

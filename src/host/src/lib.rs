@@ -8,6 +8,7 @@ pub mod caches;
 pub mod cpu;
 pub mod cpuset;
 pub mod gate;
+pub mod live;
 pub mod memory;
 pub mod numa;
 pub mod proc;

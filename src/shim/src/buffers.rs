@@ -9,7 +9,7 @@
 
 use std::ffi::{CStr, c_void};
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 use zen5turbo_host::memory::map;
 
@@ -41,23 +41,6 @@ static TABLE: [Slot; SLOTS] = [const { Slot { start: AtomicUsize::new(0), len: A
 /// Slots beyond this one were never used.
 static USED: AtomicUsize = AtomicUsize::new(0);
 
-/// What was done since the start of the process.
-pub struct Counters {
-    /// Buffers on transparent huge pages, and their bytes.
-    pub thp: [AtomicU64; 2],
-    /// Buffers on reserved pages of 2 MiB, and their bytes.
-    pub hugetlb: [AtomicU64; 2],
-    /// Buffers given back.
-    pub freed: AtomicU64,
-}
-
-/// Read by the statistics.
-pub static COUNTERS: Counters = Counters {
-    thp: [const { AtomicU64::new(0) }; 2],
-    hugetlb: [const { AtomicU64::new(0) }; 2],
-    freed: AtomicU64::new(0),
-};
-
 /// A buffer of ours of at least `size` bytes for a call from `caller` that returns to `from`, or
 /// `None` when the original is to allocate; the reason is counted.
 pub fn allocate(caller: &Caller, from: usize, size: usize) -> Option<*mut c_void> {
@@ -76,7 +59,8 @@ pub fn allocate(caller: &Caller, from: usize, size: usize) -> Option<*mut c_void
         return None;
     };
     fill(slot, buffer);
-    let [count, bytes] = if buffer.hugetlb { &COUNTERS.hugetlb } else { &COUNTERS.thp };
+    let counters = &stats::counters().buffers;
+    let [count, bytes] = if buffer.hugetlb { &counters.hugetlb } else { &counters.thp };
     count.fetch_add(1, Relaxed);
     bytes.fetch_add(buffer.len as u64, Relaxed);
     log!(debug, "a buffer of {} MiB on {} pages", buffer.len >> 20, if buffer.hugetlb { "reserved" } else { "huge" });
@@ -97,7 +81,7 @@ pub fn free(p: *mut c_void) -> bool {
             // SAFETY: the mapping is ours, and the program says that it has done with it.
             unsafe { map::unmap(address..address + slot.len.load(Relaxed)) };
             slot.start.store(0, Release);
-            COUNTERS.freed.fetch_add(1, Relaxed);
+            stats::counters().buffers.freed.fetch_add(1, Relaxed);
             return true;
         }
     }

@@ -8,7 +8,7 @@
 
 use std::ffi::{CStr, c_int, c_void};
 use std::sync::atomic::{
-    AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+    AtomicBool, AtomicI32, AtomicPtr, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
 
 use zen5turbo_host::memory::map::{self, HUGE_PAGE, keep_errno};
@@ -53,9 +53,6 @@ pub static DOOR: Door = Door {
 
 /// Whether the originals are glibc's own, whose blocks tell whether they are mappings.
 static GLIBC: AtomicBool = AtomicBool::new(false);
-
-/// Blocks advised, and their bytes.
-pub static ADVISED: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 
 /// Finds every original. From then on the trampolines jump to them.
 pub fn ready() {
@@ -212,7 +209,8 @@ unsafe fn advise(p: *mut c_void, size: usize) {
     let end = (p as usize + size) / HUGE_PAGE * HUGE_PAGE;
     // SAFETY: inside the block.
     if start < end && keep_errno(|| unsafe { map::advise(start..end, libc::MADV_HUGEPAGE) }).is_ok() {
-        ADVISED[0].fetch_add(1, Relaxed);
-        ADVISED[1].fetch_add((end - start) as u64, Relaxed);
+        let [count, bytes] = &stats::counters().heap;
+        count.fetch_add(1, Relaxed);
+        bytes.fetch_add((end - start) as u64, Relaxed);
     }
 }

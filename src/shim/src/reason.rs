@@ -153,6 +153,10 @@ reasons! {
     LibcCopyIsFaster = "libc_copy_is_faster",
     /// The file with the measured choice of copies cannot be used, or cannot be written.
     CopyFileUnusable = "copy_file_unusable",
+    /// The kernel refused the shared memory of the live statistics; there are none.
+    LiveRefused = "live_refused",
+    /// The names of the live statistics have no room in it.
+    LiveTextTooLong = "live_text_too_long",
 }
 
 #[cfg(test)]

@@ -197,6 +197,7 @@ fn engage(config: &Config) -> bool {
             log::line(format_args!("{line}"));
             stats::event(Reason::GatePassthrough);
             STATE.store(State::Passthrough as u8, Ordering::Release);
+            stats::live::publish();
             return true;
         }
         GateDecision::Refuse { line } => refuse(&line),
@@ -213,6 +214,7 @@ fn engage(config: &Config) -> bool {
     heap::activate();
     streaming::activate();
     STATE.store(State::Active as u8, Ordering::Release);
+    stats::live::publish();
     log!(
         info,
         "version {}, {}, gate {}, ZEN5TURBO_KERNELS={}, tier {}, kernels {}",

@@ -47,10 +47,6 @@ static DECIDED: AtomicBool = AtomicBool::new(false);
 /// Whether the answer is new, and to be kept.
 static NEW: AtomicBool = AtomicBool::new(false);
 
-/// Copies that were streamed as a whole, and their bytes; copies that were measured.
-pub static STREAMED: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
-pub static MEASURED: AtomicU64 = AtomicU64::new(0);
-
 type Copy = unsafe extern "C" fn(*mut c_void, *const c_void, usize) -> *mut c_void;
 
 /// Finds the originals. From then on the trampolines jump to them.
@@ -127,8 +123,9 @@ pub unsafe extern "C" fn copy(dst: *mut c_void, src: *const c_void, n: usize) ->
     if DECIDED.load(Relaxed) {
         // SAFETY: the ranges do not overlap.
         unsafe { stream(avx2, dst.cast(), src.cast(), n) };
-        STREAMED[0].fetch_add(1, Relaxed);
-        STREAMED[1].fetch_add(n as u64, Relaxed);
+        let [count, bytes] = &stats::counters().copies.streamed;
+        count.fetch_add(1, Relaxed);
+        bytes.fetch_add(n as u64, Relaxed);
     } else {
         // SAFETY: as above.
         unsafe { measure(avx2, original, dst.cast(), src.cast(), n) };
@@ -189,7 +186,7 @@ impl Samples {
 
 /// Copies in chunks, alternately by both ways, and decides once there are enough of them.
 unsafe fn measure(avx2: Avx2, original: Copy, dst: *mut u8, src: *const u8, n: usize) {
-    MEASURED.fetch_add(1, Relaxed);
+    stats::counters().copies.measured.fetch_add(1, Relaxed);
     let mut at = 0;
     let mut streaming = false;
     while at < n {

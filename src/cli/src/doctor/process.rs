@@ -12,6 +12,8 @@ use super::check::{Check, Kind, Section};
 use crate::elf::Elf;
 use crate::engagement::Stats;
 use crate::knobs::Settings;
+use crate::live::{self, Absent};
+use crate::maps::{DELETED, Mapping};
 use crate::reach::{COMPUTE, file_name, hooks};
 use crate::root::Root;
 use crate::{shim, text};
@@ -22,39 +24,6 @@ pub struct Process<'a> {
     pid: u32,
     environment: Vec<(String, String)>,
     maps: Vec<Mapping>,
-}
-
-/// A line of `/proc/PID/maps` that has a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Mapping {
-    start: u64,
-    end: u64,
-    /// Where in the file it begins.
-    offset: u64,
-    path: String,
-}
-
-/// What the kernel puts behind the path of a file that was removed or replaced.
-const DELETED: &str = " (deleted)";
-
-impl Mapping {
-    fn parse(line: &str) -> Option<Mapping> {
-        let mut words = line.splitn(6, ' ');
-        let (start, end) = words.next()?.split_once('-')?;
-        let offset = words.nth(1)?;
-        let path = words.nth(2)?.trim_start();
-        let hex = |text| u64::from_str_radix(text, 16).ok();
-        let mapping = Mapping { start: hex(start)?, end: hex(end)?, offset: hex(offset)?, path: path.to_owned() };
-        path.starts_with('/').then_some(mapping)
-    }
-
-    fn name(&self) -> String {
-        file_name(Path::new(self.path.trim_end_matches(DELETED)))
-    }
-
-    fn is_shim(&self) -> bool {
-        self.name().starts_with("libzen5turbo")
-    }
 }
 
 impl<'a> Process<'a> {
@@ -213,24 +182,53 @@ impl<'a> Process<'a> {
         Check::ok(ID, found)
     }
 
-    /// The statistics, which the shim writes when the process ends, or when it executes the C API.
+    /// The live statistics, or those that the shim writes when the process ends, or when it executes the C API.
     fn statistics(&self) -> (Check, Option<serde_json::Value>) {
         const ID: &str = "process.statistics";
-        let settings = self.settings();
-        let Some(pattern) = settings.get("ZEN5TURBO_STATS") else {
-            let todo = "start it with ZEN5TURBO_STATS=FILE (run --stats FILE) to have them when it ends";
-            return (Check::limited(ID, "not asked for", "ZEN5TURBO_STATS=FILE", todo), None);
+        let written = self.written();
+        let absent = match live::statistics(self.root, self.pid) {
+            Ok(value) => {
+                let summary = Stats::parse(&value.to_string()).map(|stats| stats.summary()).unwrap_or_default();
+                let file = match &written {
+                    Some((file, None)) => format!("; {} will be written when the process ends", file.display()),
+                    _ => String::new(),
+                };
+                return (Check::ok(ID, format!("live: {summary}{file}")), Some(value));
+            }
+            Err(absent) => absent,
         };
+        match written {
+            Some((_, Some(text))) => {
+                let summary = Stats::parse(&text).map(|stats| stats.summary()).unwrap_or_default();
+                (Check::ok(ID, summary), serde_json::from_str(&text).ok())
+            }
+            Some((file, None)) => {
+                (Check::ok(ID, format!("{} will be written when the process ends", file.display())), None)
+            }
+            None => {
+                let todo = "leave ZEN5TURBO_LIVE on, or start it with ZEN5TURBO_STATS=FILE (run --stats FILE) to have \
+                            them when it ends";
+                let found = match absent {
+                    Absent::Unpublished | Absent::Gone => {
+                        "none: it publishes none, and no file was asked for".to_owned()
+                    }
+                    other => format!("none: {other}"),
+                };
+                (Check::limited(ID, found, "live statistics, or ZEN5TURBO_STATS=FILE", todo), None)
+            }
+        }
+    }
+
+    /// The file that was asked for, and its text when it is there and this process's.
+    fn written(&self) -> Option<(PathBuf, Option<String>)> {
+        let settings = self.settings();
+        let pattern = settings.get("ZEN5TURBO_STATS")?;
         let file = PathBuf::from(pattern.replace("%p", &self.pid.to_string()));
         let start = if file.is_absolute() { "root" } else { "cwd" };
         let seen = self.root.path(&self.file(start)).join(file.strip_prefix("/").unwrap_or(&file));
-        let text = fs::read_to_string(&seen).or_else(|_| fs::read_to_string(&file)).unwrap_or_default();
-        match Stats::parse(&text) {
-            Ok(stats) if stats.pid == Some(self.pid.into()) => {
-                (Check::ok(ID, stats.summary()), serde_json::from_str(&text).ok())
-            }
-            _ => (Check::ok(ID, format!("{} will be written when the process ends", file.display())), None),
-        }
+        let text = fs::read_to_string(&seen).or_else(|_| fs::read_to_string(&file)).ok();
+        let own = |text: &String| Stats::parse(text).is_ok_and(|stats| stats.pid == Some(self.pid.into()));
+        Some((file, text.filter(own)))
     }
 }
 

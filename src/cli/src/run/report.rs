@@ -5,7 +5,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use comfy_table::CellAlignment;
 use serde_json::Value;
 
 use super::child::Ended;
@@ -131,11 +130,7 @@ fn operations(stats: &Stats, wall: Duration, measured: &[Bandwidth]) -> String {
             if counts.ns > 0 { text::number(counts.mac as f64 / counts.ns as f64) } else { "-".into() },
         ]);
     }
-    for index in 2..9 {
-        if let Some(column) = table.column_mut(index) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    text::right(&mut table, 2..9);
     format!("{table}\n")
 }
 

@@ -60,7 +60,21 @@ fn check(result: c_long) -> io::Result<usize> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result as usize) }
 }
 
-unsafe fn mmap(at: usize, len: usize, prot: c_int, flags: c_int, fd: c_int, offset: u64) -> io::Result<usize> {
+/// `mmap`.
+///
+/// # Errors
+/// The kernel's.
+///
+/// # Safety
+/// With `MAP_FIXED`, the range is memory that the caller may replace.
+pub(crate) unsafe fn mmap(
+    at: usize,
+    len: usize,
+    prot: c_int,
+    flags: c_int,
+    fd: c_int,
+    offset: u64,
+) -> io::Result<usize> {
     // SAFETY: by the caller; the kernel checks the arguments.
     check(unsafe { libc::syscall(libc::SYS_mmap, at, len, prot, flags, fd, offset) })
 }

@@ -113,6 +113,14 @@ pub const KNOBS: &[Knob] = &[
         get: |c| show_path(c.stats.as_ref()),
     },
     Knob {
+        name: "ZEN5TURBO_LIVE",
+        default: "on",
+        allowed: "on or off",
+        help: "whether zen5turbo top can read the counters of the running program",
+        set: |c, v| choose(&mut c.live, v, ON_OFF),
+        get: |c| word_of(c.live, ON_OFF).to_owned(),
+    },
+    Knob {
         name: "ZEN5TURBO_TUNE",
         default: "",
         allowed: "the path of a file, or off",
@@ -130,6 +138,7 @@ pub const KNOBS: &[Knob] = &[
 type Choices<T> = &'static [(&'static str, T)];
 
 const SWITCH: Choices<bool> = &[("0", false), ("1", true)];
+const ON_OFF: Choices<bool> = &[("off", false), ("on", true)];
 const GATES: Choices<GateMode> =
     &[("strict", GateMode::Strict), ("passthrough", GateMode::Passthrough), ("off", GateMode::Off)];
 pub(super) const KERNELS: Choices<KernelChoice> = &[

@@ -135,6 +135,8 @@ pub struct Config {
     pub log: LogLevel,
     /// `ZEN5TURBO_STATS`: where statistics are written at exit, `%p` not yet replaced.
     pub stats: Option<PathBuf>,
+    /// `ZEN5TURBO_LIVE`: whether the counters can be read while the program runs.
+    pub live: bool,
     /// `ZEN5TURBO_TUNE`.
     pub tune: Tune,
     /// The user's cache folder: `XDG_CACHE_HOME`, or `.cache` in `HOME`.
@@ -158,6 +160,7 @@ impl Default for Config {
             memcpy: Threshold::Off,
             log: LogLevel::default(),
             stats: None,
+            live: true,
             tune: Tune::default(),
             cache: None,
             complaints: Vec::new(),

@@ -27,6 +27,7 @@ fn every_word_is_understood_and_said_back() {
         ("ZEN5TURBO_PIN", "auto cores off"),
         ("ZEN5TURBO_HUGEPAGES", "auto thp 2m 1g off"),
         ("ZEN5TURBO_LOG", "off info debug"),
+        ("ZEN5TURBO_LIVE", "on off"),
     ] {
         let knob = KNOBS.iter().find(|k| k.name == name).unwrap();
         for word in words.split(' ') {

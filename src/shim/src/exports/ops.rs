@@ -6,6 +6,7 @@
 
 use std::arch::naked_asm;
 use std::ffi::{c_int, c_void};
+use std::time::Instant;
 
 use crate::ggml::abi::{CPlan, ComputeParams, STATUS_FAILED, Tensor};
 use crate::ggml::copies::{Caller, caller};
@@ -140,8 +141,12 @@ unsafe extern "C" fn graph_compute(cgraph: *mut c_void, cplan: *mut CPlan, from:
     } else {
         None
     };
+    let started = Instant::now();
     // SAFETY: the original with its own arguments.
     let status = unsafe { original(cgraph, cplan) };
+    if let Some((_, columns)) = &running {
+        stats::graph(*columns, started.elapsed().as_nanos() as u64);
+    }
     drop(running);
     guarded((), placement::leave);
     if state == State::Active {
@@ -150,20 +155,23 @@ unsafe extern "C" fn graph_compute(cgraph: *mut c_void, cplan: *mut CPlan, from:
     status
 }
 
-unsafe fn plan_graph(caller: &Caller, cgraph: *mut c_void, cplan: &CPlan) -> Option<Running> {
+/// Plans the graph; also its columns.
+unsafe fn plan_graph(caller: &Caller, cgraph: *mut c_void, cplan: &CPlan) -> Option<(Running, usize)> {
     let abi = caller.abi.as_ref()?;
     if cplan.work_data.is_null() || cplan.n_threads < 1 {
         return None; // no product of ours works without a work buffer
     }
     tuning::settle(startup::isa(), |name| caller.find(name));
-    let threads = cplan.n_threads as usize;
+    let (threads, mut columns) = (cplan.n_threads as usize, 0);
     let running = Running::start(cplan.work_data, threads, |plan| {
         // SAFETY: the graph is the caller's, its tensors are allocated before it is computed.
         unsafe { plan.make(abi, cgraph, threads) }
+        columns = plan.columns;
     });
+    stats::live::settle();
     if running.is_none() {
         stats::event(Reason::PlanFull);
         log!(debug, "too many graphs at once: one is left to ggml");
     }
-    running
+    running.map(|running| (running, columns))
 }

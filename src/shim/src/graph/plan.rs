@@ -1,7 +1,7 @@
 //! What will be done with each matrix product of a graph, decided before its threads start.
 
 use std::collections::BTreeSet;
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -35,6 +35,8 @@ pub struct Plan {
     nodes: Vec<Node>,
     /// Open-addressed hash table from the address of a node to its index plus 1.
     index: Vec<u32>,
+    /// Most columns of activations that meet weights in one product: the tokens of a language model.
+    pub columns: usize,
     /// Threads that the scratch is laid out for.
     pub threads: usize,
     scratch: Scratch,
@@ -136,6 +138,7 @@ impl Plan {
         Plan {
             nodes: Vec::new(),
             index: Vec::new(),
+            columns: 0,
             threads: 0,
             scratch: Scratch::new(),
             thread_bytes: 0,
@@ -155,6 +158,7 @@ impl Plan {
     /// `cgraph` is a graph of the ggml that `abi` belongs to, its tensors allocated.
     pub unsafe fn make(&mut self, abi: &Abi, cgraph: *mut c_void, threads: usize) {
         self.nodes.clear();
+        self.columns = 0;
         self.threads = threads;
         self.team = Team::of(threads);
         let (mut panel, mut private, mut shared, mut group) = (0, 0, 0, 0);
@@ -172,6 +176,8 @@ impl Plan {
             }
             match abi.op(op.op) {
                 Op::Matrix(kind) => {
+                    // SAFETY: as above.
+                    self.columns = self.columns.max(unsafe { columns(kind, op) });
                     // SAFETY: as above.
                     let mut node = unsafe { self.node(abi, kind, op) };
                     if let Ok(job) = &mut node.decision {
@@ -409,6 +415,28 @@ impl Job {
 }
 
 /// With `ZEN5TURBO_LOG=debug`, says once for every weight tensor and regime what computes it.
+/// Columns of activations that meet the weights of a product, whoever computes it; 0 when its first matrix is
+/// itself computed, an input or a view, as those of attention are.
+///
+/// # Safety
+/// `op` is a product of the graph, with its sources.
+unsafe fn columns(kind: OpKind, op: &Tensor) -> usize {
+    /// `GGML_OP_NONE`, the first of the operations in every release.
+    const NONE: c_int = 0;
+    /// `GGML_TENSOR_FLAG_INPUT`: set anew for every graph, as rotations are.
+    const INPUT: i32 = 1;
+    // SAFETY: by contract.
+    let (src0, src1) = unsafe { (&*op.src[0], &*op.src[1]) };
+    if src0.op != NONE || src0.flags & INPUT != 0 || !src0.view_src.is_null() {
+        return 0;
+    }
+    let n = match kind {
+        OpKind::MulMat => src1.ne[1] * src1.ne[2] * src1.ne[3],
+        OpKind::MulMatId => op.ne[2], // of [rows, used, tokens]
+    };
+    usize::try_from(n).unwrap_or(0)
+}
+
 fn tell(kind: OpKind, src0: &Tensor, decision: &Result<Job, Reason>) {
     static TOLD: Mutex<BTreeSet<(usize, &'static str)>> = Mutex::new(BTreeSet::new());
     if !log::enabled(LogLevel::Debug) {

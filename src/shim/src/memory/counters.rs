@@ -1,78 +1,57 @@
 //! What was promoted, for the statistics.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use zen5turbo_host::memory::Pages;
 
 use super::registry;
-use crate::stats::Json;
-
-static MAPPED: AtomicU64 = AtomicU64::new(0);
-static WANTED: AtomicU64 = AtomicU64::new(0);
-static TRANSPARENT: AtomicU64 = AtomicU64::new(0);
-static HUGE: AtomicU64 = AtomicU64::new(0);
-static GIANT: AtomicU64 = AtomicU64::new(0);
-static DEMOTED: AtomicU64 = AtomicU64::new(0);
-static MICROSECONDS: AtomicU64 = AtomicU64::new(0);
-static RESTED: AtomicU64 = AtomicU64::new(0);
-static READ: AtomicU64 = AtomicU64::new(0);
-static READS: AtomicU64 = AtomicU64::new(0);
-static READING: AtomicU64 = AtomicU64::new(0);
-static RELEASED: AtomicU64 = AtomicU64::new(0);
+use crate::stats::{Json, counters};
 
 /// A model file of `bytes` was mapped where huge pages can lie.
 pub fn mapped(bytes: usize) {
-    MAPPED.fetch_add(bytes as u64, Relaxed);
+    counters().weights.mapped.fetch_add(bytes as u64, Relaxed);
 }
 
 /// Products read `bytes` more of mapped pages.
 pub fn wanted(bytes: usize) {
-    WANTED.fetch_add(bytes as u64, Relaxed);
+    counters().weights.wanted.fetch_add(bytes as u64, Relaxed);
 }
 
 /// Pages were replaced, in so many microseconds of work and of rest.
 pub fn promoted(pages: Pages, bytes: usize, worked: u64, rested: u64) {
+    let w = &counters().weights;
     let counter = match pages {
-        Pages::Transparent => &TRANSPARENT,
-        Pages::Huge => &HUGE,
-        Pages::Giant => &GIANT,
+        Pages::Transparent => &w.thp,
+        Pages::Huge => &w.huge,
+        Pages::Giant => &w.giant,
     };
     counter.fetch_add(bytes as u64, Relaxed);
-    MICROSECONDS.fetch_add(worked, Relaxed);
-    RESTED.fetch_add(rested, Relaxed);
+    w.us.fetch_add(worked, Relaxed);
+    w.rested_us.fetch_add(rested, Relaxed);
 }
 
 /// Pages are the file's again.
 pub fn demoted(bytes: usize) {
-    DEMOTED.fetch_add(bytes as u64, Relaxed);
+    counters().weights.demoted.fetch_add(bytes as u64, Relaxed);
 }
 
 /// So many bytes of model files were read ahead with one call, which took so long.
 pub fn read_ahead(bytes: usize, microseconds: u64) {
-    READ.fetch_add(bytes as u64, Relaxed);
-    READS.fetch_add(1, Relaxed);
-    READING.fetch_add(microseconds, Relaxed);
+    counters().prefetch.bytes.fetch_add(bytes as u64, Relaxed);
+    counters().prefetch.calls.fetch_add(1, Relaxed);
+    counters().prefetch.us.fetch_add(microseconds, Relaxed);
 }
 
 /// So many bytes behind the products were taken out of memory.
 pub fn released(bytes: usize) {
-    RELEASED.fetch_add(bytes as u64, Relaxed);
+    counters().prefetch.released.fetch_add(bytes as u64, Relaxed);
 }
 
 /// Bytes promoted and given back since the start.
 #[cfg(test)]
 pub fn totals() -> [u64; 2] {
-    [[&TRANSPARENT, &HUGE, &GIANT].iter().map(|n| n.load(Relaxed)).sum(), DEMOTED.load(Relaxed)]
-}
-
-/// A forked child starts from zero, with loads and stores only.
-pub fn forget() {
-    for n in [&MAPPED, &WANTED, &TRANSPARENT, &HUGE, &GIANT, &DEMOTED, &MICROSECONDS, &RESTED] {
-        n.store(0, Relaxed);
-    }
-    for n in [&READ, &READS, &READING, &RELEASED] {
-        n.store(0, Relaxed);
-    }
+    let w = &counters().weights;
+    [[&w.thp, &w.huge, &w.giant].iter().map(|n| n.load(Relaxed)).sum(), counters().weights.demoted.load(Relaxed)]
 }
 
 /// The member `weights`: bytes of model files mapped, bytes in pages that products read, bytes moved
@@ -88,19 +67,19 @@ pub fn report(j: &mut Json) {
     });
     let now = locked.map(|r| r.mappings.iter().map(|m| m.promoted() as u64).sum::<u64>());
     j.open(Some("weights"));
-    j.number("mapped", MAPPED.load(Relaxed));
-    j.number("wanted", WANTED.load(Relaxed));
+    j.number("mapped", counters().weights.mapped.load(Relaxed));
+    j.number("wanted", counters().weights.wanted.load(Relaxed));
     j.open(Some("promoted"));
-    j.number("thp", TRANSPARENT.load(Relaxed));
-    j.number("2m", HUGE.load(Relaxed));
-    j.number("1g", GIANT.load(Relaxed));
+    j.number("thp", counters().weights.thp.load(Relaxed));
+    j.number("2m", counters().weights.huge.load(Relaxed));
+    j.number("1g", counters().weights.giant.load(Relaxed));
     j.close();
-    j.number("demoted", DEMOTED.load(Relaxed));
+    j.number("demoted", counters().weights.demoted.load(Relaxed));
     if let Some(now) = now {
         j.number("now", now);
     }
-    j.number("us", MICROSECONDS.load(Relaxed));
-    j.number("rested_us", RESTED.load(Relaxed));
+    j.number("us", counters().weights.us.load(Relaxed));
+    j.number("rested_us", counters().weights.rested_us.load(Relaxed));
     j.close();
 }
 
@@ -108,9 +87,9 @@ pub fn report(j: &mut Json) {
 /// time they took in microseconds, and bytes that were taken out of memory behind the products.
 pub fn report_prefetch(j: &mut Json) {
     j.open(Some("prefetch"));
-    j.number("bytes", READ.load(Relaxed));
-    j.number("calls", READS.load(Relaxed));
-    j.number("us", READING.load(Relaxed));
-    j.number("released", RELEASED.load(Relaxed));
+    j.number("bytes", counters().prefetch.bytes.load(Relaxed));
+    j.number("calls", counters().prefetch.calls.load(Relaxed));
+    j.number("us", counters().prefetch.us.load(Relaxed));
+    j.number("released", counters().prefetch.released.load(Relaxed));
     j.close();
 }

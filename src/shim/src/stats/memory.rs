@@ -3,9 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::json::Json;
-use crate::memory::counters;
-use crate::placement;
-use crate::{buffers, heap, streaming};
+use crate::memory::counters as weights;
+use crate::{placement, stats, streaming};
 
 /// ```text
 /// memory: { weights: { mapped, wanted, promoted: { thp, 2m, 1g }, demoted, now, us, rested_us },
@@ -18,21 +17,22 @@ use crate::{buffers, heap, streaming};
 /// Since the start; why something was not done is among the events.
 pub fn report(j: &mut Json) {
     j.open(Some("memory"));
-    counters::report(j);
-    counters::report_prefetch(j);
+    weights::report(j);
+    weights::report_prefetch(j);
     numa(j);
     j.open(Some("buffers"));
-    let c = &buffers::COUNTERS;
+    let counters = stats::counters();
+    let c = &counters.buffers;
     pair(j, "thp", &c.thp);
     pair(j, "hugetlb_2m", &c.hugetlb);
     j.number("freed", c.freed.load(Relaxed));
     j.close();
-    pair(j, "heap", &heap::ADVISED);
+    pair(j, "heap", &counters.heap);
     j.open(Some("copies"));
     j.string("status", streaming::status());
     j.number("from", streaming::DOOR.large.load(Relaxed) as u64);
-    j.number("measured", streaming::MEASURED.load(Relaxed));
-    pair(j, "streamed", &streaming::STREAMED);
+    j.number("measured", counters.copies.measured.load(Relaxed));
+    pair(j, "streamed", &counters.copies.streamed);
     j.close();
     j.close();
 }
@@ -64,11 +64,4 @@ fn pair(j: &mut Json, key: &str, [count, bytes]: &[AtomicU64; 2]) {
     j.number("count", count.load(Relaxed));
     j.number("bytes", bytes.load(Relaxed));
     j.close();
-}
-
-/// Every counter, for [`super::forget`].
-pub fn counters() -> impl Iterator<Item = &'static AtomicU64> {
-    let c = &buffers::COUNTERS;
-    let other = heap::ADVISED.iter().chain(&streaming::STREAMED).chain([&c.freed, &streaming::MEASURED]);
-    c.thp.iter().chain(&c.hugetlb).chain(other)
 }

@@ -1,19 +1,25 @@
 //! What was taken over and what was left to the original, and why.
 //!
-//! Counters are static atomics, updated with relaxed order by any thread: no lock, no allocation.
+//! Counters are atomics, updated with relaxed order by any thread: no lock, no allocation. They lie where
+//! [`live`] says.
 //! A report read while other threads count is consistent per counter, not across counters.
 
 mod file;
 mod json;
+pub mod live;
 mod memory;
 mod report;
 
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
+use zen5turbo_host::live::{Cell, GRAPH_CLASSES};
+
 use crate::reason::Reason;
+use crate::tuning::Regime;
 
 pub use file::write_at_exit;
 pub use json::Json;
+pub use live::counters;
 pub use report::json;
 
 /// The operations that are counted.
@@ -42,23 +48,15 @@ impl OpKind {
 
 /// Weight types are numbered as ggml numbers them (41 in ggml 0.26); numbers from here on share one
 /// more set of counters, named `other`.
-pub const TYPES: usize = 64;
+pub const TYPES: usize = zen5turbo_host::live::TYPES - 1;
+
+const _: () = assert!(OpKind::ALL.len() == zen5turbo_host::live::OPS && Regime::ALL.len() + 1 == GRAPH_CLASSES);
 
 /// How many names of kernels are kept for one operation and type, one per regime.
 const REGIMES: usize = 4;
 
 /// How many copies of ggml are listed.
 const LIBRARIES: usize = 32;
-
-/// One operation on one weight type.
-struct Cell {
-    calls: AtomicU64,
-    ns: AtomicU64,
-    bytes: AtomicU64,
-    macs: AtomicU64,
-    declined: [AtomicU64; Reason::COUNT],
-    kernels: [AtomicPtr<Kernel>; REGIMES],
-}
 
 /// The kernel in use for a regime.
 struct Kernel {
@@ -72,27 +70,34 @@ struct Library {
     status: &'static str,
 }
 
-static CELLS: [[Cell; TYPES + 1]; OpKind::ALL.len()] = [const {
-    [const {
-        Cell {
-            calls: AtomicU64::new(0),
-            ns: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            macs: AtomicU64::new(0),
-            declined: [const { AtomicU64::new(0) }; Reason::COUNT],
-            kernels: [const { AtomicPtr::new(std::ptr::null_mut()) }; REGIMES],
-        }
-    }; TYPES + 1]
-}; OpKind::ALL.len()];
-
-static EVENTS: [AtomicU64; Reason::COUNT] = [const { AtomicU64::new(0) }; Reason::COUNT];
+/// By operation and weight type.
+static KERNELS: [[[AtomicPtr<Kernel>; REGIMES]; TYPES + 1]; OpKind::ALL.len()] =
+    [const { [const { [const { AtomicPtr::new(std::ptr::null_mut()) }; REGIMES] }; TYPES + 1] }; OpKind::ALL.len()];
 
 static TYPE_NAMES: [AtomicPtr<String>; TYPES] = [const { AtomicPtr::new(std::ptr::null_mut()) }; TYPES];
 
 static LIBRARY_LIST: [AtomicPtr<Library>; LIBRARIES] = [const { AtomicPtr::new(std::ptr::null_mut()) }; LIBRARIES];
 
-fn cell(op: OpKind, ty: u8) -> &'static Cell {
-    &CELLS[op as usize][usize::from(ty).min(TYPES)]
+fn cell(op: OpKind, ty: u8) -> &'static Cell<AtomicU64> {
+    &counters().cells[op as usize][usize::from(ty).min(TYPES)]
+}
+
+fn kernels(op: OpKind, ty: u8) -> &'static [AtomicPtr<Kernel>; REGIMES] {
+    &KERNELS[op as usize][usize::from(ty).min(TYPES)]
+}
+
+/// The classes of graphs by their columns, in the order of their counters.
+pub fn graph_classes() -> [&'static str; GRAPH_CLASSES] {
+    std::array::from_fn(|i| i.checked_sub(1).map_or("0", |i| Regime::ALL[i].name()))
+}
+
+/// Counts one graph that was computed: the columns of activations that met weights in it, and its time.
+pub fn graph(columns: usize, ns: u64) {
+    let class = if columns == 0 { 0 } else { 1 + Regime::of(columns) as usize };
+    let graphs = &counters().graphs[class];
+    graphs.count.fetch_add(1, Relaxed);
+    graphs.columns.fetch_add(columns as u64, Relaxed);
+    graphs.ns.fetch_add(ns, Relaxed);
 }
 
 /// Counts one operation that was computed here: the time it took, the bytes of weights it read and
@@ -112,13 +117,13 @@ pub fn declined(op: OpKind, ty: u8, reason: Reason) {
 
 /// Counts something that concerns the process rather than one operation.
 pub fn event(reason: Reason) {
-    EVENTS[reason as usize].fetch_add(1, Relaxed);
+    counters().events[reason as usize].fetch_add(1, Relaxed);
 }
 
 /// Counts something that concerns the process and would otherwise be counted at every graph or page:
 /// only the first time.
 pub fn event_once(reason: Reason) {
-    let _ = EVENTS[reason as usize].compare_exchange(0, 1, Relaxed, Relaxed);
+    let _ = counters().events[reason as usize].compare_exchange(0, 1, Relaxed, Relaxed);
 }
 
 /// Gives the weight type `ty` the name that `ggml_type_name` has for it; the name is copied, and
@@ -135,7 +140,7 @@ pub fn set_type_name(ty: u8, name: &str) {
 /// Says which kernel computes `op` on weights of type `ty` in a regime such as `gemm` or `gemv`.
 /// Cheap when nothing changes. Regimes beyond the fourth of one type are not kept.
 pub fn set_kernel(op: OpKind, ty: u8, regime: &'static str, name: &'static str) {
-    for slot in &cell(op, ty).kernels {
+    for slot in kernels(op, ty) {
         let old = slot.load(SeqCst);
         match read(slot) {
             Some(kernel) if kernel.regime != regime => {}
@@ -183,6 +188,7 @@ fn read<T>(slot: &AtomicPtr<T>) -> Option<&'static T> {
 fn publish<T>(slot: &AtomicPtr<T>, old: *mut T, value: T) -> bool {
     let new = Box::into_raw(Box::new(value));
     let stored = slot.compare_exchange(old, new, SeqCst, SeqCst).is_ok();
+    live::changed();
     if !stored {
         // SAFETY: `new` comes from Box::into_raw above and nobody else has seen it.
         drop(unsafe { Box::from_raw(new) });
@@ -210,11 +216,11 @@ pub fn count_declined(op: Option<&str>, ty: Option<&str>) -> u64 {
     sum(op, ty, |cell| cell.declined.iter().map(|n| n.load(Relaxed)).sum())
 }
 
-fn sum(op: Option<&str>, ty: Option<&str>, count: impl Fn(&Cell) -> u64) -> u64 {
+fn sum(op: Option<&str>, ty: Option<&str>, count: impl Fn(&Cell<AtomicU64>) -> u64) -> u64 {
     let selected = |wanted: Option<&str>, name: &str| wanted.is_none_or(|wanted| wanted.eq_ignore_ascii_case(name));
     let mut total = 0;
     for kind in OpKind::ALL.into_iter().filter(|kind| selected(op, kind.as_str())) {
-        for (i, cell) in CELLS[kind as usize].iter().enumerate() {
+        for (i, cell) in counters().cells[kind as usize].iter().enumerate() {
             if ty.is_none() || selected(ty, &type_name(i)) {
                 total += count(cell);
             }
@@ -229,22 +235,9 @@ pub fn any() -> bool {
     count_taken(None, None) + count_declined(None, None) > 0
 }
 
-/// Sets every counter to 0: what a forked child starts with. Only loads and stores, as the child of
-/// a program with threads may do nothing else; memory that holds zeros is not written, so that it
-/// stays shared with the parent.
+/// Sets every counter to 0: what a forked child starts with. Only loads, stores and system calls.
 pub fn forget() {
-    let clear = |n: &AtomicU64| {
-        if n.load(Relaxed) != 0 {
-            n.store(0, Relaxed);
-        }
-    };
-    for cell in CELLS.iter().flatten() {
-        [&cell.calls, &cell.ns, &cell.bytes, &cell.macs].into_iter().for_each(clear);
-        cell.declined.iter().for_each(clear);
-    }
-    EVENTS.iter().for_each(clear);
-    crate::memory::counters::forget();
-    memory::counters().for_each(clear);
+    live::forget();
 }
 
 #[cfg(test)]
@@ -290,8 +283,7 @@ mod tests {
         set_kernel(OpKind::MulMat, 53, "gemm", "a");
         set_kernel(OpKind::MulMat, 53, "gemv", "b");
         set_kernel(OpKind::MulMat, 53, "gemm", "c");
-        let names: Vec<_> =
-            cell(OpKind::MulMat, 53).kernels.iter().filter_map(read).map(|k| (k.regime, k.name)).collect();
+        let names: Vec<_> = kernels(OpKind::MulMat, 53).iter().filter_map(read).map(|k| (k.regime, k.name)).collect();
         assert_eq!(names, [("gemm", "c"), ("gemv", "b")]);
     }
 

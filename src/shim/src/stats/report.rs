@@ -1,11 +1,12 @@
 //! The statistics as JSON.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Relaxed};
 
+use zen5turbo_host::live::Cell;
 use zen5turbo_host::proc;
 
 use super::json::Json;
-use super::{CELLS, Cell, EVENTS, LIBRARY_LIST, OpKind, memory, read, type_name};
+use super::{KERNELS, Kernel, LIBRARY_LIST, OpKind, TYPES, counters, graph_classes, memory, read, type_name};
 use crate::config::{KNOBS, config};
 use crate::reason::Reason;
 use crate::startup;
@@ -21,6 +22,7 @@ use crate::tuning;
 /// config:  { VARIABLE: value }
 /// tuning:  { file, status }           the calibration file and what became of it
 /// ggml:    [ { path, status } ]
+/// graphs:  { columns: { count, columns, ns } }
 /// ops:     { MUL_MAT: { q4_K: { taken, ns, bytes, mac, kernels: {regime: name},
 ///                               declined: {reason: n} } } }
 /// memory:  { ... }                    see [`memory::report`]
@@ -28,17 +30,89 @@ use crate::tuning;
 /// ```
 ///
 /// `taken` counts calls; `ns` is time in nanoseconds, `bytes` the weight bytes read and `mac` the
-/// multiply-accumulates of those calls. What was never counted is left out.
+/// multiply-accumulates of those calls. `graphs` counts executions of graphs by their columns (`0`, `1`, `2-16`,
+/// `many`), adds those up, and their time. What was never counted is left out.
 #[must_use]
 pub fn json() -> String {
-    let config = config();
     let mut j = Json::default();
     j.open(None);
+    circumstances(&mut j);
+    let counters = counters();
+    j.open(Some("graphs"));
+    for (class, graphs) in graph_classes().iter().zip(&counters.graphs) {
+        let [count, columns, ns] = [&graphs.count, &graphs.columns, &graphs.ns].map(|n| n.load(Relaxed));
+        if count > 0 {
+            j.open(Some(class));
+            j.number("count", count);
+            j.number("columns", columns);
+            j.number("ns", ns);
+            j.close();
+        }
+    }
+    j.close();
+    j.open(Some("ops"));
+    for kind in OpKind::ALL {
+        j.open(Some(kind.as_str()));
+        for (ty, cell) in counters.cells[kind as usize].iter().enumerate().filter(|(_, c)| used(c)) {
+            operation(&mut j, &type_name(ty), cell, &KERNELS[kind as usize][ty]);
+        }
+        j.close();
+    }
+    j.close();
+    memory::report(&mut j);
+    reasons(&mut j, "events", &counters.events);
+    j.close();
+    j.finish()
+}
+
+/// What those who read the counters from shared memory need beside them, as one JSON object: the members of
+/// [`json`] up to `ggml`, and
+///
+/// ```text
+/// names:   { ops, types, reasons, graphs: [name] }     in the order of the counters
+/// kernels_in_use: { MUL_MAT: { q4_K: { regime: name } } }
+/// ```
+pub fn names() -> String {
+    let mut j = Json::default();
+    j.open(None);
+    circumstances(&mut j);
+    j.open(Some("names"));
+    list(&mut j, "ops", OpKind::ALL.map(|kind| kind.as_str().to_owned()));
+    list(&mut j, "types", (0..=TYPES).map(type_name));
+    list(&mut j, "reasons", Reason::ALL.iter().map(|reason| reason.as_str().to_owned()));
+    list(&mut j, "graphs", graph_classes().map(str::to_owned));
+    j.close();
+    j.open(Some("kernels_in_use"));
+    for kind in OpKind::ALL {
+        j.open(Some(kind.as_str()));
+        for (ty, kernels) in KERNELS[kind as usize].iter().enumerate() {
+            if kernels.iter().any(|slot| read(slot).is_some()) {
+                in_use(&mut j, &type_name(ty), kernels);
+            }
+        }
+        j.close();
+    }
+    j.close();
+    j.close();
+    j.finish()
+}
+
+fn list(j: &mut Json, key: &str, names: impl IntoIterator<Item = String>) {
+    j.open_array(key);
+    for name in names {
+        j.element(&name);
+    }
+    j.close_array();
+}
+
+/// The members that are not counted.
+fn circumstances(j: &mut Json) {
+    let config = config();
     j.string("version", env!("CARGO_PKG_VERSION"));
     j.number("pid", u64::from(std::process::id()));
     j.string("program", &proc::program_name());
     j.string("state", startup::state().as_str());
-    cpu(&mut j);
+    cpu(j);
     j.open(Some("gate"));
     j.string("mode", config.gate.as_str());
     j.string("decision", startup::decision());
@@ -64,19 +138,6 @@ pub fn json() -> String {
         j.close();
     }
     j.close_array();
-    j.open(Some("ops"));
-    for kind in OpKind::ALL {
-        j.open(Some(kind.as_str()));
-        for (ty, cell) in CELLS[kind as usize].iter().enumerate().filter(|(_, c)| used(c)) {
-            operation(&mut j, &type_name(ty), cell);
-        }
-        j.close();
-    }
-    j.close();
-    memory::report(&mut j);
-    reasons(&mut j, "events", &EVENTS);
-    j.close();
-    j.finish()
 }
 
 fn cpu(j: &mut Json) {
@@ -96,26 +157,30 @@ fn cpu(j: &mut Json) {
     j.close();
 }
 
-fn used(cell: &Cell) -> bool {
+fn used(cell: &Cell<AtomicU64>) -> bool {
     cell.calls.load(Relaxed) > 0 || cell.declined.iter().any(|n| n.load(Relaxed) > 0)
 }
 
-fn operation(j: &mut Json, name: &str, cell: &Cell) {
+fn operation(j: &mut Json, name: &str, cell: &Cell<AtomicU64>, kernels: &[AtomicPtr<Kernel>]) {
     j.open(Some(name));
     j.number("taken", cell.calls.load(Relaxed));
     j.number("ns", cell.ns.load(Relaxed));
     j.number("bytes", cell.bytes.load(Relaxed));
     j.number("mac", cell.macs.load(Relaxed));
-    j.open(Some("kernels"));
-    for kernel in cell.kernels.iter().filter_map(read) {
-        j.string(kernel.regime, kernel.name);
-    }
-    j.close();
+    in_use(j, "kernels", kernels);
     reasons(j, "declined", &cell.declined);
     j.close();
 }
 
-fn reasons(j: &mut Json, key: &str, counts: &[std::sync::atomic::AtomicU64; Reason::COUNT]) {
+fn in_use(j: &mut Json, key: &str, kernels: &[AtomicPtr<Kernel>]) {
+    j.open(Some(key));
+    for kernel in kernels.iter().filter_map(read) {
+        j.string(kernel.regime, kernel.name);
+    }
+    j.close();
+}
+
+fn reasons(j: &mut Json, key: &str, counts: &[AtomicU64]) {
     j.open(Some(key));
     for (reason, count) in Reason::ALL.iter().zip(counts) {
         match count.load(Relaxed) {

@@ -1,0 +1,19 @@
+//! The live statistics of a program under the shim: a small shared memory, published by the shim and
+//! read by `zen5turbo top` and `zen5turbo doctor PID`.
+//!
+//! It is a memfd, so nothing of it is left when the process ends, however it ends. Others find it through
+//! `/proc/PID/fd`, which the kernel opens to the same user (and to root) only; its mode is 0600 as well.
+//! The counters in it are the very ones that the shim counts with: publishing costs nothing but their
+//! place. The names that belong to the numbers are a text beside them, written again when one is added.
+
+mod layout;
+mod publish;
+mod read;
+
+pub use layout::{Buffers, Cell, Copies, Counters, Graphs, NAME, OPS, Prefetch, REASONS, Segment, TEXT_BYTES, TYPES};
+pub use layout::{GRAPH_CLASSES, VERSION, Weights};
+pub use publish::Published;
+pub use read::{Snapshot, Unreadable, is_segment, parse, read};
+
+#[cfg(test)]
+mod tests;
