@@ -11,6 +11,7 @@ mod report;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use crate::reason::Reason;
+use crate::tuning::Regime;
 
 pub use file::write_at_exit;
 pub use json::Json;
@@ -45,7 +46,7 @@ impl OpKind {
 pub const TYPES: usize = 64;
 
 /// How many names of kernels are kept for one operation and type, one per regime.
-const REGIMES: usize = 4;
+const REGIMES: usize = Regime::ALL.len();
 
 /// How many copies of ggml are listed.
 const LIBRARIES: usize = 32;
