@@ -81,7 +81,7 @@ fn a_written_file_is_used_by_the_shim_in_llama_cpp() {
 #[test]
 fn a_type_of_which_the_file_says_stock_is_left_to_ggml() {
     let dir = work_dir();
-    tune_q4_k(&dir).run().success();
+    let _ = tune_q4_k(&dir).run().success();
     let head: String = text(&dir).lines().filter(|line| !line.starts_with("q4_K")).map(|l| format!("{l}\n")).collect();
     std::fs::write(file(&dir), format!("{head}q4_K 1 stock 200 100\n")).expect("the file is written");
     let run = bench(&dir);
@@ -96,7 +96,7 @@ fn a_type_of_which_the_file_says_stock_is_left_to_ggml() {
 #[test]
 fn a_file_of_another_build_is_not_used_and_is_kept() {
     let dir = work_dir();
-    tune(&dir).arg("--bin").arg(llama_dl("llama-bench")).args("--types q8_0 --kernels avx2").run().success();
+    let _ = tune(&dir).arg("--bin").arg(llama_dl("llama-bench")).args("--types q8_0 --kernels avx2").run().success();
     let other = text(&dir);
     let run = bench(&dir);
     let expected = if tiers().remove(0).name == "avx2" { "tune_other_ggml" } else { "tune_other_tier" };
@@ -105,7 +105,7 @@ fn a_file_of_another_build_is_not_used_and_is_kept() {
     assert!(shown.stdout.contains("no: it was made for the ggml"), "{shown}");
     let _ = shown.exit(1);
 
-    tune_q4_k(&dir).run().success();
+    let _ = tune_q4_k(&dir).run().success();
     let both = text(&dir);
     assert!(both.starts_with(other.trim_end()) && both.matches("\ncpu ").count() == 2, "{both}");
     assert_eq!(bench(&dir).stats().text("/tuning/status"), "used");
@@ -243,7 +243,7 @@ fn the_measured_width_is_used() {
         return;
     }
     let dir = work_dir();
-    tune_q4_k(&dir).run().success();
+    let _ = tune_q4_k(&dir).run().success();
     let program = Fixture::new("one_product").linked_with_ggml().build(&dir, "one_product");
     let head = text(&dir);
     for (width, isa) in [("512", "avx512vnni"), ("256", "avx512vnni-256")] {
