@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use zen5turbo_tests::{
-    Fixture, Outcome, Program, command, fake_ggml, llama, llama_dl, root, shim, synthetic_q4_k, tiers, work_dir,
+    Fixture, Outcome, Program, command, dl_backend_avx2, fake_ggml, llama, root, shim, synthetic_q4_k, tiers, work_dir,
 };
 
 /// The best tier, without a choice of its width, which would have to be measured.
@@ -20,7 +20,11 @@ fn best() -> &'static str {
 
 /// `zen5turbo tune`, its file in `dir`.
 fn tune(dir: &TempDir) -> Program {
-    Program::new(command()).arg("tune").arg("--lib").arg(shim()).arg("--out").arg(file(dir))
+    tune_into(&file(dir))
+}
+
+fn tune_into(file: &Path) -> Program {
+    Program::new(command()).arg("tune").arg("--lib").arg(shim()).arg("--out").arg(file)
 }
 
 /// The same over the stock build, one type.
@@ -96,7 +100,7 @@ fn a_type_of_which_the_file_says_stock_is_left_to_ggml() {
 #[test]
 fn a_file_of_another_build_is_not_used_and_is_kept() {
     let dir = work_dir();
-    let _ = tune(&dir).arg("--bin").arg(llama_dl("llama-bench")).args("--types q8_0 --kernels avx2").run().success();
+    let _ = tune(&dir).arg("--ggml").arg(dl_backend_avx2()).args("--types q8_0 --kernels avx2").run().success();
     let other = text(&dir);
     let run = bench(&dir);
     let expected = if tiers().remove(0).name == "avx2" { "tune_other_ggml" } else { "tune_other_tier" };
@@ -131,7 +135,7 @@ fn what_cannot_be_measured_is_one_line() {
     refused(tune(&dir).arg("--ggml").arg(&symbolic).run(), &["-Bsymbolic", "expected", "rebuild"]);
     let (_fake, program) = fake_ggml("", "");
     refused(tune(&dir).arg("--ggml").arg(program.with_file_name("libggml-cpu.so")).run(), &["libggml-cpu.so", "found"]);
-    refused(tune_q4_k(&dir).args("--kernels off").run(), &["kernels off", "expected another"]);
+    refused(tune(&dir).arg("--bin").arg(bin()).args("--kernels off").run(), &["kernels off", "expected another"]);
     let none = tune(&dir).arg("--show").run();
     refused(none, &["there is no", "make one with"]);
     assert!(!file(&dir).exists());
@@ -145,7 +149,7 @@ fn a_file_that_cannot_be_kept_or_written_is_one_line_and_untouched() {
     refused(tune(&dir).arg("--show").run(), &["line 1: found `a shopping list`"]);
     assert_eq!(text(&dir), "a shopping list\n");
     for place in ["/proc/nowhere/tune.txt", "/dev/full"] {
-        refused(tune_q4_k(&dir).arg("--out").arg(place).run(), &[place, "expected"]);
+        refused(tune_into(Path::new(place)).arg("--bin").arg(bin()).run(), &[place, "expected"]);
     }
 }
 

@@ -46,7 +46,11 @@ pub fn find(bin: Option<&Path>, ggml: Option<&Path>, stop: &'static AtomicBool) 
             "found no llama-bench in PATH; expected a llama.cpp: name its folder with --bin DIR, or its libggml-cpu.so with --ggml FILE",
         )?,
     };
-    let candidates = reachable(&root)?;
+    let mut candidates = reachable(&root)?;
+    if let Some(file) = ggml {
+        // Not a variant that lies beside it.
+        candidates.retain(|path| path.canonicalize().ok() == file.canonicalize().ok());
+    }
     let mut best: Option<(i32, Build)> = None;
     for backend in candidates {
         let build = open(&backend, stop)?;
