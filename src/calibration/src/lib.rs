@@ -1,8 +1,8 @@
 //! What was measured to be faster, our kernels or the program's own, and for which CPU and ggml.
 //!
 //! `zen5turbo tune` measures and writes the file, the shim reads it (`ZEN5TURBO_TUNE`). Its format is
-//! in [`mod@format`]; what a calibration must fit, and which of several fits best, in [`mod@fit`]; what tells
-//! one build of ggml from another in [`mod@ggml`].
+//! in `format.rs`; what a calibration must fit, and which of several fits best, in `fit.rs`; what tells
+//! one build of ggml from another in `ggml.rs`.
 
 mod fit;
 mod format;
@@ -131,7 +131,7 @@ pub struct Measured {
 /// What was measured on one CPU with one build of ggml, for one tier of our kernels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Calibration {
-    /// The CPU's brand string, runs of blanks made one; [`format::NONE`] when it has none.
+    /// The CPU's brand string, runs of blanks made one; `-` when it has none.
     pub cpu: String,
     /// The build of ggml, as [`identity`] tells it, or the first words of that.
     pub ggml: String,

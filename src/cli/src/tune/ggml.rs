@@ -113,15 +113,15 @@ impl Ggml {
         let number = number(weight);
         // The last of our types to come; ggml_type_name does not check its bounds.
         let known = weight != WeightType::Mxfp4 || self.find(c"quantize_mxfp4").is_some();
-        // SAFETY: a type of this release.
-        let has = |name: *const c_char| {
-            !name.is_null() && unsafe { CStr::from_ptr(name) }.to_bytes() == weight.ggml_name().as_bytes()
-        };
-        // SAFETY: as above.
-        if !known || !has(unsafe { (self.functions.ggml_type_name)(number) }) {
-            bail!("this ggml has no type {}", weight.ggml_name());
+        if known {
+            // SAFETY: a type of this release.
+            let name = unsafe { (self.functions.ggml_type_name)(number) };
+            // SAFETY: a string constant of ggml, or null.
+            if !name.is_null() && unsafe { CStr::from_ptr(name) }.to_bytes() == weight.ggml_name().as_bytes() {
+                return Ok(number);
+            }
         }
-        Ok(number)
+        bail!("this ggml has no type {}", weight.ggml_name())
     }
 }
 
