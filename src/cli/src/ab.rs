@@ -26,14 +26,13 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use serde_json::json;
 
+use crate::process::Interrupted;
 use crate::record::{Csv, Jsonl};
 use crate::shim::{Gate, Kernels};
 use measure::{Measured, Records};
-use one::Interrupted;
 use plan::Plan;
 use progress::Progress;
 
-#[cfg(test)]
 pub use plan::order;
 
 /// Measure off/on side by side with your own llama-bench

@@ -22,6 +22,7 @@ mod statistics;
 mod stats;
 mod text;
 mod top;
+mod tune;
 
 use std::process::ExitCode;
 
@@ -40,6 +41,7 @@ enum Command {
     Doctor(doctor::Args),
     Run(run::Args),
     Ab(Box<ab::Args>),
+    Tune(tune::Args),
     Stats(stats::Args),
     Top(top::Args),
     Man(manual::ManArgs),
@@ -47,6 +49,9 @@ enum Command {
     /// What a ggml library says of its structures, as JSON; for doctor, which asks in a process of its own
     #[command(hide = true)]
     Abi(abi::Args),
+    /// Computes products in ggml when told to; for tune, which compares two of these
+    #[command(hide = true)]
+    TuneWorker(tune::WorkerArgs),
 }
 
 fn main() -> ExitCode {
@@ -54,11 +59,13 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Ab(args) => ab::run(&args),
+        Command::Tune(args) => tune::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Man(args) => manual::man::<Cli>(&args),
         Command::Completions(args) => manual::completions::<Cli>(&args),
         Command::Abi(args) => abi::run(&args),
+        Command::TuneWorker(args) => tune::work(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("zen5turbo: {error:#}");

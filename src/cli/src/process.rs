@@ -1,14 +1,17 @@
 //! Running one child process to its end, with its output and what it used.
 
+use std::fmt;
 use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// A child that has ended.
 #[derive(Debug)]
@@ -25,6 +28,28 @@ pub struct Finished {
     /// Whether it was killed here because it was no longer wanted.
     pub stopped: bool,
 }
+
+/// A flag that Ctrl-C, a closed terminal or a request to end set, instead of ending this process.
+pub fn stop_at_signals() -> Result<&'static AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot set a signal handler")?;
+    }
+    // As long-lived as the handlers, which are never removed.
+    Ok(Box::leak(Box::new(stop)))
+}
+
+/// The measurement was ended by a signal.
+#[derive(Debug)]
+pub struct Interrupted;
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "interrupted by a signal")
+    }
+}
+
+impl std::error::Error for Interrupted {}
 
 /// What is done while a child runs.
 pub struct Watch<'a> {
@@ -69,14 +94,8 @@ pub fn run(command: Command, limit: Duration) -> Result<Finished> {
 /// when it is killed here; and it does not outlive this process, however that ends.
 pub fn run_watched(mut command: Command, watch: &Watch<'_>) -> Result<Finished> {
     let program = command.get_program().to_string_lossy().into_owned();
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    // SAFETY: prctl is async-signal-safe and touches no memory.
-    unsafe {
-        command.pre_exec(|| {
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-            Ok(())
-        });
-    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    tie(&mut command);
     let start = Instant::now();
     let mut child = command.spawn().with_context(|| format!("cannot start {program}"))?;
     let stdout = drain(child.stdout.take());
@@ -104,6 +123,19 @@ pub fn run_watched(mut command: Command, watch: &Watch<'_>) -> Result<Finished> 
         timed_out,
         stopped,
     })
+}
+
+/// Puts the child into a process group of its own, which a signal of the terminal does not reach, and has the
+/// kernel kill it when this process ends.
+pub fn tie(command: &mut Command) {
+    command.process_group(0);
+    // SAFETY: prctl is async-signal-safe and touches no memory.
+    unsafe {
+        command.pre_exec(|| {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            Ok(())
+        });
+    }
 }
 
 /// Kills the group of `pid` when it is late or to stop: which of the two.

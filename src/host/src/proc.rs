@@ -1,4 +1,7 @@
-//! Small readers of procfs.
+//! Small readers of procfs, and of what the environment says of the user.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
 
 /// The name of the running program: the last part of `/proc/self/exe`, else of the command line;
 /// `?` when neither can be read.
@@ -15,6 +18,14 @@ pub fn program_name() -> String {
         }
         Err(_) => "?".to_owned(),
     }
+}
+
+/// The user's cache folder by the XDG base directory specification, from the values of `XDG_CACHE_HOME` and
+/// `HOME`; relative paths are ignored, as it says.
+#[must_use]
+pub fn cache_folder(cache: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
+    let home = home.map(|home| PathBuf::from(home).join(".cache"));
+    [cache.map(PathBuf::from), home].into_iter().flatten().find(|path| path.is_absolute())
 }
 
 /// The value in bytes of a line such as `VmHWM:   123456 kB`, as `/proc/self/status` and

@@ -257,15 +257,16 @@ fn choose_tier(choice: KernelChoice, best: Tier) -> (Tier, Option<String>) {
 }
 
 /// Measures how fast 512-bit registers are: decides whether the kernels of the AVX-512 tier use 256-bit ones,
-/// unless the choice says so, and keeps whether the CPU splits operations.
+/// unless the choice says so or the calibration file has a measurement of whole products, and keeps whether the CPU splits operations.
 fn measure_registers(choice: KernelChoice) {
     let width = width::measure();
     if let Some(width) = width {
         log!(info, "ticks with 512 and 256 bits: {}, {}", width.bits512, width.bits256);
     }
-    let narrow = match choice {
-        KernelChoice::Avx512Narrow => true,
-        KernelChoice::Auto | KernelChoice::Off => width.is_some_and(Width::is_narrow),
+    let narrow = match (choice, tuning::measured_width(&cpu().brand)) {
+        (KernelChoice::Avx512Narrow, _) => true,
+        (KernelChoice::Auto | KernelChoice::Off, Some(measured)) => measured == tuning::Width::Narrow,
+        (KernelChoice::Auto | KernelChoice::Off, None) => width.is_some_and(Width::is_narrow),
         _ => false,
     };
     NARROW.store(narrow, Ordering::Relaxed);

@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use zen5turbo_host::GateMode;
+use zen5turbo_host::{GateMode, proc};
 
 use knobs::{KERNELS, word_of};
 pub use knobs::{KNOBS, show_pin};
@@ -204,8 +204,8 @@ impl Config {
         let (mut cache, mut home) = (None, None);
         for (name, value) in vars {
             match name.as_encoded_bytes() {
-                b"XDG_CACHE_HOME" => cache = Some(PathBuf::from(&value)),
-                b"HOME" => home = Some(PathBuf::from(&value)),
+                b"XDG_CACHE_HOME" => cache = Some(value.clone()),
+                b"HOME" => home = Some(value.clone()),
                 _ => {}
             }
             let ours = name == "ZEN5TURBO" || name.as_encoded_bytes().starts_with(b"ZEN5TURBO_");
@@ -234,9 +234,7 @@ impl Config {
                 }
             }
         }
-        // The XDG base directory specification has a relative path ignored.
-        config.cache =
-            [cache, home.map(|home| home.join(".cache"))].into_iter().flatten().find(|path| path.is_absolute());
+        config.cache = proc::cache_folder(cache, home);
         // The environment has no order of its own.
         config.complaints.sort();
         config

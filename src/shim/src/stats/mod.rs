@@ -53,7 +53,7 @@ pub const TYPES: usize = zen5turbo_host::live::TYPES - 1;
 const _: () = assert!(OpKind::ALL.len() == zen5turbo_host::live::OPS && Regime::ALL.len() + 1 == GRAPH_CLASSES);
 
 /// How many names of kernels are kept for one operation and type, one per regime.
-const REGIMES: usize = 4;
+const REGIMES: usize = Regime::ALL.len();
 
 /// How many copies of ggml are listed.
 const LIBRARIES: usize = 32;

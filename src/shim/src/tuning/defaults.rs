@@ -6,10 +6,10 @@
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
 
-use super::Choice::{self, Ours, Stock};
 use super::Regime;
+use zen5turbo_calibration::Choice::{self, Ours, Stock};
 
-/// The choices of one type on one tier, in the order of [`Regime::ALL`]: 1, 2-16, many.
+/// The choices of one type on one tier, in the order of [`Regime::ALL`].
 type PerRegime = [Choice; Regime::ALL.len()];
 
 /// No entry loses.
@@ -37,7 +37,7 @@ const fn row(weight: &'static str, avx2: PerRegime, vnni256: PerRegime, avx512: 
     Row { weight, avx2, vnni256, avx512, scalar }
 }
 
-/// The table; also the list of type names that a calibration file may have.
+/// The table.
 #[rustfmt::skip] // one line per type
 pub static TABLE: &[Row] = &[
     //             AVX2        VNNI 256    AVX-512     scalar, forced

@@ -1,73 +1,27 @@
 //! Where the original's kernel is the faster one, measured: products that are left to it.
 //!
 //! The answer for a (kernel tier, weight type, number of columns) comes from the table in
-//! [`defaults`], and from a calibration file ([`mod@file`]) where there is one that was made on this CPU,
-//! with this ggml, for the tier in use. The file is read when the shim engages; which ggml it must
-//! fit is known at the first graph, where [`settle`] puts both together. From then on the choices do
-//! not change, so that looking one up takes no lock and no memory.
+//! [`defaults`], and from a calibration file (the crate `zen5turbo-calibration`, written by `zen5turbo tune`)
+//! where there is one that was made on this CPU, with this build of ggml, for the tier in use. The file is read
+//! when the shim engages; which ggml it must fit is known at the first graph, where [`settle`] puts both
+//! together. From then on the choices do not change, so that looking one up takes no lock and no memory.
 
 mod defaults;
-mod file;
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, c_void};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use zen5turbo_calibration::{self as file, Calibration, Choice, Differs, Machine, TuneFile};
+pub use zen5turbo_calibration::{Regime, Width};
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
 
 use crate::config::{Config, KernelChoice, Tune, config};
-use crate::ggml::copies::c_str;
 use crate::log::{self, log};
 use crate::reason::Reason;
 use crate::startup;
 use crate::stats;
-use file::{Calibration, Machine};
-
-/// How many columns a product has: each regime has a way of computing of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Regime {
-    /// One: generating a token.
-    One = 0,
-    /// 2 to 16: parallel slots, speculative decoding.
-    Few = 1,
-    /// More: reading a prompt.
-    Many = 2,
-}
-
-impl Regime {
-    /// Every regime, in the order of its number.
-    pub const ALL: [Self; 3] = [Self::One, Self::Few, Self::Many];
-
-    /// The regime of a product with `columns` columns.
-    #[must_use]
-    pub const fn of(columns: usize) -> Self {
-        match columns {
-            0 | 1 => Self::One,
-            2..=16 => Self::Few,
-            _ => Self::Many,
-        }
-    }
-
-    /// The name in files and logs.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::One => "1",
-            Self::Few => "2-16",
-            Self::Many => "many",
-        }
-    }
-}
-
-/// Who computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Choice {
-    /// The kernels of this library.
-    Ours,
-    /// The original.
-    Stock,
-}
 
 const TYPES: usize = WeightType::ALL.len();
 
@@ -87,11 +41,9 @@ impl Choices {
     fn apply(&mut self, calibration: &Calibration) -> usize {
         let mut changed = 0;
         for measured in &calibration.measured {
-            // A type in the format, but without kernels in this build, is never asked about.
-            let Some(weight) = WeightType::ALL.iter().position(|w| w.ggml_name() == measured.weight) else { continue };
-            let choice = &mut self.0[calibration.tier as usize][weight][measured.regime as usize];
-            changed += usize::from(*choice != measured.choice());
-            *choice = measured.choice();
+            let choice = &mut self.0[calibration.isa as usize][measured.weight as usize][measured.regime as usize];
+            changed += usize::from(*choice != measured.choice);
+            *choice = measured.choice;
         }
         changed
     }
@@ -127,8 +79,8 @@ enum Contents {
     None,
     /// It was not understood.
     Unusable(Reason),
-    /// It may fit.
-    Calibration(Calibration),
+    /// One of its calibrations may fit.
+    File(TuneFile),
 }
 
 /// The choices of this process and where they come from.
@@ -169,7 +121,7 @@ fn place(config: &Config) -> Option<PathBuf> {
     match &config.tune {
         Tune::Off => None,
         Tune::File(path) => Some(path.clone()),
-        Tune::Default => config.cache.as_ref().map(|cache| cache.join("zen5turbo/tune.txt")),
+        Tune::Default => config.cache.as_ref().map(|cache| cache.join(file::PLACE)),
     }
 }
 
@@ -190,7 +142,7 @@ fn read(path: &Path, named: bool) -> Contents {
         }
     };
     match file::parse(&text) {
-        Ok(calibration) => Contents::Calibration(calibration),
+        Ok(file) => Contents::File(file),
         Err(bad) => {
             stats::event(Reason::TuneBadFile);
             log::line(format_args!("{shown}, {bad}; the file is ignored, using the built-in table"));
@@ -210,40 +162,45 @@ fn is_absent(error: &std::io::Error) -> bool {
 /// file fits: choices may then be slower than need be for the others, never wrong.
 pub fn settle(isa: Isa, find: impl Fn(&CStr) -> Option<*mut c_void>) {
     SETTLED.get_or_init(|| {
-        let machine = Machine { cpu: &startup::cpu().brand, ggml: ggml_version(find), tier: isa };
-        combine(loaded(), &machine, is_forced())
+        // SAFETY: functions of a ggml, whose libraries are never closed (see `ggml::copies`).
+        let ggml = unsafe { file::identity(find) };
+        combine(loaded(), &Machine { cpu: &startup::cpu().brand, ggml: &ggml, isa }, is_forced())
     });
 }
 
 /// The table, with the file's choices where it fits `machine`.
 fn combine(loaded: &Loaded, machine: &Machine<'_>, forced: bool) -> Settled {
     let mut choices = Choices::defaults(forced);
-    let calibration = match &loaded.contents {
+    let file = match &loaded.contents {
         Contents::None => return Settled { choices, status: NO_FILE },
         Contents::Unusable(reason) => return Settled { choices, status: reason.as_str() },
-        Contents::Calibration(calibration) => calibration,
+        Contents::File(file) => file,
     };
     let path = loaded.path.as_deref().unwrap_or(Path::new("")).display();
-    if let Some(misfit) = calibration.misfit(machine) {
-        stats::event(misfit.reason);
-        log!(info, "{path} is not used: {misfit}; using the built-in table");
-        return Settled { choices, status: misfit.reason.as_str() };
-    }
+    let calibration = match file.fitting(machine) {
+        Ok(calibration) => calibration,
+        Err(misfit) => {
+            let reason = match misfit.differs {
+                Differs::Cpu => Reason::TuneOtherCpu,
+                Differs::Tier => Reason::TuneOtherTier,
+                Differs::Ggml => Reason::TuneOtherGgml,
+            };
+            stats::event(reason);
+            log!(info, "{path} is not used: {misfit}; using the built-in table");
+            return Settled { choices, status: reason.as_str() };
+        }
+    };
     let changed = choices.apply(calibration);
     log!(info, "{path}: {} choices, {changed} of them not as in the built-in table", calibration.measured.len());
     Settled { choices, status: USED }
 }
 
-/// `const char * ggml_version(void)`, which older releases do not have; empty then.
-fn ggml_version(find: impl Fn(&CStr) -> Option<*mut c_void>) -> &'static str {
-    let Some(version) = find(c"ggml_version") else { return "" };
-    // SAFETY: ggml's function with its signature; it returns a string constant of a library that is
-    // never closed (see `ggml::copies`).
-    let version: &'static CStr = unsafe {
-        let version: unsafe extern "C" fn() -> *const c_char = std::mem::transmute(version);
-        c_str(version())
-    };
-    version.to_str().unwrap_or("")
+/// The width of AVX-512 registers that was measured to be the faster one on the CPU `brand`.
+pub fn measured_width(brand: &str) -> Option<Width> {
+    match &loaded().contents {
+        Contents::File(file) => file.width(brand),
+        _ => None,
+    }
 }
 
 /// Whether the user asked for the portable kernels, which are otherwise the last resort.
@@ -277,148 +234,4 @@ pub fn report() -> (String, &'static str) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MACHINE: Machine<'_> = Machine { cpu: "A CPU", ggml: "0.9.4", tier: Isa::Avx2 };
-
-    fn calibrated(lines: &str) -> Loaded {
-        let text = format!("zen5turbo-tune 1\ncpu A CPU\nggml 0.9.4\ntier avx2\n{lines}");
-        Loaded { path: None, contents: Contents::Calibration(file::parse(&text).unwrap()) }
-    }
-
-    /// A file in a folder of this test's own; removed when dropped.
-    struct Scratch(PathBuf);
-
-    impl Scratch {
-        fn new(name: &str) -> Self {
-            let dir = std::env::temp_dir().join(format!("zen5turbo-tune-{name}-{}", std::process::id()));
-            std::fs::create_dir(&dir).unwrap();
-            Self(dir)
-        }
-
-        fn write(&self, bytes: &[u8]) -> PathBuf {
-            let path = self.0.join("tune.txt");
-            std::fs::write(&path, bytes).unwrap();
-            path
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
-
-    #[test]
-    fn regimes_meet_without_a_gap() {
-        let names: Vec<_> = [0, 1, 2, 16, 17, usize::MAX].map(|n| Regime::of(n).name()).into();
-        assert_eq!(names, ["1", "1", "2-16", "2-16", "many", "many"]);
-        for (i, regime) in Regime::ALL.into_iter().enumerate() {
-            assert_eq!(regime as usize, i);
-        }
-    }
-
-    #[test]
-    fn every_type_tier_and_regime_has_an_answer_before_and_after_settling() {
-        for forced in [false, true] {
-            let choices = Choices::defaults(forced);
-            for isa in Isa::ALL {
-                for weight in WeightType::ALL {
-                    for regime in Regime::ALL {
-                        assert_eq!(choices.get(isa, weight, regime), defaults::choice(isa, weight, regime, forced));
-                    }
-                }
-            }
-        }
-        // Tests run with any environment; nothing settles the choices here.
-        assert!(!stock_is_faster(Isa::Avx2, WeightType::Q4K, 1));
-        assert_eq!(stock_is_faster(Isa::Scalar, WeightType::Q4K, 1), !is_forced());
-        assert_eq!(report().1, PENDING);
-    }
-
-    #[test]
-    fn a_fitting_file_overrides_the_table_where_it_has_measured() {
-        let loaded = calibrated("q4_K many 103 100\nq4_K 1 100 103\nf32 1 1 2\n");
-        let settled = combine(&loaded, &MACHINE, false);
-        assert_eq!(settled.status, USED);
-        let get = |isa, regime| settled.choices.get(isa, WeightType::Q4K, regime);
-        assert_eq!(get(Isa::Avx2, Regime::Many), Choice::Stock);
-        assert_eq!(get(Isa::Avx2, Regime::One), Choice::Ours);
-        assert_eq!(get(Isa::Avx2, Regime::Few), Choice::Ours, "not measured: the table's");
-        assert_eq!(get(Isa::Avx512, Regime::Many), Choice::Ours, "another tier");
-        assert_eq!(settled.choices.get(Isa::Avx2, WeightType::Q6K, Regime::Many), Choice::Ours, "another type");
-    }
-
-    #[test]
-    fn a_file_can_turn_a_declined_default_round() {
-        let text = "zen5turbo-tune 1\ncpu A CPU\nggml 0.9.4\ntier scalar\nq8_0 2-16 5 6\n";
-        let loaded = Loaded { path: None, contents: Contents::Calibration(file::parse(text).unwrap()) };
-        let settled = combine(&loaded, &Machine { tier: Isa::Scalar, ..MACHINE }, false);
-        let choices = Regime::ALL.map(|regime| settled.choices.get(Isa::Scalar, WeightType::Q8_0, regime));
-        assert_eq!(choices, [Choice::Stock, Choice::Ours, Choice::Stock]);
-    }
-
-    #[test]
-    fn without_a_usable_file_the_table_holds_and_the_status_says_why() {
-        let defaults = Choices::defaults(false);
-        let missing = Loaded { path: None, contents: Contents::None };
-        let bad = Loaded { path: None, contents: Contents::Unusable(Reason::TuneBadFile) };
-        let good = calibrated("q4_K many 103 100\n");
-        for (loaded, machine, status) in [
-            (&missing, MACHINE, "no_file"),
-            (&bad, MACHINE, "tune_bad_file"),
-            (&good, Machine { cpu: "B CPU", ..MACHINE }, "tune_other_cpu"),
-            (&good, Machine { ggml: "0.9.5", ..MACHINE }, "tune_other_ggml"),
-            (&good, Machine { tier: Isa::Avx512, ..MACHINE }, "tune_other_tier"),
-        ] {
-            let settled = combine(loaded, &machine, false);
-            assert_eq!(settled.status, status);
-            assert_eq!(settled.choices, defaults, "{status}");
-        }
-    }
-
-    #[test]
-    fn the_file_is_looked_for_where_the_configuration_says() {
-        let mut config = Config { cache: Some("/home/u/.cache".into()), ..Config::default() };
-        assert_eq!(place(&config), Some("/home/u/.cache/zen5turbo/tune.txt".into()));
-        config.tune = Tune::File("/a/b".into());
-        assert_eq!(place(&config), Some("/a/b".into()));
-        config.tune = Tune::Off;
-        assert_eq!(place(&config), None);
-        assert_eq!(place(&Config::default()), None);
-    }
-
-    #[test]
-    fn only_a_named_file_has_to_be_there() {
-        let dir = Scratch::new("absent");
-        let path = dir.0.join("tune.txt");
-        assert!(matches!(read(&path, false), Contents::None));
-        assert!(matches!(read(&path, true), Contents::Unusable(Reason::TuneUnreadable)));
-        let below = dir.write(b"").join("zen5turbo/tune.txt");
-        assert!(matches!(read(&below, false), Contents::None));
-    }
-
-    #[test]
-    fn a_file_is_read_or_refused_whole() {
-        let dir = Scratch::new("contents");
-        let good = b"zen5turbo-tune 1\ncpu A\nggml -\ntier avx2\nq4_0 1 1 1\n";
-        assert!(matches!(read(&dir.write(good), true), Contents::Calibration(c) if c.measured.len() == 1));
-        for bad in [&b"zen5turbo-tune 1\ncpu A\nggml -\ntier avx2\nq4_0 1 1 \xff\n"[..], b""] {
-            assert!(matches!(read(&dir.write(bad), false), Contents::Unusable(Reason::TuneBadFile)));
-        }
-        for unreadable in [&dir.0, Path::new("/dev/zero")] {
-            assert!(matches!(read(unreadable, true), Contents::Unusable(Reason::TuneUnreadable)));
-        }
-    }
-
-    #[test]
-    fn a_ggml_without_a_version_is_known_as_empty() {
-        extern "C" fn version() -> *const c_char {
-            c"0.9.4".as_ptr()
-        }
-        assert_eq!(ggml_version(|_| None), "");
-        let find = |name: &CStr| (name == c"ggml_version").then_some(version as *mut c_void);
-        assert_eq!(ggml_version(find), "0.9.4");
-    }
-}
+mod tests;

@@ -1,0 +1,353 @@
+//! `zen5turbo tune`: measures our kernels against the program's own and writes the file that the shim reads.
+//!
+//! Two workers ([`worker`]) run side by side under the shim: in one it takes every product over, in the other
+//! none. Both compute the same products in the program's own ggml, in short turns, interleaved pair by pair as in
+//! `ab`. A choice is written only where the interval of the ratio supports it ([`measure`]).
+
+mod arm;
+mod build;
+mod ggml;
+mod measure;
+mod products;
+mod progress;
+mod show;
+mod store;
+mod worker;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+use zen5turbo_calibration::{Calibration, Choice, Measured, Regime, TuneFile, Width};
+use zen5turbo_host::cpuset::affinity;
+use zen5turbo_host::topology::{SYSFS, Topology};
+use zen5turbo_host::{Caches, Cpu, Tier, best_tier};
+use zen5turbo_kernels::formats::WeightType;
+use zen5turbo_kernels::isa::Isa;
+use zen5turbo_kernels::width;
+
+use crate::knobs::Settings;
+use crate::process::{Interrupted, stop_at_signals};
+use crate::record::{Circumstances, Jsonl};
+use crate::shim::{self, Kernels, word};
+use arm::{Arm, Start};
+use build::Build;
+use measure::{Finding, Sides, WIDTH_CELLS};
+use progress::Progress;
+
+pub use worker::{Args as WorkerArgs, run as work};
+
+/// Measure our kernels against the program's own, and write the file by which the shim chooses
+///
+/// For each weight type and number of columns, in the given build of ggml, on this CPU; in less than two
+/// minutes. Nothing is written for what shows no clear difference: there the built-in table holds. Other machines'
+/// and builds' calibrations in the file are kept. Exit status: 0 written (with --show: one fits), 1 not, 130
+/// interrupted.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Folder of llama.cpp's programs or libraries, or one of them [default: llama-bench from PATH]
+    #[arg(long, value_name = "DIR")]
+    bin: Option<PathBuf>,
+    /// The library with ggml's CPU backend, such as libggml-cpu.so
+    #[arg(long, value_name = "FILE", conflicts_with = "bin")]
+    ggml: Option<PathBuf>,
+    /// The shim library, or its folder [default: SHIM_LIB, else beside this command or in ../lib]
+    #[arg(long, value_name = "PATH")]
+    lib: Option<PathBuf>,
+    /// The calibration file [default: ZEN5TURBO_TUNE, else ~/.cache/zen5turbo/tune.txt]
+    #[arg(short, long, value_name = "FILE", visible_alias = "file")]
+    out: Option<PathBuf>,
+    /// Print what the file holds and whether it fits this machine; measure nothing
+    #[arg(long)]
+    show: bool,
+    /// Weight types, ggml's names [default: all that the shim has kernels for]
+    #[arg(long, value_name = "T,T", value_delimiter = ',', value_parser = weight)]
+    types: Vec<WeightType>,
+    /// Threads [default: one for each physical core]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: Option<u32>,
+    /// The kernel tier to measure [default: ZEN5TURBO_KERNELS, else the best, in the better width]
+    #[arg(long)]
+    kernels: Option<Kernels>,
+    /// Measure our kernels against themselves, to see what noise alone would decide; write nothing
+    #[arg(long)]
+    self_check: bool,
+    /// Append every time that is measured to this file
+    #[arg(long, value_name = "FILE")]
+    jsonl: Option<PathBuf>,
+}
+
+/// The exit status of a shell for what Ctrl-C has ended.
+const INTERRUPTED: u8 = 130;
+
+/// Types by how common they are: the first ones are measured even if time runs out.
+const TYPES: [WeightType; WeightType::ALL.len()] = {
+    use WeightType::*;
+    [Q4K, Q6K, Q8_0, Q5K, Q4_0, Q5_0, Iq4Xs, Mxfp4, F16, Bf16, Q3K, Q2K, Iq4Nl, Q4_1, Q5_1, F32]
+};
+
+fn weight(name: &str) -> Result<WeightType, String> {
+    let known = WeightType::ALL.into_iter().find(|weight| weight.ggml_name().eq_ignore_ascii_case(name));
+    known.ok_or_else(|| format!("expected types out of {}", WeightType::ALL.map(WeightType::ggml_name).join(", ")))
+}
+
+/// Measures and writes, or shows.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let done = if args.show { show_file(args) } else { tune(args) };
+    match done {
+        Err(error) if error.downcast_ref::<Interrupted>().is_some() => {
+            eprintln!("zen5turbo: interrupted: nothing was written");
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+        other => other,
+    }
+}
+
+/// The tier to measure: what was asked for, or what the shim would take.
+fn chosen(args: &Args) -> Result<Kernels> {
+    let setting = Settings::inherited();
+    let setting = setting.get("ZEN5TURBO_KERNELS").and_then(|text| clap::ValueEnum::from_str(text, false).ok());
+    let kernels = args.kernels.or(setting).unwrap_or(Kernels::Auto);
+    ensure!(
+        kernels != Kernels::Off,
+        "found kernels off, with which nothing is taken over; expected another --kernels (or ZEN5TURBO_KERNELS)"
+    );
+    if let Some(isa) = isa(kernels).filter(|isa| !isa.available()) {
+        bail!("this CPU cannot run {}; expected another --kernels", isa.name());
+    }
+    Ok(kernels)
+}
+
+/// The instruction set of a choice; `None` where the width decides.
+fn isa(kernels: Kernels) -> Option<Isa> {
+    match kernels {
+        Kernels::Avx512 => Some(Isa::Avx512),
+        Kernels::Avx512Narrow => Some(Isa::Vnni256),
+        Kernels::Avx2 => Some(Isa::Avx2),
+        Kernels::Scalar => Some(Isa::Scalar),
+        Kernels::Auto | Kernels::Off => match best_tier(&Cpu::detect()) {
+            Tier::Avx512Vnni => None,
+            Tier::Avx2 => Some(Isa::Avx2),
+            Tier::Scalar => Some(Isa::Scalar),
+        },
+    }
+}
+
+/// The instruction set in a width, else in that which the shim finds at its start.
+fn in_width(measured: Option<Width>) -> Isa {
+    let narrow = match measured {
+        Some(measured) => measured == Width::Narrow,
+        None => width::measure().is_some_and(width::Width::is_narrow),
+    };
+    if narrow { Isa::Vnni256 } else { Isa::Avx512 }
+}
+
+fn show_file(args: &Args) -> Result<ExitCode> {
+    let path = store::place(args.out.as_deref())?;
+    let Some(file) = store::read(&path)? else {
+        bail!("there is no {}; expected a calibration file: make one with zen5turbo tune --bin DIR", path.display());
+    };
+    let cpu = Cpu::detect().brand;
+    let build = if args.bin.is_some() || args.ggml.is_some() {
+        Some(build::find(args.bin.as_deref(), args.ggml.as_deref(), stop_at_signals()?)?)
+    } else {
+        None
+    };
+    let isa = isa(chosen(args)?).unwrap_or_else(|| in_width(file.width(&cpu)));
+    let here = show::Here { cpu: &cpu, isa, ggml: build.as_ref().map(|build| build.identity.as_str()) };
+    let (text, fits) = show::file(&file, &here);
+    println!("{}\n{text}{}", path.display(), show::LEGEND);
+    Ok(if fits { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What a measurement needs.
+struct Plan {
+    build: Build,
+    library: PathBuf,
+    kernels: Kernels,
+    cpu: String,
+    threads: usize,
+    /// Bytes of weights.
+    bytes: usize,
+    types: Vec<WeightType>,
+    stop: &'static std::sync::atomic::AtomicBool,
+    /// Holds the file by which the shim takes everything over.
+    scratch: TempDir,
+    self_check: bool,
+    jsonl: Option<PathBuf>,
+}
+
+fn tune(args: &Args) -> Result<ExitCode> {
+    let start = Instant::now();
+    let path = store::place(args.out.as_deref())?;
+    let before = if args.self_check {
+        None
+    } else {
+        let before =
+            store::read(&path).context("the file there would be lost: move it away, or name another one with --out")?;
+        store::check(&path)?;
+        before
+    };
+    let plan = Plan::new(args)?;
+    eprintln!(
+        "{}: ggml {}, {} threads, {} of weights",
+        plan.build.backend.display(),
+        plan.build.identity,
+        plan.threads,
+        crate::text::bytes(plan.bytes as u64)
+    );
+    let wide = isa(plan.kernels).is_none();
+    let progress = Progress::new(plan.types.len() * Regime::ALL.len() + if wide { WIDTH_CELLS } else { 0 });
+    let measured = plan.measure(start, &progress);
+    progress.finish();
+    let (isa, width, findings, skipped) = measured?;
+    let seconds = start.elapsed().as_secs_f64();
+
+    println!("{}\n{}", show::findings(&findings), show::LEGEND);
+    for (name, why) in &skipped {
+        println!("{name} was not measured: {why}");
+    }
+    let lines: Vec<Measured> = findings.iter().filter_map(Finding::measured).collect();
+    let stock = lines.iter().filter(|line| line.choice == Choice::Stock).count();
+    let registers = width.map_or(String::new(), |width| format!(", {} bits", width.name()));
+    let found = format!(
+        "{} choices ({} ours, {stock} stock) of {} measured{registers}, kernels {}, {seconds:.0} s",
+        lines.len(),
+        lines.len() - stock,
+        findings.len(),
+        isa.name()
+    );
+    if args.self_check {
+        println!("our kernels against themselves: {found}; nothing was written");
+        return Ok(ExitCode::SUCCESS);
+    }
+    ensure!(!findings.is_empty(), "nothing could be measured; {} is as it was", path.display());
+    let mut file = before.unwrap_or(TuneFile { calibrations: Vec::new() });
+    let date = Circumstances::now(String::new(), Vec::new()).date;
+    let made = format!("{date} by zen5turbo {} with {} threads", env!("CARGO_PKG_VERSION"), plan.threads);
+    let Plan { build, cpu, .. } = plan;
+    file.put(Calibration { cpu, ggml: build.identity, isa, width, made: Some(made), measured: lines });
+    store::write(&path, &file)?;
+    println!("{}: {found}", path.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Instruction set, width, findings and what was skipped.
+type Outcome = (Isa, Option<Width>, Vec<Finding>, std::collections::BTreeMap<&'static str, measure::Skipped>);
+
+impl Plan {
+    fn new(args: &Args) -> Result<Plan> {
+        let kernels = chosen(args)?;
+        let library = shim::locate(args.lib.as_deref())?;
+        let stop = stop_at_signals()?;
+        let build = build::find(args.bin.as_deref(), args.ggml.as_deref(), stop)?;
+        let (cores, caches) = cores();
+        Ok(Plan {
+            build,
+            library,
+            kernels,
+            cpu: or_none(Cpu::detect().brand),
+            threads: args.threads.map_or(cores, |n| n as usize),
+            // Twice what the last-level caches hold, two matrices of F32 at least.
+            bytes: (2 * Caches::detect().l3 * caches).clamp(128 << 20, 768 << 20),
+            types: TYPES.into_iter().filter(|weight| args.types.is_empty() || args.types.contains(weight)).collect(),
+            stop,
+            scratch: tempfile::tempdir()
+                .context("cannot make a folder for temporary files; set TMPDIR to one that can be written")?,
+            self_check: args.self_check,
+            jsonl: args.jsonl.clone(),
+        })
+    }
+
+    fn measure(&self, start: Instant, progress: &Progress) -> Result<Outcome> {
+        let (isa, width) = match isa(self.kernels) {
+            Some(isa) => (isa, None),
+            None => {
+                let mut sides = self.sides(Isa::Vnni256, Some(Isa::Avx512))?;
+                let width = sides.width(progress)?;
+                (in_width(width), width)
+            }
+        };
+        let mut sides = self.sides(isa, self.self_check.then_some(isa))?;
+        let (findings, skipped) = sides.measure(&self.types, start, progress)?;
+        Ok((isa, width, findings, skipped))
+    }
+
+    /// Kernels of `ours`, and those of another tier or, with `None`, the program's own.
+    fn sides(&self, ours: Isa, other: Option<Isa>) -> Result<Sides> {
+        let stock = match other {
+            Some(isa) => self.arm("second", Some(isa))?,
+            None => self.arm("stock", None)?,
+        };
+        let mut sides = Sides {
+            ours: self.arm("our", Some(ours))?,
+            stock,
+            record: self.jsonl.as_deref().map(Jsonl::open).transpose()?,
+        };
+        sides.begin(self.threads, self.bytes)?;
+        Ok(sides)
+    }
+
+    /// A worker with the kernels of `isa` taking everything over, or nothing.
+    fn arm(&self, name: &'static str, isa: Option<Isa>) -> Result<Arm> {
+        let kernels = match isa {
+            None => Kernels::Off,
+            Some(Isa::Scalar) => Kernels::Scalar,
+            Some(Isa::Avx2) => Kernels::Avx2,
+            Some(Isa::Vnni256) => Kernels::Avx512Narrow,
+            Some(Isa::Avx512) => Kernels::Avx512,
+        };
+        let file = self.everything(isa.unwrap_or(Isa::Scalar))?;
+        let variables: [(&str, OsString); 2] =
+            [("ZEN5TURBO_KERNELS", word(kernels).into()), ("ZEN5TURBO_TUNE", file.into())];
+        let start = Start {
+            name,
+            backend: &self.build.backend,
+            preload: Some(&self.library),
+            variables: &variables,
+            ours: isa.is_some(),
+            stop: self.stop,
+        };
+        Ok(Arm::start(&start)?.0)
+    }
+
+    /// A calibration file that has the shim take everything over, whatever its own table says.
+    fn everything(&self, isa: Isa) -> Result<PathBuf> {
+        let all =
+            |weight| Regime::ALL.map(|regime| Measured { weight, regime, choice: Choice::Ours, ours: 1, stock: 1 });
+        let calibration = Calibration {
+            cpu: self.cpu.clone(),
+            ggml: self.build.identity.clone(),
+            isa,
+            width: None,
+            made: None,
+            measured: WeightType::ALL.into_iter().flat_map(all).collect(),
+        };
+        let path = self.scratch.path().join(format!("{}.txt", isa.name()));
+        store::write(&path, &TuneFile { calibrations: vec![calibration] })?;
+        Ok(path)
+    }
+}
+
+/// A brand as it stands in the file.
+fn or_none(brand: String) -> String {
+    if brand.is_empty() { "-".to_owned() } else { brand }
+}
+
+/// Physical cores that this process may use, and the last-level caches among them.
+fn cores() -> (usize, usize) {
+    let all = std::thread::available_parallelism().map_or(1, usize::from);
+    let of = |topology: Topology| {
+        let nodes: Vec<usize> = topology.nodes.iter().map(|node| node.id).collect();
+        let cores = topology.spread_cores(&affinity().ok()?, &nodes);
+        let mut caches: Vec<_> = cores.iter().map(|core| core.domain).collect();
+        caches.dedup();
+        let distinct = caches.iter().enumerate().filter(|(i, cache)| !caches[..*i].contains(cache)).count();
+        // A quota of the control group may allow fewer.
+        (!cores.is_empty()).then_some((cores.len().min(all), distinct.max(1)))
+    };
+    Topology::read(Path::new(SYSFS)).and_then(of).unwrap_or((all, 1))
+}

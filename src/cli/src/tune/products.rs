@@ -1,0 +1,266 @@
+//! Graphs of matrix products in ggml, on weights that do not fit the caches.
+
+use std::ffi::{c_int, c_void};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use zen5turbo_host::memory::Pages;
+use zen5turbo_host::memory::map::{HUGE_PAGE, Region};
+use zen5turbo_host::numa::{self, Policy};
+use zen5turbo_kernels::formats::WeightType;
+
+use super::ggml::{Ggml, InitParams, Object};
+
+/// Rows and elements of a row of every second matrix; the others have them the other way round, as the
+/// two halves of a feed-forward layer. Both are multiples of every block.
+const SHAPE: (usize, usize) = (4096, 2048);
+
+/// Elements of a matrix.
+const ELEMENTS: usize = SHAPE.0 * SHAPE.1;
+
+/// Elements that are quantised; the others are copies of them.
+const SAMPLE: usize = ELEMENTS / 16;
+
+/// Products of a graph with so few columns that reading the weights takes the time: all matrices.
+const FEW: usize = 4;
+
+/// Products of a graph with more columns.
+const SOME: usize = 4;
+
+/// Products of a graph with very many.
+const MANY: usize = 2;
+const VERY_MANY: usize = 17;
+
+/// A pass shorter than this is preceded by one that is not timed: threads wake up.
+const SHORT: Duration = Duration::from_millis(2);
+
+/// `GGML_BACKEND_BUFFER_USAGE_WEIGHTS`, and `GGML_STATUS_SUCCESS`.
+const USAGE_WEIGHTS: c_int = 1;
+const SUCCESS: c_int = 0;
+
+/// Larger than `struct ggml_threadpool_params` of any release.
+type PoolParams = [u64; 512];
+
+/// The weights of one type and the graphs over them.
+pub struct Products {
+    ggml: Ggml,
+    backend: Object,
+    pool: Object,
+    memory: Region,
+    weights: Object,
+    of: Option<Kind>,
+}
+
+/// The type that the weights have now.
+struct Kind {
+    number: c_int,
+    matrices: usize,
+    /// Bytes of a matrix.
+    bytes: usize,
+    graphs: Option<Graphs>,
+}
+
+/// Graphs that together read every matrix, one after the other.
+struct Graphs {
+    columns: usize,
+    products_each: usize,
+    list: Vec<Object>,
+    next: usize,
+    context: Object,
+    buffer: Object,
+    _memory: Region,
+}
+
+/// What a turn took.
+pub struct Turn {
+    /// The median of the passes, nanoseconds for one product.
+    pub ns: f64,
+    /// Products that were computed.
+    pub products: u64,
+}
+
+impl Products {
+    /// A backend with so many threads, and `bytes` for weights on huge pages, spread over all memory nodes.
+    pub fn new(ggml: Ggml, threads: usize, bytes: usize) -> Result<Self> {
+        let f = &ggml.functions;
+        let threads = c_int::try_from(threads)?;
+        let memory = region(bytes)?;
+        let mut params: PoolParams = [0; 512];
+        // SAFETY: ggml's functions with their signatures. The parameters have room to spare; the buffer is
+        // given memory that lives as long as it does.
+        let (backend, pool, weights) = unsafe {
+            let backend = (f.ggml_backend_cpu_init)();
+            ensure!(!backend.is_null(), "ggml_backend_cpu_init failed");
+            (f.ggml_backend_cpu_set_n_threads)(backend, threads);
+            (f.ggml_threadpool_params_init)(params.as_mut_ptr().cast(), threads);
+            let pool = (f.ggml_threadpool_new)(params.as_mut_ptr().cast());
+            ensure!(!pool.is_null(), "ggml_threadpool_new failed for {threads} threads");
+            (f.ggml_backend_cpu_set_threadpool)(backend, pool);
+            let weights = buffer(&ggml, &memory)?;
+            (f.ggml_backend_buffer_set_usage)(weights, USAGE_WEIGHTS);
+            (backend, pool, weights)
+        };
+        Ok(Products { ggml, backend, pool, memory, weights, of: None })
+    }
+
+    /// Fills the memory with weights of this type.
+    ///
+    /// # Errors
+    /// This ggml does not have it, or the memory has no room for two matrices.
+    pub fn fill(&mut self, weight: WeightType) -> Result<()> {
+        self.forget_graphs();
+        self.of = None;
+        let number = self.ggml.number_of(weight)?;
+        let bytes = weight.row_bytes(ELEMENTS);
+        let matrices = self.memory.range().len() / bytes / 2 * 2;
+        ensure!(matrices >= 2, "two matrices of {} bytes do not fit the memory for weights", bytes);
+        let mut random = fastrand::Rng::with_seed(1);
+        let floats: Vec<f32> = (0..SAMPLE).map(|_| random.f32() - 0.5).collect();
+        let sample = bytes / (ELEMENTS / SAMPLE);
+        let start = self.memory.range().start as *mut u8;
+        let (rows, k) = (SAMPLE / SHAPE.1, SHAPE.1);
+        // SAFETY: the sample and its copies lie inside the memory, which is ours; nothing reads it meanwhile.
+        unsafe {
+            let written = (self.ggml.functions.ggml_quantize_chunk)(
+                number,
+                floats.as_ptr(),
+                start.cast(),
+                0,
+                rows as i64,
+                k as i64,
+                std::ptr::null(),
+            );
+            ensure!(written == sample, "ggml made {written} bytes of {}, not {sample}", weight.ggml_name());
+            for copy in 1..matrices * (ELEMENTS / SAMPLE) {
+                start.add(copy * sample).copy_from_nonoverlapping(start, sample);
+            }
+        }
+        self.of = Some(Kind { number, matrices, bytes, graphs: None });
+        Ok(())
+    }
+
+    /// Computes products with so many columns for at least `time`, and every graph at least once.
+    pub fn turn(&mut self, columns: usize, time: Duration) -> Result<Turn> {
+        if self.of.as_ref().and_then(|kind| kind.graphs.as_ref()).is_none_or(|graphs| graphs.columns != columns) {
+            self.forget_graphs();
+            self.build(columns)?;
+        }
+        let (f, backend) = (&self.ggml.functions, self.backend);
+        let graphs = self.of.as_mut().and_then(|kind| kind.graphs.as_mut()).context("no type was asked for")?;
+        let mut pass = || {
+            let graph = graphs.list[graphs.next];
+            graphs.next = (graphs.next + 1) % graphs.list.len();
+            let start = Instant::now();
+            // SAFETY: a graph of this ggml whose tensors have memory.
+            let status = unsafe { (f.ggml_backend_graph_compute)(backend, graph) };
+            ensure!(status == SUCCESS, "ggml_backend_graph_compute gave status {status}");
+            Ok(start.elapsed())
+        };
+        let mut passes = Vec::new();
+        let first = pass()?;
+        if first >= SHORT {
+            passes.push(first.as_secs_f64());
+        }
+        let mut all = 1;
+        let start = Instant::now();
+        while passes.is_empty() || start.elapsed() + first < time {
+            passes.push(pass()?.as_secs_f64());
+            all += 1;
+        }
+        // ggml's own threads would wait for the next graph on all cores for a tenth of a second.
+        // SAFETY: the pool of the backend, between two graphs; the next one wakes it.
+        unsafe { (f.ggml_threadpool_pause)(self.pool) };
+        let each = graphs.products_each as u64;
+        let median = crate::statistics::median(&passes).unwrap_or(0.0);
+        Ok(Turn { ns: median * 1e9 / each as f64, products: all * each })
+    }
+
+    fn build(&mut self, columns: usize) -> Result<()> {
+        let f = &self.ggml.functions;
+        let kind = self.of.as_mut().context("no type was asked for")?;
+        let products_each = match columns {
+            0..=FEW => kind.matrices,
+            VERY_MANY.. => MANY,
+            _ => SOME,
+        }
+        .min(kind.matrices);
+        let count = kind.matrices / products_each;
+        let tensors = 3 * products_each * count;
+        // Activations and results of a pair of products, in floats: each shape has one side as columns.
+        let floats = products_each.div_ceil(2) * 2 * (SHAPE.0 + SHAPE.1) * columns;
+        let memory = region((floats * 4).next_multiple_of(HUGE_PAGE))?;
+        // SAFETY: ggml's functions with their signatures; the context has room for every tensor and graph. Weights,
+        // activations and results lie inside memory that lives as long as the graphs.
+        unsafe {
+            let overhead =
+                tensors * (f.ggml_tensor_overhead)() + count * (f.ggml_graph_overhead_custom)(products_each * 4, false);
+            let params =
+                InitParams { mem_size: overhead + (64 << 10), mem_buffer: std::ptr::null_mut(), no_alloc: true };
+            let context = (f.ggml_init)(params);
+            ensure!(!context.is_null(), "ggml_init failed for {tensors} tensors");
+            let buffer = buffer(&self.ggml, &memory)?;
+            (memory.range().start as *mut u8).write_bytes(0x3c, floats * 4); // 0.0115 each
+            let mut list = Vec::new();
+            for first in (0..count).map(|graph| graph * products_each) {
+                let graph = (f.ggml_new_graph_custom)(context, products_each * 4, false);
+                let mut at = memory.range().start;
+                let place = |buffer: Object, tensor: Object, at: usize| {
+                    let status = (f.ggml_backend_tensor_alloc)(buffer, tensor, at as *mut c_void);
+                    ensure!(status == SUCCESS && !tensor.is_null(), "ggml_backend_tensor_alloc gave status {status}");
+                    anyhow::Ok(())
+                };
+                for matrix in first..first + products_each {
+                    let (rows, k) = if matrix % 2 == 0 { SHAPE } else { (SHAPE.1, SHAPE.0) };
+                    let weights = (f.ggml_new_tensor_2d)(context, kind.number, k as i64, rows as i64);
+                    place(self.weights, weights, self.memory.range().start + matrix * kind.bytes)?;
+                    let x = (f.ggml_new_tensor_2d)(context, 0, k as i64, columns as i64);
+                    place(buffer, x, at)?;
+                    at += k * columns * 4;
+                    let product = (f.ggml_mul_mat)(context, weights, x);
+                    place(buffer, product, at)?;
+                    at += rows * columns * 4;
+                    (f.ggml_build_forward_expand)(graph, product);
+                }
+                list.push(graph);
+            }
+            kind.graphs = Some(Graphs { columns, products_each, list, next: 0, context, buffer, _memory: memory });
+        }
+        Ok(())
+    }
+
+    fn forget_graphs(&mut self) {
+        let Some(graphs) = self.of.as_mut().and_then(|kind| kind.graphs.take()) else { return };
+        // SAFETY: both are of this ggml, and nothing uses them any more.
+        unsafe {
+            (self.ggml.functions.ggml_backend_buffer_free)(graphs.buffer);
+            (self.ggml.functions.ggml_free)(graphs.context);
+        }
+    }
+}
+
+/// Memory on transparent huge pages where there are any, in turn on all memory nodes.
+fn region(bytes: usize) -> Result<Region> {
+    let region = Region::new(bytes, Pages::Transparent).with_context(|| {
+        format!(
+            "found no room for {} of weights; free memory, or lift a limit (ulimit -v)",
+            crate::text::bytes(bytes as u64)
+        )
+    })?;
+    if let Some(nodes) = numa::allowed_nodes().filter(|nodes| nodes.len() > 1) {
+        // Where it is refused, memory lies where it is touched first.
+        let _ = numa::apply(region.range().start, bytes, Policy::Interleave(nodes));
+    }
+    Ok(region)
+}
+
+/// A buffer of ggml's over this memory, as llama.cpp makes one over a mapped file.
+///
+/// # Safety
+/// The memory outlives the buffer.
+unsafe fn buffer(ggml: &Ggml, memory: &Region) -> Result<Object> {
+    let range = memory.range();
+    // SAFETY: memory of ours, aligned to huge pages.
+    let buffer = unsafe { (ggml.functions.ggml_backend_cpu_buffer_from_ptr)(range.start as *mut c_void, range.len()) };
+    ensure!(!buffer.is_null(), "ggml_backend_cpu_buffer_from_ptr failed");
+    Ok(buffer)
+}
