@@ -3,13 +3,17 @@
 mod ab;
 mod abi;
 mod bandwidth;
+mod bios;
+mod chart;
 mod doctor;
 mod elf;
 mod engagement;
+mod interrupt;
 mod knobs;
 mod llama_bench;
 mod loader;
 mod manual;
+mod page;
 mod process;
 mod reach;
 mod record;
@@ -37,6 +41,7 @@ enum Command {
     Doctor(doctor::Args),
     Run(run::Args),
     Ab(Box<ab::Args>),
+    Bios(bios::Args),
     Stats(stats::Args),
     Man(manual::ManArgs),
     Completions(manual::CompletionArgs),
@@ -50,6 +55,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Ab(args) => ab::run(&args),
+        Command::Bios(args) => bios::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Man(args) => manual::man::<Cli>(&args),
         Command::Completions(args) => manual::completions::<Cli>(&args),

@@ -1,6 +1,5 @@
 //! One run of llama-bench: the page cache before it, its environment, and what it told.
 
-use std::fmt;
 use std::fs;
 use std::process::Command;
 use std::sync::Mutex;
@@ -13,20 +12,9 @@ use super::memory::Peaks;
 use super::model::Model;
 use super::plan::Plan;
 use crate::engagement::Stats;
+use crate::interrupt::Interrupted;
 use crate::llama_bench::{self, Entry, Group, Test};
 use crate::process::{self, Finished, Watch};
-
-/// The measurement was ended by a signal.
-#[derive(Debug)]
-pub struct Interrupted;
-
-impl fmt::Display for Interrupted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "interrupted by a signal")
-    }
-}
-
-impl std::error::Error for Interrupted {}
 
 /// A value of one test.
 #[derive(Clone, Copy, Debug)]

@@ -1,7 +1,6 @@
 //! What is to be run, in which order, and when there is enough of it.
 
 use std::env;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use zen5turbo_host::Cpu;
 use super::arm::{Arm, Role, arms};
 use super::model::Model;
 use super::{Args, machine};
+use crate::interrupt::stop_at_signals;
 use crate::llama_bench::{Group, names_tests, names_threads};
 use crate::record::Circumstances;
 use crate::statistics::Looks;
@@ -161,17 +161,6 @@ fn groups(args: &Args, arms: &[Arm], notes: &mut Vec<String>) -> Result<Vec<Grou
         }
     }
     Ok(groups)
-}
-
-/// A flag that Ctrl-C, a closed terminal or a request to end set, instead of ending this process.
-fn stop_at_signals() -> Result<&'static AtomicBool> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot set a signal handler")?;
-    }
-    // As long-lived as the handlers, which are never removed.
-    Ok(Box::leak(Box::new(stop)))
 }
 
 #[cfg(test)]
