@@ -60,9 +60,10 @@ pub struct RecordArgs {
     /// Folder of the records [default: $XDG_DATA_HOME/zen5turbo/bios]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Samples of each measurement, taken in rounds; a change needs about 8 to be found
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=200))]
-    rounds: u16,
+    /// Samples of each measurement, taken in rounds; a change needs about 8 to be found [default: what half
+    /// a minute holds, 10 to 30]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=200))]
+    rounds: Option<u16>,
     /// Only the settings: measure nothing
     #[arg(long, conflicts_with = "model")]
     settings_only: bool,
@@ -152,7 +153,7 @@ fn measure(args: &RecordArgs, workload: Option<&ab::Prepared>, stop: &AtomicBool
     let measured = if args.settings_only {
         measure::Measured::default()
     } else {
-        measure::measure(&root, usize::from(args.rounds), stop)?
+        measure::measure(&root, args.rounds.map(usize::from), stop)?
     };
     let ab = workload.map(ab::Prepared::measure).transpose()?;
     if stop.load(Ordering::Relaxed) {

@@ -285,7 +285,7 @@ fn a_folder_that_cannot_be_used_is_told_before_the_measurement() {
     // Root may read everything; others are told.
     fs::create_dir(records.path().join("closed")).unwrap();
     let closed = records.path().join("closed");
-    fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
     if fs::read_dir(&closed).is_err() {
         let mut list = Command::new(env!("CARGO_BIN_EXE_zen5turbo"));
         let out = list.args(["bios", "list", "--dir"]).arg(&closed).output().unwrap();

@@ -37,11 +37,16 @@ pub struct Measured {
     pub notes: Vec<String>,
 }
 
-/// Measures `rounds` rounds. `root` has the energy counters.
+/// How many rounds there are where the user does not say: enough for a change to be found, and then as many
+/// as fit in a time in which a machine drifts.
+const ROUNDS: std::ops::RangeInclusive<usize> = 10..=30;
+const TIME: Duration = Duration::from_secs(30);
+
+/// Measures `rounds` rounds, or as many as [`TIME`] holds. `root` has the energy counters.
 ///
 /// # Errors
 /// [`Interrupted`], when `stop` becomes true.
-pub fn measure(root: &Root, rounds: usize, stop: &AtomicBool) -> Result<Measured> {
+pub fn measure(root: &Root, rounds: Option<usize>, stop: &AtomicBool) -> Result<Measured> {
     let mut measured = Measured::default();
     let places = match cores::Places::of_this_process() {
         Ok(places) => places,
@@ -51,9 +56,11 @@ pub fn measure(root: &Root, rounds: usize, stop: &AtomicBool) -> Result<Measured
         }
     };
     let mut jobs = jobs::all(root, &places, &mut measured);
-    let progress = progress(rounds * jobs.len());
+    let most = rounds.unwrap_or(*ROUNDS.end());
+    let progress = progress(most * jobs.len());
     let lines = !std::io::IsTerminal::is_terminal(&std::io::stderr());
-    for round in 1..=rounds {
+    let begun = Instant::now();
+    for round in 1..=most {
         let (busy, start) = (Busy::now(), Instant::now());
         // Every second round the other way round: what one leaves behind does not always meet the same next.
         let order: Vec<usize> =
@@ -63,18 +70,25 @@ pub fn measure(root: &Root, rounds: usize, stop: &AtomicBool) -> Result<Measured
                 progress.finish_and_clear();
                 return Err(Interrupted.into());
             }
-            progress.set_message(format!("round {round} of {rounds}: {}", jobs[job].what));
+            progress.set_message(format!("round {round}: {}", jobs[job].what));
             one(&mut jobs[job], &mut measured);
             progress.inc(1);
         }
         measured.rounds.push(Round { seconds: start.elapsed().as_secs_f64(), others: busy.others_since() });
         if lines {
-            eprintln!("round {round} of {rounds} done");
+            eprintln!(
+                "round {round} of {} done",
+                if rounds.is_some() { most.to_string() } else { format!("at most {most}") }
+            );
+        }
+        if rounds.is_none() && round >= *ROUNDS.start() && begun.elapsed() >= TIME {
+            break;
         }
     }
     progress.finish_and_clear();
     drop(jobs);
     // A result that failed in some round has no sample for it.
+    let rounds = measured.rounds.len();
     measured.results.retain(|series| series.samples.len() == rounds);
     measured.results.sort_by(|a, b| a.group.cmp(&b.group).then(a.x.total_cmp(&b.x)).then(a.name.cmp(&b.name)));
     Ok(measured)
@@ -109,7 +123,7 @@ fn add(results: &mut Vec<Series>, sample: Sample) {
 
 fn progress(steps: usize) -> ProgressBar {
     let bar = ProgressBar::new(steps as u64);
-    if let Ok(style) = ProgressStyle::with_template("{bar:24} {elapsed} gone, about {eta} left, {msg}") {
+    if let Ok(style) = ProgressStyle::with_template("{bar:24} {elapsed} gone, at most about {eta} left, {msg}") {
         bar.set_style(style);
     }
     bar.enable_steady_tick(Duration::from_millis(200));
