@@ -162,7 +162,7 @@ fn equal_samples_are_no_change_and_others_are() {
     assert_eq!(same["settings"], json!([]));
     assert_eq!((&same["equal_settings"], &same["unreadable_settings"]), (&json!(2), &json!(["fabric.fclk"])));
     assert_eq!(same["results"][0]["compared"][0]["change"], false);
-    assert_eq!(same["findings"], json!(["The records support no change in any result."]));
+    assert_eq!(same["findings"], json!(["The records show no change in any result."]));
     let other = records.json(&["compare", "1", "3", "--json"]);
     assert_eq!(other["settings"][0]["id"], "memory.speed");
     let compared = &other["results"][0]["compared"][0];

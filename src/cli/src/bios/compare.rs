@@ -121,8 +121,8 @@ pub fn words(row: &Row, record: usize, verdict: Verdict) -> String {
     match verdict {
         Verdict::Better => "better".into(),
         Verdict::Worse => "WORSE".into(),
-        Verdict::NoDifference => "no change that the samples support".into(),
-        Verdict::WithinNoise => "no change that the samples support (a record varies as much in itself)".into(),
+        Verdict::NoDifference => "no change shown".into(),
+        Verdict::WithinNoise => "no change shown (within the noise)".into(),
         Verdict::TooFewPairs => {
             let left_out = row.left_out[0] + row.left_out[record];
             let why = if left_out > 0 { ": the machine was busy with other work" } else { "" };
@@ -156,9 +156,9 @@ pub fn findings(compared: &Compared<'_>) -> Vec<String> {
     }
     match (found.len(), others) {
         (0, 0) => found.push("The records have no result in common.".into()),
-        (0, _) => found.push("The records support no change in any result.".into()),
+        (0, _) => found.push("The records show no change in any result.".into()),
         (_, 0) => {}
-        (_, n) => found.push(format!("{n} other results: no change that the samples support.")),
+        (_, n) => found.push(format!("{n} other comparisons show no change.")),
     }
     let changed = compared.changes.len();
     if changed > 1 && compared.comparisons().any(|(.., c)| is_claim(c.verdict)) {

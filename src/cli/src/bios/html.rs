@@ -48,7 +48,6 @@ pub fn render(compared: &Compared<'_>) -> Result<String> {
                 (PreEscaped(ratios))
                 figcaption { "Dot: median ratio. Line: its interval. Grey: what a record shows against itself. For ns and W less is better." }
             }
-            (results(compared, &letters))
         }
         @if !curves.is_empty() {
             h2 { "Values" }
@@ -60,6 +59,7 @@ pub fn render(compared: &Compared<'_>) -> Result<String> {
             }
             p class="quiet" { "Dot: median of the undisturbed samples. Line through it: smallest to largest." }
         }
+        @if compared.comparisons().next().is_some() { (results(compared, &letters)) }
         @for (i, stored) in compared.records.iter().enumerate() {
             @if !stored.record.pairs.is_empty() {
                 h3 { "Core to core, " (letters[i]) " " span class="quiet" { "ns, median of the samples, by CPU" } }
@@ -98,7 +98,7 @@ fn results(compared: &Compared<'_>, letters: &[String]) -> Markup {
         let mut cells = vec![html! { (row.name) " " span class="quiet" { (row.unit) } }];
         cells.extend(row.values.iter().map(|values| html! { (text::spread(values)) }));
         cells.extend([
-            html! { (report::ratio(i, c)) },
+            html! { (report::ratio(compared, i, c)) },
             html! { (report::interval(c)) },
             html! { (report::noise(row, i)) },
             html! { span class=(class) { (words(row, i, c.verdict)) } },

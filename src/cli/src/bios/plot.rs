@@ -19,7 +19,7 @@ pub fn ratios(compared: &Compared<'_>) -> Result<String> {
     let lines: Vec<Ratio> = compared
         .comparisons()
         .map(|(row, i, c)| Ratio {
-            label: format!("{}, {}/A", row.name, letter(i)),
+            label: if compared.records.len() > 2 { format!("{}, {}/A", row.name, letter(i)) } else { row.name.clone() },
             colour: colour(i),
             median: c.median,
             interval: c.interval.map(|i| (i.low, i.high)),

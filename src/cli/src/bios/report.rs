@@ -126,7 +126,7 @@ pub fn comparison(compared: &Compared<'_>) -> String {
         let name = if i == 1 { row.name.clone() } else { String::new() };
         let mut cells = vec![name, row.unit.clone()];
         cells.extend(values);
-        cells.extend([ratio(i, c), interval(c), noise(row, i), words(row, i, c.verdict)]);
+        cells.extend([ratio(compared, i, c), interval(c), noise(row, i), words(row, i, c.verdict)]);
         table.add_row(cells);
     }
     out += &format!("{table}\n\n");
@@ -164,9 +164,10 @@ pub fn equal(compared: &Compared<'_>) -> String {
     format!("{} settings are the same{unreadable}\n", compared.equal)
 }
 
-/// `B/A 1.012`.
-pub fn ratio(record: usize, comparison: &Comparison) -> String {
-    format!("{}/A {:.3}", letter(record), comparison.median)
+/// `1.012`, or `B/A 1.012` where there are several to tell apart.
+pub fn ratio(compared: &Compared<'_>, record: usize, comparison: &Comparison) -> String {
+    let ratio = format!("{:.3}", comparison.median);
+    if compared.records.len() > 2 { format!("{}/A {ratio}", letter(record)) } else { ratio }
 }
 
 /// `low..high`, or a dash.
@@ -191,7 +192,7 @@ pub fn legend(compared: &Compared<'_>) -> Vec<String> {
             100.0 * compared.confidence
         ),
         "Noise: the second half of a record's samples against the first, of the record that varies more, mirrored at 1.".into(),
-        "A change is stated only when the interval holds neither 1 nor anything of the noise.".into(),
+        "A change is stated only when the interval holds neither 1 nor anything of the noise. No change shown is not: no change.".into(),
         "Samples of rounds in which other work kept more than a tenth of a CPU busy are left out.".into(),
     ]
 }

@@ -90,6 +90,24 @@ mod tests {
     }
 
     #[test]
+    fn equal_things_with_long_tails_show_a_difference_in_no_more_than_one_of_20_comparisons() {
+        let mut random = fastrand::Rng::with_seed(7);
+        // A time that is lengthened now and then, as on a shared machine.
+        let mut samples = || -> Vec<f64> {
+            (0..12)
+                .map(|_| 100.0 + random.f64() + if random.u8(..4) == 0 { 40.0 * random.f64() } else { 0.0 })
+                .collect()
+        };
+        let mut shows = |_: &usize| {
+            let (a, b) = (samples(), samples());
+            !Interval::of_samples(&ratios(&a, &b), (12, 12), 0.95).unwrap().contains(1.0)
+        };
+        let wrong = (0..1000).filter(&mut shows).count();
+        // 50 are expected at most; 7 are a standard deviation.
+        assert!((20..=70).contains(&wrong), "{wrong} of 1000");
+    }
+
+    #[test]
     fn what_is_not_positive_has_no_ratio() {
         assert_eq!(ratios(&[1.0, 0.0, -1.0], &[2.0, f64::NAN]), [2.0]);
     }
