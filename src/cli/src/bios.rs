@@ -93,6 +93,9 @@ pub struct ListArgs {
 }
 
 /// Compare records with the first one: settings and results
+///
+/// A change of a result is stated only where the samples support it. Other records of the same label and
+/// settings in the folder tell what changes from record to record by itself, and count as noise.
 #[derive(clap::Args, Debug)]
 pub struct CompareArgs {
     /// Numbers of the list, labels or files
@@ -241,7 +244,9 @@ fn list(args: &ListArgs) -> Result<ExitCode> {
 fn compare(args: &CompareArgs) -> Result<ExitCode> {
     let store = Store::at(args.dir.as_deref())?;
     let records = args.records.iter().map(|word| store.find(word)).collect::<Result<Vec<_>>>()?;
-    let compared = Compared::new(&records);
+    // Files that are no records do not matter here: they are not repeats of anything.
+    let all = store.list().map(|(all, _)| all).unwrap_or_default();
+    let compared = Compared::new(&records, &all);
     if let Some(path) = &args.html {
         fs::write(path, html::render(&compared)?).with_context(|| {
             format!("cannot write the report {}; expected a place with room: name another file", path.display())

@@ -8,7 +8,7 @@ mod samples;
 mod verdict;
 
 pub use looks::{Looks, precise_enough};
-pub use verdict::{Better, Comparison, Verdict, better_of, drift};
+pub use verdict::{Better, Comparison, Verdict, apart, better_of, drift};
 
 /// The confidence that a claim needs, over all looks at the data together.
 pub const CONFIDENCE: f64 = 0.95;

@@ -65,7 +65,8 @@ impl Records {
             "cpu": "AMD Ryzen 9 9950X", "seconds": 10.0, "settings": settings, "notes": [], "rounds": rounds,
             "results": results, "unmeasured": [], "pairs": [{"cpus": [0, 1], "samples": [20.0, 21.0]}],
         });
-        let path = self.path().join(format!("{label}.json"));
+        let path =
+            self.path().join(format!("{}.json", if second < 10 { label.to_owned() } else { date.replace(':', "") }));
         fs::write(&path, record.to_string()).unwrap();
         path
     }
@@ -181,6 +182,33 @@ fn a_drift_within_a_record_widens_the_noise() {
     records.put("drifting", 1, &json!([]), &read(&drifting));
     let json = records.json(&["compare", "steady", "drifting", "--json"]);
     assert_eq!(json["results"][0]["compared"][0]["change"], false, "{json}");
+}
+
+#[test]
+fn what_the_same_experiment_showed_another_time_is_noise() {
+    let records = Records::new();
+    let one = |label: &str, second, middle: f64| {
+        records.put(label, second, &settings("4800 MT/s"), &read(&noisy(middle, second as usize)));
+    };
+    one("a", 0, 60.0);
+    one("b", 1, 75.0);
+    let once = records.json(&["compare", "a", "b", "--json"]);
+    assert_eq!(once["results"][0]["compared"][0]["change"], true);
+    assert!(once["warnings"][0].as_str().unwrap().starts_with("A, B: recorded once."), "{once}");
+    // The machine did half of it by itself: 1.25 is still more than 1.12, and not more than 1.3.
+    one("a", 10, 67.0);
+    assert_eq!(records.json(&["compare", "1", "2", "--json"])["results"][0]["compared"][0]["change"], true);
+    one("b", 11, 58.0);
+    let noise = records.json(&["compare", "1", "2", "--json"]);
+    let compared = &noise["results"][0]["compared"][0];
+    assert_eq!(compared["result"], "no change shown (within the noise)", "{noise}");
+    assert_eq!(noise["warnings"], json!([]));
+    // Against itself a label never shows a change.
+    assert_eq!(records.json(&["compare", "2", "4", "--json"])["results"][0]["compared"][0]["change"], false);
+    // With other settings it is another experiment.
+    records.put("c", 12, &settings("5200 MT/s"), &read(&noisy(60.0, 0)));
+    records.put("c", 13, &settings("6000 MT/s"), &read(&noisy(75.0, 0)));
+    assert_eq!(records.json(&["compare", "5", "6", "--json"])["results"][0]["compared"][0]["change"], true);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::record::{Group, Record, Round};
 use super::settings::{Reading, Setting};
 use super::store::Stored;
-use crate::statistics::{CONFIDENCE, Comparison, Interval, Verdict, drift, median, range};
+use crate::statistics::{CONFIDENCE, Comparison, Interval, Verdict, apart, drift, median, range};
 
 /// Records beside one another; the first is the one that the others are compared with.
 pub struct Compared<'a> {
@@ -20,6 +20,8 @@ pub struct Compared<'a> {
     pub rows: Vec<Row>,
     /// Results that only some have.
     pub partial: Vec<String>,
+    /// How many other records there are of the same experiment, by record: the same label and settings.
+    pub again: Vec<usize>,
     /// Of every interval, so that all of them together keep [`CONFIDENCE`].
     pub confidence: f64,
 }
@@ -40,7 +42,8 @@ pub struct Row {
     pub values: Vec<Vec<f64>>,
     /// How many samples were left out, by record.
     pub left_out: Vec<usize>,
-    /// What a record shows against itself, or the first one does if that is more; by record.
+    /// What the first record and this one show against themselves and against others of the same experiment,
+    /// the largest of it; by record.
     pub noise: Vec<Option<Interval>>,
     /// Against the first record; `None` for itself.
     pub compared: Vec<Option<Comparison>>,
@@ -52,8 +55,10 @@ pub fn letter(record: usize) -> String {
 }
 
 impl<'a> Compared<'a> {
-    /// Compares the second record and those after it with the first.
-    pub fn new(records: &'a [Stored]) -> Compared<'a> {
+    /// Compares the second record and those after it with the first. Those of `all` that repeat one of them
+    /// tell what changes from record to record by itself.
+    pub fn new(records: &'a [Stored], all: &[Stored]) -> Compared<'a> {
+        let repeats: Vec<Vec<&Record>> = records.iter().map(|stored| repeats(stored, all)).collect();
         let list: Vec<&Record> = records.iter().map(|stored| &stored.record).collect();
         let (mut changes, mut equal, mut unreadable) = (Vec::new(), 0, Vec::new());
         for id in names(&list, |record| record.settings.iter().map(|setting| setting.id.clone()).collect()) {
@@ -73,8 +78,9 @@ impl<'a> Compared<'a> {
             all.into_iter().partition(|name| list.iter().all(|r| r.results.iter().any(|s| s.name == *name)));
         let comparisons = whole.len() * (list.len() - 1).max(1);
         let confidence = 1.0 - (1.0 - CONFIDENCE) / comparisons.max(1) as f64;
-        let rows = whole.iter().filter_map(|name| row(&list, name, confidence)).collect();
-        Compared { records, changes, equal, unreadable, rows, partial, confidence }
+        let rows = whole.iter().filter_map(|name| row(&list, &repeats, name, confidence)).collect();
+        let again = repeats.iter().map(Vec::len).collect();
+        Compared { records, changes, equal, unreadable, rows, partial, again, confidence }
     }
 
     /// Every comparison, with the record that it is of.
@@ -96,17 +102,37 @@ fn names(records: &[&Record], of: impl Fn(&Record) -> Vec<String>) -> Vec<String
     names
 }
 
-fn row(records: &[&Record], name: &str, confidence: f64) -> Option<Row> {
+/// The others of `all` with the same label on the same machine, as far as its settings can be read.
+fn repeats<'s>(of: &Stored, all: &'s [Stored]) -> Vec<&'s Record> {
+    let read = |record: &Record| -> Vec<Setting> {
+        record.settings.iter().filter(|s| matches!(s.reading, Reading::Value(_))).cloned().collect()
+    };
+    let same = |other: &&Stored| {
+        let (a, b) = (&of.record, &other.record);
+        // The same file may have been named in another way; the date and the samples are its own.
+        let itself = a.date == b.date && a.seconds.to_bits() == b.seconds.to_bits();
+        !itself && a.label == b.label && a.cpu == b.cpu && read(a) == read(b)
+    };
+    all.iter().filter(same).map(|stored| &stored.record).collect()
+}
+
+/// The samples of undisturbed rounds of the result of that name.
+fn samples(record: &Record, name: &str) -> Option<Vec<f64>> {
+    Some(record.results.iter().find(|series| series.name == name)?.undisturbed(&record.rounds))
+}
+
+fn row(records: &[&Record], repeats: &[Vec<&Record>], name: &str, confidence: f64) -> Option<Row> {
     let all: Vec<_> = records.iter().filter_map(|r| Some((r, r.results.iter().find(|s| s.name == name)?))).collect();
     let (_, first) = all.first()?;
     let values: Vec<Vec<f64>> = all.iter().map(|(record, series)| series.undisturbed(&record.rounds)).collect();
     let left_out = all.iter().zip(&values).map(|((_, series), kept)| series.samples.len() - kept.len()).collect();
-    let drifts: Vec<Option<Interval>> = values.iter().map(|values| drift(values)).collect();
-    // Both records' noise has to be known, and the larger one counts.
-    let noise: Vec<Option<Interval>> = drifts
-        .iter()
-        .map(|mine| drifts[0].zip(*mine).map(|(a, b)| if a.around_one().1 > b.around_one().1 { a } else { b }))
-        .collect();
+    // How much a record varies in itself has to be known; others of the experiment widen it.
+    let own = |i: usize| {
+        let drift = drift(&values[i])?;
+        let others = repeats[i].iter().filter_map(|other| apart(&values[i], &samples(other, name)?));
+        Some(others.fold(drift, wider))
+    };
+    let noise: Vec<Option<Interval>> = (0..values.len()).map(|i| Some(wider(own(0)?, own(i)?))).collect();
     let compare = |i: usize| {
         let noise = noise[i].as_ref();
         Comparison::of_samples(&values[i], &values[0], noise, first.better, confidence)
@@ -114,6 +140,11 @@ fn row(records: &[&Record], name: &str, confidence: f64) -> Option<Row> {
     let compared = (0..values.len()).map(|i| if i == 0 { None } else { compare(i) }).collect();
     let (group, x, unit) = (first.group, first.x, first.unit.clone());
     Some(Row { group, name: name.to_owned(), x, unit, values, left_out, noise, compared })
+}
+
+/// The one that reaches farther from 1.
+fn wider(a: Interval, b: Interval) -> Interval {
+    if a.around_one().1 > b.around_one().1 { a } else { b }
 }
 
 /// What may be said of a comparison.
@@ -186,6 +217,14 @@ pub fn warnings(compared: &Compared<'_>) -> Vec<String> {
         if record.cpu != first.cpu {
             warnings.push(format!("{} is of another CPU ({}) than A ({})", letter(i), record.cpu, first.cpu));
         }
+    }
+    let once: Vec<String> = (0..compared.again.len()).filter(|&i| compared.again[i] == 0).map(letter).collect();
+    if !once.is_empty() {
+        warnings.push(format!(
+            "{}: recorded once. What changes from record to record by itself is not known: record again under the same \
+             label and with the same settings, and it counts as noise",
+            once.join(", ")
+        ));
     }
     if !compared.partial.is_empty() {
         warnings.push(format!("not in every record: {}", compared.partial.join("; ")));

@@ -191,7 +191,7 @@ pub fn legend(compared: &Compared<'_>) -> Vec<String> {
             "Interval: exact rank-sum interval, each with confidence {:.2} %, so that all together keep 95 %.",
             100.0 * compared.confidence
         ),
-        "Noise: the second half of a record's samples against the first, of the record that varies more, mirrored at 1.".into(),
+        "Noise: the second half of a record's samples against the first, and the record against others of the same label and settings; the largest of both records, mirrored at 1.".into(),
         "A change is stated only when the interval holds neither 1 nor anything of the noise. No change shown is not: no change.".into(),
         "Samples of rounds in which other work kept more than a tenth of a CPU busy are left out.".into(),
     ]

@@ -77,6 +77,14 @@ pub fn drift(samples: &[f64]) -> Option<Interval> {
     Interval::of_samples(&ratios, (first.len(), second.len()), CONFIDENCE)
 }
 
+/// How far apart two sets of samples of equal things are: their ratio, mirrored at 1. `None` when there is
+/// nothing to compare.
+pub fn apart(a: &[f64], b: &[f64]) -> Option<Interval> {
+    let ratio = median(&samples::ratios(a, b))?;
+    let far = ratio.max(1.0 / ratio);
+    Some(Interval { low: 1.0 / far, high: far, confidence: CONFIDENCE, n: a.len().min(b.len()) })
+}
+
 fn judge(interval: Option<Interval>, noise: Option<&Interval>, better: Better) -> Verdict {
     match (interval, noise) {
         (Some(i), _) if i.contains(1.0) => Verdict::NoDifference,
