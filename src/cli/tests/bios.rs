@@ -228,6 +228,9 @@ fn disturbed_rounds_are_left_out_and_too_few_others_say_nothing() {
     let most = records.json(&["compare", "a", "most", "--json"]);
     let compared = &most["results"][0]["compared"][0];
     assert_eq!(compared["result"], "too few samples to say: the machine was busy with other work");
+    records.put_with("all", 3, &json!([]), &read(&[30.0; 10]), &rounds(10));
+    let all = records.json(&["compare", "a", "all", "--json"]);
+    assert_eq!(all["findings"], json!(["No result can be compared: a record has no undisturbed sample."]));
     assert!(most["warnings"][0].as_str().unwrap().contains("9 of 10 rounds are left out"), "{most}");
 }
 

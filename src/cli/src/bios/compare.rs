@@ -186,6 +186,9 @@ pub fn findings(compared: &Compared<'_>) -> Vec<String> {
         }
     }
     match (found.len(), others) {
+        (0, 0) if !compared.rows.is_empty() => {
+            found.push("No result can be compared: a record has no undisturbed sample.".into());
+        }
         (0, 0) => found.push("The records have no result in common.".into()),
         (0, _) => found.push("The records show no change in any result.".into()),
         (_, 0) => {}
