@@ -10,9 +10,9 @@ use zen5turbo_kernels::isa::{Isa, LANES};
 use zen5turbo_kernels::kernel::{Blocking, Kernel, Product, Tiles};
 use zen5turbo_kernels::registry;
 use zen5turbo_kernels::width::{self, DataPath, Width};
+use zen5turbo_peaks::memory::uncached_bytes;
 
 use crate::memory::{Memory, Pages};
-use crate::peaks;
 
 /// Rows and columns of one weight matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Weights {
         assert!(size.k.is_multiple_of(block), "k = {} is no multiple of the block of {block}", size.k);
         let one = random_blocks(kind, size.rows * (size.k / block));
         debug_assert_eq!(one.len(), size.rows * size.k / block * block_bytes);
-        let copies = copies.unwrap_or_else(|| peaks::uncached_bytes().div_ceil(one.len())).max(1);
+        let copies = copies.unwrap_or_else(|| uncached_bytes().div_ceil(one.len())).max(1);
         let memory = Memory::repeat(&one, copies, pages)?;
         Ok(Weights { kind, size, pages, copies, memory })
     }

@@ -129,21 +129,16 @@ impl Memory {
         self.len == 0
     }
 
-    /// The share of the bytes that lies in anonymous huge pages, by `/proc/self/smaps`.
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: `len` readable bytes, which the kernel or `repeat` has initialised.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+
+    /// The share of the bytes that lies in anonymous huge pages.
     pub fn huge_share(&self) -> f64 {
-        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
-        let end = self.start.as_ptr() as usize + self.len;
-        let (mut inside, mut huge) = (false, 0);
-        for line in smaps.lines() {
-            let range = line.split(' ').next().and_then(|r| r.split_once('-'));
-            let address = |text: &str| usize::from_str_radix(text, 16).ok();
-            if let Some((from, to)) = range.and_then(|(from, to)| Some((address(from)?, address(to)?))) {
-                inside = from < end && to > self.start.as_ptr() as usize;
-            } else if inside {
-                huge += zen5turbo_host::proc::field_kib(line, "AnonHugePages").unwrap_or(0);
-            }
-        }
-        (huge as f64 / self.len.max(1) as f64).min(1.0)
+        let start = self.start.as_ptr() as usize;
+        zen5turbo_peaks::memory::huge_share(start..start + self.len)
     }
 }
 
@@ -172,9 +167,7 @@ mod tests {
         let pattern: Vec<u8> = (0..5000u32).map(|i| (i % 251) as u8).collect();
         for pages in Pages::ALL {
             let memory = Memory::repeat(&pattern, 3, pages).unwrap();
-            // SAFETY: `len` readable bytes.
-            let bytes = unsafe { std::slice::from_raw_parts(memory.as_ptr(), memory.len()) };
-            assert!(bytes == pattern.repeat(3), "{pages:?}");
+            assert!(memory.bytes() == pattern.repeat(3), "{pages:?}");
         }
     }
 

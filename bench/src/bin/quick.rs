@@ -11,11 +11,12 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use zen5turbo_bench::harness::{Case, Size, Times, Unknown, Weights, parse_isa, parse_type};
 use zen5turbo_bench::memory::Pages;
-use zen5turbo_bench::peaks::{Peaks, uncached_bytes};
+use zen5turbo_bench::peaks::Peaks;
 use zen5turbo_bench::{median, report};
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
 use zen5turbo_kernels::kernel::Blocking;
+use zen5turbo_peaks::memory::uncached_bytes;
 
 /// Matrix products of one thread against this machine's peaks
 #[derive(Parser, Debug)]

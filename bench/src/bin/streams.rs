@@ -4,7 +4,8 @@
 use anyhow::Result;
 use clap::Parser;
 use zen5turbo_bench::memory::{Memory, Pages};
-use zen5turbo_bench::peaks::{read_rate, uncached_bytes};
+use zen5turbo_peaks::memory::uncached_bytes;
+use zen5turbo_peaks::stream::read_rate;
 
 /// Streaming reads: one line for each kind of pages and number of threads, as CSV
 #[derive(Parser, Debug)]
@@ -21,7 +22,8 @@ fn main() -> Result<()> {
     for pages in Pages::ALL {
         let memory = Memory::repeat(&vec![0x5a; 1 << 20], uncached_bytes() >> 20, pages)?;
         for &threads in &args.threads {
-            println!("{},{threads},{:.0},{:.2}", pages.name(), read_rate(&memory, threads), memory.huge_share());
+            let (rate, _) = read_rate(memory.bytes(), threads);
+            println!("{},{threads},{rate:.0},{:.2}", pages.name(), memory.huge_share());
         }
     }
     Ok(())

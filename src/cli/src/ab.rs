@@ -19,14 +19,15 @@ mod quality;
 mod report;
 mod summary;
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
-use serde_json::json;
+use anyhow::{Context, Result, anyhow, ensure};
+use serde_json::{Value, json};
 
-use crate::process::Interrupted;
+use crate::interrupt::{self, Interrupted};
 use crate::record::{Csv, Jsonl};
 use crate::shim::{Gate, Kernels};
 use measure::{Measured, Records};
@@ -135,9 +136,6 @@ pub struct Args {
 /// The exit status when the shim took nothing over.
 const IDLE: u8 = 3;
 
-/// The exit status of a shell for what Ctrl-C has ended.
-const INTERRUPTED: u8 = 130;
-
 fn percent(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(value) if value > 0.0 && value < 100.0 => Ok(value),
@@ -187,6 +185,40 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     write_reports(args, &plan, text.as_ref(), &measured)?;
     recorded?;
     Ok(if idle && !args.allow_idle { ExitCode::from(IDLE) } else { ExitCode::SUCCESS })
+}
+
+/// A measurement for somebody else's record: checked, and not begun.
+pub struct Prepared {
+    args: Args,
+    plan: Plan,
+}
+
+impl Prepared {
+    /// From the words of a command line after `ab`.
+    pub fn new(words: Vec<OsString>) -> Result<Prepared> {
+        #[derive(clap::Parser)]
+        struct Alone {
+            #[command(flatten)]
+            args: Args,
+        }
+        let words = std::iter::once(OsString::from("ab")).chain(words);
+        let args = <Alone as clap::Parser>::try_parse_from(words)
+            .map_err(|error| anyhow!("the options of ab: {}", error.to_string().lines().next().unwrap_or_default()))?
+            .args;
+        let plan = Plan::new(&args)?;
+        Ok(Prepared { args, plan })
+    }
+
+    /// The whole measurement as JSON; nothing is printed but the progress.
+    pub fn measure(&self) -> Result<Value> {
+        let (mut measured, mut records) = (Measured::default(), Records::default());
+        let progress = Progress::new(&self.plan);
+        let done = measure_all(&self.args, &self.plan, None, &mut measured, &mut records, &progress);
+        progress.finish();
+        done?;
+        ensure!(!measured.runs.is_empty(), "the workload was not measured, since the shim took nothing over");
+        Ok(summary::json(&self.plan, &measured))
+    }
 }
 
 /// Whether the shim was idle in an arm that has it.
@@ -254,7 +286,7 @@ fn unfinished(
     };
     if error.downcast_ref::<Interrupted>().is_some() {
         eprintln!("zen5turbo: interrupted: {kept}");
-        return Ok(ExitCode::from(INTERRUPTED));
+        return Ok(ExitCode::from(interrupt::STATUS));
     }
     Err(error.context(format!("the measurement ended early; {kept}")))
 }

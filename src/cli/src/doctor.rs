@@ -3,11 +3,11 @@
 mod calls;
 mod check;
 mod cpu;
-mod memory;
-mod policy;
+pub mod memory;
+pub mod policy;
 mod process;
 mod program;
-mod topology;
+pub mod topology;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

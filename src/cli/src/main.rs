@@ -3,15 +3,19 @@
 mod ab;
 mod abi;
 mod bandwidth;
+mod bios;
+mod chart;
 mod doctor;
 mod elf;
 mod engagement;
+mod interrupt;
 mod knobs;
 mod live;
 mod llama_bench;
 mod loader;
 mod manual;
 mod maps;
+mod page;
 mod process;
 mod reach;
 mod record;
@@ -42,6 +46,7 @@ enum Command {
     Run(run::Args),
     Ab(Box<ab::Args>),
     Tune(tune::Args),
+    Bios(bios::Args),
     Stats(stats::Args),
     Top(top::Args),
     Man(manual::ManArgs),
@@ -60,6 +65,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Ab(args) => ab::run(&args),
         Command::Tune(args) => tune::run(&args),
+        Command::Bios(args) => bios::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Man(args) => manual::man::<Cli>(&args),

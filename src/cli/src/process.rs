@@ -1,17 +1,14 @@
 //! Running one child process to its end, with its output and what it used.
 
-use std::fmt;
 use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// A child that has ended.
 #[derive(Debug)]
@@ -28,28 +25,6 @@ pub struct Finished {
     /// Whether it was killed here because it was no longer wanted.
     pub stopped: bool,
 }
-
-/// A flag that Ctrl-C, a closed terminal or a request to end set, instead of ending this process.
-pub fn stop_at_signals() -> Result<&'static AtomicBool> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot set a signal handler")?;
-    }
-    // As long-lived as the handlers, which are never removed.
-    Ok(Box::leak(Box::new(stop)))
-}
-
-/// The measurement was ended by a signal.
-#[derive(Debug)]
-pub struct Interrupted;
-
-impl fmt::Display for Interrupted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "interrupted by a signal")
-    }
-}
-
-impl std::error::Error for Interrupted {}
 
 /// What is done while a child runs.
 pub struct Watch<'a> {

@@ -28,21 +28,26 @@ impl Circumstances {
     /// Of now and here.
     pub fn now(cpu: String, machine: Vec<(String, String)>) -> Self {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let args: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
         Circumstances {
-            date: date_now(),
+            date: now(),
             cpu,
             kernel: kernel.trim().to_owned(),
             version: env!("CARGO_PKG_VERSION"),
-            args: args.join(" "),
+            args: arguments(),
             machine,
         }
     }
 }
 
-/// The time now, as `2026-01-31T23:59:59Z`.
-pub fn date_now() -> String {
+/// The time, UTC, ISO 8601.
+pub fn now() -> String {
     iso_date(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()))
+}
+
+/// This command's arguments.
+pub fn arguments() -> String {
+    let args: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+    args.join(" ")
 }
 
 /// Seconds since 1970 as `2026-01-31T23:59:59Z`; the date by Howard Hinnant's `civil_from_days`.

@@ -1,6 +1,7 @@
 //! Files of the kernel below a folder: `/`, or a made one in tests.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Where `proc` and `sys` are.
@@ -25,7 +26,28 @@ impl Root {
 
     /// The text of a file without the blanks around it; `None` when it cannot be read.
     pub fn read(&self, path: &str) -> Option<String> {
-        fs::read_to_string(self.path(path)).ok().map(|text| text.trim().to_owned())
+        self.told(path).ok()
+    }
+
+    /// The same, or why it cannot be read, in words.
+    pub fn told(&self, path: &str) -> Result<String, String> {
+        let text = fs::read_to_string(self.path(path)).map_err(|error| self.why(path, &error))?;
+        Ok(text.trim().to_owned())
+    }
+
+    /// The bytes of a file, or why it cannot be read, in words.
+    pub fn bytes(&self, path: &str) -> Result<Vec<u8>, String> {
+        fs::read(self.path(path)).map_err(|error| self.why(path, &error))
+    }
+
+    /// Names the file as this machine knows it, whatever the root is.
+    fn why(&self, path: &str, error: &io::Error) -> String {
+        let path = path.trim_start_matches('/');
+        match error.kind() {
+            io::ErrorKind::NotFound => format!("/{path} is not there"),
+            io::ErrorKind::PermissionDenied => format!("/{path}: permission denied; root may read it"),
+            _ => format!("/{path}: {error}"),
+        }
     }
 
     /// The number that a file holds.
@@ -79,5 +101,7 @@ pub mod tests {
         assert_eq!(root.field("proc/status", "Sec"), None);
         assert_eq!(root.list("sys"), ["n9", "n10"]);
         assert_eq!(root.read("proc/none"), None);
+        assert_eq!(root.told("proc/none").unwrap_err(), "/proc/none is not there");
+        assert_eq!(root.bytes("/proc/a").unwrap(), b" 12\n");
     }
 }

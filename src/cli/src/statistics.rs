@@ -4,10 +4,11 @@
 //! and standard deviations would be ruled by them.
 
 mod looks;
+mod samples;
 mod verdict;
 
 pub use looks::{Looks, precise_enough};
-pub use verdict::{Better, Comparison, Verdict, better_of};
+pub use verdict::{Better, Comparison, Verdict, apart, better_of, drift};
 
 /// The confidence that a claim needs, over all looks at the data together.
 pub const CONFIDENCE: f64 = 0.95;

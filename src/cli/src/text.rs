@@ -2,6 +2,8 @@
 
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 
+use crate::statistics::{median, range};
+
 /// An empty table in this command's style.
 pub fn table() -> Table {
     let mut table = Table::new();
@@ -41,6 +43,14 @@ pub fn number(x: f64) -> String {
         a if a >= 100.0 => format!("{x:.0}"),
         a if a >= 10.0 => format!("{x:.1}"),
         _ => format!("{x:.2}"),
+    }
+}
+
+/// Median and range of values: `12.3 (11.9..12.6)`, or a dash for none.
+pub fn spread(values: &[f64]) -> String {
+    match (median(values), range(values)) {
+        (Some(m), Some((low, high))) => format!("{} ({}..{})", number(m), number(low), number(high)),
+        _ => "-".into(),
     }
 }
 

@@ -29,8 +29,8 @@ use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
 use zen5turbo_kernels::width;
 
+use crate::interrupt::{self, Interrupted, stop_at_signals};
 use crate::knobs::Settings;
-use crate::process::{Interrupted, stop_at_signals};
 use crate::record::{Circumstances, Jsonl};
 use crate::shim::{self, Kernels, word};
 use arm::{Arm, Start};
@@ -80,9 +80,6 @@ pub struct Args {
     jsonl: Option<PathBuf>,
 }
 
-/// The exit status of a shell for what Ctrl-C has ended.
-const INTERRUPTED: u8 = 130;
-
 /// Types by how common they are: the first ones are measured even if time runs out.
 const TYPES: [WeightType; WeightType::ALL.len()] = {
     use WeightType::*;
@@ -100,7 +97,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     match done {
         Err(error) if error.downcast_ref::<Interrupted>().is_some() => {
             eprintln!("zen5turbo: interrupted: nothing was written");
-            Ok(ExitCode::from(INTERRUPTED))
+            Ok(ExitCode::from(interrupt::STATUS))
         }
         other => other,
     }

@@ -18,6 +18,7 @@ pub mod formats;
 pub mod isa;
 pub mod kernel;
 pub mod micro;
+pub mod mix;
 pub mod pack;
 pub mod registry;
 mod rows;

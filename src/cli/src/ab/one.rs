@@ -12,8 +12,9 @@ use super::memory::Peaks;
 use super::model::Model;
 use super::plan::Plan;
 use crate::engagement::Stats;
+use crate::interrupt::Interrupted;
 use crate::llama_bench::{self, Entry, Group, Test};
-use crate::process::{self, Finished, Interrupted, Watch};
+use crate::process::{self, Finished, Watch};
 
 /// A value of one test.
 #[derive(Clone, Copy, Debug)]

@@ -12,8 +12,8 @@ use zen5turbo_host::Cpu;
 use super::arm::{Arm, Role, arms};
 use super::model::Model;
 use super::{Args, machine};
+use crate::interrupt::stop_at_signals;
 use crate::llama_bench::{Group, names_tests, names_threads};
-use crate::process;
 use crate::record::Circumstances;
 use crate::statistics::Looks;
 
@@ -82,7 +82,7 @@ impl Plan {
             scratch: tempfile::Builder::new().prefix("zen5turbo-ab-").tempdir().context(
                 "cannot make a folder for temporary files; expected a writable one: name it with TMPDIR=DIR",
             )?,
-            stop: process::stop_at_signals()?,
+            stop: stop_at_signals()?,
             notes,
         })
     }

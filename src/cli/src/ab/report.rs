@@ -6,7 +6,7 @@ use super::measure::Measured;
 use super::plan::Plan;
 use super::quality::Text;
 use super::summary::{Row, is_claim, rows, words};
-use crate::statistics::{Comparison, Interval, median, range};
+use crate::statistics::{Comparison, Interval};
 use crate::text;
 
 /// Tables, how to read them, and what the shim did.
@@ -68,7 +68,7 @@ fn values(plan: &Plan, rows: &[&Row]) -> String {
             row.threads.to_string(),
             row.values[row.reference].len().to_string(),
         ];
-        cells.extend(row.values.iter().map(|v| spread(v)));
+        cells.extend(row.values.iter().map(|v| text::spread(v)));
         table.add_row(cells);
     }
     for index in 1..=2 {
@@ -110,16 +110,6 @@ pub fn noise(noise: Option<&Comparison>) -> String {
         let (low, high) = i.around_one();
         format!("{low:.3}..{high:.3}")
     })
-}
-
-/// Median and range of an arm's values.
-pub fn spread(values: &[f64]) -> String {
-    match (median(values), range(values)) {
-        (Some(m), Some((low, high))) => {
-            format!("{} ({}..{})", text::number(m), text::number(low), text::number(high))
-        }
-        _ => "-".into(),
-    }
 }
 
 /// Column titles of the memory table.

@@ -31,7 +31,7 @@ impl Kept {
         let (cpu, cpus) = here();
         let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let beside_others = runnable(&load).is_none_or(|threads| threads > 1);
-        let kept = Kept { date: record::date_now(), cpu, cpus, beside_others, rates: measure()? };
+        let kept = Kept { date: record::now(), cpu, cpus, beside_others, rates: measure()? };
         let Some(file) = file() else { return Some(kept) };
         if let Some(last) = Self::read(&file).filter(|last| kept.beside_others && last.is_better_than(&kept)) {
             return Some(last);

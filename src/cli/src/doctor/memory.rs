@@ -12,13 +12,13 @@ use crate::text;
 pub fn checks(root: &Root, settings: &Settings) -> Vec<Check> {
     let asked = settings.get("ZEN5TURBO_HUGEPAGES").unwrap_or("auto").to_owned();
     let mut checks = vec![thp(root, &asked), defrag(root, &asked)];
-    checks.extend(pools(root, &asked));
+    checks.extend(pools(root).iter().map(|pool| pool_check(root, pool, &asked)));
     checks.extend([available(root), group(root), locked(root), mappings(root), overcommit(root)]);
     checks
 }
 
 /// The word in brackets of `always [madvise] never`.
-fn chosen(text: &str) -> &str {
+pub fn chosen(text: &str) -> &str {
     text.split('[').nth(1).and_then(|rest| rest.split(']').next()).unwrap_or(text)
 }
 
@@ -56,9 +56,28 @@ fn defrag(root: &Root, asked: &str) -> Check {
     }
 }
 
+/// The reserved pages of a size on a node.
+pub struct Pool {
+    /// Below `/`, where the files of the size are.
+    pub folder: String,
+    /// The node's name, or `all` where the kernel has no nodes.
+    pub node: String,
+    /// KiB of a page.
+    pub kib: u64,
+    /// Pages reserved, and how many of them are free.
+    pub all: u64,
+    pub free: u64,
+}
+
+impl Pool {
+    /// `node0:2MiB`.
+    pub fn name(&self) -> String {
+        format!("{}:{}", self.node, text::bytes(self.kib << 10).replace(".0 ", ""))
+    }
+}
+
 /// The reserved pages of every node and size.
-fn pools(root: &Root, asked: &str) -> Vec<Check> {
-    let mut checks = Vec::new();
+pub fn pools(root: &Root) -> Vec<Pool> {
     const NODES: &str = "sys/devices/system/node";
     let mut folders: Vec<(String, String)> = root
         .list(NODES)
@@ -69,34 +88,37 @@ fn pools(root: &Root, asked: &str) -> Vec<Check> {
     if folders.is_empty() {
         folders.push(("sys/kernel/mm/hugepages".into(), "all".into()));
     }
+    let mut pools = Vec::new();
     for (folder, node) in folders {
         for size in root.list(&folder) {
-            let Some(kib) = size.strip_prefix("hugepages-").and_then(|s| s.strip_suffix("kB")?.parse::<u64>().ok())
-            else {
-                continue;
-            };
-            let count = |file: &str| root.number(&format!("{folder}/{size}/{file}")).unwrap_or(0);
+            let kib = size.strip_prefix("hugepages-").and_then(|s| s.strip_suffix("kB")?.parse().ok());
+            let Some(kib) = kib else { continue };
+            let folder = format!("{folder}/{size}");
+            let count = |file: &str| root.number(&format!("{folder}/{file}")).unwrap_or(0);
             let (all, free) = (count("nr_hugepages"), count("free_hugepages"));
-            let name = text::bytes(kib << 10).replace(".0 ", " ");
-            let id = format!("memory.hugetlb:{node}:{name}").replace(' ', "");
-            let found = format!("{all} reserved, {free} free");
-            let wanted = (asked == "2m" && kib == 2 << 10) || (asked == "1g" && kib == 1 << 20);
-            let limit = hugetlb_limit(root, kib);
-            checks.push(if wanted && limit == Some(0) {
-                let found = format!("{found}; the control group may use none");
-                let todo = "raise hugetlb.*.max of the control group, or ZEN5TURBO_HUGEPAGES=auto";
-                Check::limited(&id, found, format!("pages for ZEN5TURBO_HUGEPAGES={asked}"), todo)
-            } else if wanted && free == 0 {
-                let todo = format!("echo N | sudo tee /{folder}/{size}/nr_hugepages, or ZEN5TURBO_HUGEPAGES=auto");
-                Check::limited(&id, found, format!("free pages, for ZEN5TURBO_HUGEPAGES={asked}"), todo)
-            } else if wanted || all == 0 {
-                Check::ok(&id, if wanted { found } else { format!("{found} (none needed)") })
-            } else {
-                Check::ok(&id, format!("{found} (used with ZEN5TURBO_HUGEPAGES=2m or 1g)"))
-            });
+            pools.push(Pool { folder, node: node.clone(), kib, all, free });
         }
     }
-    checks
+    pools
+}
+
+fn pool_check(root: &Root, pool: &Pool, asked: &str) -> Check {
+    let Pool { kib, all, free, .. } = *pool;
+    let id = format!("memory.hugetlb:{}", pool.name());
+    let found = format!("{all} reserved, {free} free");
+    let wanted = (asked == "2m" && kib == 2 << 10) || (asked == "1g" && kib == 1 << 20);
+    if wanted && hugetlb_limit(root, kib) == Some(0) {
+        let found = format!("{found}; the control group may use none");
+        let todo = "raise hugetlb.*.max of the control group, or ZEN5TURBO_HUGEPAGES=auto";
+        Check::limited(&id, found, format!("pages for ZEN5TURBO_HUGEPAGES={asked}"), todo)
+    } else if wanted && free == 0 {
+        let todo = format!("echo N | sudo tee /{}/nr_hugepages, or ZEN5TURBO_HUGEPAGES=auto", pool.folder);
+        Check::limited(&id, found, format!("free pages, for ZEN5TURBO_HUGEPAGES={asked}"), todo)
+    } else if wanted || all == 0 {
+        Check::ok(&id, if wanted { found } else { format!("{found} (none needed)") })
+    } else {
+        Check::ok(&id, format!("{found} (used with ZEN5TURBO_HUGEPAGES=2m or 1g)"))
+    }
 }
 
 /// What the control group of this process (version 2) may use of pages of this size, in bytes.

@@ -12,19 +12,21 @@ pub fn checks(root: &Root, nodes: usize) -> Vec<Check> {
     vec![governor(root), boost(root), numa_balancing(root, nodes), mitigations(root)]
 }
 
-fn governor(root: &Root) -> Check {
-    const ID: &str = "cpu.governor";
-    let mut governors: BTreeMap<String, usize> = BTreeMap::new();
-    let mut preferences: BTreeMap<String, usize> = BTreeMap::new();
+/// The values of a file over all frequency policies, with the number of policies that have each.
+pub fn over_policies(root: &Root, file: &str) -> BTreeMap<String, usize> {
+    let mut values = BTreeMap::new();
     for policy in root.list(&format!("{CPU}/cpufreq")).iter().filter(|name| name.starts_with("policy")) {
-        let read = |file: &str| root.read(&format!("{CPU}/cpufreq/{policy}/{file}"));
-        if let Some(governor) = read("scaling_governor") {
-            *governors.entry(governor).or_default() += 1;
-        }
-        if let Some(preference) = read("energy_performance_preference") {
-            *preferences.entry(preference).or_default() += 1;
+        if let Some(value) = root.read(&format!("{CPU}/cpufreq/{policy}/{file}")) {
+            *values.entry(value).or_default() += 1;
         }
     }
+    values
+}
+
+fn governor(root: &Root) -> Check {
+    const ID: &str = "cpu.governor";
+    let governors = over_policies(root, "scaling_governor");
+    let preferences = over_policies(root, "energy_performance_preference");
     if governors.is_empty() {
         return Check::ok(ID, "not told, as in most virtual machines");
     }
@@ -45,16 +47,18 @@ fn governor(root: &Root) -> Check {
     Check::limited(ID, found, "performance: clocks rise at once", "sudo cpupower frequency-set -g performance")
 }
 
+/// Whether clocks may rise above the base clock; `None` where the kernel does not tell.
+pub fn boosting(root: &Root) -> Option<bool> {
+    let boost = root.number(&format!("{CPU}/cpufreq/boost")).map(|boost| boost == 1);
+    boost.or_else(|| root.number(&format!("{CPU}/intel_pstate/no_turbo")).map(|no_turbo| no_turbo == 0))
+}
+
 fn boost(root: &Root) -> Check {
     const ID: &str = "cpu.boost";
-    let on = match (root.number(&format!("{CPU}/cpufreq/boost")), root.number(&format!("{CPU}/intel_pstate/no_turbo")))
-    {
-        (Some(boost), _) => boost == 1,
-        (None, Some(no_turbo)) => no_turbo == 0,
-        (None, None) => return Check::ok(ID, "not told, as in most virtual machines"),
-    };
-    if on {
-        return Check::ok(ID, "on");
+    match boosting(root) {
+        None => return Check::ok(ID, "not told, as in most virtual machines"),
+        Some(true) => return Check::ok(ID, "on"),
+        Some(false) => {}
     }
     let file = if root.path(&format!("{CPU}/cpufreq/boost")).exists() {
         format!("echo 1 | sudo tee /{CPU}/cpufreq/boost")
@@ -79,14 +83,16 @@ fn numa_balancing(root: &Root, nodes: usize) -> Check {
     }
 }
 
+/// Every vulnerability that the kernel knows, and what it does about it.
+pub fn vulnerabilities(root: &Root) -> Vec<(String, String)> {
+    let folder = format!("{CPU}/vulnerabilities");
+    let state = |name: String| root.read(&format!("{folder}/{name}")).map(|state| (name, state));
+    root.list(&folder).into_iter().filter_map(state).collect()
+}
+
 fn mitigations(root: &Root) -> Check {
     const ID: &str = "kernel.mitigations";
-    let folder = format!("{CPU}/vulnerabilities");
-    let states: Vec<(String, String)> = root
-        .list(&folder)
-        .into_iter()
-        .filter_map(|name| Some((name.clone(), root.read(&format!("{folder}/{name}"))?)))
-        .collect();
+    let states = vulnerabilities(root);
     let active: Vec<&str> =
         states.iter().filter(|(_, s)| s.starts_with("Mitigation")).map(|(n, _)| n.as_str()).collect();
     let found = format!("{} of {} active: {}", active.len(), states.len(), active.join(", "));

@@ -39,7 +39,7 @@ impl Parts {
     }
 
     /// In one line.
-    fn line(&self) -> String {
+    pub fn line(&self) -> String {
         let n = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
         let mut kinds: Vec<((u64, usize), usize)> = Vec::new();
         for cache in &self.caches {

@@ -1,9 +1,12 @@
 //! What a set of paired ratios permits to say.
 
-use super::{Interval, median};
+use serde::{Deserialize, Serialize};
+
+use super::{CONFIDENCE, Interval, median, samples};
 
 /// Whether large or small values are good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Better {
     Higher,
     Lower,
@@ -47,21 +50,55 @@ impl Comparison {
         let ratios = ratios(arm, reference);
         let median = median(&ratios)?;
         let interval = Interval::of_median(&ratios, confidence);
-        let verdict = match (interval, noise) {
-            (Some(i), _) if i.contains(1.0) => Verdict::NoDifference,
-            (Some(i), Some(noise)) => {
-                let (low, high) = noise.around_one();
-                if i.low <= high && i.high >= low {
-                    Verdict::WithinNoise
-                } else if (i.low > 1.0) == (better == Better::Higher) {
-                    Verdict::Better
-                } else {
-                    Verdict::Worse
-                }
+        Some(Comparison { ratios, median, interval, verdict: judge(interval, noise, better) })
+    }
+
+    /// Compares two sets of samples of different times, which have no pairs; `noise` as above. `None` when
+    /// there is nothing to compare.
+    pub fn of_samples(
+        arm: &[f64],
+        reference: &[f64],
+        noise: Option<&Interval>,
+        better: Better,
+        confidence: f64,
+    ) -> Option<Comparison> {
+        let ratios = samples::ratios(reference, arm);
+        let median = median(&ratios)?;
+        let interval = Interval::of_samples(&ratios, (reference.len(), arm.len()), confidence);
+        Some(Comparison { ratios, median, interval, verdict: judge(interval, noise, better) })
+    }
+}
+
+/// How much the second half of samples differs from the first one: what a drift makes of equal things.
+/// `None` for too few samples.
+pub fn drift(samples: &[f64]) -> Option<Interval> {
+    let (first, second) = samples.split_at(samples.len() / 2);
+    let ratios = samples::ratios(first, second);
+    Interval::of_samples(&ratios, (first.len(), second.len()), CONFIDENCE)
+}
+
+/// How far apart two sets of samples of equal things are: their ratio, mirrored at 1. `None` when there is
+/// nothing to compare.
+pub fn apart(a: &[f64], b: &[f64]) -> Option<Interval> {
+    let ratio = median(&samples::ratios(a, b))?;
+    let far = ratio.max(1.0 / ratio);
+    Some(Interval { low: 1.0 / far, high: far, confidence: CONFIDENCE, n: a.len().min(b.len()) })
+}
+
+fn judge(interval: Option<Interval>, noise: Option<&Interval>, better: Better) -> Verdict {
+    match (interval, noise) {
+        (Some(i), _) if i.contains(1.0) => Verdict::NoDifference,
+        (Some(i), Some(noise)) => {
+            let (low, high) = noise.around_one();
+            if i.low <= high && i.high >= low {
+                Verdict::WithinNoise
+            } else if (i.low > 1.0) == (better == Better::Higher) {
+                Verdict::Better
+            } else {
+                Verdict::Worse
             }
-            _ => Verdict::TooFewPairs,
-        };
-        Some(Comparison { ratios, median, interval, verdict })
+        }
+        _ => Verdict::TooFewPairs,
     }
 }
 

@@ -14,7 +14,8 @@ use anyhow::{Context, Result, bail, ensure};
 use zen5turbo_kernels::formats::WeightType;
 
 use super::worker::{Answer, Request};
-use crate::process::{self, Interrupted, TICK};
+use crate::interrupt::Interrupted;
+use crate::process::{self, TICK};
 use crate::shim;
 
 /// How long an answer may take: filling half a gigabyte, or one product on a slow machine.

@@ -50,7 +50,7 @@ impl OpKind {
 /// more set of counters, named `other`.
 pub const TYPES: usize = zen5turbo_host::live::TYPES - 1;
 
-const _: () = assert!(OpKind::ALL.len() == zen5turbo_host::live::OPS && Regime::ALL.len() + 1 == GRAPH_CLASSES);
+const _: () = assert!(OpKind::ALL.len() == zen5turbo_host::live::OPS);
 
 /// How many names of kernels are kept for one operation and type, one per regime.
 const REGIMES: usize = Regime::ALL.len();
@@ -88,12 +88,16 @@ fn kernels(op: OpKind, ty: u8) -> &'static [AtomicPtr<Kernel>; REGIMES] {
 
 /// The classes of graphs by their columns, in the order of their counters.
 pub fn graph_classes() -> [&'static str; GRAPH_CLASSES] {
-    std::array::from_fn(|i| i.checked_sub(1).map_or("0", |i| Regime::ALL[i].name()))
+    ["0", "1", "2-16", "many"]
 }
 
 /// Counts one graph that was computed: the columns of activations that met weights in it, and its time.
 pub fn graph(columns: usize, ns: u64) {
-    let class = if columns == 0 { 0 } else { 1 + Regime::of(columns) as usize };
+    let class = match columns {
+        0 | 1 => columns,
+        2..=16 => 2,
+        _ => 3,
+    };
     let graphs = &counters().graphs[class];
     graphs.count.fetch_add(1, Relaxed);
     graphs.columns.fetch_add(columns as u64, Relaxed);
@@ -138,7 +142,7 @@ pub fn set_type_name(ty: u8, name: &str) {
 }
 
 /// Says which kernel computes `op` on weights of type `ty` in a regime such as `gemm` or `gemv`.
-/// Cheap when nothing changes. Regimes beyond the fourth of one type are not kept.
+/// Cheap when nothing changes. More regimes of one type than there are are not kept.
 pub fn set_kernel(op: OpKind, ty: u8, regime: &'static str, name: &'static str) {
     for slot in kernels(op, ty) {
         let old = slot.load(SeqCst);
