@@ -8,8 +8,8 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// A step's time is followed by so many times as much rest: a graph loses about a quarter of its speed at
-/// the most, for four times as long as the copying alone takes.
+/// A step's time is followed by so many times as much rest: a graph loses a tenth of its speed at the most,
+/// for ten times as long as the copying alone takes.
 ///
 /// Zen 4, 2 CPUs, 2 threads, Q4_K, 2026-11-21, tokens/s of the first 64 tokens, of the next ones, and when 254 MiB
 /// were moved, in three interleaved rounds (stock: 111 to 130, then 106 to 126; file pages: 105, then 110):
@@ -21,9 +21,10 @@ use std::time::{Duration, Instant};
 /// | 4 | 106, 105, 91 | 140, 114, 128 | 0.7, 4.6, 0.7 s |
 /// | 9 | 96, 100, 109 | 103, 118, 120 | 1.1, 1.3, 1.1 s |
 ///
-/// The steps take a tenth of the time when they do not fight for a CPU. Where the host had to find the
-/// memory first (254 MiB in 0.9 s), 9 took 8 s.
-const REST: u32 = 3;
+/// The steps take a tenth of the time when they do not fight for a CPU. But the host of a virtual machine may
+/// have to find the memory first (7 ms for a MiB, where it is 0.5 otherwise): in such an hour Q6_K ran at 0.75
+/// of its rate on file pages for 9 s with a rest of 3.
+const REST: u32 = 9;
 
 /// Threads of the graphs that run now.
 static COMPUTING: AtomicUsize = AtomicUsize::new(0);
