@@ -269,7 +269,7 @@ fn other_users_cannot_read_it() {
     }
     let somebody = Refusal::new().unprivileged();
     let run = top(&format!("--json {}", program.pid())).inside(&somebody).run().exit(1);
-    assert!(run.only_line().contains("belongs to another user"), "{run}");
+    assert!(run.only_line().contains("does not let this user look into the process"), "{run}");
     let run = top("--once").inside(&somebody).run().exit(1);
     assert!(run.only_line().contains("zen5turbo run -- PROGRAM ARGS"), "{run}");
     let _ = Program::new("/bin/cat").arg(&file).inside(&somebody).run().exit(1);

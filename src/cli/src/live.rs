@@ -34,7 +34,7 @@ impl fmt::Display for Absent {
         f.write_str(match self {
             Self::Gone => "there is no such process; expected the number of a running one",
             Self::Denied => {
-                "the process belongs to another user; expected one of your own: run this as its user or as root"
+                "the kernel does not let this user look into the process; expected one of your own: run this as its user or as root"
             }
             Self::Unpublished => {
                 "it publishes no live statistics; expected a program that runs ggml under a libzen5turbo.so with them, \

@@ -41,7 +41,11 @@ pub fn find(bin: Option<&Path>, ggml: Option<&Path>, stop: &'static AtomicBool) 
                 )
             })?
         }
-        (None, Some(bin)) => bin.to_owned(),
+        (None, Some(bin)) if bin.exists() => bin.to_owned(),
+        (None, Some(bin)) => bail!(
+            "--bin {}: there is no such folder; expected llama.cpp's programs and libraries, or one of its programs",
+            bin.display()
+        ),
         (None, None) => find_program(OsStr::new("llama-bench")).context(
             "found no llama-bench in PATH; expected a llama.cpp: name its folder with --bin DIR, or its libggml-cpu.so with --ggml FILE",
         )?,
