@@ -64,8 +64,9 @@ impl Script {
         self.wrapped(name, vars, "")
     }
 
+    /// One thread on two processors: with both computing the promoter rests, and would not be done in so few tokens.
     fn wrapped(self, name: &str, vars: &str, wrapper: &str) -> Self {
-        self.line(&format!("complete {name} '{}' '-t 2 -n 8' {vars} -- {wrapper}", guest_model().display()))
+        self.line(&format!("complete {name} '{}' '-t 1 -n 12' {vars} -- {wrapper}", guest_model().display()))
     }
 
     /// A copy of 1 GiB takes seconds, in which another processor has to compute the tokens.

@@ -17,7 +17,7 @@ fn bench(numa: &str) -> GuestOutcome {
         .file(dl_backend_avx2())
         .arg("-m")
         .file_arg(guest_model())
-        .args("-p 8 -n 24 -t 2 -r 1")
+        .args("-p 8 -n 48 -t 2 -r 1")
         .knob("NUMA", numa)
         .knob("HUGEPAGES", "thp")
         // Reading ahead maps the file elsewhere for moments; here one mapping of it is looked for.

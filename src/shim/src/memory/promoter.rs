@@ -297,36 +297,50 @@ fn promote(run: &Run, pace: &Pace) -> Result<(), Refusal> {
 
 /// A region with the run's bytes, made in steps that the graphs can bear.
 fn filled(run: &Run, pace: &Pace) -> Result<Region, Refusal> {
-    let [missing, not_populated] = match run.kind {
-        Pages::Giant => [Reason::Hugetlb1gMissing, Reason::HugetlbNotPopulated].map(Refusal::Missing),
-        Pages::Huge => [Reason::Hugetlb2mMissing, Reason::HugetlbNotPopulated].map(Refusal::Missing),
-        Pages::Transparent => [Reason::PromotionOutOfMemory; 2].map(Refusal::Stop),
+    let missing = |reason| match run.kind {
+        Pages::Transparent => Refusal::Stop(Reason::PromotionOutOfMemory),
+        Pages::Huge | Pages::Giant => Refusal::Missing(reason),
     };
-    let Ok(mut region) = Region::new(run.bytes(), run.kind) else { return Err(missing) };
+    let not_populated = || missing(Reason::HugetlbNotPopulated);
+    let Ok(mut region) = Region::new(run.bytes(), run.kind) else {
+        let giant = run.kind == Pages::Giant;
+        return Err(missing(if giant { Reason::Hugetlb1gMissing } else { Reason::Hugetlb2mMissing }));
+    };
     if run.kind == Pages::Transparent && region.advise(libc::MADV_HUGEPAGE).is_err() {
         return Err(Refusal::Stop(Reason::ThpRefused));
     }
     // A file's pages are not in a core dump; these would be.
     let _ = region.advise(libc::MADV_DONTDUMP);
-    for part in parts(0..run.bytes(), run.kind.bytes()) {
-        match pace.step(|| populate(&region, run, part.clone()), rest) {
-            // Before Linux 5.14 the pages get their memory as they are filled, which fails as cleanly.
-            Err(e) if e.kind() != std::io::ErrorKind::Unsupported => return Err(not_populated),
-            _ => {}
-        }
-        for part in parts(part, HUGE_PAGE) {
-            let offset = run.offset + part.start as u64;
-            match pace.step(|| region.fill(part, run.file.fd.as_fd(), offset), rest) {
-                Ok(()) => {}
-                Err(e) if e.raw_os_error() == Some(libc::EFAULT) => return Err(not_populated),
-                Err(_) => return Err(Refusal::Stop(Reason::FileUnreadable)),
-            }
+    for page in parts(0..run.bytes(), run.kind.bytes()) {
+        for part in parts(page.clone(), HUGE_PAGE) {
+            // Filled at once: what is touched after a rest, NUMA balancing may move to where this thread runs.
+            let step = || {
+                if part.start == page.start {
+                    populate(&region, run, page.clone()).or_else(not_needed).map_err(|_| not_populated())?;
+                }
+                let filled = region.fill(part.clone(), run.file.fd.as_fd(), run.offset + part.start as u64);
+                filled.map_err(|e| match e.raw_os_error() {
+                    Some(libc::EFAULT) => not_populated(),
+                    _ => Refusal::Stop(Reason::FileUnreadable),
+                })
+            };
+            pace.step(step, rest)?;
             if ENDING.load(Relaxed) {
                 return Err(Refusal::Changed);
             }
         }
     }
+    // Once for all of it: by parts the region would be several mappings, which cannot be moved together, and the
+    // attempt would unmap the target first.
+    if placement::is_active() {
+        placement::keep(region.range().start, run.bytes());
+    }
     Ok(region)
+}
+
+/// Before Linux 5.14 the pages get their memory as they are filled, which fails as cleanly.
+fn not_needed(e: std::io::Error) -> std::io::Result<()> {
+    if e.kind() == std::io::ErrorKind::Unsupported { Ok(()) } else { Err(e) }
 }
 
 /// A range cut into parts of `bytes`, of which it is a multiple.
@@ -339,12 +353,7 @@ fn populate(region: &Region, run: &Run, part: Range<usize>) -> std::io::Result<(
     if !placement::is_active() {
         return region.populate_part(part);
     }
-    let end = part.end;
-    placement::on_its_node(run.target + part.start, part.len(), || region.populate_part(part))?;
-    // Always from the beginning, so that it is one piece in the end. At once, because a page that is filled after a
-    // rest would be moved to where this thread runs.
-    placement::keep(region.range().start, end);
-    Ok(())
+    placement::on_its_node(run.target + part.start, part.len(), || region.populate_part(part))
 }
 
 /// Waits, unless the process ends meanwhile.

@@ -266,7 +266,7 @@ pub fn on_its_node<T>(address: usize, len: usize, touch: impl FnOnce() -> T) -> 
 
 /// Keeps pages that were made by [`on_its_node`] where they are: the kernel's NUMA balancing, which most
 /// distributions have on, moves pages of memory without a policy of its own to where they were read
-/// last. A mapping is one piece again when it was called for all of it; nothing is moved. One system call, or
+/// last. To be called once for a whole mapping, which stays in one piece; nothing is moved. One system call, or
 /// none.
 pub fn keep(memory: usize, len: usize) {
     let policy = buffer_policy();
