@@ -1,7 +1,7 @@
 //! `zen5turbo run`, and what else the command prints.
 
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -50,6 +50,13 @@ fn a_program_that_a_signal_ends_ends_the_command_alike() {
 fn ready(script: &str) -> (Child, String) {
     let mut command = Command::new(command());
     command.args(["run", "--report", "--gate", "off", "--lib"]).arg(shim()).args(["--", "sh", "-c", script]);
+    // SAFETY: one system call. Under nohup the signal is ignored, which a child inherits and a shell cannot trap.
+    unsafe {
+        command.pre_exec(|| {
+            libc::signal(libc::SIGHUP, libc::SIG_DFL);
+            Ok(())
+        })
+    };
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the command can be started");
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().expect("piped")).read_line(&mut line).expect("a pipe can be read");
