@@ -20,12 +20,12 @@ pub fn program_name() -> String {
     }
 }
 
-/// The user's cache folder by the XDG base directory specification, from the values of `XDG_CACHE_HOME` and
-/// `HOME`; relative paths are ignored, as it says.
+/// A folder of the user's by the XDG base directory specification, from the values of its variable and of
+/// `HOME`, below which it is by default: `XDG_CACHE_HOME` and `.cache`. Relative paths are ignored, as it says.
 #[must_use]
-pub fn cache_folder(cache: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
-    let home = home.map(|home| PathBuf::from(home).join(".cache"));
-    [cache.map(PathBuf::from), home].into_iter().flatten().find(|path| path.is_absolute())
+pub fn xdg_folder(named: Option<OsString>, home: Option<OsString>, below_home: &str) -> Option<PathBuf> {
+    let home = home.map(|home| PathBuf::from(home).join(below_home));
+    [named.map(PathBuf::from), home].into_iter().flatten().find(|path| path.is_absolute())
 }
 
 /// The value in bytes of a line such as `VmHWM:   123456 kB`, as `/proc/self/status` and

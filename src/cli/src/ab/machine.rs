@@ -1,12 +1,19 @@
 //! The machine and its settings, as far as they bear on speed, for the reader of a report.
 
-use std::fs;
+use std::path::Path;
 use std::thread;
 
+use zen5turbo_host::proc::field_kib;
+
+use crate::root::Root;
 use crate::text;
 
 /// Names and values; what cannot be read is left out.
 pub fn facts() -> Vec<(String, String)> {
+    let root = Root::new(Path::new("/"));
+    let read = |path: &str| root.read(path);
+    let memory = read("/proc/meminfo").unwrap_or_default();
+    let meminfo = |name: &str| field_kib(&memory, name).map(text::bytes);
     let mut facts = Vec::new();
     let mut add = |name: &str, value: Option<String>| {
         if let Some(value) = value.filter(|v| !v.is_empty()) {
@@ -24,22 +31,11 @@ pub fn facts() -> Vec<(String, String)> {
     add("governor", read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"));
     add("boost", read("/sys/devices/system/cpu/cpufreq/boost"));
     add("NUMA balancing", read("/proc/sys/kernel/numa_balancing"));
-    let virtualised = fs::read_to_string("/proc/cpuinfo")
-        .is_ok_and(|t| t.lines().any(|l| l.starts_with("flags") && l.split_whitespace().any(|w| w == "hypervisor")));
+    let virtualised = read("/proc/cpuinfo")
+        .is_some_and(|t| t.lines().any(|l| l.starts_with("flags") && l.split_whitespace().any(|w| w == "hypervisor")));
     add("virtual machine", Some(if virtualised { "yes" } else { "no" }.to_owned()));
     add("load average", read("/proc/loadavg"));
     facts
-}
-
-fn read(path: &str) -> Option<String> {
-    Some(fs::read_to_string(path).ok()?.trim().to_owned())
-}
-
-fn meminfo(name: &str) -> Option<String> {
-    let all = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = all.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(text::bytes(kib * 1024))
 }
 
 #[cfg(test)]

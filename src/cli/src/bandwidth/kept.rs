@@ -7,6 +7,7 @@ use std::thread;
 
 use serde::{Deserialize, Serialize};
 use zen5turbo_host::Cpu;
+use zen5turbo_host::proc::xdg_folder;
 
 use super::{Bandwidth, measure};
 use crate::record;
@@ -81,10 +82,8 @@ fn here() -> (String, usize) {
     (Cpu::detect().brand, thread::available_parallelism().map_or(1, usize::from))
 }
 
-/// As the XDG base directory specification has it.
 fn file() -> Option<PathBuf> {
-    let of = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache = of("XDG_CACHE_HOME").or_else(|| Some(of("HOME")?.join(".cache")))?;
+    let cache = xdg_folder(env::var_os("XDG_CACHE_HOME"), env::var_os("HOME"), ".cache")?;
     Some(cache.join("zen5turbo/bandwidth.json"))
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::NamedTempFile;
+use zen5turbo_host::proc::xdg_folder;
 
 use super::record::{KIND, Record, SCHEMA};
 
@@ -34,8 +35,7 @@ impl Store {
         if let Some(dir) = dir {
             return Ok(Store(dir.to_owned()));
         }
-        let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let data = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")));
+        let data = xdg_folder(env::var_os("XDG_DATA_HOME"), env::var_os("HOME"), ".local/share");
         let data = data.context(
             "there is no folder for records: neither XDG_DATA_HOME nor HOME is set to an absolute path; name one with --dir",
         )?;

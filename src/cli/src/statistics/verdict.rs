@@ -48,9 +48,8 @@ impl Comparison {
         confidence: f64,
     ) -> Option<Comparison> {
         let ratios = ratios(arm, reference);
-        let median = median(&ratios)?;
         let interval = Interval::of_median(&ratios, confidence);
-        Some(Comparison { ratios, median, interval, verdict: judge(interval, noise, better) })
+        Self::new(ratios, interval, noise, better)
     }
 
     /// Compares two sets of samples of different times, which have no pairs; `noise` as above. `None` when
@@ -63,8 +62,12 @@ impl Comparison {
         confidence: f64,
     ) -> Option<Comparison> {
         let ratios = samples::ratios(reference, arm);
-        let median = median(&ratios)?;
         let interval = Interval::of_samples(&ratios, (reference.len(), arm.len()), confidence);
+        Self::new(ratios, interval, noise, better)
+    }
+
+    fn new(ratios: Vec<f64>, interval: Option<Interval>, noise: Option<&Interval>, better: Better) -> Option<Self> {
+        let median = median(&ratios)?;
         Some(Comparison { ratios, median, interval, verdict: judge(interval, noise, better) })
     }
 }

@@ -28,7 +28,7 @@ pub fn place(named: Option<&Path>) -> Result<PathBuf> {
         Some(path) => return Ok(path.into()),
         None => {}
     }
-    let cache = proc::cache_folder(env::var_os("XDG_CACHE_HOME"), env::var_os("HOME"));
+    let cache = proc::xdg_folder(env::var_os("XDG_CACHE_HOME"), env::var_os("HOME"), ".cache");
     let cache = cache.context("found neither XDG_CACHE_HOME nor HOME; expected one of them, or --out FILE")?;
     Ok(cache.join(calibration::PLACE))
 }

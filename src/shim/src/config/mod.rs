@@ -234,7 +234,7 @@ impl Config {
                 }
             }
         }
-        config.cache = proc::cache_folder(cache, home);
+        config.cache = proc::xdg_folder(cache, home, ".cache");
         // The environment has no order of its own.
         config.complaints.sort();
         config
