@@ -97,8 +97,9 @@ fn mappings_that_are_refused_end_the_reading_and_nothing_else() {
     let model = Cold::new(&gemma());
     let off = model.run("off");
     let is_cold = model.drop_pages();
-    // MAP_SHARED | MAP_POPULATE without MAP_FIXED: what only the reader maps.
-    let refusal = Refusal::new().unprivileged().call("mmap:ENOMEM:arg3=0x8001");
+    // MAP_SHARED | MAP_FIXED, with or without MAP_POPULATE, of 8 MiB: what only the reader maps.
+    let rules = ["mmap:ENOMEM:arg1=0x800000:arg3=0x11", "mmap:ENOMEM:arg1=0x800000:arg3=0x8011"];
+    let refusal = Refusal::new().unprivileged().calls(&rules);
     let run = model.generation(Program::engaged(llama("llama-completion"))).knob("PREFETCH", "pages");
     let run = run.inside(&refusal).run().success();
     assert_eq!(run.stdout, off.stdout);

@@ -207,7 +207,7 @@ fn the_report_tells_what_engaged_and_the_statistics_go_where_they_were_asked_for
         "libggml-cpu.so: bound",
         "MUL_MAT",
         "q8_0",
-        "promoted",
+        "huge pages",
         "GB/s with 1 thread",
         "measured just now, after the program",
     ] {

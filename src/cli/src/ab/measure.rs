@@ -74,6 +74,9 @@ pub fn warm_up(
     let mut idle = Vec::new();
     let group = &plan.groups[0];
     let threads = plan.threads.iter().max().copied().flatten();
+    // The pages that a program loaded it in, huge ones under the shim, would serve all arms; those that reading it
+    // here gives are nobody's. With --cold each arm loads its own.
+    plan.models[model].cool()?;
     for (a, arm) in plan.arms.iter().enumerate().filter(|(_, arm)| !matches!(arm.role, Role::Again(_))) {
         progress.warm_up(&plan.models[model].name(), &arm.name);
         let outcome = one::run(plan, arm, &plan.models[model], threads, group, true)?;

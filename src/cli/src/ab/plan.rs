@@ -108,7 +108,11 @@ impl Plan {
         format!(
             "each pair runs every arm once ({}), the next in reverse, then the order moves on by one; before each run the model is {}",
             names(1),
-            if self.cold { "dropped from the page cache" } else { "read into the page cache" }
+            if self.cold {
+                "dropped from the page cache, so that each arm loads its own pages"
+            } else {
+                "read into the page cache"
+            }
         )
     }
 }

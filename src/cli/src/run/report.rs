@@ -134,17 +134,19 @@ fn operations(stats: &Stats, wall: Duration, measured: &[Bandwidth]) -> String {
     format!("{table}\n")
 }
 
-/// Promoted pages and large buffers.
+/// Weights on huge pages, and large buffers.
 fn memory(json: &Value) -> String {
     let weights = &json["memory"]["weights"];
     let number = |value: &Value| value.as_u64().unwrap_or(0);
     let promoted = &weights["promoted"];
-    let total: u64 = ["thp", "2m", "1g"].iter().map(|kind| number(&promoted[*kind])).sum();
+    let moved: u64 = ["thp", "2m", "1g"].iter().map(|kind| number(&promoted[*kind])).sum();
+    let total = number(&weights["cached"]) + moved;
     let mut out = format!(
-        "promoted     {} of {} that products read ({} mapped): {} transparent, {} of 2 MiB, {} of 1 GiB pages; {} given back; {:.2} s\n",
+        "huge pages   {} of {} that products read ({} mapped): {} in the page cache; moved to {} transparent, {} of 2 MiB, {} of 1 GiB pages; {} given back; {:.2} s\n",
         text::bytes(total),
         text::bytes(number(&weights["wanted"])),
         text::bytes(number(&weights["mapped"])),
+        text::bytes(number(&weights["cached"])),
         text::bytes(number(&promoted["thp"])),
         text::bytes(number(&promoted["2m"])),
         text::bytes(number(&promoted["1g"])),
@@ -171,7 +173,7 @@ mod tests {
         "gate": {"mode": "off", "decision": "run"}, "ggml": [{"path": "/x/libggml-cpu.so", "status": "bound"}],
         "ops": {"MUL_MAT": {"q4_K": {"taken": 4, "ns": 500000000, "bytes": 4000000000, "mac": 50000000000,
             "kernels": {}, "declined": {"use_ref": 3}}}},
-        "memory": {"weights": {"mapped": 4194304, "wanted": 3145728, "promoted": {"thp": 2097152, "2m": 0, "1g": 0},
+        "memory": {"weights": {"mapped": 4194304, "wanted": 4194304, "cached": 1048576, "promoted": {"thp": 2097152, "2m": 0, "1g": 0},
             "demoted": 0, "us": 1500000}, "buffers": {"thp": {"count": 2, "bytes": 1048576}}},
         "events": {"thp_never": 1}}"#;
 
@@ -189,7 +191,7 @@ mod tests {
             "50 %",
             "100",
             "declined     MUL_MAT q4_K: 3 times, use_ref",
-            "promoted     2.0 MiB of 3.0 MiB that products read (4.0 MiB mapped): 2.0 MiB transparent",
+            "huge pages   3.0 MiB of 4.0 MiB that products read (4.0 MiB mapped): 1.0 MiB in the page cache; moved to 2.0 MiB transparent",
             "1.50 s",
             "buffers      1.0 MiB in 2 large buffers",
             "event        thp_never: 1",

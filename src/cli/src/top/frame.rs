@@ -143,16 +143,23 @@ pub struct Declined {
 pub struct Promoted {
     /// In pages that products read.
     pub wanted: u64,
-    /// Of them on huge pages.
+    /// Of them in huge pages of the page cache.
+    pub cached: u64,
+    /// Of them moved to huge pages.
     pub promoted: u64,
     /// The file's again.
     pub given_back: u64,
 }
 
 impl Promoted {
-    /// From 0 to 1; 0 when nothing was wanted.
+    /// On huge pages of either kind.
+    pub fn huge(self) -> u64 {
+        self.cached + self.promoted
+    }
+
+    /// Of what was wanted, from 0 to 1; 0 when nothing was.
     pub fn share(self) -> f64 {
-        if self.wanted == 0 { 0.0 } else { (self.promoted as f64 / self.wanted as f64).clamp(0.0, 1.0) }
+        if self.wanted == 0 { 0.0 } else { (self.huge() as f64 / self.wanted as f64).clamp(0.0, 1.0) }
     }
 }
 
@@ -281,7 +288,12 @@ fn operation((operation, kind): &(String, String), op: &Op, since: Option<(Op, f
 fn promoted(weights: &Value) -> Promoted {
     let moved: u64 = ["thp", "2m", "1g"].map(|kind| count(&weights["promoted"][kind])).iter().sum();
     let given_back = count(&weights["demoted"]);
-    Promoted { wanted: count(&weights["wanted"]), promoted: moved.saturating_sub(given_back), given_back }
+    Promoted {
+        wanted: count(&weights["wanted"]),
+        cached: count(&weights["cached"]),
+        promoted: moved.saturating_sub(given_back),
+        given_back,
+    }
 }
 
 #[cfg(test)]
@@ -301,7 +313,7 @@ pub mod tests {
                 "q4_K": {"taken": 100 * n, "ns": n * 500_000_000, "bytes": n * 4_000_000_000, "mac": n * 1_000_000_000,
                          "kernels": {"1": "avx512vnni", "many": "avx512vnni"}, "declined": {"use_ref": 3}},
                 "f16": {"declined": {"src0_view": 7}}}},
-            "memory": {"weights": {"wanted": 4 << 20, "promoted": {"thp": 3 << 20}, "demoted": 1 << 20},
+            "memory": {"weights": {"wanted": 8 << 20, "cached": 2 << 20, "promoted": {"thp": 3 << 20}, "demoted": 1 << 20},
                        "buffers": {"thp": {"count": 1, "bytes": 2 << 20}}},
             "events": {"thp_refused": 1},
         });
@@ -327,7 +339,10 @@ pub mod tests {
         assert_eq!(frame.operations.len(), 1);
         let declined: Vec<_> = frame.declined.iter().map(|d| (d.kind.as_str(), d.reason.as_str(), d.count)).collect();
         assert_eq!(declined, [("f16", "src0_view", 7), ("q4_K", "use_ref", 3)]);
-        assert_eq!(frame.promoted, Promoted { wanted: 4 << 20, promoted: 2 << 20, given_back: 1 << 20 });
+        assert_eq!(
+            frame.promoted,
+            Promoted { wanted: 8 << 20, cached: 2 << 20, promoted: 2 << 20, given_back: 1 << 20 }
+        );
         assert_eq!((frame.promoted.share(), frame.buffers), (0.5, 2 << 20));
     }
 

@@ -19,12 +19,14 @@ pub fn facts(frame: &Frame, limit: Option<&Kept>) -> Vec<(&'static str, String)>
     facts.push(("weights", weights(frame, limit)));
     let promoted = frame.promoted;
     facts.push((
-        "promoted",
+        "huge pages",
         format!(
-            "{} of {} that products read, {:.0} %; {} given back (since the start)",
-            text::bytes(promoted.promoted),
+            "{} of {} that products read, {:.0} %: {} in the page cache, {} moved, {} given back",
+            text::bytes(promoted.huge()),
             text::bytes(promoted.wanted),
             100.0 * promoted.share(),
+            text::bytes(promoted.cached),
+            text::bytes(promoted.promoted),
             text::bytes(promoted.given_back)
         ),
     ));
@@ -104,7 +106,7 @@ fn memory(frame: &Frame) -> String {
 
 /// A program's row in the list.
 pub const PROGRAMS: [&str; 8] =
-    ["process", "program", "state", "1-column graphs/s", "columns/s", "weights", "promoted", "resident"];
+    ["process", "program", "state", "1-column graphs/s", "columns/s", "weights", "huge pages", "resident"];
 
 /// Its cells.
 pub fn program(frame: &Frame) -> [String; 8] {

@@ -17,7 +17,7 @@ use std::sync::atomic::AtomicU64;
 pub const NAME: &CStr = c"zen5turbo-live";
 
 /// Of the layout: to be raised with every change of it.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 
 /// The first word, as the bytes of a text.
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"zen5live");
@@ -92,6 +92,8 @@ pub struct Weights<N> {
     pub mapped: N,
     /// In pages that products read.
     pub wanted: N,
+    /// Of those, in huge pages of the page cache.
+    pub cached: N,
     /// Moved to transparent huge pages.
     pub thp: N,
     /// To reserved pages of 2 MiB.

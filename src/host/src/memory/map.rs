@@ -56,7 +56,8 @@ pub fn keep_errno<T>(f: impl FnOnce() -> T) -> T {
     result
 }
 
-fn check(result: c_long) -> io::Result<usize> {
+/// The result of a system call, or its error.
+pub(super) fn check(result: c_long) -> io::Result<usize> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result as usize) }
 }
 
@@ -322,41 +323,6 @@ pub fn count() -> Option<usize> {
     }
 }
 
-/// `RWF_NOWAIT` of Linux 4.14: a read that would have to wait for the disk fails.
-const RWF_NOWAIT: c_int = 8;
-
-/// Whether the page cache holds the byte at `bytes.start` of the file and every `step`-th one from
-/// there on; true also when the kernel does not tell. The first one that is missing ends the search, and
-/// the kernel may begin to read there. `mincore` tells this only to those who could write the file.
-#[must_use]
-pub fn is_cached(file: BorrowedFd<'_>, bytes: Range<u64>, step: usize) -> bool {
-    let mut byte = 0_u8;
-    let part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
-    bytes.step_by(step).all(|at| {
-        // SAFETY: one buffer of one byte, which lives until the call returns.
-        let n = unsafe { libc::syscall(libc::SYS_preadv2, file.as_raw_fd(), &raw const part, 1, at, 0, RWF_NOWAIT) };
-        !check(n).is_err_and(|e| e.raw_os_error() == Some(libc::EAGAIN))
-    })
-}
-
-/// Reads bytes of a file into the page cache and waits for them, without copying them and without
-/// touching a mapping of the program's. `offset` is a multiple of the page.
-///
-/// By a mapping that is populated and removed: unlike `readahead`, this is not limited to the
-/// device's read-ahead size, and the cache gets large folios.
-///
-/// # Errors
-/// No address space, too many mappings, a refusal, or a file that cannot be mapped.
-pub fn read_in(file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<()> {
-    let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
-    // SAFETY: a new mapping at a place of the kernel's choice, which nobody else knows.
-    unsafe {
-        let at = mmap(0, len, libc::PROT_READ, flags, file.as_raw_fd(), offset)?;
-        unmap(at..at + len);
-    }
-    Ok(())
-}
-
 /// Which file it is, for as long as it exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileId {
@@ -391,13 +357,6 @@ pub fn duplicate(fd: c_int) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(new as c_int) })
 }
 
-/// Tells the kernel that these bytes of a file need not stay in the page cache. Pages that somebody
-/// has mapped stay.
-pub fn release_cache(file: BorrowedFd<'_>, offset: u64, len: u64) {
-    // SAFETY: no memory is accessed; a refusal changes nothing.
-    unsafe { libc::syscall(libc::SYS_fadvise64, file.as_raw_fd(), offset, len, libc::POSIX_FADV_DONTNEED) };
-}
-
 /// The first `N` bytes of a file, without moving its position; `None` when it has fewer.
 #[must_use]
 pub fn first_bytes<const N: usize>(fd: c_int) -> Option<[u8; N]> {
@@ -408,7 +367,7 @@ pub fn first_bytes<const N: usize>(fd: c_int) -> Option<[u8; N]> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::io::Write;
     use std::os::fd::AsFd;
@@ -418,7 +377,8 @@ mod tests {
         unsafe { std::slice::from_raw_parts(range.start as *const u8, range.len()) }
     }
 
-    fn file(len: usize) -> std::fs::File {
+    /// A file of these bytes, with no name any more.
+    pub fn file(len: usize) -> std::fs::File {
         let path = std::env::temp_dir().join(format!("zen5turbo-map-{}-{len}", std::process::id()));
         let mut file = std::fs::File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
@@ -445,28 +405,6 @@ mod tests {
         unsafe { region.move_to(range.start + HUGE_PAGE).unwrap() };
         assert_eq!(bytes(range.clone()), before);
         assert_eq!(resident(range), Some((2 * HUGE_PAGE / SMALL_PAGE, 2 * HUGE_PAGE / SMALL_PAGE)));
-    }
-
-    #[test]
-    fn what_is_read_in_is_resident_and_what_is_released_is_not() {
-        let file = file(2 * HUGE_PAGE + 5);
-        file.sync_all().unwrap(); // dirty pages stay
-        let (half, end) = (HUGE_PAGE as u64, 2 * HUGE_PAGE as u64 + 5);
-        assert!(is_cached(file.as_fd(), 0..end, SMALL_PAGE), "just written");
-        release_cache(file.as_fd(), 0, 0);
-        // A file system in memory, as /tmp may be, keeps its pages; others drop them.
-        let mut fs = std::mem::MaybeUninit::<libc::statfs>::zeroed();
-        // SAFETY: filled by the call; zeroes are a valid record.
-        let fs = unsafe {
-            libc::fstatfs(file.as_raw_fd(), fs.as_mut_ptr());
-            fs.assume_init()
-        };
-        assert!(fs.f_type == libc::TMPFS_MAGIC || !is_cached(file.as_fd(), 0..end, HUGE_PAGE));
-        read_in(file.as_fd(), 0, HUGE_PAGE).unwrap();
-        assert!(is_cached(file.as_fd(), 0..half, SMALL_PAGE));
-        read_in(file.as_fd(), half, HUGE_PAGE + 5).unwrap();
-        assert!(is_cached(file.as_fd(), 0..end, SMALL_PAGE));
-        assert!(read_in(file.as_fd(), 1, HUGE_PAGE).is_err() && read_in(file.as_fd(), 0, 0).is_err());
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! Memory: mappings and pages (`map`), and how much of it may be used (`budget`),
+//! Memory: mappings and pages (`map`), the page cache (`page_cache`), how much memory may be used (`budget`),
 //! and transparent huge pages (`thp`).
 
 pub mod budget;
 pub mod map;
+pub mod page_cache;
 pub mod thp;
 
 pub use budget::{Budget, Pressure};

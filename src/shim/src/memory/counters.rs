@@ -17,6 +17,11 @@ pub fn wanted(bytes: usize) {
     counters().weights.wanted.fetch_add(bytes as u64, Relaxed);
 }
 
+/// So many bytes that products read lie in huge pages of the page cache, and stay there.
+pub fn cached(bytes: usize) {
+    counters().weights.cached.fetch_add(bytes as u64, Relaxed);
+}
+
 /// Pages were replaced, in so many microseconds of work and of rest.
 pub fn promoted(pages: Pages, bytes: usize, worked: u64, rested: u64) {
     let w = &counters().weights;
@@ -54,8 +59,8 @@ pub fn totals() -> [u64; 2] {
     [[&w.thp, &w.huge, &w.giant].iter().map(|n| n.load(Relaxed)).sum(), counters().weights.demoted.load(Relaxed)]
 }
 
-/// The member `weights`: bytes of model files mapped, bytes in pages that products read, bytes moved
-/// to each kind of page since the start and moved back, bytes that lie on promoted pages now, and
+/// The member `weights`: bytes of model files mapped, bytes in pages that products read, those of them that were found
+/// in huge pages of the page cache, bytes moved to each kind of page since the start and moved back, bytes that lie on promoted pages now, and
 /// the microseconds that it took, and those of rest for the graphs' sake.
 pub fn report(j: &mut Json) {
     // The promoter holds the lock for moments; the program itself, when a signal handler of it calls exit.
@@ -69,6 +74,7 @@ pub fn report(j: &mut Json) {
     j.open(Some("weights"));
     j.number("mapped", counters().weights.mapped.load(Relaxed));
     j.number("wanted", counters().weights.wanted.load(Relaxed));
+    j.number("cached", counters().weights.cached.load(Relaxed));
     j.open(Some("promoted"));
     j.number("thp", counters().weights.thp.load(Relaxed));
     j.number("2m", counters().weights.huge.load(Relaxed));

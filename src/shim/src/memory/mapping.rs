@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use libc::c_int;
 use zen5turbo_host::memory::map::{self, FileId, GIANT_PAGE, HUGE_PAGE, Pages};
+use zen5turbo_host::memory::page_cache;
 
 /// What became of 2 MiB of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub enum Page {
     File,
     /// The file's pages, to be replaced.
     Wanted,
+    /// The file's, one huge page of the page cache: nothing would be gained by a copy.
+    Cached,
     /// Anonymous pages with the file's bytes.
     Promoted(Pages),
     /// The file's pages, for good: unmapped in part, or changed by the program.
@@ -63,6 +66,8 @@ pub struct Mapping {
     pub runs: usize,
     /// It is larger than the memory that it may take.
     pub is_too_large: bool,
+    /// The kernel was asked for huge pages of the page cache.
+    pub asks_huge: bool,
 }
 
 impl Mapping {
@@ -81,6 +86,7 @@ impl Mapping {
             locked: false,
             runs: 0,
             is_too_large: false,
+            asks_huge: false,
         }
     }
 
@@ -168,10 +174,11 @@ impl Mapping {
     pub unsafe fn map_file(&self, indices: Range<usize>) -> bool {
         let range = self.address(indices.start)..self.address(indices.end);
         let offset = self.offset + (range.start - self.range.start) as u64;
+        let map_over = if self.asks_huge { page_cache::map_huge } else { map::map_file_over };
         let map = |flags| {
             let fd = self.file.fd.as_raw_fd();
             // SAFETY: by contract; readers see the same bytes before and after.
-            unsafe { map::map_file_over(range.clone(), libc::PROT_READ, flags, fd, offset) }.is_ok()
+            unsafe { map_over(range.clone(), libc::PROT_READ, flags, fd, offset) }.is_ok()
         };
         // What lies there counts against the limit of locked memory as well, so that a lock may be
         // refused; the bytes matter more.

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use zen5turbo_host::memory::map::{HUGE_PAGE, Pages, Region};
+use zen5turbo_host::memory::page_cache::{self, PageTable};
 use zen5turbo_host::memory::{Budget, map};
 
 use super::counters;
@@ -104,6 +105,7 @@ fn work() {
     let pace = Pace::new();
     let most_runs = map_count_limit() / SHARE_OF_MAPPINGS;
     let mut ladder = ladder();
+    let page_table = PageTable::open().ok();
     let mut most = RUN;
     let mut calm_from = Instant::now();
     let mut locked = registry::lock();
@@ -121,7 +123,7 @@ fn work() {
             calm_from = now + PAUSE;
         }
         let calm = now >= calm_from;
-        let run = if calm { next_run(&mut locked, &ladder, most) } else { None };
+        let run = if calm { next_run(&mut locked, &ladder, most, page_table.as_ref()) } else { None };
         let Some(run) = run else {
             let nothing_to_give_back = locked.mappings.iter().all(|m| m.last_transparent().is_none());
             if locked.stopped && nothing_to_give_back {
@@ -193,7 +195,7 @@ fn map_count_limit() -> usize {
 
 /// Takes the next run off the queue: consecutive pages, of at most about so many bytes. Of 1 GiB
 /// pages: whole ones, and where only a part of one is wanted, smaller pages, if there are any.
-fn next_run(registry: &mut Registry, ladder: &[Pages], most: usize) -> Option<Run> {
+fn next_run(registry: &mut Registry, ladder: &[Pages], most: usize, page_table: Option<&PageTable>) -> Option<Run> {
     let giants = ladder.first()? == &Pages::Giant;
     let small = ladder.iter().find(|kind| **kind != Pages::Giant);
     loop {
@@ -227,9 +229,34 @@ fn next_run(registry: &mut Registry, ladder: &[Pages], most: usize) -> Option<Ru
                 run.pages.end += 1;
             }
         }
+        if run.kind == Pages::Transparent && !placement::is_active() {
+            leave_cached(registry, &mut run, page_table);
+            if run.pages.is_empty() {
+                continue;
+            }
+        }
+        let mapping = registry.by_number(number)?;
         run.target = mapping.address(run.pages.start);
         run.offset = mapping.offset + (run.target - mapping.range.start) as u64;
         return Some(run);
+    }
+}
+
+/// Cuts a run down to its first pages that are not huge pages of the page cache already: those are left, and what
+/// follows waits again.
+fn leave_cached(registry: &mut Registry, run: &mut Run, page_table: Option<&PageTable>) {
+    let Some(mapping) = registry.by_number(run.mapping) else { return };
+    let range = mapping.address(run.pages.start)..mapping.address(run.pages.end);
+    let Some(Ok(huge)) = page_table.map(|table| table.huge_file_pages(range)) else { return };
+    let is_huge = |i: &usize| huge.iter().any(|part| part.contains(&mapping.address(*i)));
+    let (cached, others): (Vec<usize>, Vec<usize>) = run.pages.clone().partition(is_huge);
+    counters::cached(cached.len() * HUGE_PAGE);
+    cached.iter().for_each(|&i| mapping.set(i..i + 1, Page::Cached));
+    let first = others.first().copied().unwrap_or(run.pages.end);
+    let end = cached.into_iter().find(|&i| i > first).unwrap_or(run.pages.end);
+    run.pages = first..end;
+    for i in others.into_iter().rev().take_while(|&i| i >= end) {
+        registry.queue.push_front((run.mapping, i));
     }
 }
 
@@ -374,7 +401,7 @@ fn rest(time: Duration) {
 fn release_cache(run: &Run, spare: u64) {
     let rest = registry::lock().queue.len() * HUGE_PAGE;
     if spare < (rest + RELIEF) as u64 {
-        map::release_cache(run.file.fd.as_fd(), run.offset, run.bytes() as u64);
+        page_cache::release_cache(run.file.fd.as_fd(), run.offset, run.bytes() as u64);
     }
 }
 

@@ -31,8 +31,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use libc::c_int;
-use zen5turbo_host::memory::Budget;
 use zen5turbo_host::memory::map::{self, HUGE_PAGE};
+use zen5turbo_host::memory::{Budget, page_cache};
 use zen5turbo_host::thread;
 
 use super::counters;
@@ -106,14 +106,14 @@ pub enum Start {
     ReadPart(u64),
 }
 
-/// Looks whether these bytes of a file, whole small pages, are in memory, and else whether they have room there.
-pub fn start_of(fd: c_int, bytes: Range<u64>) -> Start {
+/// Looks whether these bytes of a file, whole small pages, are in memory, and else whether they have room in the
+/// `spare` bytes.
+pub fn start_of(fd: c_int, bytes: Range<u64>, spare: u64) -> Start {
     let len = bytes.end - bytes.start;
     // SAFETY: the program's descriptor, which it is mapping from while this is called.
-    if map::is_cached(unsafe { BorrowedFd::borrow_raw(fd) }, bytes, HUGE_PAGE) {
+    if page_cache::is_cached(unsafe { BorrowedFd::borrow_raw(fd) }, bytes, HUGE_PAGE) {
         return Start::Populate;
     }
-    let spare = Budget::of_this_process().spare();
     if spare < len { Start::ReadPart(spare / 2) } else { Start::Read }
 }
 
@@ -263,13 +263,15 @@ fn work() {
 struct Part {
     file: Arc<ModelFile>,
     bytes: Range<u64>,
+    /// In huge pages, if the page cache can.
+    huge: bool,
 }
 
 /// The file under the pages from `page` to `end`; none when the program has unmapped it.
 fn part_of(registry: &Registry, page: PageId, end: usize) -> Option<Part> {
     let mapping = registry.mappings.iter().find(|m| m.number == page.0)?;
     let bytes = mapping.file_range(page.1).start..mapping.file_range(end - 1).end;
-    (!bytes.is_empty()).then(|| Part { file: mapping.file.clone(), bytes })
+    (!bytes.is_empty()).then(|| Part { file: mapping.file.clone(), bytes, huge: mapping.asks_huge })
 }
 
 /// The next pages of a model that is being loaded, as far as they lie side by side.
@@ -289,10 +291,10 @@ fn next_part(registry: &mut Registry) -> Option<Part> {
 
 /// Reads; false when that is refused.
 fn read(part: Option<Part>) -> bool {
-    let Some(Part { file, bytes }) = part else { return true };
+    let Some(Part { file, bytes, huge }) = part else { return true };
     let len = (bytes.end - bytes.start) as usize;
     let started = Instant::now();
-    if !file.is_the_same() || map::read_in(file.fd.as_fd(), bytes.start, len).is_err() {
+    if !file.is_the_same() || page_cache::read_in(file.fd.as_fd(), bytes.start, len, huge).is_err() {
         return false;
     }
     counters::read_ahead(len, started.elapsed().as_micros() as u64);
@@ -311,7 +313,7 @@ fn release(locked: &mut Locked, (number, index): PageId) {
     // SAFETY: the registry is locked, so these are the file's pages in a mapping of the program's that
     // nobody writes to: whoever reads there gets them from the file again.
     if unsafe { map::advise(at..at + HUGE_PAGE, libc::MADV_DONTNEED) }.is_ok() {
-        map::release_cache(mapping.file.fd.as_fd(), bytes.start, bytes.end - bytes.start);
+        page_cache::release_cache(mapping.file.fd.as_fd(), bytes.start, bytes.end - bytes.start);
         counters::released(HUGE_PAGE);
     }
 }

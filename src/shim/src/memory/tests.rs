@@ -21,7 +21,8 @@ const PAGES: usize = BYTES / SMALL_PAGE;
 /// The tests of this file share the registry, as the mappings of a process do.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// A model file: the magic, then words that tell where they are.
+/// A model file: the magic, then words that tell where they are. Written so that the page cache may have huge pages at
+/// its beginning, which stay, and small ones behind, which are promoted.
 fn model() -> std::fs::File {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let name = format!("zen5turbo-fire-{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
@@ -30,7 +31,9 @@ fn model() -> std::fs::File {
     std::fs::remove_file(&path).unwrap();
     let mut bytes: Vec<u8> = (0..BYTES / 8).flat_map(|i| word(i).to_le_bytes()).collect();
     bytes[..4].copy_from_slice(b"GGUF");
-    file.write_all(&bytes).unwrap();
+    let (begin, rest) = bytes.split_at(3 * HUGE_PAGE);
+    file.write_all(begin).unwrap();
+    rest.chunks(SMALL_PAGE).for_each(|page| file.write_all(page).unwrap());
     file
 }
 

@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use libc::{c_int, off_t};
 use zen5turbo_host::memory::map::{self, GIANT_PAGE, HUGE_PAGE, Region, SMALL_PAGE};
+use zen5turbo_host::memory::{Budget, page_cache};
 
 use super::mapping::{Mapping, ModelFile, Page};
 use super::reader::{self, Start};
 use super::{counters, promoter, registry};
 use crate::config::config;
 use crate::log::log;
-use crate::pages::HugePages;
+use crate::pages::{HugePages, thp_available};
 use crate::reason::Reason;
 use crate::startup::{self, State};
 use crate::stats;
@@ -51,9 +52,12 @@ pub fn map(len: usize, flags: c_int, fd: c_int, offset: off_t) -> Option<usize> 
     // What the program wants to wait for can be read while it goes on.
     let is_late = flags & libc::MAP_POPULATE != 0 && config().prefetch.reads_pages();
     let len = len.checked_next_multiple_of(SMALL_PAGE)?;
-    let start = if is_late { reader::start_of(fd, offset..offset + len as u64) } else { Start::Populate };
+    let spare = Budget::of_this_process().spare();
+    let start = if is_late { reader::start_of(fd, offset..offset + len as u64, spare) } else { Start::Populate };
     let now = if start == Start::Populate { flags } else { flags & !libc::MAP_POPULATE };
-    let Ok(mut mapping) = place(len, now, fd, offset) else {
+    // Of a model that is larger than memory, a touch shall not bring more than it needs.
+    let huge = config().huge_pages != HugePages::Off && spare >= len as u64 && thp_available();
+    let Ok(mut mapping) = place(len, now, fd, offset, huge) else {
         stats::event(Reason::MappingNotPlaced);
         return None;
     };
@@ -68,18 +72,21 @@ pub fn map(len: usize, flags: c_int, fd: c_int, offset: off_t) -> Option<usize> 
     Some(register(mapping, to_read))
 }
 
-/// Address space, then the file over it: nobody else can get in between.
-fn place(len: usize, flags: c_int, fd: c_int, offset: u64) -> std::io::Result<Mapping> {
+/// Address space, then the file over it: nobody else can get in between. `huge` asks for huge pages of the page cache.
+fn place(len: usize, flags: c_int, fd: c_int, offset: u64, huge: bool) -> std::io::Result<Mapping> {
     let giant = config().huge_pages == HugePages::One && len >= HEAD + GIANT_PAGE;
     let reserved = if giant { Region::reserve_after(HEAD, len, GIANT_PAGE)? } else { Region::reserve(len, HUGE_PAGE)? };
     let file = ModelFile::new(fd)?;
     // Handed over before it can fail: by then the kernel may have given these addresses up, and to unmap
     // them could hit what another thread has mapped there. If they stay reserved, that costs nothing.
     let range = reserved.into_range();
+    let map = if huge { page_cache::map_huge } else { map::map_file_over };
     // SAFETY: over address space that is ours alone.
-    unsafe { map::map_file_over(range.clone(), libc::PROT_READ, flags, file.fd.as_raw_fd(), offset)? };
+    unsafe { map(range.clone(), libc::PROT_READ, flags, file.fd.as_raw_fd(), offset)? };
     let kept = flags & (libc::MAP_SHARED | libc::MAP_PRIVATE | libc::MAP_NORESERVE);
-    Ok(Mapping::new(0, range, file, offset, kept))
+    let mut mapping = Mapping::new(0, range, file, offset, kept);
+    mapping.asks_huge = huge;
+    Ok(mapping)
 }
 
 fn register(mut mapping: Mapping, to_read: Option<u64>) -> usize {

@@ -7,7 +7,7 @@ use crate::memory::counters as weights;
 use crate::{placement, stats, streaming};
 
 /// ```text
-/// memory: { weights: { mapped, wanted, promoted: { thp, 2m, 1g }, demoted, now, us, rested_us },
+/// memory: { weights: { mapped, wanted, cached, promoted: { thp, 2m, 1g }, demoted, now, us, rested_us },
 ///           prefetch: { bytes, calls, us, released },
 ///           numa: { mode, nodes: [...], placed: { node: bytes }, interleaved, failed, seats, moved },
 ///           buffers: { thp: { count, bytes }, hugetlb_2m: { count, bytes }, freed },
