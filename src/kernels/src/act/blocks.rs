@@ -149,10 +149,10 @@ fn max(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
-/// `cvtps2dq`, to nearest even.
+/// To nearest even; `i32::MIN` where that is no `i32`, as `cvtps2dq` does.
 fn to_integer(x: f32) -> i32 {
-    let r = x.round_ties_even();
-    if (-2_147_483_648.0..2_147_483_648.0).contains(&r) { r as i32 } else { i32::MIN }
+    // SAFETY: every x86-64 has SSE.
+    unsafe { _mm_cvtss_si32(_mm_set_ss(x)) }
 }
 
 /// A block of 32 by ggml's sequence of AVX2 operations.
