@@ -151,3 +151,48 @@ fn functions_that_differ_or_are_not_known_are_left_alone() {
         assert_left(run.stats(), &["dequantize_row_q8_0"], reason);
     }
 }
+
+/// A program that computes products as ggml did before December 2024; `options` are those of its library.
+fn products(dir: &TempDir, options: &str) -> PathBuf {
+    let base = llama("libggml-base.so");
+    let built = |fixture: Fixture| fixture.ggml_headers().path_option("-Wl,-rpath,", base.parent().expect("a folder"));
+    let library = built(Fixture::new("sgemm").options("-DLIBRARY -shared -fPIC -Wl,--no-as-needed").options(options));
+    let library = library.path_option("", &base).build(dir, "libggml-old.so");
+    let program = built(Fixture::new("sgemm")).path_option("-Wl,-rpath,", dir.path()).options("-Wl,--no-as-needed");
+    program.path_option("", &library).path_option("", &base).options("-lm").build(dir, "products")
+}
+
+#[test]
+fn products_of_a_ggml_without_the_operation_hook_are_computed_through_llamafile_sgemm() {
+    let dir = work_dir();
+    let program = products(&dir, "");
+    assert_eq!(Program::new(&program).run().success().stdout, "0 computed, 193 left, 0 failures\n");
+    for tier in tiers() {
+        let run = Program::engaged(&program).knob("KERNELS", tier.knob).run().success();
+        assert_eq!(run.stderr, "");
+        let stats = run.stats();
+        if tier.name == "scalar" {
+            assert_eq!(run.stdout, "0 computed, 193 left, 0 failures\n");
+            assert_left(stats, &["llamafile_sgemm"], "stock_is_faster");
+            continue;
+        }
+        assert_eq!(run.stdout, "192 computed, 1 left, 0 failures\n");
+        assert_eq!(stats.number("/direct/llamafile_sgemm/taken"), 192);
+        for ty in ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K", "iq4_nl", "iq4_xs"] {
+            assert_eq!(stats.taken("MUL_MAT", Some(ty)), 16, "{ty}\n{stats}");
+        }
+        stats.assert_healthy();
+    }
+}
+
+#[test]
+fn llamafile_sgemm_of_other_builds_is_left_alone() {
+    for (options, reason) in [("-DNEWER", "signature_unknown"), ("-DREFUSES", "original_differs")] {
+        let dir = work_dir();
+        let run = Program::engaged(products(&dir, options)).run().success();
+        assert_eq!(run.stdout, "0 computed, 193 left, 0 failures\n");
+        // With the operation hook, which is all that this ggml has, it is told that nothing is taken over.
+        assert_eq!(run.shim_lines().len(), usize::from(options == "-DNEWER"), "{run}");
+        assert_left(run.stats(), &["llamafile_sgemm"], reason);
+    }
+}

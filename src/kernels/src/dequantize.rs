@@ -1,5 +1,6 @@
 //! Rows of weights as floats, bit for bit what ggml's `dequantize_row_*` (the portable C of ggml-quants.c) gives:
-//! the same products and sums, rounded one by one.
+//! the same products and sums, rounded one by one. (Where two NaNs meet, which one comes out is left to the
+//! compiler, there as here.)
 //!
 //! One version, for AVX2: the results, eight times as large as the weights, are what takes the time.
 

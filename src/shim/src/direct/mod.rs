@@ -6,6 +6,7 @@
 //! process, with the one it replaces (see [`trial`]). Which one that is depends on the library that calls; what
 //! was found out is kept with that library, and of the first one also in the function's [`Door`].
 
+pub mod sgemm;
 mod trial;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -17,6 +18,7 @@ use zen5turbo_kernels::act::blocks::{BlocksFn, quantizer};
 use zen5turbo_kernels::dequantize::{DequantizeFn, dequantizer};
 use zen5turbo_kernels::dot::{DotFn, dot};
 use zen5turbo_kernels::formats::WeightType;
+use zen5turbo_kernels::isa::Isa;
 
 pub use zen5turbo_kernels::act::blocks::Blocks;
 
@@ -29,7 +31,7 @@ use crate::startup::{self, State};
 use crate::stats::Json;
 
 /// How many functions there are.
-pub const COUNT: usize = 18;
+pub const COUNT: usize = 19;
 
 /// What a function does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +42,8 @@ pub enum Role {
     Quantize(Blocks),
     /// The product of a row of this type and one of Q8_0.
     Dot(WeightType),
+    /// `llamafile_sgemm`, see [`sgemm`].
+    Products,
 }
 
 /// `void dequantize_row_*(const block * x, float * y, int64_t k)`
@@ -188,7 +192,7 @@ fn decide(state: State, role: Role, scope: Scope, original: *mut c_void) -> Resu
     }
     let isa = startup::isa();
     let find = |name: &CStr| scope.find(name);
-    if !signatures_known(&find) || !types_fit(&find, role) {
+    if !signatures_known(&find, role) || !types_fit(&find, role) {
         return Err(Reason::SignatureUnknown);
     }
     // SAFETY: the original, whose signature is known.
@@ -206,15 +210,19 @@ fn decide(state: State, role: Role, scope: Scope, original: *mut c_void) -> Resu
                 let f: DotFn = dot(isa, weight).ok_or(Reason::StockIsFaster)?;
                 (f as *const c_void, trial::dot(function(original), f, weight))
             }
+            Role::Products if isa == Isa::Scalar => return Err(Reason::StockIsFaster),
+            Role::Products => (sgemm::NO_KERNEL, trial::sgemm(function(original))),
         }
     };
     if same { Ok(kernel) } else { Err(Reason::OriginalDiffers) }
 }
 
 /// Whether the functions have the signatures above. They have had them since before July 2024, when the portable
-/// versions got the names by which that is known here.
-fn signatures_known(find: &dyn Fn(&CStr) -> Option<*mut c_void>) -> bool {
-    find(c"quantize_row_q8_K_ref").is_some()
+/// versions got the names by which that is known here. `llamafile_sgemm` has had another one since December 2024,
+/// a few days after ggml got the operation hook, with which it is not needed.
+fn signatures_known(find: &dyn Fn(&CStr) -> Option<*mut c_void>, role: Role) -> bool {
+    let newer = || find(c"ggml_cpu_extra_compute_forward").is_some();
+    find(c"quantize_row_q8_K_ref").is_some() && !(role == Role::Products && newer())
 }
 
 /// Whether this ggml knows the types of a function by the same numbers, names and block sizes.
@@ -238,6 +246,7 @@ fn types_fit(find: &dyn Fn(&CStr) -> Option<*mut c_void>, role: Role) -> bool {
         Role::Dequantize(weight) => weight_fits(weight),
         Role::Quantize(blocks) => blocks_fit(blocks),
         Role::Dot(weight) => weight_fits(weight) && blocks_fit(Blocks::Q8_0),
+        Role::Products => weight_fits(WeightType::F32) && sgemm::WEIGHTS.into_iter().all(weight_fits),
     }
 }
 
@@ -313,6 +322,7 @@ mod tests {
                 Role::Dequantize(weight) => format!("dequantize_row_{}", weight.ggml_name()),
                 Role::Quantize(blocks) => format!("quantize_row_{}", blocks.ggml_name()),
                 Role::Dot(weight) => format!("ggml_vec_dot_{}_q8_0", weight.ggml_name()),
+                Role::Products => "llamafile_sgemm".to_owned(),
             };
             assert_eq!(hook.name.to_str(), Ok(name.as_str()));
         }
@@ -338,7 +348,7 @@ mod tests {
             };
             Some(f)
         };
-        assert!(!signatures_known(&find));
+        assert!(!signatures_known(&find, Role::Quantize(Blocks::Q8_0)));
         assert!(types_fit(&find, Role::Quantize(Blocks::Q8_0)));
         assert!(types_fit(&find, Role::Dequantize(WeightType::Q8_0)));
         for other in [Role::Quantize(Blocks::Q8_1), Role::Dequantize(WeightType::Q4_0), Role::Dot(WeightType::Mxfp4)] {

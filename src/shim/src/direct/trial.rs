@@ -6,6 +6,7 @@ use zen5turbo_kernels::dequantize::DequantizeFn;
 use zen5turbo_kernels::dot::DotFn;
 use zen5turbo_kernels::formats::WeightType;
 
+use super::sgemm::Sgemm;
 use super::{Dequantize, Dot, Quantize};
 use crate::startup;
 
@@ -105,6 +106,52 @@ pub unsafe fn dot(original: Dot, ours: DotFn, weight: WeightType) -> bool {
         // K products, each of at most `magnitude`, in fewer than 64 steps that round
         (s - t).abs() <= K as f32 * magnitude * 64.0 * f32::EPSILON
     })
+}
+
+/// Whether it computes products of Q8_0, so that its arguments are those of [`Sgemm`].
+///
+/// # Safety
+/// `llamafile_sgemm` with at most one argument that is not known, an `int`.
+pub unsafe fn sgemm(original: Sgemm) -> bool {
+    const ROWS: usize = 4;
+    const BLOCKS: usize = 2;
+    let q8_0 = super::blocks_number(Blocks::Q8_0);
+    // row r: the scale 1 and codes of its own
+    let row = |first: i8| {
+        let mut bytes = [0u8; ROWS * BLOCKS * 34];
+        for (i, block) in bytes.chunks_mut(34).enumerate() {
+            block[..2].copy_from_slice(&0x3c00_u16.to_le_bytes());
+            block[2..].iter_mut().enumerate().for_each(|(e, q)| *q = (first + i as i8 * 3 - e as i8) as u8);
+        }
+        bytes
+    };
+    let (a, b, mut c) = (row(20), row(-7), [0f32; ROWS * ROWS]);
+    let (n, k) = (ROWS as i64, BLOCKS as i64);
+    // SAFETY: matrices of these sizes; one thread.
+    let computed = unsafe {
+        original(
+            n,
+            n,
+            k,
+            a.as_ptr(),
+            k,
+            b.as_ptr(),
+            k,
+            c.as_mut_ptr(),
+            n,
+            0,
+            1,
+            q8_0,
+            q8_0,
+            super::weight_number(WeightType::F32),
+        )
+    };
+    let codes = |bytes: &[u8], row: usize| -> Vec<f32> {
+        let blocks = bytes.chunks(34).skip(row * BLOCKS).take(BLOCKS);
+        blocks.flat_map(|block| block[2..].iter().map(|&q| f32::from(q as i8))).collect()
+    };
+    let expected = |i, j| codes(&a, i).iter().zip(codes(&b, j)).map(|(x, y)| x * y).sum::<f32>();
+    computed && (0..ROWS * ROWS).all(|at| c[at] == expected(at % ROWS, at / ROWS))
 }
 
 /// The largest magnitude in a row of weights.

@@ -12,6 +12,7 @@ use zen5turbo_kernels::dequantize::DequantizeFn;
 use zen5turbo_kernels::dot::{DotFn, LEAST};
 use zen5turbo_kernels::formats::WeightType;
 
+use crate::direct::sgemm::sgemm;
 use crate::direct::{self, Blocks, COUNT, DOORS, Door, Dot, Hook, Ours, Role};
 use crate::ggml::copies::{caller, holder};
 use crate::log;
@@ -84,6 +85,7 @@ hooks! {
     quantize_row_q8_K = Role::Quantize(Blocks::Q8K), quantize;
     ggml_vec_dot_iq4_nl_q8_0 = Role::Dot(WeightType::Iq4Nl), dot;
     ggml_vec_dot_mxfp4_q8_0 = Role::Dot(WeightType::Mxfp4), dot;
+    llamafile_sgemm = Role::Products, sgemm;
 }
 
 unsafe extern "C" fn dequantize<const I: usize>(x: *const u8, y: *mut f32, k: i64) {
