@@ -11,7 +11,7 @@ mod trial;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ops::Range;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize};
 
 use zen5turbo_kernels::act::blocks::{BlocksFn, quantizer};
@@ -177,7 +177,9 @@ pub fn target(state: State, caller: &Caller, i: usize) -> Option<*mut c_void> {
             original
         }
     };
-    caller.direct[i].store(target, Release);
+    // What the first thread found holds for all: they must compute a product alike.
+    let null = std::ptr::null_mut();
+    let target = caller.direct[i].compare_exchange(null, target, AcqRel, Acquire).err().unwrap_or(target);
     DOORS[i].open(&caller.range, target);
     Some(target)
 }
