@@ -14,6 +14,8 @@
 
 pub mod act;
 pub mod copy;
+pub mod dequantize;
+pub mod dot;
 pub mod formats;
 pub mod isa;
 pub mod kernel;

@@ -3,10 +3,11 @@
 //! The way through the code: `startup` (configuration, gate) decides whether anything is done in this
 //! process; the functions in `exports` are what the program calls; `ggml` knows the copies of ggml and
 //! their structures; `graph` plans the products of a graph and computes them; `tuning` decides where
-//! ggml's own kernels are faster; `stats` and `log` tell about it.
+//! ggml's own kernels are faster; `direct` has the functions for single rows; `stats` and `log` tell about it.
 
 mod buffers;
 mod config;
+mod direct;
 mod exports;
 mod ggml;
 mod graph;

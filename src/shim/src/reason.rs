@@ -63,6 +63,10 @@ reasons! {
     AbiMismatch = "abi_mismatch",
     /// The original of a hooked function was not found in the loaded ggml.
     OriginalMissing = "original_missing",
+    /// A function for rows whose signature, or whose types, are not those this library knows.
+    SignatureUnknown = "signature_unknown",
+    /// A function for rows gives other results than ours, in a trial at its first call.
+    OriginalDiffers = "original_differs",
     /// Measured: ggml's own kernel is faster for this type and shape.
     StockIsFaster = "stock_is_faster",
     /// `ZEN5TURBO_KERNELS=off`.

@@ -313,10 +313,10 @@ unsafe fn blocks256_of_one(format: ActFormat, x: *const f32, k: usize, out: *mut
 const MAX: u8 = 0;
 const MIN: u8 = 1;
 /// The larger magnitude, without its sign. A quiet NaN gives the other operand.
-const MAX_ABS: u8 = 2;
+pub(super) const MAX_ABS: u8 = 2;
 
 #[inline(always)]
-unsafe fn extreme<const OP: u8>(a: __m512, b: __m512) -> __m512 {
+pub(super) unsafe fn extreme<const OP: u8>(a: __m512, b: __m512) -> __m512 {
     match OP {
         MAX => _mm512_max_ps(a, b),
         MIN => _mm512_min_ps(a, b),
@@ -344,7 +344,7 @@ unsafe fn quarters<const OP: u8>(a: __m512, b: __m512) -> __m512 {
 
 /// Lane `c` of the result is the largest (smallest) lane of `m[c]`.
 #[inline(always)]
-unsafe fn reduce<const OP: u8, const NC: usize>(m: [__m512; NC]) -> __m256 {
+pub(super) unsafe fn reduce<const OP: u8, const NC: usize>(m: [__m512; NC]) -> __m256 {
     let last = NC - 1; // stands in for those that are not there
     let ab = halves::<OP>(m[0], m[1.min(last)]);
     let cd = if NC > 2 { halves::<OP>(m[2.min(last)], m[3.min(last)]) } else { ab };
@@ -398,7 +398,7 @@ unsafe fn scales256<const NC: usize>(
 
 /// Each of the first `NC` lanes in all lanes of a vector.
 #[inline(always)]
-unsafe fn broadcasts<const NC: usize>(v: __m256) -> [__m512; NC] {
+pub(super) unsafe fn broadcasts<const NC: usize>(v: __m256) -> [__m512; NC] {
     let v = core::mem::transmute::<__m256, [f32; 8]>(v);
     let mut all = [_mm512_setzero_ps(); NC];
     for c in 0..NC {
@@ -416,7 +416,7 @@ unsafe fn codes16(x: *const f32, mul: __m512) -> __m512i {
 /// The codes of 32 floats from `at` on in each column, two columns in a vector: its 128-bit lane `i`
 /// has words `i` and `4 + i` of the one, then of the other.
 #[inline(always)]
-unsafe fn codes<const NC: usize>(x: [*const f32; NC], at: usize, mul: [__m512; NC]) -> [__m512i; 4] {
+pub(super) unsafe fn codes<const NC: usize>(x: [*const f32; NC], at: usize, mul: [__m512; NC]) -> [__m512i; 4] {
     let mut q = [_mm512_setzero_si512(); 8];
     for c in 0..NC {
         let x = x[c].add(at);
@@ -431,7 +431,7 @@ unsafe fn codes<const NC: usize>(x: [*const f32; NC], at: usize, mul: [__m512; N
 
 /// The words of two times 32 elements that [`codes`] gives in order.
 #[inline(always)]
-unsafe fn in_order(q: __m512i) -> __m512i {
+pub(super) unsafe fn in_order(q: __m512i) -> __m512i {
     let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     _mm512_permutexvar_epi32(order, q)
 }
@@ -444,7 +444,7 @@ unsafe fn shuffle<const MASK: i32>(a: __m512i, b: __m512i) -> __m512i {
 /// From what [`codes`] gives: for columns 0 to 3 the lines 0 to 3 in 128 bits each, the lines 4 to 7;
 /// then, if there are that many, the same for columns 4 to 7.
 #[inline(always)]
-unsafe fn quads<const NC: usize>(q: [__m512i; 4]) -> [__m512i; 4] {
+pub(super) unsafe fn quads<const NC: usize>(q: [__m512i; 4]) -> [__m512i; 4] {
     let (a, b) = (shuffle::<0b10_00_10_00>(q[0], q[1]), shuffle::<0b11_01_11_01>(q[0], q[1]));
     if NC <= 4 {
         return [a, b, a, b];
@@ -465,7 +465,7 @@ unsafe fn odd_lanes(a: __m512i, b: __m512i) -> __m512i {
 /// Per column, the sum of elements 0 to 15 as two 16-bit numbers, for `k % 4` in {0, 1} and in {2, 3};
 /// in the upper half the same for elements 16 to 31.
 #[inline(always)]
-unsafe fn half_sums<const NC: usize>(q: [__m512i; 4]) -> __m512i {
+pub(super) unsafe fn half_sums<const NC: usize>(q: [__m512i; 4]) -> __m512i {
     let one = _mm512_set1_epi8(1);
     let (a, b) = (_mm512_maddubs_epi16(one, q[0]), _mm512_maddubs_epi16(one, q[1]));
     if NC <= 4 {
@@ -488,7 +488,7 @@ unsafe fn split(v: __m512i) -> [__m256i; 2] {
 
 /// The sums of 32 elements from what [`half_sums`] gives.
 #[inline(always)]
-unsafe fn whole(sums: __m512i) -> __m256i {
+pub(super) unsafe fn whole(sums: __m512i) -> __m256i {
     let [a, b] = split(sums);
     _mm256_add_epi16(a, b)
 }

@@ -3,6 +3,7 @@
 
 mod avx2;
 mod avx512;
+pub mod blocks;
 mod floats;
 mod floats512;
 mod rows;

@@ -42,7 +42,7 @@ const fn picks(step: usize, words: usize, lanes: usize) -> [i16; 32] {
 
 /// Four pieces of `WORDS` 16-bit words, from `p` on one every `STEP` bytes, each in `LANES` 16-bit lanes.
 #[inline(always)]
-unsafe fn gather<const STEP: usize, const WORDS: usize, const LANES: usize>(p: *const u8) -> __m512i {
+pub(super) unsafe fn gather<const STEP: usize, const WORDS: usize, const LANES: usize>(p: *const u8) -> __m512i {
     let idx = const { &picks(STEP, WORDS, LANES) };
     let idx = load(idx.as_ptr().cast());
     let at = const { second(STEP, WORDS) };
@@ -55,7 +55,7 @@ unsafe fn gather<const STEP: usize, const WORDS: usize, const LANES: usize>(p: *
 
 /// Four halves, one every `STEP` bytes, as floats.
 #[inline(always)]
-unsafe fn halves<const STEP: usize>(p: *const u8) -> __m512 {
+pub(super) unsafe fn halves<const STEP: usize>(p: *const u8) -> __m512 {
     _mm512_cvtph_ps(_mm512_castsi512_si256(gather::<STEP, 1, 4>(p)))
 }
 
@@ -169,7 +169,12 @@ block32!(
 
 /// Adds the products of four blocks.
 #[inline(always)]
-unsafe fn step<W: Block32, const NC: usize>(acc: &mut [__m512; NC], p: *const u8, act: *const u8, act_stride: usize) {
+pub(super) unsafe fn step<W: Block32, const NC: usize>(
+    acc: &mut [__m512; NC],
+    p: *const u8,
+    act: *const u8,
+    act_stride: usize,
+) {
     let (d, q) = (W::scales(p), W::codes(p));
     for (c, acc) in acc.iter_mut().enumerate() {
         let a = act.add(c * act_stride);
@@ -230,7 +235,7 @@ impl<W: Block32> Row for Blocks<W> {
 }
 
 #[inline(always)]
-unsafe fn copy_blocks<W: Block32>(from: *const u8, to: *mut u8, n: usize) {
+pub(super) unsafe fn copy_blocks<W: Block32>(from: *const u8, to: *mut u8, n: usize) {
     match W::TYPE.block().1 {
         17 => copy::<17>(from, to, n),
         18 => copy::<18>(from, to, n),

@@ -6,9 +6,11 @@
 //! number of columns change a result.
 
 mod block32;
+mod dot;
 mod super256;
 
 pub use block32::{Block32, product32};
+pub use dot::dot32;
 pub use super256::{Super256, product256};
 
 use crate::isa::LANES;

@@ -49,7 +49,7 @@ impl Guarded {
         Guarded { map, pages, at, len }
     }
 
-    fn of(bytes: &[u8], side: Side) -> Self {
+    pub fn of(bytes: &[u8], side: Side) -> Self {
         let g = Self::new(bytes.len(), 1, side);
         // SAFETY: `g` holds as many bytes.
         unsafe { g.ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };

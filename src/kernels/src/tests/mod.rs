@@ -15,6 +15,7 @@ mod property;
 mod quantise;
 mod reference;
 mod registry;
+mod rows;
 
 use crate::isa::Isa;
 use crate::kernel::Kernel;

@@ -3,6 +3,7 @@
 pub mod buffers;
 pub mod bufts;
 pub mod capi;
+pub mod direct;
 pub mod mapping;
 mod next;
 // A test program keeps the C library's own: the constructor that readies these does not run there.

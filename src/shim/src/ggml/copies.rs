@@ -12,6 +12,7 @@ use std::sync::{Mutex, OnceLock};
 
 use super::abi::{AlignedFree, AlignedMalloc, ComputeForward, GetProcAddress, GraphCompute, WorkSize};
 use super::probe::Abi;
+use crate::direct::Targets;
 use crate::log::{self, log};
 use crate::reason::Reason;
 use crate::startup::{self, State};
@@ -20,7 +21,7 @@ use crate::stats;
 /// A library that calls hooks, and what its calls are bound to.
 pub struct Caller {
     /// Its address range in memory.
-    range: std::ops::Range<usize>,
+    pub range: std::ops::Range<usize>,
     handle: *mut c_void,
     /// Path, for logs and statistics.
     pub path: String,
@@ -31,6 +32,8 @@ pub struct Caller {
     pub get_proc_address: Option<GetProcAddress>,
     pub aligned_malloc: Option<AlignedMalloc>,
     pub aligned_free: Option<AlignedFree>,
+    /// Where its calls of the functions for single rows go.
+    pub direct: Targets,
     /// Whether its large buffers come back through the hook (see [`crate::buffers`]), once known.
     pub returns_buffers: OnceLock<bool>,
     /// The functions of the ggml it uses, checked; `None` when that ggml is not understood.
@@ -95,6 +98,7 @@ fn resolve(address: usize) -> Option<&'static Caller> {
             get_proc_address: find(c"ggml_backend_reg_get_proc_address").map(|p| function(p)),
             aligned_malloc: find(c"ggml_aligned_malloc").map(|p| function(p)),
             aligned_free: find(c"ggml_aligned_free").map(|p| function(p)),
+            direct: Targets::default(),
             returns_buffers: OnceLock::new(),
             abi: Abi::probe(&find),
             path,
@@ -131,6 +135,52 @@ impl Caller {
     pub fn find(&self, name: &CStr) -> Option<*mut c_void> {
         original(self.handle, name)
     }
+
+    /// Where this library finds `name`; where it finds none itself (it was given a pointer), see [`holder`].
+    pub fn scope(&self, name: &CStr) -> Option<Scope> {
+        self.find(name).map(|_| Scope(self.handle)).or_else(|| holder(name))
+    }
+}
+
+/// A library, as the place where names are looked up.
+#[derive(Clone, Copy)]
+pub struct Scope(*mut c_void);
+
+impl Scope {
+    /// A function that is seen from there, by name.
+    pub fn find(self, name: &CStr) -> Option<*mut c_void> {
+        original(self.0, name)
+    }
+}
+
+/// The first library of this process that finds `name`. It is kept open, as callers are.
+pub fn holder(name: &CStr) -> Option<Scope> {
+    unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _: usize, data: *mut c_void) -> c_int {
+        // SAFETY: the dynamic linker passes a valid record, whose name is a C string or null, and our own pointer.
+        let (info, paths) = unsafe { (&*info, &mut *data.cast::<Vec<CString>>()) };
+        if !info.dlpi_name.is_null() {
+            // SAFETY: as above.
+            paths.push(unsafe { CStr::from_ptr(info.dlpi_name) }.to_owned());
+        }
+        0
+    }
+    let mut paths: Vec<CString> = Vec::new();
+    // SAFETY: `visit` only uses its arguments during the call.
+    unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut paths).cast()) };
+    paths.iter().filter(|path| !path.is_empty()).find_map(|path| {
+        // SAFETY: a C string; NOLOAD opens nothing new. What is not used is given back.
+        unsafe {
+            let handle = libc::dlopen(path.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
+            if handle.is_null() {
+                return None;
+            }
+            let found = original(handle, name).map(|_| Scope(handle));
+            if found.is_none() {
+                libc::dlclose(handle);
+            }
+            found
+        }
+    })
 }
 
 /// The definition of `name` that is not ours: seen from `handle`, else the next in the global scope.

@@ -13,4 +13,4 @@ pub mod execute;
 mod experts;
 pub mod plan;
 pub mod policy;
-mod scratch;
+pub mod scratch;

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Relaxed, Ordering::SeqCs
 
 use zen5turbo_host::live::{Cell, GRAPH_CLASSES};
 
+use crate::direct;
 use crate::reason::Reason;
 use crate::tuning::Regime;
 
@@ -242,6 +243,7 @@ pub fn any() -> bool {
 /// Sets every counter to 0: what a forked child starts with. Only loads, stores and system calls.
 pub fn forget() {
     live::forget();
+    direct::forget();
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use zen5turbo_host::proc;
 use super::json::Json;
 use super::{KERNELS, Kernel, LIBRARY_LIST, OpKind, TYPES, counters, graph_classes, memory, read, type_name};
 use crate::config::{KNOBS, config};
+use crate::direct;
 use crate::reason::Reason;
 use crate::startup;
 use crate::tuning;
@@ -25,6 +26,7 @@ use crate::tuning;
 /// graphs:  { columns: { count, columns, ns } }
 /// ops:     { MUL_MAT: { q4_K: { taken, ns, bytes, mac, kernels: {regime: name},
 ///                               declined: {reason: n} } } }
+/// direct:  { ... }                    see [`direct::report`]
 /// memory:  { ... }                    see [`memory::report`]
 /// events:  { reason: n }
 /// ```
@@ -59,6 +61,7 @@ pub fn json() -> String {
         j.close();
     }
     j.close();
+    direct::report(&mut j);
     memory::report(&mut j);
     reasons(&mut j, "events", &counters.events);
     j.close();

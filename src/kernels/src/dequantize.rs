@@ -1,0 +1,248 @@
+//! Rows of weights as floats, bit for bit what ggml's `dequantize_row_*` (the portable C of ggml-quants.c) gives:
+//! the same products and sums, rounded one by one. (Where two NaNs meet, which one comes out is left to the
+//! compiler, there as here.)
+//!
+//! One version, for AVX2: the results, eight times as large as the weights, are what takes the time.
+
+use crate::formats::WeightType;
+use crate::isa::Isa;
+use crate::isa::avx2::Avx2;
+use crate::pack::{IQ4_VALUES, MXFP4_VALUES_U, e8m0_half};
+use core::arch::x86_64::*;
+
+/// Writes the `k` elements of the row at `x`, a multiple of the block size, as floats to `y`.
+///
+/// # Safety
+/// `x` is readable for `k` elements, `y` writable for `k` floats, of any alignment; the CPU has the features of
+/// the ISA that [`dequantizer`] was asked for.
+pub type DequantizeFn = unsafe fn(x: *const u8, y: *mut f32, k: usize);
+
+/// The function for a weight type; `None` for float types, and where the CPU or the tier lacks AVX2.
+pub fn dequantizer(isa: Isa, weight: WeightType) -> Option<DequantizeFn> {
+    (isa != Isa::Scalar && Avx2::new().is_some()).then_some(())?;
+    let row: DequantizeFn = match weight {
+        WeightType::Q4_0 => q4_0,
+        WeightType::Q4_1 => q4_1,
+        WeightType::Q5_0 => q5_0,
+        WeightType::Q5_1 => q5_1,
+        WeightType::Q8_0 => q8_0,
+        WeightType::Q2K => q2_k,
+        WeightType::Q3K => q3_k,
+        WeightType::Q4K => q4_k,
+        WeightType::Q5K => q5_k,
+        WeightType::Q6K => q6_k,
+        WeightType::Iq4Nl => iq4_nl,
+        WeightType::Iq4Xs => iq4_xs,
+        WeightType::Mxfp4 => mxfp4,
+        WeightType::F16 | WeightType::Bf16 | WeightType::F32 => return None,
+    };
+    Some(row)
+}
+
+/// What is done with the minimum `m` of a sub-block, behind the product.
+const NO_MIN: u8 = 0;
+const ADD_MIN: u8 = 1;
+const SUB_MIN: u8 = 2;
+
+/// Scale and minimum of a sub-block.
+#[derive(Clone, Copy)]
+struct Scale {
+    d: __m256,
+    m: __m256,
+}
+
+#[inline(always)]
+unsafe fn scale(d: f32, m: f32) -> Scale {
+    Scale { d: _mm256_set1_ps(d), m: _mm256_set1_ps(m) }
+}
+
+/// The half at `p`.
+#[inline(always)]
+unsafe fn half(p: *const u8) -> f32 {
+    _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(p.cast::<u16>().read_unaligned()))))
+}
+
+/// Eight elements, of codes as 32-bit integers.
+#[inline(always)]
+unsafe fn put8<const MIN: u8>(y: *mut f32, q: __m256i, s: Scale) {
+    let v = _mm256_mul_ps(_mm256_cvtepi32_ps(q), s.d);
+    let v = match MIN {
+        ADD_MIN => _mm256_add_ps(v, s.m),
+        SUB_MIN => _mm256_sub_ps(v, s.m),
+        _ => v,
+    };
+    _mm256_storeu_ps(y, v);
+}
+
+/// Sixteen elements, of signed bytes.
+#[inline(always)]
+unsafe fn put16<const MIN: u8>(y: *mut f32, q: __m128i, s: Scale) {
+    put8::<MIN>(y, _mm256_cvtepi8_epi32(q), s);
+    put8::<MIN>(y.add(8), _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(q, q)), s);
+}
+
+/// 32 elements; the upper half has a scale of its own.
+#[inline(always)]
+unsafe fn put32<const MIN: u8>(y: *mut f32, q: __m256i, s: [Scale; 2]) {
+    put16::<MIN>(y, _mm256_castsi256_si128(q), s[0]);
+    put16::<MIN>(y.add(16), _mm256_extracti128_si256::<1>(q), s[1]);
+}
+
+#[inline(always)]
+unsafe fn load32(p: *const u8) -> __m256i {
+    _mm256_loadu_si256(p.cast())
+}
+
+/// Bits of every byte from `shift` on, `mask` after the shift.
+#[inline(always)]
+unsafe fn bits(v: __m256i, shift: usize, mask: i8) -> __m256i {
+    _mm256_and_si256(_mm256_srl_epi16(v, _mm_cvtsi64_si128(shift as i64)), _mm256_set1_epi8(mask))
+}
+
+/// The low nibbles of sixteen bytes, then the high ones.
+#[inline(always)]
+unsafe fn nibbles(p: *const u8) -> __m256i {
+    let q = _mm_loadu_si128(p.cast());
+    _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(q), q), _mm256_set1_epi8(15))
+}
+
+/// Adds sixteen to the codes whose bit is set in the word at `p`.
+#[inline(always)]
+unsafe fn fifth_bits(q: __m256i, p: *const u8) -> __m256i {
+    let word = _mm256_set1_epi32(p.cast::<i32>().read_unaligned());
+    let (zeros, ones) = (0, 0x0101_0101_0101_0101);
+    let bytes = _mm256_shuffle_epi8(word, _mm256_setr_epi64x(zeros, ones, 2 * ones, 3 * ones));
+    let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+    let set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit);
+    _mm256_or_si256(q, _mm256_and_si256(set, _mm256_set1_epi8(16)))
+}
+
+/// The table's values.
+#[inline(always)]
+unsafe fn lookup(table: &[i8; 16], q: __m256i) -> __m256i {
+    let table = _mm_loadu_si128(table.as_ptr().cast());
+    _mm256_shuffle_epi8(_mm256_set_m128i(table, table), q)
+}
+
+/// `get_scale_min_k4` of ggml.
+#[inline(always)]
+unsafe fn k4_scale(s: *const u8, j: usize, d: f32, dmin: f32) -> Scale {
+    let at = |i: usize| s.add(i).read();
+    let (sc, m) = if j < 4 {
+        (at(j) & 63, at(j + 4) & 63)
+    } else {
+        (at(j + 4) & 15 | at(j - 4) >> 6 << 4, at(j + 4) >> 4 | at(j) >> 6 << 4)
+    };
+    scale(d * f32::from(sc), dmin * f32::from(m))
+}
+
+/// A row function: `$body` writes the block at `$x` to `$y`.
+macro_rules! row {
+    ($(#[$doc:meta])* $name:ident, $weight:ident, |$x:ident, $y:ident| $body:block) => {
+        $(#[$doc])*
+        #[target_feature(enable = "avx2,f16c")]
+        unsafe fn $name(x: *const u8, y: *mut f32, k: usize) {
+            const BLOCK: (usize, usize) = WeightType::$weight.block();
+            for b in 0..k / BLOCK.0 {
+                let ($x, $y) = (x.add(b * BLOCK.1), y.add(b * BLOCK.0));
+                $body
+            }
+        }
+    };
+}
+
+row!(q4_0, Q4_0, |x, y| {
+    let q = _mm256_sub_epi8(nibbles(x.add(2)), _mm256_set1_epi8(8));
+    put32::<NO_MIN>(y, q, [scale(half(x), 0.0); 2]);
+});
+
+row!(q4_1, Q4_1, |x, y| {
+    put32::<ADD_MIN>(y, nibbles(x.add(4)), [scale(half(x), half(x.add(2))); 2]);
+});
+
+row!(q5_0, Q5_0, |x, y| {
+    let q = _mm256_sub_epi8(fifth_bits(nibbles(x.add(6)), x.add(2)), _mm256_set1_epi8(16));
+    put32::<NO_MIN>(y, q, [scale(half(x), 0.0); 2]);
+});
+
+row!(q5_1, Q5_1, |x, y| {
+    let q = fifth_bits(nibbles(x.add(8)), x.add(4));
+    put32::<ADD_MIN>(y, q, [scale(half(x), half(x.add(2))); 2]);
+});
+
+row!(q8_0, Q8_0, |x, y| {
+    put32::<NO_MIN>(y, load32(x.add(2)), [scale(half(x), 0.0); 2]);
+});
+
+row!(iq4_nl, Iq4Nl, |x, y| {
+    put32::<NO_MIN>(y, lookup(&IQ4_VALUES, nibbles(x.add(2))), [scale(half(x), 0.0); 2]);
+});
+
+row!(mxfp4, Mxfp4, |x, y| {
+    let q = _mm256_sub_epi8(lookup(&MXFP4_VALUES_U, nibbles(x.add(1))), _mm256_set1_epi8(12));
+    put32::<NO_MIN>(y, q, [scale(e8m0_half(x.read()), 0.0); 2]);
+});
+
+row!(q2_k, Q2K, |x, y| {
+    let (d, dmin) = (half(x.add(80)), half(x.add(82)));
+    for i in 0..8 {
+        let of = |s: u8| scale(d * f32::from(s & 15), dmin * f32::from(s >> 4));
+        let s = [of(x.add(2 * i).read()), of(x.add(2 * i + 1).read())];
+        let q = bits(load32(x.add(16 + i / 4 * 32)), i % 4 * 2, 3);
+        put32::<SUB_MIN>(y.add(32 * i), q, s);
+    }
+});
+
+row!(q3_k, Q3K, |x, y| {
+    let (d, high) = (half(x.add(108)), load32(x));
+    let of = |i: usize| {
+        let low = x.add(96 + i % 8).read() >> (i / 8 * 4) & 15;
+        let high = x.add(104 + i % 4).read() >> (i / 4 * 2) & 3;
+        scale(d * (f32::from(low | high << 4) - 32.0), 0.0)
+    };
+    for i in 0..8 {
+        let q = bits(load32(x.add(32 + i / 4 * 32)), i % 4 * 2, 3);
+        let bit = _mm256_slli_epi16::<2>(bits(high, i, 1));
+        let q = _mm256_sub_epi8(_mm256_or_si256(q, bit), _mm256_set1_epi8(4));
+        put32::<NO_MIN>(y.add(32 * i), q, [of(2 * i), of(2 * i + 1)]);
+    }
+});
+
+row!(q4_k, Q4K, |x, y| {
+    let (d, dmin) = (half(x), half(x.add(2)));
+    for i in 0..8 {
+        let q = bits(load32(x.add(16 + i / 2 * 32)), i % 2 * 4, 15);
+        put32::<SUB_MIN>(y.add(32 * i), q, [k4_scale(x.add(4), i, d, dmin); 2]);
+    }
+});
+
+row!(q5_k, Q5K, |x, y| {
+    let (d, dmin, high) = (half(x), half(x.add(2)), load32(x.add(16)));
+    for i in 0..8 {
+        let q = bits(load32(x.add(48 + i / 2 * 32)), i % 2 * 4, 15);
+        let q = _mm256_or_si256(q, _mm256_slli_epi16::<4>(bits(high, i, 1)));
+        put32::<SUB_MIN>(y.add(32 * i), q, [k4_scale(x.add(4), i, d, dmin); 2]);
+    }
+});
+
+row!(q6_k, Q6K, |x, y| {
+    let d = half(x.add(208));
+    let of = |i: usize| scale(d * f32::from(x.add(192 + i).cast::<i8>().read()), 0.0);
+    for i in 0..8 {
+        let (n, j) = (i / 4, i % 4);
+        let low = bits(load32(x.add(64 * n + j % 2 * 32)), j / 2 * 4, 15);
+        let high = _mm256_slli_epi16::<4>(bits(load32(x.add(128 + 32 * n)), 2 * j, 3));
+        let q = _mm256_sub_epi8(_mm256_or_si256(low, high), _mm256_set1_epi8(32));
+        put32::<NO_MIN>(y.add(32 * i), q, [of(2 * i), of(2 * i + 1)]);
+    }
+});
+
+row!(iq4_xs, Iq4Xs, |x, y| {
+    let (d, high) = (half(x), x.add(2).cast::<u16>().read_unaligned());
+    for i in 0..8 {
+        let low = x.add(4 + i / 2).read() >> (i % 2 * 4) & 15;
+        let ls = i32::from(low) | i32::from(high >> (2 * i) & 3) << 4;
+        let q = lookup(&IQ4_VALUES, nibbles(x.add(8 + 16 * i)));
+        put32::<NO_MIN>(y.add(32 * i), q, [scale(d * (ls - 32) as f32, 0.0); 2]);
+    }
+});
