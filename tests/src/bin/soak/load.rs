@@ -47,6 +47,57 @@ impl Counts {
     }
 }
 
+/// A kind of request.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Prompts of up to 16 tokens, a quarter of a slot's context, and nearly all of it.
+    Short,
+    Medium,
+    Long,
+    /// The answer goes beyond the context.
+    Shifted,
+    /// A stream that is read to its end, one that is cut, and a connection that is closed before the answer.
+    Streamed,
+    Cancelled,
+    Abandoned,
+    /// One of the fixed prompts, in whatever slot.
+    Fixed,
+    /// What the server must refuse.
+    TooLong,
+    Refused,
+    /// About the server itself.
+    Question,
+}
+
+impl Kind {
+    /// With how often each is drawn.
+    const ALL: [(Self, u32); 11] = [
+        (Self::Shifted, 4),
+        (Self::Cancelled, 10),
+        (Self::Long, 8),
+        (Self::Streamed, 10),
+        (Self::Short, 30),
+        (Self::Medium, 20),
+        (Self::Abandoned, 6),
+        (Self::Fixed, 6),
+        (Self::TooLong, 2),
+        (Self::Refused, 1),
+        (Self::Question, 3),
+    ];
+
+    fn drawn(rng: &mut fastrand::Rng) -> Self {
+        let all: u32 = Self::ALL.iter().map(|&(_, share)| share).sum();
+        let mut left = rng.u32(..all);
+        for (kind, share) in Self::ALL {
+            match left.checked_sub(share) {
+                Some(rest) => left = rest,
+                None => return kind,
+            }
+        }
+        Self::Short
+    }
+}
+
 /// What the clients share.
 pub struct Load<'a> {
     /// The command line.
@@ -73,8 +124,7 @@ impl Load<'_> {
             for number in 0..self.options.clients {
                 let (stop, failure) = (&stop, &failure);
                 scope.spawn(move || {
-                    let seed = self.options.seed ^ (round << 32) ^ (number << 16);
-                    if let Err(error) = self.client(fastrand::Rng::with_seed(seed), stop) {
+                    if let Err(error) = self.client(number, round, stop) {
                         stop.store(true, Relaxed);
                         failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                     }
@@ -88,10 +138,17 @@ impl Load<'_> {
         result.and(failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err))
     }
 
-    fn client(&self, mut rng: fastrand::Rng, stop: &AtomicBool) -> Result<()> {
+    /// Asks until it is told to stop. In the first round it begins with its share of all kinds, and asks those in
+    /// any case: so each kind occurs, be the machine as slow as it may.
+    fn client(&self, number: u64, round: u64, stop: &AtomicBool) -> Result<()> {
         let client = Client::new(self.port);
+        let mut rng = fastrand::Rng::with_seed(self.options.seed ^ (round << 32) ^ (number << 16));
+        if round == 0 {
+            let share = Kind::ALL.iter().skip(number as usize).step_by(self.options.clients as usize);
+            share.map(|&(kind, _)| self.one(kind, &client, &mut rng)).collect::<Result<()>>()?;
+        }
         while !stop.load(Relaxed) {
-            self.one(&client, &mut rng)?;
+            self.one(Kind::drawn(&mut rng), &client, &mut rng)?;
             if rng.u8(..8) == 0 {
                 std::thread::sleep(Duration::from_millis(rng.u64(..500)));
             }
@@ -99,24 +156,20 @@ impl Load<'_> {
         Ok(())
     }
 
-    /// One request of a kind that is drawn.
-    fn one(&self, client: &Client, rng: &mut fastrand::Rng) -> Result<()> {
+    fn one(&self, kind: Kind, client: &Client, rng: &mut fastrand::Rng) -> Result<()> {
         let context = self.options.context;
-        match rng.u8(..100) {
-            0..30 => self.ordinary(client, &self.request(rng, 1..=16, 1..=64)),
-            30..50 => self.ordinary(client, &self.request(rng, 17..=context / 4, 1..=48)),
-            50..58 => self.ordinary(client, &self.request(rng, context / 4..=context * 9 / 10, 1..=16)),
-            58..62 => self.shifted(client, rng),
-            62..72 => self.streamed(client, &self.request(rng, 1..=context / 4, 1..=64)),
-            72..82 => self.cancelled(client, rng),
-            82..88 => self.abandoned(client, rng),
-            88..94 => self.fixed(client, rng),
-            94..97 => self.refused(client, rng),
-            _ => {
-                let reply = client.get(["/slots", "/health", "/props"][rng.usize(..3)])?;
-                ensure!(reply.status == 200, "HTTP status {} for a question, expected 200", reply.status);
-                Ok(())
-            }
+        match kind {
+            Kind::Short => self.ordinary(client, &self.request(rng, 1..=16, 1..=64)),
+            Kind::Medium => self.ordinary(client, &self.request(rng, 17..=context / 4, 1..=48)),
+            Kind::Long => self.ordinary(client, &self.request(rng, context / 4..=context * 9 / 10, 1..=16)),
+            Kind::Shifted => self.shifted(client, rng),
+            Kind::Streamed => self.streamed(client, &self.request(rng, 1..=context / 4, 1..=64)),
+            Kind::Cancelled => self.cancelled(client, rng),
+            Kind::Abandoned => self.abandoned(client, rng),
+            Kind::Fixed => self.fixed(client, rng),
+            Kind::TooLong => self.too_long(client),
+            Kind::Refused => self.refused(client),
+            Kind::Question => self.question(client, rng),
         }
     }
 
@@ -192,16 +245,26 @@ impl Load<'_> {
         Ok(())
     }
 
-    fn refused(&self, client: &Client, rng: &mut fastrand::Rng) -> Result<()> {
-        let too_long = rng.bool();
-        let request = if too_long {
-            json!({ "prompt": &self.text[..self.options.context + 1], "n_predict": 1 })
-        } else {
-            json!({ "prompt": { "no": "prompt" } })
-        };
-        let reply = client.post("/completion", &request)?;
-        ensure!(reply.status == 400, "HTTP status {} for a wrong request, expected 400: {}", reply.status, reply.body);
-        (if too_long { &self.counts.too_long } else { &self.counts.refused }).fetch_add(1, Relaxed);
+    fn too_long(&self, client: &Client) -> Result<()> {
+        let request = json!({ "prompt": &self.text[..self.options.context + 1], "n_predict": 1 });
+        self.counts.too_long.fetch_add(1, Relaxed);
+        must_be_refused(client, &request)
+    }
+
+    fn refused(&self, client: &Client) -> Result<()> {
+        self.counts.refused.fetch_add(1, Relaxed);
+        must_be_refused(client, &json!({ "prompt": { "no": "prompt" } }))
+    }
+
+    fn question(&self, client: &Client, rng: &mut fastrand::Rng) -> Result<()> {
+        let reply = client.get(["/slots", "/health", "/props"][rng.usize(..3)])?;
+        ensure!(reply.status == 200, "HTTP status {} for a question, expected 200", reply.status);
         Ok(())
     }
+}
+
+fn must_be_refused(client: &Client, request: &Value) -> Result<()> {
+    let reply = client.post("/completion", request)?;
+    ensure!(reply.status == 400, "HTTP status {} for a wrong request, expected 400: {}", reply.status, reply.body);
+    Ok(())
 }

@@ -178,8 +178,8 @@ impl Soak<'_> {
         loop {
             let left = self.options.duration.saturating_sub(report.elapsed()).saturating_sub(quiet_time);
             let last = left < most * 2 + quiet_time;
-            let time = if last { left.max(Duration::from_secs(2)) } else { most };
-            let squeeze = (last || time >= LONG) && self.server.group.is_some() && time > SQUEEZE.start;
+            let time = if last { left.max(SQUEEZE.end + Duration::from_secs(2)) } else { most };
+            let squeeze = (last || time >= LONG) && self.server.group.is_some();
             self.load(cycles, time, squeeze, report)?;
             let begin = Instant::now();
             self.quiet(cycles, report)?;
