@@ -12,7 +12,7 @@ fn a_server_under_load_keeps_its_answers_and_its_size() {
         .arg(dir.path())
         .arg("--model")
         .arg(smollm2())
-        .limit(Duration::from_secs(900))
+        .limit(Duration::from_secs(1800))
         .run()
         .success();
     let summary = std::fs::read_to_string(dir.path().join("summary.json")).expect("a summary was written");

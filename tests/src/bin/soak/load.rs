@@ -144,8 +144,9 @@ impl Load<'_> {
         let client = Client::new(self.port);
         let mut rng = fastrand::Rng::with_seed(self.options.seed ^ (round << 32) ^ (number << 16));
         if round == 0 {
-            let share = Kind::ALL.iter().skip(number as usize).step_by(self.options.clients as usize);
-            share.map(|&(kind, _)| self.one(kind, &client, &mut rng)).collect::<Result<()>>()?;
+            for &(kind, _) in Kind::ALL.iter().skip(number as usize).step_by(self.options.clients as usize) {
+                self.one(kind, &client, &mut rng)?;
+            }
         }
         while !stop.load(Relaxed) {
             self.one(Kind::drawn(&mut rng), &client, &mut rng)?;

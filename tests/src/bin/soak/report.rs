@@ -72,13 +72,10 @@ pub struct Summary<'a> {
     pub last: Sample,
     /// Seconds from SIGTERM to its end.
     pub end_seconds: f64,
-    /// Log-probabilities: between stock's paths, the worst of all comparisons with stock, and at how many positions
-    /// any differed from those of the first run, at most.
+    /// Log-probabilities: between stock's paths, and the worst of all comparisons with stock.
     pub stock_distance: Distance,
     /// As above.
     pub largest_distance: Distance,
-    /// As above.
-    pub positions_changed: usize,
     /// Kernels, and bytes of weights promoted and given back.
     pub isa: Option<&'a str>,
     /// As above.

@@ -1,7 +1,7 @@
 //! A llama-server that runs.
 
 use std::net::TcpListener;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ const END: Duration = Duration::from_secs(60);
 /// Memory of the group that a server is in while nothing is to be squeezed: more than any machine has.
 pub const PLENTY: u64 = 1 << 44;
 
-/// A server; killed with the value if it was not stopped before.
+/// A server; killed with the value, or with this process, if it was not stopped before.
 pub struct Server {
     child: Child,
     log: Option<Log>,
@@ -54,6 +54,14 @@ impl Server {
             command.env("LD_PRELOAD", shim()).env("ZEN5TURBO_GATE", "off").env("ZEN5TURBO_STATS", &stats);
             // A calibration of this machine changes kernels, and so the order of sums, between two runs.
             command.env("ZEN5TURBO_KERNELS", kernels).env("ZEN5TURBO_TUNE", "off");
+        }
+        // SAFETY: prctl is a system call that touches no memory of this process. The thread that starts the server is
+        // the main one, which lives as long as the process.
+        unsafe {
+            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
         }
         let group = MemoryGroup::new(PLENTY);
         let child = command.spawn().context("llama-server cannot be started")?;
