@@ -1,6 +1,7 @@
 //! A control group with little memory.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -14,7 +15,11 @@ const VERSIONS: [(&str, &str, &str); 2] = [
 
 /// A control group with a limit of memory, page cache included; removed with the value, when the
 /// processes in it have ended.
-pub struct MemoryGroup(PathBuf);
+pub struct MemoryGroup {
+    path: PathBuf,
+    /// The name of the file of its limit.
+    limit: &'static str,
+}
 
 impl MemoryGroup {
     /// A new group below the root. `None` where this process may not make one, as in most
@@ -32,8 +37,8 @@ impl MemoryGroup {
             // Version 2 wants the controller handed down; in version 1 there is no such file.
             let _ = fs::write(root.join("cgroup.subtree_control"), "+memory");
             fs::create_dir(&path).ok()?;
-            let group = Self(path);
-            fs::write(group.0.join(limit), bytes.to_string()).ok()?;
+            let group = Self { path, limit };
+            group.set_limit(bytes).ok()?;
             Some(group)
         })
     }
@@ -41,7 +46,17 @@ impl MemoryGroup {
     /// Its folder.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
+    }
+
+    /// Puts a process into it, with all that it allocates from now on.
+    pub fn join(&self, pid: u32) -> io::Result<()> {
+        fs::write(self.path.join("cgroup.procs"), pid.to_string())
+    }
+
+    /// Another limit. An error where so much is in use that cannot be reclaimed.
+    pub fn set_limit(&self, bytes: u64) -> io::Result<()> {
+        fs::write(self.path.join(self.limit), bytes.to_string())
     }
 }
 
@@ -49,11 +64,11 @@ impl Drop for MemoryGroup {
     fn drop(&mut self) {
         // A process that has just ended leaves its group a moment later.
         for _ in 0..100 {
-            if fs::remove_dir(&self.0).is_ok() {
+            if fs::remove_dir(&self.path).is_ok() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        eprintln!("{} could not be removed", self.0.display());
+        eprintln!("{} could not be removed", self.path.display());
     }
 }

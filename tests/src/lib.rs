@@ -20,7 +20,7 @@ pub use guest::{Guest, GuestOutcome, page_nodes};
 pub use machine::{Tier, is_zen5, tiers};
 pub use outcome::{Outcome, Stats};
 pub use pages::{Mapping, Snapshot, cached};
-pub use program::{Program, TIME_LIMIT};
+pub use program::{Program, TIME_LIMIT, clean_environment};
 pub use refusal::{CONTAINER, Refusal};
 
 use std::path::{Path, PathBuf};
@@ -94,6 +94,12 @@ pub fn dl_backends() -> Vec<PathBuf> {
 #[must_use]
 pub fn gemma() -> PathBuf {
     need(".deps/models/gemma-3-270m-q4_k_m.gguf", "scripts/setup.sh models")
+}
+
+/// SmolLM2 135M, Q4_1: a small real model whose context can be shifted.
+#[must_use]
+pub fn smollm2() -> PathBuf {
+    need(".deps/models/smollm2-135m-instruct-q4_1.gguf", "scripts/setup.sh models")
 }
 
 /// A model of random weights, 0.4 GB, all of them Q4_K.

@@ -105,12 +105,7 @@ impl Program {
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).expect("the folder is ours");
         let mut command = Command::new(&self.path);
         command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if ["ZEN5TURBO", "GGML_", "LLAMA_", "LD_", "OMP_", "GOMP_"].iter().any(|p| text.starts_with(p)) {
-                command.env_remove(&name);
-            }
-        }
+        clean_environment(&mut command);
         if self.stats {
             command.env("ZEN5TURBO_STATS", &stats_file);
         }
@@ -134,6 +129,16 @@ impl Program {
         };
         let stats = std::fs::read_to_string(&stats_file).ok().map(|text| Stats::parse(&text));
         Outcome::new(what, status, stdout, stderr, stats, max_rss_kib)
+    }
+}
+
+/// Takes what the shim, ggml, llama.cpp, the loader and OpenMP read out of the environment of a command.
+pub fn clean_environment(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["ZEN5TURBO", "GGML_", "LLAMA_", "LD_", "OMP_", "GOMP_"].iter().any(|p| text.starts_with(p)) {
+            command.env_remove(&name);
+        }
     }
 }
 
