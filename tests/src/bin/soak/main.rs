@@ -6,8 +6,8 @@
 //!    and the latter must not be further from stock than stock's paths are from each other.
 //! 3. A second one is put under load by several clients, in cycles. After each cycle nothing else runs while the
 //!    fixed prompts are asked again: the same tokens and log-probabilities, to the last bit, as from the first server.
-//!    (Under load the composition of a batch changes the order of sums, in stock as well; so answers under load
-//!    are compared and reported, not required to be the same.) In longer cycles, and in the last one, the memory
+//!    (Under load the composition of a batch may change the order of sums; the README of llama-server says so of
+//!    stock. So answers under load are compared and reported, not required to be the same.) In longer cycles, and in the last one, the memory
 //!    of the server is squeezed for a while, so that weights are given back and promoted again.
 //! 4. SIGTERM: exit status 0, complete statistics without an unexpected reason, every task in the log.
 //!
