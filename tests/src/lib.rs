@@ -14,7 +14,7 @@ mod pages;
 mod program;
 mod refusal;
 
-pub use fixture::{Fixture, fake_ggml, ggml_headers, work_dir};
+pub use fixture::{Fixture, fake_ggml, ggml_headers, reopened, work_dir};
 pub use group::MemoryGroup;
 pub use guest::{Guest, GuestOutcome, page_nodes};
 pub use machine::{Tier, is_zen5, tiers};
