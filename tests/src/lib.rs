@@ -52,6 +52,12 @@ pub fn shim() -> PathBuf {
     need("target/release/libzen5turbo.so", "cargo build --release -p zen5turbo-shim")
 }
 
+/// The library as it is shipped: the same, built against an old glibc.
+#[must_use]
+pub fn shipped() -> PathBuf {
+    need("target/x86_64-unknown-linux-gnu/release/libzen5turbo.so", "scripts/package.sh library")
+}
+
 /// The command `zen5turbo`.
 #[must_use]
 pub fn command() -> PathBuf {
