@@ -30,7 +30,7 @@ def main():
         folder = pathlib.Path(folder)
         calls = folder / "calls"
         source = pathlib.Path(__file__).with_name("idle_calls.c")
-        subprocess.run(["cc", "-O2", "-fno-builtin", "-o", calls, source], check=True)
+        subprocess.run(["cc", "-O2", "-fno-builtin", "-o", calls, source, "-lpthread"], check=True)
         in_turn(options, options.rounds, lambda env: call_costs(calls, env), add)
         for name, command, rounds in workloads(folder, options.rounds):
             in_turn(options, rounds, lambda env, n=name, c=command: [(n, "", elapsed(c, env), "ns")], add)
