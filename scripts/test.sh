@@ -7,7 +7,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 case ${1:-all} in
-all) whole=1 total=9 avx512=emulated ;;
+all) whole=1 total=10 avx512=emulated ;;
 fast) whole=0 total=6 avx512= ;;
 *) die "usage: scripts/test.sh [fast]" ;;
 esac
@@ -42,7 +42,7 @@ kernel_tests_emulated() {
 }
 
 if ((whole)); then
-    stage "set-up: tools, llama.cpp, models" scripts/setup.sh all llama-dl vm
+    stage "set-up: tools, llama.cpp, models" scripts/setup.sh all llama-dl vm preloads zig
 else
     stage "set-up: tools" scripts/setup.sh shim
 fi
@@ -55,6 +55,7 @@ if [[ -n $avx512 ]]; then
     stage "kernel tests with AVX-512 VNNI, $avx512" "kernel_tests_$avx512"
 fi
 if ((whole)); then
+    stage "the shipped library, against an old glibc" scripts/package.sh library
     # One at a time: every one of them uses all cores, and ggml's spinning threads starve each other.
     stage "whole-program tests: build" cargo test --locked --release -p zen5turbo-tests --tests --no-run
     stage "whole-program tests" cargo test --locked --release -p zen5turbo-tests --tests -- --test-threads=1

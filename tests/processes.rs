@@ -1,7 +1,7 @@
 //! What host programs do to a preloaded library: fork, threads that end, backends that are closed
 //! and opened again, being preloaded twice.
 
-use zen5turbo_tests::{Fixture, Program, Stats, dl_backends, llama_dl, shim, work_dir};
+use zen5turbo_tests::{Fixture, Program, Stats, reopened, shim, work_dir};
 
 #[test]
 fn parent_and_forked_children_compute_and_count_for_themselves() {
@@ -26,14 +26,7 @@ fn parent_and_forked_children_compute_and_count_for_themselves() {
 #[test]
 fn backends_are_closed_and_opened_again_and_threads_end() {
     let dir = work_dir();
-    let folder = llama_dl("libggml.so").with_file_name("");
-    let program = Fixture::new("reopened")
-        .ggml_headers()
-        .path_option("-L", &folder)
-        .path_option("-Wl,-rpath,", &folder)
-        .options("-lggml -lggml-base -lm")
-        .build(&dir, "reopened");
-    let run = dl_backends().iter().fold(Program::engaged(program).arg("5"), |p, b| p.arg(b)).run().success();
+    let run = reopened(&dir, Program::engaged, 5).run().success();
     let words: Vec<_> = run.stdout.split_whitespace().collect();
     let computed: u64 = words[1].parse().unwrap_or_else(|_| panic!("{run}"));
     assert!(computed >= 5, "{run}");

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::{llama, root};
+use crate::{Program, llama, root};
 
 /// A new folder below the build's own, removed with the value.
 #[must_use]
@@ -103,6 +103,19 @@ impl Fixture {
 
 fn source(name: &str) -> PathBuf {
     root().join("tests/fixtures").join(name).with_extension("c")
+}
+
+/// A program that loads the CPU backends made to be opened, computes and unloads them, `rounds` times.
+#[must_use]
+pub fn reopened(dir: &TempDir, start: impl Fn(PathBuf) -> Program, rounds: u32) -> Program {
+    let folder = crate::llama_dl("libggml.so").with_file_name("");
+    let program = Fixture::new("reopened")
+        .ggml_headers()
+        .path_option("-L", &folder)
+        .path_option("-Wl,-rpath,", &folder)
+        .options("-lggml -lggml-base -lm")
+        .build(dir, "reopened");
+    crate::dl_backends().iter().fold(start(program).arg(rounds.to_string()), |p, backend| p.arg(backend))
 }
 
 /// Builds the fake ggml of a variant (see `fixtures/fake_ggml.h`) and a program that uses it, whose path is

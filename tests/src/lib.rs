@@ -14,7 +14,7 @@ mod pages;
 mod program;
 mod refusal;
 
-pub use fixture::{Fixture, fake_ggml, ggml_headers, work_dir};
+pub use fixture::{Fixture, fake_ggml, ggml_headers, reopened, work_dir};
 pub use group::MemoryGroup;
 pub use guest::{Guest, GuestOutcome, page_nodes};
 pub use machine::{Tier, is_zen5, tiers};
@@ -50,6 +50,12 @@ pub fn need(path: impl AsRef<Path>, command: &str) -> PathBuf {
 #[must_use]
 pub fn shim() -> PathBuf {
     need("target/release/libzen5turbo.so", "cargo build --release -p zen5turbo-shim")
+}
+
+/// The library as it is shipped: the same, built against an old glibc.
+#[must_use]
+pub fn shipped() -> PathBuf {
+    need("target/x86_64-unknown-linux-gnu/release/libzen5turbo.so", "scripts/package.sh library")
 }
 
 /// The command `zen5turbo`.

@@ -17,6 +17,7 @@ use crate::config::{Threshold, config};
 use crate::ggml::copies::function;
 use crate::pages::{HugePages, thp_available};
 use crate::reason::Reason;
+use crate::startup;
 use crate::stats;
 
 /// What `auto` means: blocks that hold three whole huge pages wherever they begin.
@@ -79,9 +80,10 @@ pub fn activate() {
     if config().huge_pages == HugePages::Off || DOOR.large.load(Acquire) == 0 || !thp_available() {
         return;
     }
-    // SAFETY: looks a name up. Another allocator has pages and a policy of its own.
-    let glibc = unsafe { libc::dlsym(libc::RTLD_NEXT, c"__libc_malloc".as_ptr()) };
-    if glibc.is_null() || glibc != DOOR.malloc.load(Relaxed) {
+    // Another allocator has pages and a policy of its own. Not compared with `__libc_malloc`: mimalloc
+    // defines that name as well.
+    let glibc = libc::gnu_get_libc_version as *const c_void;
+    if !startup::same_object(DOOR.malloc.load(Relaxed), glibc) {
         stats::event(Reason::ForeignAllocator);
         return;
     }

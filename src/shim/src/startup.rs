@@ -353,7 +353,12 @@ fn is_defined_elsewhere(name: &CStr) -> bool {
 }
 
 fn is_in_this_library(address: *const c_void) -> bool {
-    base_of(address).is_some_and(|base| Some(base) == base_of(is_in_this_library as *const c_void))
+    same_object(address, is_in_this_library as *const c_void)
+}
+
+/// Whether two addresses lie in one shared object, or both in the program.
+pub fn same_object(a: *const c_void, b: *const c_void) -> bool {
+    base_of(a).is_some_and(|base| Some(base) == base_of(b))
 }
 
 /// The load address of the object that holds `address`.

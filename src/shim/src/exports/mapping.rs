@@ -11,6 +11,7 @@ use zen5turbo_host::memory::map::SMALL_PAGE;
 
 use super::next::Next;
 use crate::memory::changes::{self, Change};
+use crate::memory::registry::may_concern;
 use crate::memory::weights;
 use crate::startup::guarded;
 
@@ -44,6 +45,11 @@ fn change<R: Copy>(
     worked: impl FnOnce(R) -> bool,
     original: impl FnOnce() -> R,
 ) -> R {
+    // Before anything else: nearly all calls are none of ours, and `guarded` is no inline code. EPYC (Zen 4),
+    // 2026-11-22, fastest of many mprotect calls on a page: 330.7 ns without the shim, 338.3 with it, 331.3 so.
+    if !may_concern(&range) {
+        return original();
+    }
     let changing = guarded(None, || changes::begin(range, change));
     let result = original();
     if let Some(changing) = changing

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# What is shipped: libzen5turbo.so against glibc 2.28, so that it loads in images of 2018 and later.
+# usage: scripts/package.sh [library]
+#   library    only target/x86_64-unknown-linux-gnu/release/libzen5turbo.so, which the tests look at
+#   (nothing)  also the command, and dist/zen5turbo-VERSION-x86_64-linux.tar.gz with everything
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+GLIBC=2.28
+TARGET=x86_64-unknown-linux-gnu
+
+case ${1:-} in
+'') packages=(-p zen5turbo-shim -p zen5turbo-cli) ;;
+library) packages=(-p zen5turbo-shim) ;;
+*) die "usage: scripts/package.sh [library]" ;;
+esac
+cd "$ROOT"
+"$ROOT/scripts/setup.sh" zig
+built=${CARGO_TARGET_DIR:-$ROOT/target}/$TARGET/release
+
+# The command reads the topology from sysfs then: libhwloc would have to be there, as old as this glibc.
+step "building against glibc $GLIBC: ${packages[*]}"
+PATH=$DEPS/zig:$PATH CARGO_ZIGBUILD_ZIG_PATH=$DEPS/zig/ziglang/zig \
+    cargo zigbuild --locked --release --no-default-features --target "$TARGET.$GLIBC" "${packages[@]}"
+[[ ${1:-} != library ]] || exit 0
+
+version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+name=zen5turbo-$version-x86_64-linux
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+mkdir -p "$folder/$name"/{lib,bin,include,docs,scripts} dist
+cp "$built/libzen5turbo.so" "$folder/$name/lib/"
+cp "$built/zen5turbo" "$folder/$name/bin/"
+strip --strip-debug "$folder/$name/lib/libzen5turbo.so" "$folder/$name/bin/zen5turbo"
+cp include/zen5turbo.h "$folder/$name/include/"
+cp docs/command.md "$folder/$name/docs/"
+cp -r scripts/ollama "$folder/$name/scripts/"
+cp README.md "$folder/$name/"
+# The same sources give the same archive.
+tar --sort=name --mtime="@$(git log -1 --format=%ct 2>/dev/null || printf 0)" --owner=0 --group=0 --numeric-owner \
+    -C "$folder" -c "$name" | gzip -9n >"dist/$name.tar.gz"
+say "archive: dist/$name.tar.gz, $(($(stat -c %s "dist/$name.tar.gz") / 1024)) KiB"

@@ -1,0 +1,219 @@
+//! The layout of Ollama and of a container, without Docker and without Ollama: a server with the shim in its
+//! environment starts a llama-server of stripped libraries in a private folder, and reads every line of it.
+//! The library is the one that is shipped.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use zen5turbo_tests::{
+    CONTAINER, MemoryGroup, Program, Refusal, Stats, gemma, is_zen5, llama, llama_dl, need, root, shipped, work_dir,
+};
+
+/// Continued alike by stock and by the shim, whose sums differ in their order.
+const PROMPT: &str = "Monday, Tuesday,";
+
+/// What the runner is started with; `-lv 4` makes it tell 225 lines. Without repacked weights, whose buffer stock
+/// tells of, the lines are the same.
+const OPTIONS: &str = "-c 512 -b 64 -ub 64 -t 2 -np 1 --no-repack --no-warmup -lv 4";
+
+/// A default container may have this much, far more than a runner with Gemma takes.
+const MEMORY: u64 = 2 << 30;
+
+/// A runner with its libraries, as Ollama installs them: apart from each other, and stripped.
+struct Installed {
+    dir: TempDir,
+    runner: PathBuf,
+    libraries: PathBuf,
+}
+
+/// The programs and libraries of the folder of `server`. Backends that are opened by dlopen lie beside the
+/// program, where ggml looks for them.
+fn installed(server: &Path, program_apart: bool) -> Installed {
+    let dir = work_dir();
+    let libraries = dir.path().join("lib/ollama");
+    let runners = if program_apart { dir.path().join("bin") } else { libraries.clone() };
+    let runner = runners.join("llama-server");
+    for folder in [&libraries, &runners] {
+        fs::create_dir_all(folder).expect("the folder is writable");
+    }
+    fs::copy(server, &runner).expect("the program can be copied");
+    let mut strip = Command::new("strip");
+    strip.arg("--strip-unneeded").arg(&runner);
+    for entry in fs::read_dir(server.with_file_name("")).expect("the folder can be read") {
+        let from = entry.expect("an entry").path();
+        let name = from.file_name().expect("a name").to_string_lossy().into_owned();
+        if name.starts_with("lib") && name.contains(".so") {
+            let to = libraries.join(name);
+            fs::copy(&from, &to).expect("the library can be copied");
+            strip.arg(to);
+        }
+    }
+    assert!(strip.status().expect("strip can be started").success());
+    Installed { dir, runner, libraries }
+}
+
+impl Installed {
+    /// The server with this runner, started by `start`.
+    fn server(&self, start: impl Fn(PathBuf) -> Program) -> Program {
+        start(PathBuf::from("/usr/bin/env"))
+            .arg("python3")
+            .arg(root().join("tests/fixtures/serve.py"))
+            .arg(&self.runner)
+            .arg(&self.libraries)
+            .arg(gemma())
+            .arg(PROMPT)
+            .args(OPTIONS)
+    }
+
+    /// The server of a container whose environment preloads the shipped library; statistics go to `out`.
+    fn with_shim(&self, out: &Path) -> Program {
+        self.server(Program::new)
+            .var("LD_PRELOAD", shipped())
+            .knob("GATE", "off")
+            .knob("STATS", &out.join("%p.json").to_string_lossy())
+    }
+}
+
+/// What the server told of its runner.
+#[derive(Debug, PartialEq)]
+struct Served {
+    answer: String,
+    stdout: Vec<String>,
+    stderr: Vec<String>,
+}
+
+/// Runs a server, which must end well, as must its runner. Also the server's user.
+fn served(server: Program) -> (Served, u64) {
+    let run = server.run().success();
+    assert_eq!(run.stderr, "", "the server itself wrote lines");
+    let told: Value = serde_json::from_str(&run.stdout).unwrap_or_else(|e| panic!("{e}\n{run}"));
+    assert_eq!(told["status"], 0, "the runner failed\n{run}");
+    let lines = |name: &str| {
+        let list = told[name].as_array().expect("a list").iter();
+        list.map(|line| without_timings(line.as_str().expect("text"))).collect()
+    };
+    let answer = told["answer"].as_str().unwrap_or_else(|| panic!("no answer\n{run}")).to_owned();
+    (Served { answer, stdout: lines("stdout"), stderr: lines("stderr") }, told["user"].as_u64().expect("a number"))
+}
+
+/// A line without its time stamp, durations, rates and the number of the port.
+fn without_timings(line: &str) -> String {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let is_figure = |word: &str| word.starts_with(|c: char| c.is_ascii_digit());
+    let is_timing = |i: usize| {
+        let next = |n: usize| words.get(i + n).copied().unwrap_or_default();
+        let stamp = i == 0 && words[0].matches('.').count() == 3;
+        let duration = next(1).starts_with("ms") || next(1) == "seconds";
+        stamp || is_figure(words[i]) && (duration || (next(1), next(2)) == ("tokens", "per"))
+    };
+    let words = words.iter().enumerate().map(|(i, word)| match word.rsplit_once(':') {
+        Some((address, _)) if address.ends_with("127.0.0.1") => address,
+        _ if is_timing(i) => "#",
+        _ => word,
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// Fails the test, with the first line that differs, unless no line was lost, added or changed.
+fn assert_same(shim: &Served, stock: &Served) {
+    for (line, stock) in shim.stderr.iter().zip(&stock.stderr).chain(shim.stdout.iter().zip(&stock.stdout)) {
+        assert_eq!(line, stock);
+    }
+    assert_eq!(shim, stock);
+}
+
+/// The statistics in `out`: of the runner, and of no other process.
+fn runners_stats(out: &Path) -> Stats {
+    let files: Vec<_> =
+        fs::read_dir(out).expect("the folder can be read").map(|e| e.expect("an entry").path()).collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    Stats::parse(&fs::read_to_string(&files[0]).expect("a file"))
+}
+
+fn assert_took_over(stats: &Stats) {
+    assert_eq!(stats.text("/program"), "llama-server");
+    for ty in ["q4_K", "q5_0", "q6_K", "q8_0"] {
+        assert!(stats.taken("MUL_MAT", Some(ty)) > 0, "{ty} was not taken\n{stats}");
+    }
+    stats.assert_healthy();
+}
+
+fn assert_serves_the_same(installed: &Installed) {
+    let (stock, _) = served(installed.server(Program::new));
+    assert!(stock.stderr.len() > 150 && stock.answer.contains("Wednesday"), "{stock:#?}");
+    let out = work_dir();
+    let (shim, _) = served(installed.with_shim(out.path()));
+    assert_same(&shim, &stock);
+    assert_took_over(&runners_stats(out.path()));
+}
+
+#[test]
+fn a_runner_with_a_library_path_of_its_own_answers_and_logs_line_by_line_as_without_the_shim() {
+    assert_serves_the_same(&installed(&llama("llama-server"), true));
+}
+
+#[test]
+fn so_does_one_that_opens_its_backends() {
+    assert_serves_the_same(&installed(&llama_dl("llama-server"), false));
+}
+
+#[test]
+fn so_does_one_in_a_container_with_a_read_only_root_and_another_user() {
+    let installed = installed(&llama("llama-server"), true);
+    let (stock, _) = served(installed.server(Program::new));
+    let out = work_dir();
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    fs::set_permissions(out.path(), permissions).expect("the folder is ours");
+    let group = MemoryGroup::new(MEMORY);
+    let (mut container, read_only) = Refusal::new()
+        .unprivileged()
+        .limit("memlock", 8 << 20)
+        .calls(&CONTAINER)
+        .call("userfaultfd")
+        .read_only_but(out.path());
+    println!("read-only root: {read_only}, control group: {}", group.is_some());
+    if let Some(group) = &group {
+        container = container.in_group(group);
+    }
+    if read_only {
+        let touch = Program::new("/usr/bin/touch").arg(installed.dir.path().join("file")).inside(&container).run();
+        assert!(touch.exit(1).stderr.contains("Read-only file system"));
+    }
+    let (shim, user) = served(installed.with_shim(out.path()).inside(&container));
+    assert_same(&shim, &stock);
+    assert_ne!(user, 0);
+    assert_took_over(&runners_stats(out.path()));
+}
+
+#[test]
+fn a_strict_gate_ends_the_runner_with_one_line_and_leaves_the_server_alone() {
+    if is_zen5() {
+        println!("skipped: this CPU is a Zen 5, which the strict gate lets pass");
+        return;
+    }
+    let installed = installed(&llama("llama-server"), true);
+    let run = installed.server(Program::new).var("LD_PRELOAD", shipped()).run().success();
+    let told: Value = serde_json::from_str(&run.stdout).unwrap_or_else(|e| panic!("{e}\n{run}"));
+    assert_eq!((&told["status"], &told["stdout"], &told["answer"]), (&78.into(), &Value::Array(vec![]), &Value::Null));
+    let lines = told["stderr"].as_array().expect("a list");
+    assert!(lines.len() == 1 && lines[0].to_string().contains("not an AMD Zen 5"), "{run}");
+}
+
+/// The texts that users copy name one place for the library, and only variables that there are.
+#[test]
+fn the_files_for_ollama_agree() {
+    for name in ["Dockerfile", "compose.yaml", "zen5turbo.conf"] {
+        let file = need(Path::new("scripts/ollama").join(name), "git checkout scripts/ollama");
+        let text = fs::read_to_string(file).expect("a text");
+        let preload = text.lines().find(|line| line.contains("LD_PRELOAD")).expect("it sets LD_PRELOAD");
+        assert!(preload.ends_with("/usr/local/lib/libzen5turbo.so"), "{name}: {preload}");
+        let readme = fs::read_to_string(root().join("README.md")).expect("a text");
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        for variable in words.filter(|word| word.starts_with("ZEN5TURBO_")) {
+            assert!(readme.contains(&format!("| `{variable}` |")), "{name}: {variable}");
+        }
+    }
+}
