@@ -5,6 +5,7 @@
 //! that the caller happens to have set), with a time limit that only a deadlock reaches. A missing
 //! prerequisite fails the test with the command that provides it.
 
+pub mod distance;
 mod fixture;
 mod group;
 mod guest;
@@ -94,6 +95,12 @@ pub fn dl_backends() -> Vec<PathBuf> {
 #[must_use]
 pub fn gemma() -> PathBuf {
     need(".deps/models/gemma-3-270m-q4_k_m.gguf", "scripts/setup.sh models")
+}
+
+/// SmolLM2 135M, Q4_1: a real model, which also old releases can load, with K = 576.
+#[must_use]
+pub fn smollm2() -> PathBuf {
+    need(".deps/models/smollm2-135m-instruct-q4_1.gguf", "scripts/setup.sh models")
 }
 
 /// A model of random weights, 0.4 GB, all of them Q4_K.

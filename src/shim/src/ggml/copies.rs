@@ -12,6 +12,7 @@ use std::sync::{Mutex, OnceLock};
 
 use super::abi::{AlignedFree, AlignedMalloc, ComputeForward, GetProcAddress, GraphCompute, WorkSize};
 use super::probe::Abi;
+use crate::blas::Originals;
 use crate::log::{self, log};
 use crate::reason::Reason;
 use crate::startup::{self, State};
@@ -33,6 +34,8 @@ pub struct Caller {
     pub aligned_free: Option<AlignedFree>,
     /// Whether its large buffers come back through the hook (see [`crate::buffers`]), once known.
     pub returns_buffers: OnceLock<bool>,
+    /// What it is bound to in a BLAS library, once it was asked for.
+    pub blas: OnceLock<Originals>,
     /// The functions of the ggml it uses, checked; `None` when that ggml is not understood.
     pub abi: Option<Abi>,
 }
@@ -96,6 +99,7 @@ fn resolve(address: usize) -> Option<&'static Caller> {
             aligned_malloc: find(c"ggml_aligned_malloc").map(|p| function(p)),
             aligned_free: find(c"ggml_aligned_free").map(|p| function(p)),
             returns_buffers: OnceLock::new(),
+            blas: OnceLock::new(),
             abi: Abi::probe(&find),
             path,
         }
@@ -114,6 +118,16 @@ fn resolve(address: usize) -> Option<&'static Caller> {
             ));
         }
     }
+    let computes = caller.graph_compute.is_some_and(|f| caller.range.contains(&(f as usize)));
+    if computes && !caller.has_hook() && matches!(startup::state(), State::Waiting | State::Active) {
+        stats::add_library(&caller.path, Reason::NoOperationHook.as_str());
+        stats::event(Reason::NoOperationHook);
+        log!(
+            info,
+            "{}: a ggml from before December 2024, without ggml_cpu_extra_compute_forward; it computes as usual",
+            caller.path
+        );
+    }
     log!(debug, "calls from {}: {}", caller.path, status);
     CALLERS[n].store(Box::into_raw(Box::new(caller)), Ordering::Relaxed);
     COUNT.store(n + 1, Ordering::Release);
@@ -122,6 +136,11 @@ fn resolve(address: usize) -> Option<&'static Caller> {
 }
 
 impl Caller {
+    /// Whether its ggml asks before it computes an operation.
+    pub fn has_hook(&self) -> bool {
+        self.compute_forward.is_some()
+    }
+
     /// Whether `address` lies in this library.
     pub fn contains(&self, address: usize) -> bool {
         self.range.contains(&address)

@@ -7,6 +7,7 @@ use zen5turbo_host::proc;
 
 use super::json::Json;
 use super::{KERNELS, Kernel, LIBRARY_LIST, OpKind, TYPES, counters, graph_classes, memory, read, type_name};
+use crate::blas;
 use crate::config::{KNOBS, config};
 use crate::reason::Reason;
 use crate::startup;
@@ -26,6 +27,7 @@ use crate::tuning;
 /// ops:     { MUL_MAT: { q4_K: { taken, ns, bytes, mac, kernels: {regime: name},
 ///                               declined: {reason: n} } } }
 /// memory:  { ... }                    see [`memory::report`]
+/// blas:    { calls }                  calls of cblas_sgemm that went to the library of ZEN5TURBO_BLAS
 /// events:  { reason: n }
 /// ```
 ///
@@ -60,6 +62,9 @@ pub fn json() -> String {
     }
     j.close();
     memory::report(&mut j);
+    j.open(Some("blas"));
+    j.number("calls", blas::calls());
+    j.close();
     reasons(&mut j, "events", &counters.events);
     j.close();
     j.finish()
