@@ -51,25 +51,19 @@ setup_llama_blas() {
     llama_flavour blas ggml "${LLAMA_BLAS[@]}"
 }
 
-# other_release NAME SOURCE ORIGIN: builds libllama and ggml of SOURCE into the store and prints the folder,
-# with bin and include. ORIGIN is the checksum of what SOURCE was unpacked from.
+# other_key FILE: names a build of the llama.cpp in a download, which need not be there.
+other_key() { short_hash "$(grep -F " $1 " "$ROOT/scripts/pypi.sha256")" "$(llama_key "${LLAMA_OTHER[@]}")"; }
+
+# other_release NAME SOURCE LIBRARIES: builds libllama and ggml of SOURCE and copies them into the folder LIBRARIES.
 other_release() {
-    local name=$1 source=$2 origin=$3 dir build
-    dir=$STORE/llama.cpp/$name-$(short_hash "$origin" "$(llama_key "${LLAMA_OTHER[@]}")")
-    build=$STORE/build/${dir##*/}
-    if [[ ! -d $dir ]]; then
-        step "llama.cpp: $name (about 2 minutes on 2 cores)" >&2
-        llama_build "$build" "$source" llama "${LLAMA_OTHER[@]}" >&2
-        rm -rf "$dir.part"
-        mkdir -p "$dir.part/bin"
-        # Older releases leave each library in the folder of its sources.
-        find "$build" \( -name 'lib*.so' -o -name 'lib*.so.*' \) -exec cp -a {} "$dir.part/bin/" ';'
-        cp -a "$source/include" "$dir.part/"
-        cp -a "$source"/ggml/include/* "$dir.part/include/"
-        publish "$dir.part" "$dir"
-        rm -rf "$build"
-    fi
-    printf '%s\n' "$dir"
+    local build=$STORE/build/$1
+    step "llama.cpp: $1 (1 to 2 minutes on 2 cores)"
+    rm -rf "$build"
+    llama_build "$build" "$2" llama "${LLAMA_OTHER[@]}"
+    mkdir -p "$3"
+    # Older releases leave each library in the folder of its sources.
+    find "$build" \( -name 'lib*.so' -o -name 'lib*.so.*' \) -exec cp -a {} "$3/" ';'
+    rm -rf "$build"
 }
 
 # python_site: prints the folder of the packages that llama-cpp-python imports.
@@ -88,22 +82,20 @@ python_site() {
 # setup_python VERSION: llama-cpp-python as its source package has it, with the libraries that its own
 # CMakeLists.txt would install beside it (libllama and ggml, not the one for images).
 setup_python() {
-    local version=$1 sdist=llama_cpp_python-$1.tar.gz archive source built dir site
-    archive=$(fetch "$sdist" --no-binary llama-cpp-python)
+    local version=$1 sdist=llama_cpp_python-$1.tar.gz archive source dir site
     source=$STORE/build/llama_cpp_python-$version
-    dir=$STORE/llama-cpp-python-$version-$(short_hash "$(sha256sum <"$archive")" "$(llama_key "${LLAMA_OTHER[@]}")")
-    site=$(python_site)
+    dir=$STORE/llama-cpp-python-$version-$(other_key "$sdist")
     if [[ ! -d $dir ]]; then
+        archive=$(fetch "$sdist" --no-binary llama-cpp-python)
         rm -rf "$source" "$dir.part"
         mkdir -p "$source" "$dir.part"
         tar -xzf "$archive" -C "$source" --strip-components=1
-        built=$(other_release "python-$version" "$source/vendor/llama.cpp" "$(sha256sum <"$archive")")
         cp -a "$source/llama_cpp" "$dir.part/"
-        rm -rf "$dir.part/llama_cpp/lib"
-        cp -a "$built/bin" "$dir.part/llama_cpp/lib"
-        rm -rf "$built" "$source"
+        other_release "python-$version" "$source/vendor/llama.cpp" "$dir.part/llama_cpp/lib"
+        rm -rf "$source"
         publish "$dir.part" "$dir"
     fi
+    site=$(python_site)
     mkdir -p "$DEPS/llama-cpp-python-$version"
     ln -sfn "$dir/llama_cpp" "$DEPS/llama-cpp-python-$version/llama_cpp"
     ln -sfn "$site" "$DEPS/llama-cpp-python-$version/site"
@@ -122,7 +114,7 @@ crate_file() {
         printf '[package]\nname = "fetch"\nversion = "0.0.0"\nedition = "2021"\n[workspace]\n[dependencies]\nllama-cpp-sys-2 = "=%s"\n' \
             "$CRATE_VERSION" >"$work/Cargo.toml"
         touch "$work/src/lib.rs"
-        CARGO_HOME=${CARGO_HOME:-$HOME/.cargo} cargo fetch --quiet --manifest-path "$work/Cargo.toml" >&2 ||
+        cargo fetch --quiet --manifest-path "$work/Cargo.toml" >&2 ||
             die "download of llama-cpp-sys-2 $CRATE_VERSION failed"
         find "${CARGO_HOME:-$HOME/.cargo}/registry/cache" -name "$file" -exec cp {} "$path.part" ';'
         verify "$sum" "$path.part" || die "$file does not have the checksum in scripts/pypi.sha256"
@@ -135,13 +127,20 @@ crate_file() {
 # The llama.cpp in the Rust package, with the options of its feature "dynamic-link". Its default is static, where
 # a preloaded library cannot get in.
 setup_rust() {
-    local archive source dir
-    archive=$(crate_file)
-    source=$STORE/build/llama-cpp-sys-2-$CRATE_VERSION
-    rm -rf "$source"
-    tar -xzf "$archive" -C "$STORE/build"
-    dir=$(other_release "rust-$CRATE_VERSION" "$source/llama.cpp" "$(sha256sum <"$archive")")
-    rm -rf "$source"
+    local name=llama-cpp-sys-2-$CRATE_VERSION archive source dir
+    source=$STORE/build/$name
+    dir=$STORE/llama.cpp/rust-$CRATE_VERSION-$(other_key "$name.crate")
+    if [[ ! -d $dir ]]; then
+        archive=$(crate_file)
+        rm -rf "$source" "$dir.part"
+        tar -xzf "$archive" -C "$STORE/build"
+        mkdir -p "$dir.part"
+        other_release "rust-$CRATE_VERSION" "$source/llama.cpp" "$dir.part/bin"
+        cp -a "$source/llama.cpp/include" "$dir.part/"
+        cp -a "$source"/llama.cpp/ggml/include/* "$dir.part/include/"
+        rm -rf "$source"
+        publish "$dir.part" "$dir"
+    fi
     ln -sfn "$dir" "$DEPS/llama-cpp-sys-2"
     say "llama-cpp-sys-2: .deps/llama-cpp-sys-2/bin"
 }

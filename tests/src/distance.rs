@@ -19,9 +19,9 @@ fn limit(stock: (f64, f64), ours: (f64, f64)) -> f64 {
 
 /// Runs `program`, a llama-perplexity, without the shim, without it and with `--no-repack`, and as `start` starts
 /// it. Fails the test when the third is further from the first than the second is. `chunks` of 512 tokens are
-/// computed. Returns the third.
+/// computed. Returns the third, and for how many tokens of a hundred its likeliest one is the first's.
 #[must_use]
-pub fn compare_with_stock(program: &Path, chunks: usize, start: impl Fn(&Path) -> Program) -> Outcome {
+pub fn compare_with_stock(program: &Path, chunks: usize, start: impl Fn(&Path) -> Program) -> (Outcome, f64) {
     let dir = work_dir();
     let (text, base) = (english(dir.path()), dir.path().join("logits"));
     let run = |program: Program, options: &str| perplexity(program, &text, &base, chunks, options);
@@ -31,9 +31,8 @@ pub fn compare_with_stock(program: &Path, chunks: usize, start: impl Fn(&Path) -
     let (ours, same) = (figure(&run, "Mean KLD"), figure(&run, "Same top p").0);
     println!("mean KLD: stock --no-repack {stock:?}, zen5turbo {ours:?}; same top token {same} %");
     assert!(ours.0 <= limit(stock, ours), "mean KLD {ours:?}, stock --no-repack {stock:?}\n{run}");
-    assert!(same >= 95.0, "same top token: {same} %");
     run.stats().assert_healthy();
-    run
+    (run, same)
 }
 
 /// English text of the llama.cpp tree, enough for eight chunks of 512 tokens.
