@@ -7,7 +7,7 @@
 //! llama.cpp opens only to score them never call a hook and are closed as usual.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use super::abi::{AlignedFree, AlignedMalloc, ComputeForward, GetProcAddress, GraphCompute, WorkSize};
@@ -118,21 +118,31 @@ fn resolve(address: usize) -> Option<&'static Caller> {
             ));
         }
     }
-    let computes = caller.graph_compute.is_some_and(|f| caller.range.contains(&(f as usize)));
-    if computes && !caller.has_hook() && matches!(startup::state(), State::Waiting | State::Active) {
-        stats::add_library(&caller.path, Reason::NoOperationHook.as_str());
-        stats::event(Reason::NoOperationHook);
-        log!(
-            info,
-            "{}: a ggml from before December 2024, without ggml_cpu_extra_compute_forward; it computes as usual",
-            caller.path
-        );
+    if !caller.has_hook() && matches!(startup::state(), State::Waiting | State::Active) {
+        tell_of_missing_hook(&caller);
     }
     log!(debug, "calls from {}: {}", caller.path, status);
     CALLERS[n].store(Box::into_raw(Box::new(caller)), Ordering::Relaxed);
     COUNT.store(n + 1, Ordering::Release);
     // SAFETY: just stored.
     Some(unsafe { &*CALLERS[n].load(Ordering::Relaxed) })
+}
+
+/// Lists the library that computes graphs for `caller` and counts it, once for all its callers. The CPU backend may
+/// be out of sight of a caller, and then nothing is known.
+fn tell_of_missing_hook(caller: &Caller) {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    let Some(library) = caller.graph_compute.and_then(|f| object_at(f as usize)) else { return };
+    if TOLD.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let path = library.path.to_string_lossy();
+    stats::add_library(&path, Reason::NoOperationHook.as_str());
+    stats::event(Reason::NoOperationHook);
+    log!(
+        info,
+        "{path}: a ggml from before December 2024, without ggml_cpu_extra_compute_forward; it computes as usual"
+    );
 }
 
 impl Caller {
