@@ -12,6 +12,12 @@ usage: scripts/setup.sh [WHAT...]          (default: all)
   llama        stock llama.cpp, shared build for this CPU   -> .deps/llama.cpp/{bin,src}
   llama-dl     the same with CPU variants opened by dlopen  -> .deps/llama.cpp-dl/bin
   llama-avx2   the same without AVX-512                     -> .deps/llama.cpp-avx2/bin
+  llama-gcc-o2, llama-clang, llama-blas  the same with another ggml: gcc -O2, stripped; clang -O2 without OpenMP
+               and llamafile; clang -O3 with OpenBLAS, and BLIS beside it  -> .deps/llama.cpp-NAME/bin
+  python       llama-cpp-python 0.3.9 and 0.3.1             -> .deps/llama-cpp-python-VERSION
+  rust         the llama.cpp in the crate llama-cpp-sys-2   -> .deps/llama-cpp-sys-2/bin
+  suites       llama.cpp's own test programs                -> .deps/llama.cpp/suites
+  builds       the six lines above
   peers        ik_llama.cpp, the AVX2 build of its Python package -> .deps/ik_llama.cpp
   models       Gemma 3 270M, SmolLM2 135M, synthetic Q4_K and Q8_0 -> .deps/models
   vm           a guest with two NUMA nodes and huge pages, its model -> .deps/vm, used by scripts/vm/run
@@ -144,17 +150,17 @@ llama_source() {
 
 # llama_key OPTIONS...: names a build by version, checksum, options, compiler, and what -march=native is here.
 llama_key() {
-    local native=
+    local native='' compiler=cc
     [[ " $* " == *" -DGGML_NATIVE=ON "* ]] && native=$(cc -march=native -Q --help=target 2>/dev/null)
-    short_hash "$(grep -F " $LLAMA_SDIST " "$ROOT/scripts/pypi.sha256")" "$(cc --version)" "$native" \
+    [[ " $* " == *" -DCMAKE_C_COMPILER=clang "* ]] && compiler=clang
+    short_hash "$(grep -F " $LLAMA_SDIST " "$ROOT/scripts/pypi.sha256")" "$("$compiler" --version)" "$native" \
         "${@//$ROOT/}" "${LLAMA_TARGETS[@]}"
 }
 
-# llama_build BUILD_DIR "TARGETS" OPTIONS...: configure and compile; goes on where an interrupted run stopped.
+# llama_build BUILD_DIR SOURCE "TARGETS" OPTIONS...: configure and compile; goes on where an interrupted run stopped.
 llama_build() {
-    local dir=$1 targets=$2 source log=$1/build.log
-    shift 2
-    source=$(llama_source)
+    local dir=$1 source=$2 targets=$3 log=$1/build.log
+    shift 3
     mkdir -p "$dir"
     # A git repository above the source must not lend it its commit as llama.cpp's version.
     export GIT_CEILING_DIRECTORIES=$STORE/llama.cpp
@@ -181,7 +187,7 @@ setup_llama() {
     build=$STORE/build/${dir##*/}
     if [[ ! -d $dir ]]; then
         step "llama.cpp b${LLAMA_VERSION%%.*}: shared build for this CPU (about 10 minutes on 2 cores)"
-        llama_build "$build" "${LLAMA_TARGETS[*]}" "${LLAMA_NATIVE[@]}"
+        llama_build "$build" "$(llama_source)" "${LLAMA_TARGETS[*]}" "${LLAMA_NATIVE[@]}"
         rm -rf "$dir.part"
         mkdir -p "$dir.part"
         cp -a "$build/bin" "$dir.part/"
@@ -205,13 +211,13 @@ llama_flavour() {
     build=$STORE/build/${dir##*/}
     if [[ ! -d $dir ]]; then
         step "llama.cpp: $name build of ggml (about 2 minutes on 2 cores)"
-        llama_build "$build" "$targets" "$@"
+        llama_build "$build" "$(llama_source)" "$targets" "$@"
         rm -rf "$dir.part"
         mkdir -p "$dir.part"
         cp -a "$native/bin" "$dir.part/"
         rm "$dir.part"/bin/libggml*
         cp -a "$build"/bin/libggml* "$dir.part/bin/"
-        [[ $name != dl ]] || strip --strip-unneeded "$dir.part"/bin/*.so "$dir.part"/bin/llama-*
+        [[ ! $name =~ ^(dl|gcc-o2)$ ]] || strip --strip-unneeded "$dir.part"/bin/*.so "$dir.part"/bin/llama-*
         publish "$dir.part" "$dir"
         rm -rf "$build"
     fi
@@ -249,7 +255,7 @@ setup_upstream_avx512() {
     build=$STORE/build/${dir##*/}
     if [[ ! -d $dir ]]; then
         step "ggml: static build for AVX-512 VNNI (about 2 minutes on 2 cores)"
-        llama_build "$build" ggml "${LLAMA_AVX512_STATIC[@]}"
+        llama_build "$build" "$(llama_source)" ggml "${LLAMA_AVX512_STATIC[@]}"
         rm -rf "$dir.part"
         mkdir -p "$dir.part/lib"
         find "$build" -name 'libggml*.a' -exec cp {} "$dir.part/lib/" ';'
@@ -260,6 +266,9 @@ setup_upstream_avx512() {
     ln -sfn "$dir" "$DEPS/upstream-avx512"
     say "ggml for AVX-512 VNNI: .deps/upstream-avx512"
 }
+
+# shellcheck source=scripts/builds.sh
+. "$ROOT/scripts/builds.sh"
 
 # ---- the emulator ----------------------------------------------------------------------------------
 
@@ -471,6 +480,17 @@ while (($#)); do
     llama) setup_llama ;;
     llama-dl) setup_llama_dl ;;
     llama-avx2) setup_llama_avx2 ;;
+    llama-gcc-o2) setup_llama_gcc_o2 ;;
+    llama-clang) setup_llama_clang ;;
+    llama-blas) setup_llama_blas ;;
+    python) for version in "${PYTHON_VERSIONS[@]}"; do setup_python "$version"; done ;;
+    rust) setup_rust ;;
+    suites) setup_suites ;;
+    builds)
+        shift
+        set -- llama-gcc-o2 llama-clang llama-blas python rust suites "$@"
+        continue
+        ;;
     upstream-avx512) setup_upstream_avx512 ;;
     emulator) setup_emulator ;;
     preloads) setup_preloads ;;

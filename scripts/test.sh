@@ -42,7 +42,7 @@ kernel_tests_emulated() {
 }
 
 if ((whole)); then
-    stage "set-up: tools, llama.cpp, models" scripts/setup.sh all llama-dl vm preloads zig
+    stage "set-up: tools, llama.cpp, models" scripts/setup.sh all llama-dl builds vm preloads zig
 else
     stage "set-up: tools" scripts/setup.sh shim
 fi

@@ -14,15 +14,6 @@ fn suite(op: &str, kernels: &str, only: Option<&str>) -> Outcome {
     program.limit(Duration::from_secs(900)).run().success()
 }
 
-/// How many tests passed, all of them.
-fn passed(run: &Outcome) -> u64 {
-    let line = run.stdout.lines().chain(run.stderr.lines()).find(|line| line.contains("tests passed"));
-    let numbers = line.and_then(|line| line.trim().split(' ').next()).and_then(|n| n.split_once('/'));
-    let (passed, all) = numbers.unwrap_or_else(|| panic!("no line says how many tests passed\n{run}"));
-    assert_eq!(passed, all, "{run}");
-    passed.parse().unwrap_or_else(|_| panic!("{run}"))
-}
-
 fn assert_every_type_was_taken(run: &Outcome, tier: &str) {
     let stats = run.stats();
     assert_eq!(stats.text("/tier"), tier);
@@ -37,7 +28,7 @@ fn assert_every_type_was_taken(run: &Outcome, tier: &str) {
 #[test]
 fn all_matrix_products_pass_and_every_supported_type_is_taken() {
     let run = suite("MUL_MAT", "auto", None);
-    assert!(passed(&run) >= PRODUCTS, "{run}");
+    assert!(run.operations_passed() >= PRODUCTS, "{run}");
     assert_every_type_was_taken(&run, tiers()[0].name);
 }
 
@@ -46,7 +37,7 @@ fn all_matrix_products_pass_and_every_supported_type_is_taken() {
 fn all_matrix_products_of_the_supported_types_pass_with_every_kernel_family() {
     for tier in tiers().into_iter().skip(1) {
         let run = suite("MUL_MAT", tier.knob, Some("type_a=(q4_|q5_|q8_|q2_K|q3_K|q6_K|iq4_|mxfp4)"));
-        assert!(passed(&run) >= 700, "{run}");
+        assert!(run.operations_passed() >= 700, "{run}");
         assert_every_type_was_taken(&run, tier.name);
     }
 }
@@ -56,7 +47,7 @@ fn all_matrix_products_of_the_supported_types_pass_with_every_kernel_family() {
 fn products_with_experts_pass_with_every_kernel_family() {
     for tier in tiers() {
         let run = suite("MUL_MAT_ID", tier.knob, Some("type_a=(q[2-8]_|iq4_|mxfp4|f16),.*m=512,"));
-        assert!(passed(&run) >= 100, "{run}");
+        assert!(run.operations_passed() >= 100, "{run}");
         run.stats().assert_healthy();
     }
 }

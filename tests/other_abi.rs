@@ -63,8 +63,11 @@ fn use_ref_is_honoured_where_the_release_has_it() {
 fn a_release_without_the_hook_works_and_nothing_is_taken() {
     let run = run("BEFORE_HOOK");
     assert_eq!(run.stdout, "extra calls 0, computed 2, result 0 0 0\n", "{run}");
-    assert_eq!(run.stats().taken("MUL_MAT", None), 0);
-    run.stats().assert_healthy();
+    let stats = run.stats();
+    assert_eq!((stats.taken("MUL_MAT", None), stats.events("no_operation_hook")), (0, 1), "{stats}");
+    assert!(stats.libraries()[0].1 == "no_operation_hook", "{stats}");
+    assert_eq!(run.stderr, "");
+    stats.assert_healthy();
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! that the caller happens to have set), with a time limit that only a deadlock reaches. A missing
 //! prerequisite fails the test with the command that provides it.
 
+pub mod distance;
 mod fixture;
 mod group;
 mod guest;
@@ -102,7 +103,7 @@ pub fn gemma() -> PathBuf {
     need(".deps/models/gemma-3-270m-q4_k_m.gguf", "scripts/setup.sh models")
 }
 
-/// SmolLM2 135M, Q4_1: a small real model whose context can be shifted.
+/// SmolLM2 135M, Q4_1: a small real model, K = 576, which old releases can load and whose context can be shifted.
 #[must_use]
 pub fn smollm2() -> PathBuf {
     need(".deps/models/smollm2-135m-instruct-q4_1.gguf", "scripts/setup.sh models")

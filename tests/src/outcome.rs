@@ -52,6 +52,16 @@ impl Outcome {
         self
     }
 
+    /// How many tests of llama.cpp's test-backend-ops passed; fails the test unless all of them did.
+    #[must_use]
+    pub fn operations_passed(&self) -> u64 {
+        let line = self.stdout.lines().chain(self.stderr.lines()).find(|line| line.contains("tests passed"));
+        let numbers = line.and_then(|line| line.trim().split(' ').next()).and_then(|n| n.split_once('/'));
+        let (passed, all) = numbers.unwrap_or_else(|| panic!("no line says how many tests passed\n{self}"));
+        assert_eq!(passed, all, "{self}");
+        passed.parse().unwrap_or_else(|_| panic!("{self}"))
+    }
+
     /// The statistics; fails the test when none were written.
     #[must_use]
     pub fn stats(&self) -> &Stats {

@@ -116,6 +116,9 @@ pub struct Options {
     /// Measured choices of kernels, or off (ZEN5TURBO_TUNE) [default: ~/.cache/zen5turbo/tune.txt]
     #[arg(long, value_name = "FILE|off")]
     pub tune: Option<PathBuf>,
+    /// A BLIS library that computes what a ggml built with BLAS gives to cblas_sgemm (ZEN5TURBO_BLAS)
+    #[arg(long, value_name = "FILE")]
+    pub blas: Option<PathBuf>,
 }
 
 impl Options {
@@ -123,7 +126,7 @@ impl Options {
     pub fn variables(&self) -> Vec<(&'static str, OsString)> {
         let text = |text: &Option<String>| text.clone().map(OsString::from);
         let path = |path: &Option<PathBuf>| path.clone().map(PathBuf::into_os_string);
-        let all: [(&str, Option<OsString>); 13] = [
+        let all: [(&str, Option<OsString>); 14] = [
             ("ZEN5TURBO_GATE", self.gate.map(|v| word(v).into())),
             ("ZEN5TURBO_KERNELS", self.kernels.map(|v| word(v).into())),
             ("ZEN5TURBO_REPACK", self.repack.map(|v| word(v).into())),
@@ -137,6 +140,7 @@ impl Options {
             ("ZEN5TURBO_STATS", path(&self.stats)),
             ("ZEN5TURBO_LIVE", self.live.map(|v| word(v).into())),
             ("ZEN5TURBO_TUNE", path(&self.tune)),
+            ("ZEN5TURBO_BLAS", path(&self.blas)),
         ];
         all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
@@ -184,7 +188,7 @@ fn one_of<T: ValueEnum>(text: &str) -> Result<String, String> {
 
 /// Every knob, and what it accepts.
 type Parser = fn(&str) -> Result<String, String>;
-const KNOBS: [(&str, Parser); 14] = [
+const KNOBS: [(&str, Parser); 15] = [
     ("ZEN5TURBO", one_of::<Switch>),
     ("ZEN5TURBO_GATE", one_of::<Gate>),
     ("ZEN5TURBO_KERNELS", one_of::<Kernels>),
@@ -199,6 +203,7 @@ const KNOBS: [(&str, Parser); 14] = [
     ("ZEN5TURBO_STATS", |text| Ok(text.to_owned())),
     ("ZEN5TURBO_LIVE", one_of::<Live>),
     ("ZEN5TURBO_TUNE", |text| Ok(text.to_owned())),
+    ("ZEN5TURBO_BLAS", |text| Ok(text.to_owned())),
 ];
 
 /// The shim's variables of a process, as given; an empty value counts as not set, as in the shim.
@@ -301,7 +306,7 @@ mod tests {
     #[test]
     fn every_knob_but_the_kill_switch_is_an_option_that_sets_its_variable() {
         let line = "x --gate off --kernels avx512-256 --repack keep --prefetch cache:4096 --hugepages 1g --malloc auto \
-                    --memcpy 65536 --numa shard --pin 0-3,8 --log info --stats s.json --live off --tune off";
+                    --memcpy 65536 --numa shard --pin 0-3,8 --log info --stats s.json --live off --tune off --blas b.so";
         let command = Command::parse_from(line.split_whitespace());
         let set = command.options.variables();
         let words: Vec<String> = set.iter().map(|(n, v)| format!("{n}={}", v.to_string_lossy())).collect();

@@ -5,6 +5,7 @@
 //! their structures; `graph` plans the products of a graph and computes them; `tuning` decides where
 //! ggml's own kernels are faster; `direct` has the functions for single rows; `stats` and `log` tell about it.
 
+mod blas;
 mod buffers;
 mod config;
 mod direct;

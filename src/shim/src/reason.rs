@@ -157,6 +157,14 @@ reasons! {
     LibcCopyIsFaster = "libc_copy_is_faster",
     /// The file with the measured choice of copies cannot be used, or cannot be written.
     CopyFileUnusable = "copy_file_unusable",
+    /// A ggml from before December 2024, which does not ask before it computes: nothing can be taken over.
+    NoOperationHook = "no_operation_hook",
+    /// The library that `ZEN5TURBO_BLAS` names cannot be opened.
+    BlasNotLoaded = "blas_not_loaded",
+    /// It is not a BLIS library: a function is missing.
+    BlasSymbolsMissing = "blas_symbols_missing",
+    /// Its integers are not those that ggml calls with.
+    BlasIntegersDiffer = "blas_integers_differ",
     /// The kernel refused the shared memory of the live statistics; there are none.
     LiveRefused = "live_refused",
     /// The names of the live statistics have no room in it.

@@ -15,6 +15,7 @@ use zen5turbo_host::{Cpu, GateDecision, Tier, best_tier, gate};
 use zen5turbo_kernels::isa::Isa;
 use zen5turbo_kernels::width::{self, DataPath, Width};
 
+use crate::blas;
 use crate::config::{Config, KNOBS, KernelChoice, config};
 use crate::heap;
 use crate::log::{self, log};
@@ -94,6 +95,7 @@ fn start() {
     report_panics_in_one_line();
     if ggml_is_linked() {
         engage_once();
+        blas::open_at_start();
     }
 }
 

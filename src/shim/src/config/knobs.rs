@@ -132,6 +132,14 @@ pub const KNOBS: &[Knob] = &[
             Tune::File(path) => show_path(Some(path)),
         },
     },
+    Knob {
+        name: "ZEN5TURBO_BLAS",
+        default: "",
+        allowed: "the path of a library",
+        help: "a BLIS library, such as AMD's, that computes what a ggml built with GGML_BLAS gives to cblas_sgemm",
+        set: |c, v| set_path(&mut c.blas, v),
+        get: |c| show_path(c.blas.as_ref()),
+    },
 ];
 
 /// The words of a knob and what each one means.

@@ -139,6 +139,8 @@ pub struct Config {
     pub live: bool,
     /// `ZEN5TURBO_TUNE`.
     pub tune: Tune,
+    /// `ZEN5TURBO_BLAS`: the library that `cblas_sgemm` is sent to.
+    pub blas: Option<PathBuf>,
     /// The user's cache folder: `XDG_CACHE_HOME`, or `.cache` in `HOME`.
     pub cache: Option<PathBuf>,
     /// What is wrong in the environment, one line each, to be shown once ggml is in use.
@@ -162,6 +164,7 @@ impl Default for Config {
             stats: None,
             live: true,
             tune: Tune::default(),
+            blas: None,
             cache: None,
             complaints: Vec::new(),
         }

@@ -1,5 +1,6 @@
 //! The symbols this library exports, and nothing else.
 
+pub mod blas;
 pub mod buffers;
 pub mod bufts;
 pub mod capi;

@@ -158,7 +158,7 @@ unsafe extern "C" fn graph_compute(cgraph: *mut c_void, cplan: *mut CPlan, from:
 /// Plans the graph; also its columns.
 unsafe fn plan_graph(caller: &Caller, cgraph: *mut c_void, cplan: &CPlan) -> Option<(Running, usize)> {
     let abi = caller.abi.as_ref()?;
-    if cplan.work_data.is_null() || cplan.n_threads < 1 {
+    if !caller.has_hook() || cplan.work_data.is_null() || cplan.n_threads < 1 {
         return None; // no product of ours works without a work buffer
     }
     tuning::settle(startup::isa(), |name| caller.find(name));

@@ -7,11 +7,12 @@
 //! llama.cpp opens only to score them never call a hook and are closed as usual.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use super::abi::{AlignedFree, AlignedMalloc, ComputeForward, GetProcAddress, GraphCompute, WorkSize};
 use super::probe::Abi;
+use crate::blas::Originals;
 use crate::direct::Targets;
 use crate::log::{self, log};
 use crate::reason::Reason;
@@ -36,6 +37,8 @@ pub struct Caller {
     pub direct: Targets,
     /// Whether its large buffers come back through the hook (see [`crate::buffers`]), once known.
     pub returns_buffers: OnceLock<bool>,
+    /// What it is bound to in a BLAS library, once it was asked for.
+    pub blas: OnceLock<Originals>,
     /// The functions of the ggml it uses, checked; `None` when that ggml is not understood.
     pub abi: Option<Abi>,
 }
@@ -100,6 +103,7 @@ fn resolve(address: usize) -> Option<&'static Caller> {
             aligned_free: find(c"ggml_aligned_free").map(|p| function(p)),
             direct: Targets::default(),
             returns_buffers: OnceLock::new(),
+            blas: OnceLock::new(),
             abi: Abi::probe(&find),
             path,
         }
@@ -118,6 +122,9 @@ fn resolve(address: usize) -> Option<&'static Caller> {
             ));
         }
     }
+    if !caller.has_hook() && matches!(startup::state(), State::Waiting | State::Active) {
+        tell_of_missing_hook(&caller);
+    }
     log!(debug, "calls from {}: {}", caller.path, status);
     CALLERS[n].store(Box::into_raw(Box::new(caller)), Ordering::Relaxed);
     COUNT.store(n + 1, Ordering::Release);
@@ -125,7 +132,29 @@ fn resolve(address: usize) -> Option<&'static Caller> {
     Some(unsafe { &*CALLERS[n].load(Ordering::Relaxed) })
 }
 
+/// Lists the library that computes graphs for `caller` and counts it, once for all its callers. The CPU backend may
+/// be out of sight of a caller, and then nothing is known.
+fn tell_of_missing_hook(caller: &Caller) {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    let Some(library) = caller.graph_compute.and_then(|f| object_at(f as usize)) else { return };
+    if TOLD.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let path = library.path.to_string_lossy();
+    stats::add_library(&path, Reason::NoOperationHook.as_str());
+    stats::event(Reason::NoOperationHook);
+    log!(
+        info,
+        "{path}: a ggml from before December 2024, without ggml_cpu_extra_compute_forward; it computes as usual"
+    );
+}
+
 impl Caller {
+    /// Whether its ggml asks before it computes an operation.
+    pub fn has_hook(&self) -> bool {
+        self.compute_forward.is_some()
+    }
+
     /// Whether `address` lies in this library.
     pub fn contains(&self, address: usize) -> bool {
         self.range.contains(&address)

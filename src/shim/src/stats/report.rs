@@ -7,6 +7,7 @@ use zen5turbo_host::proc;
 
 use super::json::Json;
 use super::{KERNELS, Kernel, LIBRARY_LIST, OpKind, TYPES, counters, graph_classes, memory, read, type_name};
+use crate::blas;
 use crate::config::{KNOBS, config};
 use crate::direct;
 use crate::reason::Reason;
@@ -28,6 +29,7 @@ use crate::tuning;
 ///                               declined: {reason: n} } } }
 /// direct:  { ... }                    see [`direct::report`]
 /// memory:  { ... }                    see [`memory::report`]
+/// blas:    { calls }                  calls of cblas_sgemm that went to the library of ZEN5TURBO_BLAS
 /// events:  { reason: n }
 /// ```
 ///
@@ -63,6 +65,9 @@ pub fn json() -> String {
     j.close();
     direct::report(&mut j);
     memory::report(&mut j);
+    j.open(Some("blas"));
+    j.number("calls", blas::calls());
+    j.close();
     reasons(&mut j, "events", &counters.events);
     j.close();
     j.finish()

@@ -1,0 +1,69 @@
+//! `cblas_sgemm` and `openblas_set_num_threads`: where `ZEN5TURBO_BLAS` names a library, products go there.
+
+use std::arch::naked_asm;
+use std::ffi::{c_int, c_void};
+
+use crate::blas::{self, originals, route};
+use crate::ggml::copies::{caller, function};
+use crate::reason::Reason;
+use crate::startup::guarded;
+use crate::stats;
+
+/// `void cblas_sgemm(order, transA, transB, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc)`. The arguments are
+/// left as they are: in registers, of which those that a call may change are kept, and on the stack.
+///
+/// # Safety
+/// As the original's.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cblas_sgemm() {
+    naked_asm!(
+        "push rdi", "push rsi", "push rdx", "push rcx", "push r8", "push r9",
+        "sub rsp, 24",
+        "movsd qword ptr [rsp], xmm0",
+        "movsd qword ptr [rsp + 8], xmm1",
+        "mov rdi, qword ptr [rsp + 72]", // the return address
+        "call {choose}",
+        "movsd xmm0, qword ptr [rsp]",
+        "movsd xmm1, qword ptr [rsp + 8]",
+        "add rsp, 24",
+        "pop r9", "pop r8", "pop rcx", "pop rdx", "pop rsi", "pop rdi",
+        "jmp rax",
+        choose = sym sgemm_for
+    )
+}
+
+/// `void openblas_set_num_threads(int n)`: ggml calls it before its products, and the other library is told.
+///
+/// # Safety
+/// As the original's.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn openblas_set_num_threads(_: c_int) {
+    naked_asm!("mov rsi, [rsp]", "jmp {}", sym set_threads)
+}
+
+/// The function that computes for the caller.
+unsafe extern "C" fn sgemm_for(from: usize) -> *const c_void {
+    if let Some(route) = guarded(None, route) {
+        blas::count();
+        return route.sgemm;
+    }
+    match guarded(None, || originals(caller(from)?).sgemm) {
+        Some(original) => original as *const c_void,
+        None => {
+            stats::event(Reason::OriginalMissing);
+            blas::plain_sgemm as *const c_void
+        }
+    }
+}
+
+unsafe extern "C" fn set_threads(n: c_int, from: usize) {
+    if let Some(route) = guarded(None, route) {
+        route.set_threads(n);
+    }
+    if let Some(original) = guarded(None, || originals(caller(from)?).set_threads) {
+        // SAFETY: the original with its own argument.
+        unsafe { function::<unsafe extern "C" fn(c_int)>(original as *mut c_void)(n) }
+    }
+}

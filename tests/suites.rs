@@ -1,0 +1,71 @@
+//! llama.cpp's own test programs under the shim; all of them pass without it.
+//!
+//! `test-backend-ops` compares each operation with the reference of the same backend, which the original
+//! computes. Matrix products and attention take 14 minutes: all of them run with `ZEN5TURBO_TEST_ALL_OPS=1` only;
+//! `backend_ops` always runs products.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use zen5turbo_tests::{Outcome, Program, llama, need, smollm2};
+
+/// Asks for every operation, in [`every_operation_of_the_cpu_backend`].
+const SWITCH: &str = "ZEN5TURBO_TEST_ALL_OPS";
+
+/// All operations but matrix products, fused or not, attention and rotation, which are many or large.
+/// (The program knows regular expressions without groups, separated by commas; one must match.)
+const QUICK: &str = "^[^MFLR],^M[^U],^MUL$,^MUL_[^M],^F[^L],^FL[^A],^L[^I],^R[^O],^RO[^P]";
+
+fn suite(name: &str) -> PathBuf {
+    need(Path::new(".deps/llama.cpp/suites").join(name), "scripts/setup.sh builds")
+}
+
+fn run(program: Program) -> Outcome {
+    let run = program.limit(Duration::from_secs(3600)).run().success();
+    assert_eq!(run.shim_lines(), [""; 0]);
+    run.stats().assert_healthy();
+    run
+}
+
+/// Each with its reference, on two threads at a time.
+#[test]
+fn every_operation_of_the_cpu_backend() {
+    let mut program = Program::engaged(llama("test-backend-ops")).args("test -b CPU -j 2");
+    if std::env::var_os(SWITCH).is_none() {
+        println!("without the slow operations; {SWITCH}=1 adds them");
+        program = program.arg("-o").arg(QUICK);
+    }
+    let run = run(program);
+    let passed = run.operations_passed();
+    println!("{passed} passed");
+    assert!(passed > 5000, "{run}");
+}
+
+#[test]
+fn quantize_fns() {
+    let _ = run(Program::engaged(suite("test-quantize-fns")));
+}
+
+#[test]
+fn barrier() {
+    let _ = run(Program::engaged(suite("test-barrier")));
+}
+
+#[test]
+fn tiled_mulmat() {
+    let _ = run(Program::engaged(suite("test-tiled-mulmat")));
+}
+
+/// Several models and contexts in one process, each context in a thread of its own.
+#[test]
+fn thread_safety() {
+    let program = Program::engaged(suite("test-thread-safety")).arg("-m").arg(smollm2());
+    let run = run(program.args("-ngl 99 -n 32 -c 256 -ub 32 -np 4 -t 2 -p").arg("The meaning of life is"));
+    assert!(run.stats().taken("MUL_MAT", Some("q4_1")) > 0, "{}", run.stats());
+}
+
+#[test]
+fn state_restore_fragmented() {
+    let run = run(Program::engaged(suite("test-state-restore-fragmented")).arg("-m").arg(smollm2()));
+    assert!(run.stats().taken("MUL_MAT", Some("q4_1")) > 0, "{}", run.stats());
+}
