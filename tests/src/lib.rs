@@ -5,6 +5,7 @@
 //! that the caller happens to have set), with a time limit that only a deadlock reaches. A missing
 //! prerequisite fails the test with the command that provides it.
 
+mod fake_root;
 mod fixture;
 mod group;
 mod guest;
@@ -14,6 +15,7 @@ mod pages;
 mod program;
 mod refusal;
 
+pub use fake_root::FakeRoot;
 pub use fixture::{Fixture, fake_ggml, ggml_headers, work_dir};
 pub use group::MemoryGroup;
 pub use guest::{Guest, GuestOutcome, page_nodes};
