@@ -132,7 +132,7 @@ fn parts(path: &Path) -> Vec<PathBuf> {
         let name = path.file_name()?.to_str()?;
         let (stem, rest) = name.rsplit_once("-of-")?;
         let digits = rest.strip_suffix(".gguf").filter(|n| n.len() == 5 && n.bytes().all(|b| b.is_ascii_digit()))?;
-        let total: u32 = digits.parse().ok().filter(|&n| n > 0)?;
+        let total = digits.parse::<u32>().ok().filter(|&n| n > 0)?;
         let stem = stem.strip_suffix("-00001")?;
         Some((1..=total).map(|i| path.with_file_name(format!("{stem}-{i:05}-of-{total:05}.gguf"))).collect())
     };
