@@ -5,9 +5,15 @@
 //! their structures; `graph` plans the products of a graph and computes them; `tuning` decides where
 //! ggml's own kernels are faster; `stats` and `log` tell about it.
 
+#![cfg_attr(feature = "fuzzing", allow(dead_code, unused_imports))]
+
 mod buffers;
 mod config;
+// Without the exports most of the rest is not reached.
+#[cfg(not(feature = "fuzzing"))]
 mod exports;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod ggml;
 mod graph;
 #[cfg_attr(test, allow(dead_code))] // reached by exports that a test program does not have

@@ -17,6 +17,8 @@ use zen5turbo_host::live::{Cell, GRAPH_CLASSES};
 use crate::reason::Reason;
 use crate::tuning::Regime;
 
+#[cfg(feature = "fuzzing")]
+pub use file::expand;
 pub use file::write_at_exit;
 pub use json::Json;
 pub use live::counters;
