@@ -7,8 +7,8 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 case ${1:-all} in
-all) whole=1 total=10 avx512=emulated ;;
-fast) whole=0 total=6 avx512= ;;
+all) whole=1 total=11 avx512=emulated ;;
+fast) whole=0 total=7 avx512= ;;
 *) die "usage: scripts/test.sh [fast]" ;;
 esac
 if [[ ${EMULATE:-0} == 1 ]]; then
@@ -16,7 +16,7 @@ if [[ ${EMULATE:-0} == 1 ]]; then
 elif cpu_has avx512f avx512bw avx512dq avx512vl avx512_vnni; then
     avx512=native
 fi
-if ((!whole)) && [[ -n $avx512 ]]; then total=7; fi
+if ((!whole)) && [[ -n $avx512 ]]; then total=8; fi
 cd "$ROOT"
 
 # stage TITLE COMMAND...: the title says how long everything before it took.
@@ -27,6 +27,7 @@ stage() {
     "${@:2}" || die "stage $number/$total failed: $1"
 }
 
+formatted() { cargo fmt --all --check && cargo fmt --check --manifest-path fuzz/Cargo.toml; }
 # Every kernel test on a CPU with AVX-512 VNNI, real or not: there the tests may not skip it.
 kernel_tests_native() {
     ZEN5TURBO_REQUIRE_AVX512=1 cargo test --locked --release -p zen5turbo-kernels --lib
@@ -46,11 +47,13 @@ if ((whole)); then
 else
     stage "set-up: tools" scripts/setup.sh shim
 fi
-stage "format" cargo fmt --all --check
+stage "format" formatted
 stage "clippy" cargo clippy --locked --workspace --all-targets -- -D warnings
 stage "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 stage "release build" cargo build --locked --release --workspace
 stage "unit and property tests" cargo test --locked --release --workspace --exclude zen5turbo-tests
+# Without cargo-fuzz: scripts/fuzz.sh fuzzes.
+stage "fuzz targets on the inputs that are kept" cargo test --locked --manifest-path fuzz/Cargo.toml
 if [[ -n $avx512 ]]; then
     stage "kernel tests with AVX-512 VNNI, $avx512" "kernel_tests_$avx512"
 fi

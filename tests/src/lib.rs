@@ -6,6 +6,7 @@
 //! prerequisite fails the test with the command that provides it.
 
 pub mod distance;
+mod fake_root;
 mod fixture;
 mod group;
 mod guest;
@@ -15,6 +16,7 @@ mod pages;
 mod program;
 mod refusal;
 
+pub use fake_root::FakeRoot;
 pub use fixture::{Fixture, fake_ggml, ggml_headers, reopened, work_dir};
 pub use group::MemoryGroup;
 pub use guest::{Guest, GuestOutcome, page_nodes};

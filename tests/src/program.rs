@@ -64,6 +64,13 @@ impl Program {
         self
     }
 
+    /// The same with a name of any bytes.
+    #[must_use]
+    pub fn var_os(mut self, name: &OsStr, value: &str) -> Self {
+        self.vars.push((name.to_owned(), value.into()));
+        self
+    }
+
     /// Sets `ZEN5TURBO_NAME`.
     #[must_use]
     pub fn knob(self, name: &str, value: &str) -> Self {
@@ -79,12 +86,19 @@ impl Program {
 
     /// Runs it inside a refusal: the kernel refuses it what that names.
     #[must_use]
-    pub fn inside(mut self, refusal: &Refusal) -> Self {
-        let program = std::mem::replace(&mut self.path, refusal.wrapper.clone());
-        let own = std::mem::take(&mut self.args);
-        self.args.clone_from(&refusal.args);
-        self.args.extend(["--".into(), program.into_os_string()]);
-        self.args.extend(own);
+    pub fn inside(self, refusal: &Refusal) -> Self {
+        let mut args = refusal.args.clone();
+        args.push("--".into());
+        self.started_by(&refusal.wrapper, args)
+    }
+
+    /// Starts it by another program, whose arguments end before its path.
+    #[must_use]
+    pub fn started_by(mut self, wrapper: impl AsRef<Path>, mut args: Vec<OsString>) -> Self {
+        let program = std::mem::replace(&mut self.path, wrapper.as_ref().to_owned());
+        args.push(program.into_os_string());
+        args.append(&mut self.args);
+        self.args = args;
         self
     }
 

@@ -19,6 +19,17 @@ mod quality;
 mod report;
 mod summary;
 
+/// What a fuzzer calls.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    pub use super::model::fuzz as model;
+
+    /// What llama-perplexity prints.
+    pub fn quality(text: &str) {
+        let _ = super::quality::parse(text);
+    }
+}
+
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};

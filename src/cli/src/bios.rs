@@ -10,6 +10,11 @@ mod report;
 mod settings;
 mod store;
 
+#[cfg(feature = "fuzzing")]
+pub use fuzzing::{fuzz, fuzz_settings};
+#[cfg(feature = "fuzzing")]
+pub use store::label;
+
 use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
@@ -258,4 +263,30 @@ fn compare(args: &CompareArgs) -> Result<ExitCode> {
         print!("{}", report::comparison(&compared));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a fuzzer calls.
+#[cfg(feature = "fuzzing")]
+mod fuzzing {
+    use super::*;
+
+    /// The text of a record, compared with itself.
+    pub fn fuzz(text: &str) {
+        let path = PathBuf::from("record.json");
+        let Ok(record) = store::parse(&path, text) else { return };
+        let both = [Stored { path: path.clone(), record: record.clone() }, Stored { path, record }];
+        let compared = Compared::new(&both, &both);
+        let _ = (compare::findings(&compared), compare::warnings(&compared), compare::json(&compared).to_string());
+        let _ = (
+            html::render(&compared),
+            report::comparison(&compared),
+            report::record(&both[0].record),
+            report::list(&both),
+        );
+    }
+
+    /// The settings below a root.
+    pub fn fuzz_settings(root: &Root) {
+        let _ = serde_json::to_string(&settings::read(root)).unwrap();
+    }
 }

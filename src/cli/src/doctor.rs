@@ -19,6 +19,8 @@ use crate::knobs::{Options, Settings};
 use crate::reach::Reach;
 use crate::root::Root;
 use crate::shim::{self, Gate};
+#[cfg(feature = "fuzzing")]
+pub use calls::capability;
 pub use check::{Check, Status};
 use check::{Kind, Report, Section};
 
@@ -72,6 +74,26 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         print!("{}", report.text());
     }
     Ok(if report.engages { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What a fuzzer calls: everything that is told of the machine below `root`, and of its process 1.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(root: &Root, settings: &Settings) {
+    let nodes = topology::Parts::of(root).map_or(1, |parts| parts.nodes);
+    let mut section = Section::new(Kind::Machine, "machine");
+    let lists = [
+        topology::checks(root),
+        memory::checks(root, settings),
+        calls::checks(root, nodes),
+        policy::checks(root, nodes),
+    ];
+    section.checks.extend(lists.into_iter().flatten());
+    let mut sections = vec![section];
+    if let Ok(process) = process::Process::open(root, 1) {
+        sections.push(process.section());
+    }
+    let report = Report::new(sections);
+    let _ = (report.text(), serde_json::to_string(&report).unwrap());
 }
 
 fn settings(args: &Args) -> Settings {

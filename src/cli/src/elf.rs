@@ -67,6 +67,14 @@ impl Elf {
         Elf::parse(path, &cache, symbols).with_context(|| format!("{} is a damaged ELF file", path.display()))
     }
 
+    /// Reads a file that is in memory.
+    #[cfg(feature = "fuzzing")]
+    pub fn of_bytes(bytes: &[u8], symbols: &[&'static str]) -> Result<Elf> {
+        let path = Path::new("file");
+        check_start(path, &bytes[..bytes.len().min(20)])?;
+        Ok(Elf::parse(path, bytes, symbols)?)
+    }
+
     fn parse<'data, R: ReadRef<'data>>(path: &Path, data: R, symbols: &[&'static str]) -> object::Result<Elf> {
         let file = ElfFile64::<LittleEndian, R>::parse(data)?;
         let endian = file.endian();

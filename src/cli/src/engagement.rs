@@ -30,7 +30,7 @@ pub struct Op {
 impl Op {
     /// Calls left to the original.
     pub fn declined_total(&self) -> u64 {
-        self.declined.values().sum()
+        total(self.declined.values().copied())
     }
 }
 
@@ -114,12 +114,12 @@ impl Stats {
 
     /// Calls computed by the shim.
     pub fn taken(&self) -> u64 {
-        self.ops.values().map(|op| op.taken).sum()
+        total(self.ops.values().map(|op| op.taken))
     }
 
     /// Calls left to the original.
     pub fn declined(&self) -> u64 {
-        self.ops.values().map(Op::declined_total).sum()
+        total(self.ops.values().map(Op::declined_total))
     }
 
     /// Adds another run's counts; what is not a count is kept from the first that has it.
@@ -137,17 +137,18 @@ impl Stats {
         }
         for (key, op) in &other.ops {
             let sum = self.ops.entry(key.clone()).or_default();
-            sum.taken += op.taken;
-            sum.ns += op.ns;
-            sum.bytes += op.bytes;
-            sum.mac += op.mac;
+            for (sum, n) in
+                [(&mut sum.taken, op.taken), (&mut sum.ns, op.ns), (&mut sum.bytes, op.bytes), (&mut sum.mac, op.mac)]
+            {
+                *sum = sum.saturating_add(n);
+            }
             sum.kernels.extend(op.kernels.clone());
             for (reason, n) in &op.declined {
-                *sum.declined.entry(reason.clone()).or_default() += n;
+                add(&mut sum.declined, reason, *n);
             }
         }
         for (event, n) in &other.events {
-            *self.events.entry(event.clone()).or_default() += n;
+            add(&mut self.events, event, *n);
         }
     }
 
@@ -158,7 +159,7 @@ impl Stats {
         for ((op, kind), counts) in &self.ops {
             let left = counts.declined_total();
             if counts.taken > 0 {
-                let all = counts.taken + left;
+                let all = counts.taken.saturating_add(left);
                 let share = if left == 0 {
                     String::new()
                 } else {
@@ -193,6 +194,16 @@ impl Stats {
         }
         line
     }
+}
+
+/// Counts of a file may be any numbers.
+fn total(counts: impl Iterator<Item = u64>) -> u64 {
+    counts.fold(0, u64::saturating_add)
+}
+
+fn add(counts: &mut BTreeMap<String, u64>, name: &str, n: u64) {
+    let count = counts.entry(name.to_owned()).or_default();
+    *count = count.saturating_add(n);
 }
 
 fn entries(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
@@ -249,6 +260,19 @@ mod tests {
         assert_eq!(s.summary(), "taken over: nothing; declined: nothing");
         let s = Stats::parse(r#"{"ops":{"MUL_MAT":{"q8_0":{"taken":2.0}},"X":null},"ggml":3,"version":2}"#).unwrap();
         assert_eq!((s.taken(), s.version.as_deref()), (2, Some("2")));
+    }
+
+    #[test]
+    fn counts_that_cannot_be_are_added_up_without_a_panic() {
+        let text = format!(
+            r#"{{"ops":{{"MUL_MAT":{{"q8_0":{{"taken":{0},"ns":{0},"declined":{{"a":{0},"b":{0}}}}}}}}},"events":{{"e":{0}}}}}"#,
+            u64::MAX
+        );
+        let mut stats = Stats::parse(&text).unwrap();
+        let again = stats.clone();
+        stats.merge(&again);
+        assert_eq!((stats.taken(), stats.declined(), stats.events["e"]), (u64::MAX, u64::MAX, u64::MAX));
+        assert!(stats.summary().contains("100 % of"), "{}", stats.summary());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use zen5turbo_host::live::{self, Snapshot, Unreadable};
+use zen5turbo_host::proc::open_regular;
 
 use crate::maps::Mapping;
 use crate::root::Root;
@@ -102,14 +103,12 @@ fn descriptor(root: &Root, pid: u32) -> Result<Option<PathBuf>, Absent> {
     Ok(links.find(|link| fs::read_link(link).is_ok_and(|to| live::is_segment(&to))))
 }
 
-/// A regular file; a pipe of that name would keep us waiting.
+/// A regular file; another of that name is no segment.
 fn open(path: &Path) -> Result<File, Absent> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(refused)?;
-    match file.metadata() {
-        Ok(metadata) if metadata.is_file() => Ok(file),
-        _ => Err(Absent::Unreadable(Unreadable::NotASegment)),
-    }
+    open_regular(path).map_err(|error| match error.kind() {
+        io::ErrorKind::Other if error.raw_os_error().is_none() => Absent::Unreadable(Unreadable::NotASegment),
+        _ => refused(error),
+    })
 }
 
 fn refused(error: io::Error) -> Absent {
@@ -118,6 +117,12 @@ fn refused(error: io::Error) -> Absent {
         (io::ErrorKind::NotFound, _) | (_, Some(libc::ESRCH)) => Absent::Gone,
         _ => Absent::Unreadable(Unreadable::Refused(error)),
     }
+}
+
+/// What a fuzzer calls: a segment that was read.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(snapshot: &Snapshot) {
+    let _ = assemble::statistics(snapshot).map(|value| value.to_string());
 }
 
 #[cfg(test)]

@@ -283,7 +283,7 @@ fn entry(value: Value) -> Result<Entry> {
         threads: small("n_threads").unwrap_or(0),
         speed,
         avg_ts,
-        seconds: f64::from(prompt + generate) / avg_ts,
+        seconds: (f64::from(prompt) + f64::from(generate)) / avg_ts,
         fields: value,
     })
 }
@@ -325,6 +325,13 @@ mod tests {
 
     fn names(entries: &[Entry]) -> Vec<String> {
         entries.iter().map(|e| Test::Speed(e.speed).to_string()).collect()
+    }
+
+    #[test]
+    fn absurd_numbers_of_tokens_are_no_panic() {
+        let most = u32::MAX;
+        let entries = parse(&format!(r#"{{"n_prompt":{most},"n_gen":{most},"avg_ts":2.0}}"#)).unwrap();
+        assert_eq!(entries[0].seconds, f64::from(most));
     }
 
     #[test]

@@ -41,6 +41,12 @@ impl LoaderCache {
         LoaderCache(Self::parse(&bytes).unwrap_or_default())
     }
 
+    /// One that is in memory.
+    #[cfg(feature = "fuzzing")]
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        LoaderCache(Self::parse(bytes).unwrap_or_default())
+    }
+
     /// The format of glibc 2.2 and later (sysdeps/generic/dl-cache.h): a 48-byte header, 24-byte
     /// entries, string offsets from the start of the header. An older-format table may come first.
     fn parse(bytes: &[u8]) -> Option<Vec<(String, PathBuf)>> {

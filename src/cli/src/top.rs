@@ -1,6 +1,6 @@
 //! `zen5turbo top`: running programs under the shim, as they run.
 
-mod frame;
+pub mod frame;
 mod live;
 mod plain;
 mod view;

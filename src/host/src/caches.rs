@@ -22,7 +22,7 @@ pub struct Caches {
 
 /// A cache size that may be unknown, for each of the fields of [`Caches`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Found {
+pub(crate) struct Found {
     l1d: Option<usize>,
     l2: Option<usize>,
     l3: Option<usize>,
@@ -70,9 +70,10 @@ impl Caches {
 
 /// Reads `indexN/{level,type,size,shared_cpu_list}` through `read`, which returns a file's text.
 /// The format is that of Linux, `Documentation/ABI/testing/sysfs-devices-system-cpu`.
-fn from_sysfs(read: impl Fn(&str) -> Option<String>) -> Found {
+pub(crate) fn from_sysfs(read: impl Fn(&str) -> Option<String>) -> Found {
     let mut found = Found::default();
-    for index in 0.. {
+    // A CPU has four to five; a made tree may have any number.
+    for index in 0..64 {
         let field = |name: &str| read(&format!("index{index}/{name}"));
         let Some(level) = field("level") else { break };
         let Ok(level) = level.trim().parse() else {

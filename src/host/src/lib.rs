@@ -7,6 +7,8 @@
 pub mod caches;
 pub mod cpu;
 pub mod cpuset;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod gate;
 pub mod live;
 pub mod memory;

@@ -171,7 +171,7 @@ pub fn allowed_nodes() -> Option<NodeMask> {
     allowed_in(&std::fs::read_to_string("/proc/self/status").ok()?)
 }
 
-fn allowed_in(status: &str) -> Option<NodeMask> {
+pub(crate) fn allowed_in(status: &str) -> Option<NodeMask> {
     NodeMask::parse(status.lines().find_map(|line| line.strip_prefix("Mems_allowed_list:"))?)
 }
 

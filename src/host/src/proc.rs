@@ -1,7 +1,10 @@
 //! Small readers of procfs, and of what the environment says of the user.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 /// The name of the running program: the last part of `/proc/self/exe`, else of the command line;
 /// `?` when neither can be read.
@@ -26,6 +29,19 @@ pub fn program_name() -> String {
 pub fn xdg_folder(named: Option<OsString>, home: Option<OsString>, below_home: &str) -> Option<PathBuf> {
     let home = home.map(|home| PathBuf::from(home).join(below_home));
     [named.map(PathBuf::from), home].into_iter().flatten().find(|path| path.is_absolute())
+}
+
+/// Opens a regular file to read. What another process named may be a pipe, which would keep the reader waiting, or a
+/// device without an end.
+///
+/// # Errors
+/// It cannot be opened, or is no regular file.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    Ok(file)
 }
 
 /// The value in bytes of a line such as `VmHWM:   123456 kB`, as `/proc/self/status` and
@@ -61,6 +77,17 @@ mod tests {
         assert_eq!(field_kib(text, "Vm"), None);
         assert_eq!(field_kib(text, "Threads"), None);
         assert_eq!(field_kib("", "VmRSS"), None);
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for path in [pipe.as_path(), Path::new("/dev/zero"), dir.path()] {
+            assert!(open_regular(path).unwrap_err().to_string().contains("regular file"), "{}", path.display());
+        }
+        assert!(open_regular(Path::new("/proc/self/exe")).is_ok());
     }
 
     #[test]

@@ -26,5 +26,9 @@ pub mod registry;
 mod rows;
 pub mod width;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), allow(dead_code, unused_imports))] // what only tests need of the helpers
 mod tests;
+
+#[cfg(feature = "fuzzing")]
+pub use tests::arbitrary as fuzzing;

@@ -72,7 +72,7 @@ static CPU: OnceLock<Cpu> = OnceLock::new();
 static FORKED: AtomicBool = AtomicBool::new(false);
 
 // Not in unit tests: a test program is no host program, and its panics are for the test runner.
-#[cfg(not(test))]
+#[cfg(not(any(test, feature = "fuzzing")))]
 ctor::declarative::ctor! {
     /// Called by the dynamic linker once libc is initialised and before `main`.
     #[ctor(unsafe)]

@@ -89,6 +89,14 @@ fn check_part(path: &Path) -> Result<u64> {
     file.by_ref().take(8).read_to_end(&mut head).map_err(|e| {
         anyhow::anyhow!("the model {shown} cannot be read ({e}); expected a GGUF file: check the disk, or {remedy}")
     })?;
+    check_head(path, &head)?;
+    Ok(facts.len())
+}
+
+/// The first eight bytes of a file, or as many as it has.
+fn check_head(path: &Path, head: &[u8]) -> Result<()> {
+    let shown = path.display();
+    let remedy = "name a GGUF file with --model";
     ensure!(!head.is_empty(), "the model {shown} is empty; expected a GGUF file: fetch it again, or {remedy}");
     ensure!(
         head.len() == 8 && head.starts_with(MAGIC),
@@ -102,7 +110,20 @@ fn check_part(path: &Path) -> Result<u64> {
         VERSIONS.start(),
         VERSIONS.end()
     );
-    Ok(facts.len())
+    Ok(())
+}
+
+/// What a fuzzer calls: the name of a model, and the head of its file.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(name: &str, head: &[u8]) {
+    let path = Path::new(name);
+    let parts = parts(path);
+    assert!(!parts.is_empty() && parts.len() < 100_000);
+    let head = &head[..head.len().min(8)];
+    assert_eq!(
+        check_head(path, head).is_ok(),
+        head.len() == 8 && head.starts_with(MAGIC) && matches!(head[4..], [1..=3, 0, 0, 0])
+    );
 }
 
 /// All parts of a split model (`NAME-00001-of-00003.gguf`), else the file alone.
@@ -110,7 +131,8 @@ fn parts(path: &Path) -> Vec<PathBuf> {
     let all = || {
         let name = path.file_name()?.to_str()?;
         let (stem, rest) = name.rsplit_once("-of-")?;
-        let total: u32 = rest.strip_suffix(".gguf").filter(|n| n.len() == 5)?.parse().ok()?;
+        let digits = rest.strip_suffix(".gguf").filter(|n| n.len() == 5 && n.bytes().all(|b| b.is_ascii_digit()))?;
+        let total = digits.parse::<u32>().ok().filter(|&n| n > 0)?;
         let stem = stem.strip_suffix("-00001")?;
         Some((1..=total).map(|i| path.with_file_name(format!("{stem}-{i:05}-of-{total:05}.gguf"))).collect())
     };
@@ -174,6 +196,14 @@ mod tests {
         fs::write(part(2), "GGUF\x03\0\0\0").unwrap();
         let model = Model::check(&part(1)).unwrap();
         assert_eq!((model.parts.len(), model.size), (2, 16));
+    }
+
+    #[test]
+    fn a_name_that_says_it_has_no_parts_is_a_file_like_others() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["big-00001-of-00000.gguf", "big-00001-of-+0002.gguf"] {
+            assert!(refused(&dir.path().join(name)).contains("does not exist"), "{name}");
+        }
     }
 
     #[test]

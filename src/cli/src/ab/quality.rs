@@ -107,7 +107,7 @@ pub fn measure(plan: &Plan, text: &Text, model: usize, say: impl Fn(&str)) -> Re
 }
 
 /// Picks the figures out of llama-perplexity's text.
-fn parse(text: &str) -> Quality {
+pub fn parse(text: &str) -> Quality {
     let line = |start: &str| {
         text.lines().find_map(|line| {
             // Log lines begin with their time, and may follow an unended one.

@@ -164,11 +164,16 @@ fn name(record: &Record, n: usize) -> String {
 fn read(path: &Path) -> Result<Record> {
     let text = fs::read_to_string(path)
         .with_context(|| format!("cannot read {}; expected a record of `zen5turbo bios`", path.display()))?;
+    parse(path, &text)
+}
+
+/// The text of the record at `path`.
+pub fn parse(path: &Path, text: &str) -> Result<Record> {
     let no = |found: String| {
         format!("{} is no record: found {found}; expected a file of `zen5turbo bios record`", path.display())
     };
     let value: serde_json::Value =
-        serde_json::from_str(&text).map_err(|error| anyhow::anyhow!(no(error.to_string())))?;
+        serde_json::from_str(text).map_err(|error| anyhow::anyhow!(no(error.to_string())))?;
     ensure!(value["kind"] == KIND, no(format!("\"kind\": {}", value["kind"])));
     ensure!(
         value["schema"] == SCHEMA,

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use zen5turbo_host::proc::field_kib;
+use zen5turbo_host::proc::{field_kib, open_regular};
 
 use super::check::{Check, Kind, Section};
 use crate::elf::Elf;
@@ -148,7 +149,11 @@ impl<'a> Process<'a> {
     /// The file as the process sees it: it may have a root of its own.
     fn elf(&self, path: &str, hooks: &[&'static str]) -> Option<Elf> {
         let inside = self.root.path(&format!("{}{path}", self.file("root")));
-        Elf::read(&inside, hooks).or_else(|_| Elf::read(Path::new(path), hooks)).ok()
+        [inside.as_path(), Path::new(path)].into_iter().find_map(|path| {
+            // Another file may lie there meanwhile.
+            open_regular(path).ok()?;
+            Elf::read(path, hooks).ok()
+        })
     }
 
     /// What lies at the address that stands at `slot`.
@@ -171,8 +176,8 @@ impl<'a> Process<'a> {
         const ID: &str = "process.huge_pages";
         let Some(text) = self.root.read(&self.file("smaps_rollup")) else { return Check::ok(ID, "not told") };
         let of = |key| text::bytes(field_kib(&text, key).unwrap_or(0));
-        let reserved =
-            field_kib(&text, "Private_Hugetlb").unwrap_or(0) + field_kib(&text, "Shared_Hugetlb").unwrap_or(0);
+        let reserved = ["Private_Hugetlb", "Shared_Hugetlb"].iter().filter_map(|key| field_kib(&text, key));
+        let reserved = reserved.fold(0, u64::saturating_add);
         let found = format!(
             "{} transparent and {} reserved, of {} in memory",
             of("AnonHugePages"),
@@ -226,10 +231,18 @@ impl<'a> Process<'a> {
         let file = PathBuf::from(pattern.replace("%p", &self.pid.to_string()));
         let start = if file.is_absolute() { "root" } else { "cwd" };
         let seen = self.root.path(&self.file(start)).join(file.strip_prefix("/").unwrap_or(&file));
-        let text = fs::read_to_string(&seen).or_else(|_| fs::read_to_string(&file)).ok();
+        let text = told(&seen).or_else(|_| told(&file)).ok();
         let own = |text: &String| Stats::parse(text).is_ok_and(|stats| stats.pid == Some(self.pid.into()));
         Some((file, text.filter(own)))
     }
+}
+
+/// The text of a file that the process named: statistics, and no larger than those can be.
+fn told(path: &Path) -> std::io::Result<String> {
+    const MOST: u64 = 4 << 20;
+    let mut text = String::new();
+    open_regular(path)?.take(MOST).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Who owns a process, by its folder.

@@ -58,6 +58,17 @@ fn statistics_are_those_of_this_process_and_no_other() {
 }
 
 #[test]
+fn what_a_process_names_as_its_statistics_and_is_no_file_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for path in [pipe.display().to_string(), "/dev/zero".into(), "/proc/self/mem".into()] {
+        let found = check(&format!("ZEN5TURBO_STATS={path}\0"), "", "process.statistics").found;
+        assert!(found.contains("will be written when the process ends"), "{found}");
+    }
+}
+
+#[test]
 fn a_process_that_is_not_there_is_an_error() {
     let (_folder, root) = tree(&[]);
     let error = Process::open(&root, 7).err().unwrap().to_string();

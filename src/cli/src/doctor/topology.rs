@@ -30,7 +30,9 @@ impl Parts {
     /// The machine below `root`; hwloc can only be asked of this one.
     pub fn of(root: &Root) -> Option<Parts> {
         #[cfg(feature = "hwloc")]
+        // Without these files hwloc complains on stderr, and knows no more than sysfs does.
         if root.is_machine()
+            && root.path("sys/devices/system/cpu/cpu0/topology").is_dir()
             && let Some(parts) = through_hwloc()
         {
             return Some(parts);

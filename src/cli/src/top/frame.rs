@@ -42,7 +42,7 @@ impl Usage {
         // The fields behind the name, which is in parentheses and may hold blanks; utime and stime are the 14th and 15th of all.
         let stat = root.read(&format!("proc/{pid}/stat")).unwrap_or_default();
         let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
-        let ticks: u64 = fields.skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
+        let ticks: u64 = fields.skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).fold(0, u64::saturating_add);
         // SAFETY: asks for a constant of the system.
         let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1);
         Usage {
@@ -64,6 +64,15 @@ impl Reading {
         let statistics = live::statistics(root, pid)?;
         Ok(Reading { at: Instant::now(), statistics, usage: Usage::read(root, pid) })
     }
+}
+
+/// What a fuzzer calls: a frame of two readings of the same statistics.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(text: &str) {
+    let Ok(statistics) = serde_json::from_str(text) else { return };
+    let now = Reading { at: Instant::now(), statistics, usage: Usage::default() };
+    let frame = Frame::new(1, &now, Some(&now));
+    let _ = (frame.columns_per_second(), frame.generated_per_second(), serde_json::to_string(&frame).unwrap());
 }
 
 /// One program. Rates are missing at the first reading.

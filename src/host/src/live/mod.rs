@@ -15,5 +15,11 @@ pub use layout::{GRAPH_CLASSES, VERSION, Weights};
 pub use publish::Published;
 pub use read::{Snapshot, Unreadable, is_segment, parse, read};
 
+/// Bytes of a segment, and how an honest one begins.
+#[cfg(feature = "fuzzing")]
+pub(crate) const BYTES: usize = size_of::<Segment<u64>>();
+#[cfg(feature = "fuzzing")]
+pub(crate) const HONEST: [u64; 3] = [layout::MAGIC, VERSION, BYTES as u64];
+
 #[cfg(test)]
 mod tests;

@@ -146,8 +146,8 @@ fn left_in_group(group: &Path, names: &Names) -> Option<u64> {
     let cache: u64 = ["inactive_file ", "active_file "]
         .iter()
         .filter_map(|key| stat.lines().find_map(|line| line.strip_prefix(key))?.trim().parse::<u64>().ok())
-        .sum();
-    Some((limit + cache.min(used)).saturating_sub(used).saturating_sub(reserve(limit).min(limit / 4)))
+        .fold(0, u64::saturating_add);
+    Some(limit.saturating_add(cache.min(used)).saturating_sub(used).saturating_sub(reserve(limit).min(limit / 4)))
 }
 
 /// `some avg10=0.12 avg60=...`
@@ -225,6 +225,23 @@ mod tests {
                 ("proc/self/cgroup", "9:cpuset:/x\n4:memory:/docker/1\n0::/\n"),
                 ("sys/fs/cgroup/memory/memory.limit_in_bytes", "1073741824\n"),
                 ("sys/fs/cgroup/memory/memory.usage_in_bytes", "1073741824\n"),
+            ],
+        );
+        assert_eq!(Budget::below(&tree.0).spare(), 0);
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_are_no_memory() {
+        let most = u64::MAX.to_string();
+        let stat = format!("inactive_file {most}\nactive_file {most}\n");
+        let tree = Tree::new(
+            "absurd",
+            &[
+                ("proc/meminfo", MEMINFO),
+                ("proc/self/cgroup", "0::/\n"),
+                ("sys/fs/cgroup/memory.max", "1152921504606846975\n"),
+                ("sys/fs/cgroup/memory.current", &most),
+                ("sys/fs/cgroup/memory.stat", &stat),
             ],
         );
         assert_eq!(Budget::below(&tree.0).spare(), 0);

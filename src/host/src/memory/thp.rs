@@ -24,7 +24,7 @@ impl Thp {
     }
 
     /// Reads a setting such as `always [madvise] never`.
-    fn from_setting(text: &str) -> Self {
+    pub(crate) fn from_setting(text: &str) -> Self {
         if text.contains("[always]") || text.contains("[madvise]") { Self::Available } else { Self::Never }
     }
 }

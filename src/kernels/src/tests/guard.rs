@@ -85,8 +85,8 @@ impl Drop for Guarded {
     }
 }
 
-/// Runs `case` with every buffer guarded and compares with its unguarded run.
-fn guarded(kernel: &crate::kernel::Kernel, case: &Case<'_>, side: Side) {
+/// Runs `case` with every buffer guarded, compares with its unguarded run and returns that.
+pub fn guarded(kernel: &crate::kernel::Kernel, case: &Case<'_>, side: Side) -> Vec<f32> {
     let n = case.columns.len();
     let tiles = kernel.tiles(n);
     let weights = Guarded::of(case.weights, side);
@@ -111,7 +111,9 @@ fn guarded(kernel: &crate::kernel::Kernel, case: &Case<'_>, side: Side) {
         out.check("the result");
         got.extend(out.bytes().chunks_exact(4).map(|b| u32::from_ne_bytes(b.try_into().unwrap())));
     }
-    assert_eq!(got, bits(&case.run(kernel)), "{}", kernel.name());
+    let plain = case.run(kernel);
+    assert_eq!(got, bits(&plain), "{}", kernel.name());
+    plain
 }
 
 #[test]
@@ -152,6 +154,22 @@ fn a_write_beside_a_guarded_buffer_is_noticed() {
     g.check("it");
 }
 
+/// Copies `bytes` to a place that is `shift` bytes off a page.
+pub fn check_copy(avx2: Avx2, bytes: &[u8], shift: usize, side: Side) {
+    let n = bytes.len();
+    let (source, destination) = (Guarded::of(bytes, side), Guarded::new(n + shift, 1, side));
+    // At the start of its page it ends early, at the end it begins late.
+    let at = if matches!(side, Side::Start) { 0 } else { shift };
+    // SAFETY: two objects, with `n` bytes from either pointer.
+    let copied = unsafe {
+        stream(avx2, destination.ptr().add(at), source.ptr(), n);
+        std::slice::from_raw_parts(destination.ptr(), n + shift)
+    };
+    assert_eq!(&copied[at..at + n], bytes, "{n} bytes, {side:?}, {shift}");
+    assert!(copied[..at].iter().chain(&copied[at + n..]).all(|&b| b == FILL), "{n} bytes, {side:?}");
+    destination.check("the copy");
+}
+
 /// Lengths around a cache line, a turn of the loop and a page, at every kind of alignment.
 #[test]
 fn the_streaming_copy_is_exact_and_stays_inside() {
@@ -160,18 +178,8 @@ fn the_streaming_copy_is_exact_and_stays_inside() {
     for n in (0..400).chain([4095, 4096, 10_000]) {
         let bytes: Vec<u8> = (0..n).map(|_| rng.byte()).collect();
         for side in [Side::Start, Side::End] {
-            let source = Guarded::of(&bytes, side);
             for shift in [0, 1, 31, 33] {
-                let destination = Guarded::new(n + shift, 1, side);
-                // At the start of its page it ends early, at the end it begins late.
-                let at = if matches!(side, Side::Start) { 0 } else { shift };
-                // SAFETY: two objects, with `n` bytes from either pointer.
-                let copied = unsafe {
-                    stream(avx2, destination.ptr().add(at), source.ptr(), n);
-                    std::slice::from_raw_parts(destination.ptr(), n + shift)
-                };
-                assert_eq!(&copied[at..at + n], bytes, "{n} bytes, {side:?}, {shift}");
-                assert!(copied[..at].iter().chain(&copied[at + n..]).all(|&b| b == FILL), "{n} bytes, {side:?}");
+                check_copy(avx2, &bytes, shift, side);
             }
         }
     }

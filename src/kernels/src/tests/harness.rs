@@ -129,9 +129,30 @@ pub struct Expected {
 
 impl Expected {
     pub fn new(kernel: &Kernel, matrix: &[u8], stride: usize, rows: usize, columns: &[Vec<f32>]) -> Self {
+        Self::with_offsets(false, kernel, matrix, stride, rows, columns)
+    }
+
+    /// The same for weights and columns of any size, where those products by rows that subtract the offset of the codes
+    /// from other sums than those of the codes may be off by what both round to, however much of it cancels.
+    pub fn of_any_size(kernel: &Kernel, matrix: &[u8], stride: usize, rows: usize, columns: &[Vec<f32>]) -> Self {
+        let by_rows = matches!(kernel.act.values, Values::Rows(_));
+        Self::with_offsets(by_rows, kernel, matrix, stride, rows, columns)
+    }
+
+    fn with_offsets(
+        offsets: bool,
+        kernel: &Kernel,
+        matrix: &[u8],
+        stride: usize,
+        rows: usize,
+        columns: &[Vec<f32>],
+    ) -> Self {
         let k = columns[0].len();
         let bytes = row_bytes(kernel.weight, k);
         let mut rows_w: Vec<_> = (0..rows).map(|r| weights(kernel.weight, &matrix[r * stride..][..bytes])).collect();
+        if !offsets {
+            rows_w.iter_mut().flatten().for_each(|w| w.offset = 0.0);
+        }
         let flush = kernel.act.values == Values::Bf16Pairs;
         if flush {
             rows_w.iter_mut().flatten().for_each(|w| w.scaled = flushed(w.scaled));

@@ -3,17 +3,25 @@
 //! Every test loops over the weight types and over the ISAs that this CPU has. The amount of work
 //! is set by `ZEN5TURBO_TEST_CASES` (default 1, small enough for an emulator; 24 covers the full
 //! cross product of shapes and blockings). `ZEN5TURBO_REQUIRE_AVX512=1` makes a CPU without AVX-512 VNNI a failure.
-//! No threads and no processes are started: the emulator has neither.
+//! No threads and no processes are started: the emulator has neither. [`arbitrary`] makes inputs from a fuzzer's bytes;
+//! the folder `fuzz` builds it, and the helpers it needs, with the feature `fuzzing`.
 
+#[cfg_attr(not(feature = "fuzzing"), allow(dead_code))]
+pub mod arbitrary;
 mod data;
+#[cfg(test)]
 mod exact;
+#[cfg(test)]
 mod extremes;
 mod guard;
 mod harness;
+#[cfg(test)]
 mod products;
+#[cfg(test)]
 mod property;
 mod quantise;
 mod reference;
+#[cfg(test)]
 mod registry;
 mod rows;
 

@@ -5,9 +5,9 @@ use super::guard::{Guarded, Side};
 use super::reference::{ActBlock, activations, rounded};
 use super::{every_kernel, scale};
 use crate::act::{QuantizeFn, quantize_avx2, quantize_avx512, quantize_scalar};
-use crate::formats::{ActFormat, Aux, Values};
+use crate::formats::{ActFormat, Aux, Order, Values};
 use crate::isa::Isa;
-use crate::kernel::MAX_TILE;
+use crate::kernel::{Kernel, MAX_TILE};
 
 /// The formats of tiles that kernels use.
 fn formats() -> Vec<ActFormat> {
@@ -21,7 +21,7 @@ fn formats() -> Vec<ActFormat> {
 }
 
 /// All versions that this CPU can run, the scalar one first.
-fn versions() -> Vec<(Isa, QuantizeFn)> {
+pub fn versions() -> Vec<(Isa, QuantizeFn)> {
     let all: [(Isa, QuantizeFn); 3] =
         [(Isa::Scalar, quantize_scalar), (Isa::Avx2, quantize_avx2), (Isa::Avx512, quantize_avx512)];
     all.into_iter().filter(|(isa, _)| isa.available()).collect()
@@ -110,7 +110,7 @@ fn check_floats(format: ActFormat, tile: &[u8], columns: &[Vec<f32>]) {
 }
 
 /// The scalar version against the reference, the others against it, bit by bit.
-fn check_all(format: ActFormat, columns: &[Vec<f32>]) {
+pub fn check_all(format: ActFormat, columns: &[Vec<f32>]) {
     let at: Vec<_> = columns.iter().map(|x| x.as_ptr()).collect();
     let k = columns[0].len();
     let want = tile(quantize_scalar, format, &at, k);
@@ -246,6 +246,18 @@ fn the_first_of_equal_magnitudes_decides_the_sign() {
     }
 }
 
+/// The tile that `f` makes where nothing beside columns and tile can be touched.
+pub fn guarded_tile(f: QuantizeFn, format: ActFormat, columns: &[Vec<f32>], side: Side) -> Vec<u8> {
+    let inputs: Vec<_> = columns.iter().map(|x| Guarded::floats(x, side)).collect();
+    let at: Vec<_> = inputs.iter().map(|x| x.ptr().cast_const().cast()).collect();
+    let (k, nc) = (columns[0].len(), columns.len());
+    let out = Guarded::new(format.bytes(k, nc), 1, side);
+    // SAFETY: as many columns, floats and bytes as documented, and no more.
+    unsafe { f(format, at.as_ptr(), k, nc, out.ptr()) };
+    out.check("the tile");
+    out.bytes().to_vec()
+}
+
 #[test]
 fn nothing_beside_columns_and_tile_is_touched() {
     let rng = &mut Rng(14);
@@ -256,16 +268,11 @@ fn nothing_beside_columns_and_tile_is_touched() {
                 let columns = random_columns(nc, k, rng);
                 let at: Vec<_> = columns.iter().map(|x| x.as_ptr()).collect();
                 let want = tile(quantize_scalar, format, &at, k);
-                for (side, (isa, f)) in
-                    [Side::Start, Side::End].into_iter().flat_map(|s| versions().into_iter().map(move |v| (s, v)))
-                {
-                    let inputs: Vec<_> = columns.iter().map(|x| Guarded::floats(x, side)).collect();
-                    let at: Vec<_> = inputs.iter().map(|x| x.ptr().cast_const().cast()).collect();
-                    let out = Guarded::new(format.bytes(k, nc), 1, side);
-                    // SAFETY: as many columns, floats and bytes as documented, and no more.
-                    unsafe { f(format, at.as_ptr(), k, nc, out.ptr()) };
-                    out.check("the tile");
-                    assert_eq!(out.bytes(), want, "{format:?}, {nc} columns, {}", isa.name());
+                for side in [Side::Start, Side::End] {
+                    for (isa, f) in versions() {
+                        let got = guarded_tile(f, format, &columns, side);
+                        assert_eq!(got, want, "{format:?}, {nc} columns, {}", isa.name());
+                    }
                 }
             }
         }
@@ -302,60 +309,73 @@ fn what_is_no_number_stays_in_its_block() {
     }
 }
 
-/// The order of [`Order`](crate::formats::Order), against the tile of the same column.
+/// The order of [`Order`](crate::formats::Order), against the tile of the same column. Other formats have none.
+pub fn check_rows(kernel: &Kernel, column: &[f32]) {
+    let format = kernel.act;
+    let Values::Rows(order) = format.values else { return };
+    let want = activations(format, column);
+    let got = tile(kernel.quantize, format, &[column.as_ptr()], column.len());
+    let record = format.rows();
+    for (r, rec) in got.chunks_exact(record.bytes).enumerate() {
+        let code = |e: usize| want.get(e / format.block).map_or(0, |b| b.codes[e % format.block]);
+        for place in 0..record.k / 16 {
+            let piece = place / 16 * 16 + usize::from(order.pieces()[place % 16]);
+            for i in 0..16 {
+                let e = r * record.k + 16 * piece + i;
+                assert_eq!(i32::from(rec[16 * place + i] as i8), code(e), "{format:?}: element {e}");
+            }
+        }
+        let blocks: [Option<&ActBlock>; 4] = std::array::from_fn(|i| want.get(4 * r + i));
+        if format.block == 256 { check_rows256(format, order, rec, blocks) } else { check_rows32(format, rec, blocks) }
+    }
+}
+
+fn float(record: &[u8], at: usize) -> f32 {
+    f32::from_le_bytes(record[at..at + 4].try_into().unwrap())
+}
+
+/// Scales and sums of a record of four super-blocks.
+fn check_rows256(format: ActFormat, order: Order, record: &[u8], blocks: [Option<&ActBlock>; 4]) {
+    let places = format.rows();
+    for (i, block) in blocks.into_iter().enumerate() {
+        for at in [places.d + 8 * i, places.d + 8 * i + 4] {
+            assert_eq!(float(record, at), block.map_or(0.0, |b| b.d), "{format:?}: scale {i}");
+        }
+        for s in 0..256 / format.sub {
+            let at = places.aux + 64 * (s / 8) + 16 * i + 2 * (s % 8);
+            let got = i16::from_le_bytes([record[at], record[at + 1]]);
+            let sub = if format.sub == 16 { usize::from(order.pieces()[s]) } else { s };
+            let codes = |b: &ActBlock| b.codes.chunks_exact(format.sub).nth(sub).unwrap().iter().sum();
+            assert_eq!(-i32::from(got), block.map_or(0, codes), "{format:?}: sum {s} of {i}");
+        }
+    }
+}
+
+/// Scales and what stands beside them, of a record of four blocks of 32.
+fn check_rows32(format: ActFormat, record: &[u8], blocks: [Option<&ActBlock>; 4]) {
+    let places = format.rows();
+    for lane in 0..16 {
+        let block = blocks[lane / 4];
+        assert_eq!(float(record, places.d + 4 * lane), block.map_or(0.0, |b| b.d), "{format:?}: lane {lane}");
+        let lane_sum = |b: &ActBlock| {
+            let own = [lane % 4 * 4, 16 + lane % 4 * 4];
+            own.iter().flat_map(|&e| &b.codes[e..e + 4]).sum::<i32>()
+        };
+        let word = match (block, format.aux) {
+            (Some(b), Aux::Seed(offset)) => (-offset * lane_sum(b)) as u32,
+            (Some(b), _) if lane % 4 == 0 => aux(format, b)[0],
+            _ => 0,
+        };
+        assert_eq!(float(record, places.aux + 4 * lane).to_bits(), word, "{format:?}: lane {lane}");
+    }
+}
+
 #[test]
 fn activations_of_products_by_rows_are_those_of_a_tile() {
     let rng = &mut Rng(14);
     for kernel in every_kernel() {
-        let format = kernel.act;
-        let Values::Rows(order) = format.values else { continue };
         for blocks in [1, 2, 3, 4, 5, 8, 9] {
-            let k = blocks * format.block;
-            let column = random_columns(1, k, rng).remove(0);
-            let want = activations(format, &column);
-            let got = tile(kernel.quantize, format, &[column.as_ptr()], k);
-            let record = format.rows();
-            for (r, rec) in got.chunks_exact(record.bytes).enumerate() {
-                let float = |at: usize| f32::from_le_bytes(rec[at..at + 4].try_into().unwrap());
-                let code = |e: usize| want.get(e / format.block).map_or(0, |b| b.codes[e % format.block]);
-                for place in 0..record.k / 16 {
-                    let piece = place / 16 * 16 + usize::from(order.pieces()[place % 16]);
-                    for i in 0..16 {
-                        let e = r * record.k + 16 * piece + i;
-                        assert_eq!(i32::from(rec[16 * place + i] as i8), code(e), "{format:?}: element {e}");
-                    }
-                }
-                if format.block == 256 {
-                    for i in 0..4 {
-                        let block = want.get(4 * r + i);
-                        for at in [record.d + 8 * i, record.d + 8 * i + 4] {
-                            assert_eq!(float(at), block.map_or(0.0, |b| b.d), "{format:?}: scale {i}");
-                        }
-                        for s in 0..256 / format.sub {
-                            let at = record.aux + 64 * (s / 8) + 16 * i + 2 * (s % 8);
-                            let got = i16::from_le_bytes([rec[at], rec[at + 1]]);
-                            let sub = if format.sub == 16 { usize::from(order.pieces()[s]) } else { s };
-                            let codes = |b: &ActBlock| b.codes.chunks_exact(format.sub).nth(sub).unwrap().iter().sum();
-                            assert_eq!(-i32::from(got), block.map_or(0, codes), "{format:?}: sum {s} of {i}");
-                        }
-                    }
-                    continue;
-                }
-                for lane in 0..16 {
-                    let block = want.get(4 * r + lane / 4);
-                    assert_eq!(float(record.d + 4 * lane), block.map_or(0.0, |b| b.d), "{format:?}: lane {lane}");
-                    let lane_sum = |b: &ActBlock| {
-                        let own = [lane % 4 * 4, 16 + lane % 4 * 4];
-                        own.iter().flat_map(|&e| &b.codes[e..e + 4]).sum::<i32>()
-                    };
-                    let word = match (block, format.aux) {
-                        (Some(b), Aux::Seed(offset)) => (-offset * lane_sum(b)) as u32,
-                        (Some(b), _) if lane % 4 == 0 => aux(format, b)[0],
-                        _ => 0,
-                    };
-                    assert_eq!(float(record.aux + 4 * lane).to_bits(), word, "{format:?}: lane {lane}");
-                }
-            }
+            check_rows(kernel, &random_columns(1, blocks * kernel.act.block, rng)[0]);
         }
     }
 }

@@ -5,11 +5,13 @@ use crate::formats::{ActFormat, Rounding, Values, WeightType};
 use half::{bf16, f16};
 
 /// One weight: `scaled` is `d * scale * code`, `min` what its minimum adds. Kept apart, because the
-/// rounding errors of both count even where they cancel.
-#[derive(Clone, Copy, Debug)]
+/// rounding errors of both count even where they cancel. `offset`, of super-blocks, is `d * scale` times what is
+/// subtracted from every code, a part of `scaled`.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Element {
     pub scaled: f64,
     pub min: f64,
+    pub offset: f64,
 }
 
 /// ggml-common.h, `kvalues_iq4nl`.
@@ -22,7 +24,7 @@ fn half(b: &[u8], at: usize) -> f64 {
 }
 
 fn scaled(scaled: f64) -> Element {
-    Element { scaled, min: 0.0 }
+    Element { scaled, ..Element::default() }
 }
 
 /// Code `i` of 32 nibbles: the low ones of 16 bytes, then the high ones.
@@ -52,14 +54,14 @@ pub fn weight(t: WeightType, b: &[u8], e: usize) -> Element {
     let (n, j, l) = (e / 128, e % 128 / 32, e % 32);
     match t {
         WeightType::Q4_0 => scaled(half(b, 0) * code(i32::from(nibble(&b[2..], e)) - 8)),
-        WeightType::Q4_1 => Element { scaled: half(b, 0) * f64::from(nibble(&b[4..], e)), min: half(b, 2) },
+        WeightType::Q4_1 => Element { min: half(b, 2), ..scaled(half(b, 0) * f64::from(nibble(&b[4..], e))) },
         WeightType::Q5_0 => {
             let q = nibble(&b[6..], e) | bit(&b[2..], e) << 4;
             scaled(half(b, 0) * code(i32::from(q) - 16))
         }
         WeightType::Q5_1 => {
             let q = nibble(&b[8..], e) | bit(&b[4..], e) << 4;
-            Element { scaled: half(b, 0) * f64::from(q), min: half(b, 2) }
+            Element { min: half(b, 2), ..scaled(half(b, 0) * f64::from(q)) }
         }
         WeightType::Q8_0 => scaled(half(b, 0) * f64::from(b[2 + e] as i8)),
         WeightType::Iq4Nl => scaled(half(b, 0) * f64::from(IQ4[nibble(&b[2..], e) as usize])),
@@ -70,14 +72,15 @@ pub fn weight(t: WeightType, b: &[u8], e: usize) -> Element {
         WeightType::Q2K => {
             let (q, s) = (b[16 + 32 * n + l] >> (2 * j) & 3, b[e / 16]);
             let min = -half(b, 82) * f64::from(s >> 4);
-            Element { scaled: half(b, 80) * f64::from(s & 15) * f64::from(q), min }
+            Element { min, ..scaled(half(b, 80) * f64::from(s & 15) * f64::from(q)) }
         }
         WeightType::Q3K => {
             let s = e / 16;
             let low = if s < 8 { b[96 + s] & 15 } else { b[96 + s - 8] >> 4 };
             let high = b[104 + s % 4] >> (2 * (s / 4)) & 3;
             let q = b[32 + 32 * n + l] >> (2 * j) & 3 | (b[l] >> (4 * n + j) & 1) << 2;
-            scaled(half(b, 108) * code(i32::from(low | high << 4) - 32) * code(i32::from(q) - 4))
+            let d = half(b, 108) * code(i32::from(low | high << 4) - 32);
+            Element { offset: 4.0 * d, ..scaled(d * code(i32::from(q) - 4)) }
         }
         WeightType::Q4K | WeightType::Q5K => {
             let (scale, min) = k4_scale_min(&b[4..16], e / 32);
@@ -87,13 +90,14 @@ pub fn weight(t: WeightType, b: &[u8], e: usize) -> Element {
             if t == WeightType::Q5K {
                 q |= (b[16 + l] >> (e / 32) & 1) << 4;
             }
-            Element { scaled: half(b, 0) * scale * f64::from(q), min: -half(b, 2) * min }
+            Element { min: -half(b, 2) * min, ..scaled(half(b, 0) * scale * f64::from(q)) }
         }
         WeightType::Q6K => {
             let byte = b[64 * n + 32 * (j % 2) + l];
             let low = if j < 2 { byte & 15 } else { byte >> 4 };
             let q = low | (b[128 + 32 * n + l] >> (2 * j) & 3) << 4;
-            scaled(half(b, 208) * f64::from(b[192 + e / 16] as i8) * code(i32::from(q) - 32))
+            let d = half(b, 208) * f64::from(b[192 + e / 16] as i8);
+            Element { offset: 32.0 * d, ..scaled(d * code(i32::from(q) - 32)) }
         }
         WeightType::F16 => scaled(half(b, 0)),
         WeightType::Bf16 => scaled(bf16::from_le_bytes([b[0], b[1]]).to_f64()),
@@ -186,7 +190,8 @@ pub fn dot(w: &[Element], a: &[f64]) -> Dot {
     let (mut value, mut magnitude) = (0.0, 0.0);
     for (w, a) in w.iter().zip(a) {
         value += w.scaled * a + w.min * a;
-        magnitude += (w.scaled * a).abs() + (w.min * a).abs();
+        // the code as it is stored, and what is subtracted
+        magnitude += (w.scaled * a).abs() + (w.min * a).abs() + 2.0 * (w.offset * a).abs();
     }
     Dot { value, magnitude }
 }
@@ -198,6 +203,8 @@ impl Dot {
     /// that is itself no larger than `magnitude`: 16 scaled sums in a super-block; per term the
     /// product `d * da`, the conversion of its integer sum, `d * sum` (block sums of types with a
     /// minimum): 4; per block two additions to the accumulator and, at a cut of K, one to memory.
+    /// Products by rows of super-blocks subtract the offset of the codes from other lanes than those with the codes,
+    /// so that both count: see [`Element::offset`].
     /// Float types (a block is an element there): one addition per element, rounded with its product
     /// by FMA; `vdpbf16ps` has exact products. It flushes products and sums below `2^-126`.
     /// Below the normal range each rounding costs up to `2^-150`, times an integer sum below `2^29`.

@@ -11,7 +11,7 @@ use zen5turbo_host::{GateMode, proc};
 use knobs::{KERNELS, word_of};
 pub use knobs::{KNOBS, show_pin};
 
-use crate::log::LogLevel;
+use crate::log::{LogLevel, short};
 use crate::pages::HugePages;
 use crate::prefetch::Prefetch;
 
@@ -221,7 +221,7 @@ impl Config {
                         config.complaints.push(format!(
                             "{}={} is not allowed: it must be {}; using the default, {}",
                             knob.name,
-                            value.to_string_lossy(),
+                            short(&value),
                             knob.allowed,
                             knob.default
                         ));
@@ -231,7 +231,7 @@ impl Config {
                     let known: Vec<&str> = KNOBS.iter().map(|knob| knob.name).collect();
                     config.complaints.push(format!(
                         "{} is not a variable of zen5turbo and is ignored (they are: {})",
-                        name.to_string_lossy(),
+                        short(&name),
                         known.join(", ")
                     ));
                 }

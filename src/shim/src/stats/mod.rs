@@ -18,6 +18,8 @@ use crate::direct;
 use crate::reason::Reason;
 use crate::tuning::Regime;
 
+#[cfg(feature = "fuzzing")]
+pub use file::expand;
 pub use file::write_at_exit;
 pub use json::Json;
 pub use live::counters;

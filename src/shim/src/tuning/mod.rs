@@ -127,7 +127,7 @@ fn place(config: &Config) -> Option<PathBuf> {
 
 /// Reads and parses `path`. A file that the user `named` must be there.
 fn read(path: &Path, named: bool) -> Contents {
-    let shown = path.display();
+    let shown = log::short(path.as_os_str());
     let text = match file::read(path) {
         Ok(text) => text,
         Err(error) if !named && is_absent(&error) => return Contents::None,

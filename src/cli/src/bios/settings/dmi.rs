@@ -55,7 +55,8 @@ fn modules(root: &Root) -> Result<Vec<Module>, String> {
     let entry = EntryPoint::search(&entry)
         .map_err(|error| format!("/{TABLES}/smbios_entry_point is not an SMBIOS entry point: {error}"))?;
     let mut modules = Vec::new();
-    for structure in entry.structures(&table) {
+    // One by one, since the iterator of a table believes lengths that lie behind its end.
+    for structure in pieces(&table).filter_map(|piece| entry.structures(piece).next()) {
         match structure {
             Ok(Structure::MemoryDevice(device)) => modules.extend(module(&device)),
             Ok(_) => {}
@@ -65,6 +66,19 @@ fn modules(root: &Root) -> Result<Vec<Module>, String> {
         }
     }
     if modules.is_empty() { Err(format!("/{TABLES}/DMI names no memory module")) } else { Ok(modules) }
+}
+
+/// The structures of a table, each with its texts, up to the first one that is not whole (SMBIOS 3.7, 6.1.2: kind, length of
+/// the part before the texts, and two zeros at the end of those).
+fn pieces(table: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = table;
+    std::iter::from_fn(move || {
+        let texts = usize::from(*rest.get(1)?).max(4);
+        let end = texts + rest.get(texts..)?.windows(2).position(|pair| pair == [0, 0])? + 2;
+        let (piece, behind) = rest.split_at(end);
+        rest = behind;
+        (piece[1] >= 4).then_some(piece)
+    })
 }
 
 /// `None` for an empty slot.

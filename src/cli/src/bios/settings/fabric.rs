@@ -104,7 +104,11 @@ impl Energy {
         let zones = self.0.iter().zip(before.into_iter().zip(after));
         let powers = zones.filter_map(|(zone, (before, after))| {
             let (before, after) = (before?, after?);
-            let used = if after >= before { after - before } else { after + zone.wraps_at.saturating_sub(before) };
+            let used = if after >= before {
+                after - before
+            } else {
+                after.saturating_add(zone.wraps_at.saturating_sub(before))
+            };
             Some((zone.name.clone(), used as f64 / 1e6 / seconds))
         });
         (result, powers.collect())

@@ -236,6 +236,25 @@ fn energy_is_counted_over_the_end_of_the_counter() {
 }
 
 #[test]
+fn a_table_of_modules_that_is_cut_or_lies_about_lengths_is_read_as_far_as_it_is_whole() {
+    let (_folder, root) = server();
+    let both = [module("DIMM A", 32768, 6400, 6000), module("DIMM B", 32768, 6400, 6000)].concat();
+    for length in 0..both.len() {
+        with_modules(&root, &[both[..length].to_vec()]);
+        write(&root, "sys/firmware/dmi/tables/DMI", &both[..length]);
+        let modules = get(&read(&root), "memory.modules");
+        let whole = length * 2 / both.len();
+        assert!(whole == 0 || modules == Reading::Value(whole.to_string()), "{length}: {modules:?}");
+    }
+    for (at, lie) in [(1, 0), (1, 3), (1, 0xff), (0, 0)] {
+        let mut table = both.clone();
+        table[at] = lie;
+        write(&root, "sys/firmware/dmi/tables/DMI", &table);
+        let _ = read(&root);
+    }
+}
+
+#[test]
 fn a_machine_that_tells_nothing_has_reasons_only() {
     let (_folder, root) = tree(&[]);
     let settings = read(&root);

@@ -1,0 +1,95 @@
+//! `zen5turbo`, the companion command of libzen5turbo.so. A library, so that the folder `fuzz` reaches its readers.
+
+mod ab;
+mod abi;
+mod bandwidth;
+mod bios;
+mod chart;
+mod doctor;
+mod elf;
+mod engagement;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+mod interrupt;
+mod knobs;
+mod live;
+mod llama_bench;
+mod loader;
+mod manual;
+mod maps;
+mod page;
+mod process;
+mod reach;
+mod record;
+mod root;
+mod run;
+mod shim;
+mod statistics;
+mod stats;
+mod text;
+mod top;
+mod tune;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The companion of libzen5turbo.so, which makes an unmodified llama.cpp faster on AMD Zen 5
+#[derive(Parser, Debug)]
+#[command(name = "zen5turbo", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Doctor(doctor::Args),
+    Run(run::Args),
+    Ab(Box<ab::Args>),
+    Tune(tune::Args),
+    Bios(bios::Args),
+    Stats(stats::Args),
+    Top(top::Args),
+    Man(manual::ManArgs),
+    Completions(manual::CompletionArgs),
+    /// What a ggml library says of its structures, as JSON; for doctor, which asks in a process of its own
+    #[command(hide = true)]
+    Abi(abi::Args),
+    /// Computes products in ggml when told to; for tune, which compares two of these
+    #[command(hide = true)]
+    TuneWorker(tune::WorkerArgs),
+}
+
+/// The command, with the arguments of this process.
+#[must_use]
+pub fn run_command() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Ab(args) => ab::run(&args),
+        Command::Tune(args) => tune::run(&args),
+        Command::Bios(args) => bios::run(&args),
+        Command::Stats(args) => stats::run(&args),
+        Command::Top(args) => top::run(&args),
+        Command::Man(args) => manual::man::<Cli>(&args),
+        Command::Completions(args) => manual::completions::<Cli>(&args),
+        Command::Abi(args) => abi::run(&args),
+        Command::TuneWorker(args) => tune::work(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("zen5turbo: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}
