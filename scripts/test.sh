@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tests in one command on a fresh machine; stops at the first failure. The last line is cargo's own.
+# All tests in one command on a fresh machine; stops at the first stage that fails. The last line is cargo's own.
 # usage: scripts/test.sh [fast]      fast: without llama.cpp, the whole-program tests and the emulator
 # EMULATE=1: run the AVX-512 kernel tests on the emulator even where the CPU has AVX-512 VNNI
 set -euo pipefail
@@ -61,5 +61,5 @@ if ((whole)); then
     stage "the shipped library, against an old glibc" scripts/package.sh library
     # One at a time: every one of them uses all cores, and ggml's spinning threads starve each other.
     stage "whole-program tests: build" cargo test --locked --release -p zen5turbo-tests --tests --no-run
-    stage "whole-program tests" cargo test --locked --release -p zen5turbo-tests --tests -- --test-threads=1
+    stage "whole-program tests" cargo test --locked --release -p zen5turbo-tests --tests --no-fail-fast -- --test-threads=1
 fi

@@ -5,14 +5,13 @@
 //! their structures; `graph` plans the products of a graph and computes them; `tuning` decides where
 //! ggml's own kernels are faster; `direct` has the functions for single rows; `stats` and `log` tell about it.
 
+// Without most of the exports most of the rest is not reached.
 #![cfg_attr(feature = "fuzzing", allow(dead_code, unused_imports))]
 
 mod blas;
 mod buffers;
 mod config;
 mod direct;
-// Without the exports most of the rest is not reached.
-#[cfg(not(feature = "fuzzing"))]
 mod exports;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
