@@ -159,6 +159,8 @@ reasons! {
     CopyFileUnusable = "copy_file_unusable",
     /// A ggml from before December 2024, which does not ask before it computes: nothing can be taken over.
     NoOperationHook = "no_operation_hook",
+    /// This ggml has a BLAS backend, which would take prompts of weights that are not repacked: llama.cpp keeps its layout.
+    RepackKeptForBlas = "repack_kept_for_blas",
     /// The library that `ZEN5TURBO_BLAS` names cannot be opened.
     BlasNotLoaded = "blas_not_loaded",
     /// It is not a BLIS library: a function is missing.

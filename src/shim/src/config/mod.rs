@@ -44,7 +44,8 @@ impl KernelChoice {
 /// What happens to llama.cpp's repacked copies of the weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Repack {
-    /// Keep the weights plain when the kernels in use cover the types that would be repacked.
+    /// Keep the weights plain when the kernels in use cover the types that would be repacked, and ggml has no BLAS
+    /// backend, which would take them first.
     #[default]
     Auto,
     /// Let llama.cpp repack as it does by itself.
