@@ -1,4 +1,4 @@
-//! llama.cpp's own test programs under the shim; all of them pass without it.
+//! llama.cpp's own test programs under the shim.
 //!
 //! `test-backend-ops` compares each operation with the reference of the same backend, which the original
 //! computes. Matrix products and attention take 14 minutes: all of them run with `ZEN5TURBO_TEST_ALL_OPS=1` only;
