@@ -102,6 +102,10 @@ fn segment(pid: u32) -> Option<PathBuf> {
 
 /// What a process counts only itself: where its memory lies now, and how its copies are made.
 fn counted(mut statistics: Value) -> Value {
+    // In the file only.
+    for member in ["blas", "direct"] {
+        statistics.as_object_mut().expect("an object").remove(member);
+    }
     let memory = statistics["memory"].as_object_mut().expect("an object");
     memory.remove("numa");
     memory["weights"].as_object_mut().expect("an object").remove("now");

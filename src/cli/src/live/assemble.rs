@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 use zen5turbo_host::live::{Cell, Counters, Snapshot};
 
-/// The object, as `src/shim/src/stats/report.rs` writes it: without `memory.numa`, `memory.weights.now` and the
-/// status of copies.
+/// The object, as `src/shim/src/stats/report.rs` writes it: without `blas`, `direct`, `memory.numa`,
+/// `memory.weights.now` and the status of copies.
 ///
 /// # Errors
 /// What was found in the place of the names.
