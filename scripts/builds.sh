@@ -96,6 +96,8 @@ setup_python() {
         publish "$dir.part" "$dir"
     fi
     site=$(python_site)
+    # In a fresh checkout whose store has everything, nothing above asked for .deps/venv, which runs it.
+    venv >/dev/null
     mkdir -p "$DEPS/llama-cpp-python-$version"
     ln -sfn "$dir/llama_cpp" "$DEPS/llama-cpp-python-$version/llama_cpp"
     ln -sfn "$site" "$DEPS/llama-cpp-python-$version/site"
