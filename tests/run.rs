@@ -50,10 +50,13 @@ fn a_program_that_a_signal_ends_ends_the_command_alike() {
 fn ready(script: &str) -> (Child, String) {
     let mut command = Command::new(command());
     command.args(["run", "--report", "--gate", "off", "--lib"]).arg(shim()).args(["--", "sh", "-c", script]);
-    // SAFETY: one system call. Under nohup the signal is ignored, which a child inherits and a shell cannot trap.
+    // SAFETY: system calls only. Under nohup, and in the background of a script, signals are ignored, which a child
+    // inherits and a shell cannot trap.
     unsafe {
         command.pre_exec(|| {
-            libc::signal(libc::SIGHUP, libc::SIG_DFL);
+            for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+                libc::signal(signal, libc::SIG_DFL);
+            }
             Ok(())
         })
     };

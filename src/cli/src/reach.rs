@@ -241,11 +241,13 @@ fn no_copy(root: &Elf, files: &[Elf]) -> Option<Obstacle> {
     if let Some(file) = any(|f| f.symbol("ggml_graph_compute").exported && !f.executable) {
         return Some(obstacle(
             format!(
-                "{} exports ggml_graph_compute but not ggml_cpu_extra_compute_forward: a ggml older than December 2024",
+                "{} exports ggml_graph_compute but not ggml_cpu_extra_compute_forward: a ggml older than December 2024, of \
+                 which only functions for single rows and, since July 2024, products through llamafile_sgemm can be \
+                 taken over",
                 file.path.display()
             ),
             SHARED,
-            "use a newer llama.cpp",
+            "use a newer llama.cpp; for what can be taken over, preload the library without this command",
         ));
     }
     if let Some(file) = any(|f| file_name(&f.path).starts_with("libggml-cpu")) {

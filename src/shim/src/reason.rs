@@ -159,7 +159,11 @@ reasons! {
     CopyFileUnusable = "copy_file_unusable",
     /// A ggml from before December 2024, which does not ask before it computes: nothing can be taken over.
     NoOperationHook = "no_operation_hook",
-    /// This ggml has a BLAS backend, which would take prompts of weights that are not repacked: llama.cpp keeps its layout.
+    /// The CPU backend calls the operation hook inside its library (`-Bsymbolic`, link-time optimisation): nothing can be
+    /// taken over, and llama.cpp keeps its repacked layout.
+    HookOutOfReach = "hook_out_of_reach",
+    /// This ggml has a BLAS backend, which is to compute prompts (`ZEN5TURBO_BLAS`) or is not as it is known here. It would
+    /// take those of weights that are not repacked, too: llama.cpp keeps its layout.
     RepackKeptForBlas = "repack_kept_for_blas",
     /// The library that `ZEN5TURBO_BLAS` names cannot be opened.
     BlasNotLoaded = "blas_not_loaded",

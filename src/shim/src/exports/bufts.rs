@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::config::{KernelChoice, Repack, config};
 use crate::ggml::abi::GetExtraBufts;
+use crate::ggml::bound;
 use crate::ggml::copies::{Caller, c_str, caller, function};
-use crate::ggml::probe::structures_fit;
+use crate::graph::blas_device::{self, ManyColumns};
 use crate::log::log;
 use crate::reason::Reason;
 use crate::startup::{self, State, first_ggml_call, guarded};
@@ -41,28 +42,31 @@ unsafe extern "C" fn get_proc_address(reg: *mut c_void, name: *const c_char, fro
     if p.is_null() || asked != c"ggml_backend_dev_get_extra_bufts" || first_ggml_call() != State::Active {
         return p;
     }
-    let unused =
-        config().kernels == KernelChoice::Off || tuning::stock_is_faster(startup::isa(), WeightType::Q4_0, 512);
-    if config().repack == Repack::Keep || unused {
-        return p;
-    }
-    if config().repack == Repack::Auto && guarded(false, || has_blas(caller)) {
-        stats::event_once(Reason::RepackKeptForBlas);
-        return p;
-    }
-    guarded(p, || filtered(caller, p))
+    guarded(p, || answer(caller, p))
 }
 
-/// Whether this ggml gives products of many columns to a BLAS library, before the CPU backend is asked: plain weights
-/// would be unpacked to floats for each of them, at less than half the speed of stock's repacked ones (Q4_K, two threads,
-/// pp256, OpenBLAS, Zen 4, 2026-11-22: 42 against 95 tokens/s).
-fn has_blas(caller: &Caller) -> bool {
-    type ByName = unsafe extern "C" fn(*const c_char) -> *mut c_void;
-    caller.find(c"ggml_backend_reg_by_name").is_some_and(|p| {
-        // SAFETY: ggml's own function, whose signature this is; it looks a name up in its list.
-        let reg = unsafe { function::<ByName>(p)(c"BLAS".as_ptr()) };
-        !reg.is_null()
-    })
+/// The list function `p` for `program`, or what is to be called in its place.
+fn answer(program: &Caller, p: *mut c_void) -> *mut c_void {
+    let unused =
+        config().kernels == KernelChoice::Off || tuning::stock_is_faster(startup::isa(), WeightType::Q4_0, 512);
+    // The CPU backend, which may be a library of its own.
+    let Some(backend) = caller(p as usize) else { return p };
+    let Some(abi) = backend.abi.as_ref().filter(|_| backend.has_hook() && !unused) else { return p };
+    if !bound::reaches_others(p as usize, c"ggml_cpu_extra_compute_forward") {
+        stats::event_once(Reason::HookOutOfReach);
+        return p;
+    }
+    let many_columns = blas_device::refuse(program, abi);
+    match config().repack {
+        Repack::Keep => p,
+        // BLAS would unpack plain weights to floats for each product, at less than half the speed of stock's repacked
+        // ones (Q4_K, two threads, pp256, OpenBLAS, Zen 4, 2026-11-22: 42 against 95 tokens/s).
+        Repack::Auto if many_columns == ManyColumns::Blas => {
+            stats::event_once(Reason::RepackKeptForBlas);
+            p
+        }
+        _ => filtered(program, p),
+    }
 }
 
 type BuftName = unsafe extern "C" fn(*mut c_void) -> *const c_char;
@@ -90,9 +94,6 @@ const THUNKS: [GetExtraBufts; 4] = [thunk::<0>, thunk::<1>, thunk::<2>, thunk::<
 
 /// The replacement for the list function `p`, or `p` itself when there are too many.
 fn filtered(caller: &Caller, p: *mut c_void) -> *mut c_void {
-    if !structures_fit(&|name| caller.find(name)) {
-        return p; // this ggml will not be taken over: let it have its own layout
-    }
     let Some(name) = caller.find(c"ggml_backend_buft_name") else {
         stats::event(Reason::OriginalMissing);
         return p;

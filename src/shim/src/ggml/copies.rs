@@ -7,6 +7,7 @@
 //! llama.cpp opens only to score them never call a hook and are closed as usual.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
@@ -22,7 +23,7 @@ use crate::stats;
 /// A library that calls hooks, and what its calls are bound to.
 pub struct Caller {
     /// Its address range in memory.
-    pub range: std::ops::Range<usize>,
+    pub range: Range<usize>,
     handle: *mut c_void,
     /// Path, for logs and statistics.
     pub path: String,
@@ -244,7 +245,7 @@ fn is_preloaded(address: usize) -> bool {
 }
 
 /// The addresses of this library.
-pub fn own_range() -> std::ops::Range<usize> {
+pub fn own_range() -> Range<usize> {
     static START: AtomicUsize = AtomicUsize::new(0);
     static END: AtomicUsize = AtomicUsize::new(0);
     if END.load(Ordering::Acquire) == 0 {
@@ -256,7 +257,7 @@ pub fn own_range() -> std::ops::Range<usize> {
 }
 
 struct Object {
-    range: std::ops::Range<usize>,
+    range: Range<usize>,
     path: CString,
 }
 
@@ -288,6 +289,38 @@ fn object_at(address: usize) -> Option<Object> {
     // SAFETY: `visit` only uses its arguments during the call.
     unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
     search.found
+}
+
+/// Whether `range` is data of a loaded library that may be written (not sealed after relocation).
+pub fn is_writable(range: Range<usize>) -> bool {
+    struct Search {
+        range: Range<usize>,
+        writable: bool,
+    }
+    unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _: usize, data: *mut c_void) -> c_int {
+        // SAFETY: the dynamic linker passes a valid record and our own pointer; dlpi_phdr points to dlpi_phnum headers.
+        let (info, search, headers) = unsafe {
+            let info = &*info;
+            let headers = std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum));
+            (info, &mut *data.cast::<Search>(), headers)
+        };
+        let part = |h: &libc::Elf64_Phdr| {
+            let start = info.dlpi_addr as usize + h.p_vaddr as usize;
+            start..start + h.p_memsz as usize
+        };
+        let Range { start, end } = search.range;
+        let writable = |h: &&libc::Elf64_Phdr| h.p_type == libc::PT_LOAD && h.p_flags & libc::PF_W != 0;
+        if !headers.iter().filter(writable).map(part).any(|p| p.start <= start && end <= p.end) {
+            return 0;
+        }
+        let mut sealed = headers.iter().filter(|h| h.p_type == libc::PT_GNU_RELRO).map(part);
+        search.writable = !sealed.any(|p| p.start < end && start < p.end);
+        1
+    }
+    let mut search = Search { range, writable: false };
+    // SAFETY: `visit` only uses its arguments during the call.
+    unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
+    search.writable
 }
 
 /// `name` as a C string for a caller that has a pointer.

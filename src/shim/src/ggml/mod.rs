@@ -2,5 +2,6 @@
 //! holds, and the check that both fit.
 
 pub mod abi;
+pub mod bound;
 pub mod copies;
 pub mod probe;

@@ -56,7 +56,7 @@ pub struct Abi {
 pub const TYPE_F32: c_int = 0;
 
 /// Compares the size of a tensor and what type 0 is with what this library was compiled for.
-pub fn structures_fit(find: &dyn Fn(&CStr) -> Option<*mut c_void>) -> bool {
+fn structures_fit(find: &dyn Fn(&CStr) -> Option<*mut c_void>) -> bool {
     let functions = || Some((find(c"ggml_tensor_overhead")?, find(c"ggml_type_name")?, find(c"ggml_type_size")?));
     let Some((overhead, name, size)) = functions() else { return false };
     // SAFETY: ggml's functions with their signatures; 0 is a type in every release.

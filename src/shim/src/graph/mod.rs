@@ -7,6 +7,7 @@
 //! all of them read the same decision.
 
 mod ahead;
+pub mod blas_device;
 pub mod context;
 mod dense;
 pub mod execute;

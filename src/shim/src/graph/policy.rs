@@ -29,6 +29,18 @@ pub struct Take {
 /// # Safety
 /// `op` and its sources are tensors of the ggml that `abi` belongs to.
 pub unsafe fn decide(abi: &Abi, kind: OpKind, op: &Tensor) -> Result<Take, Reason> {
+    // SAFETY: by contract.
+    let take = unsafe { decide_unplaced(abi, kind, op)? };
+    // SAFETY: a product has two sources.
+    let data = unsafe { [(*op.src[0]).data, (*op.src[1]).data, op.data] };
+    if data.iter().any(|p| p.is_null()) { Err(Reason::ShapeNotSupported) } else { Ok(take) }
+}
+
+/// [`decide`] for a product whose activations and result need not have their place in memory yet.
+///
+/// # Safety
+/// As for [`decide`].
+pub unsafe fn decide_unplaced(abi: &Abi, kind: OpKind, op: &Tensor) -> Result<Take, Reason> {
     if config().kernels == KernelChoice::Off {
         return Err(Reason::KernelsOff);
     }
@@ -62,8 +74,7 @@ pub unsafe fn decide(abi: &Abi, kind: OpKind, op: &Tensor) -> Result<Take, Reaso
         && src1.ne[0] == src0.ne[0]
         && op.ne[0] == src0.ne[1]
         && src1.nb[0] == 4
-        && op.nb[0] == 4
-        && [src0.data, src1.data, op.data].iter().all(|p| !p.is_null());
+        && op.nb[0] == 4;
     let columns_fit = plain
         && match kind {
             OpKind::MulMat => dense_fits(op, src0, src1),

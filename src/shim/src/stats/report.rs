@@ -10,6 +10,7 @@ use super::{KERNELS, Kernel, LIBRARY_LIST, OpKind, TYPES, counters, graph_classe
 use crate::blas;
 use crate::config::{KNOBS, config};
 use crate::direct;
+use crate::graph::blas_device;
 use crate::reason::Reason;
 use crate::startup;
 use crate::tuning;
@@ -29,7 +30,8 @@ use crate::tuning;
 ///                               declined: {reason: n} } } }
 /// direct:  { ... }                    see [`direct::report`]
 /// memory:  { ... }                    see [`memory::report`]
-/// blas:    { calls }                  calls of cblas_sgemm that went to the library of ZEN5TURBO_BLAS
+/// blas:    { calls,                   calls of cblas_sgemm that went to the library of ZEN5TURBO_BLAS
+///            refused }                how often ggml's scheduler was told to keep a product from its BLAS backend
 /// events:  { reason: n }
 /// ```
 ///
@@ -67,6 +69,7 @@ pub fn json() -> String {
     memory::report(&mut j);
     j.open(Some("blas"));
     j.number("calls", blas::calls());
+    j.number("refused", blas_device::refused());
     j.close();
     reasons(&mut j, "events", &counters.events);
     j.close();
