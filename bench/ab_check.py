@@ -32,8 +32,8 @@ def main():
         subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
         expected = {ITSELF: 1.0, SLOWER: 1 / (1 + options.percent / 100)}
         slow = f"{SLOWER}:shim=off,repack=0,LD_PRELOAD={library},SLOWER_PERCENT={options.percent}"
-        command = [options.command, "ab", "--bin", options.bin, "-m", options.model, "-p", "0", "-n", "48", "-t", "1", "--no-load",
-                   "--arms-only", "--arm", f"{ITSELF}:shim=off,repack=0", "--arm", slow,
+        command = [options.command, "ab", "--bin", options.bin, "-m", options.model, "-p", options.pp, "-n", options.tg, "-t", "1", "--no-load",
+                   "--max-pairs", options.max_pairs, "--arms-only", "--arm", f"{ITSELF}:shim=off,repack=0", "--arm", slow,
                    "--json", result]  # fmt: skip
         for run in range(1, options.runs + 1):
             result.unlink(missing_ok=True)
@@ -58,6 +58,9 @@ def arguments():
     parser.add_argument("--version", default="?")
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--percent", type=float, default=5)
+    parser.add_argument("--max-pairs", default="24")
+    parser.add_argument("--pp", default="16")
+    parser.add_argument("--tg", default="0")
     options = parser.parse_args()
     options.kernels = None
     return options
