@@ -7,6 +7,8 @@
 //! ggml 0.26.0 1a2b3c4 avx2,fma,f16c,avx512,avx512_vnni,avx512_bf16,llamafile
 //! tier avx512vnni
 //! width 512
+//! panel 32768
+//! prefetch 0
 //! made 2026-11-21T19:40:00Z by zen5turbo 0.1.0 with 128 threads
 //! q4_K 1 ours 103500 121000
 //! q4_K many stock 8123000 7010000
@@ -14,7 +16,8 @@
 //! The first line is the format and its version. A line `cpu` begins a calibration: `cpu` is the CPU's brand
 //! string, `ggml` the build ([`crate::identity`]) or the first words of it, `tier` the name of an [`Isa`]; each
 //! stands once, before the first measurement; `-` stands for what there is none of. `width`, 512 or 256, is the
-//! faster one of the two on that CPU where it was measured; `made` is for the reader. A measurement is
+//! faster one of the two on that CPU where it was measured; `panel` and `prefetch` are the bytes of a packed panel and of
+//! weights to fetch ahead of packing, where others than the built-in ones were; `made` is for the reader. A measurement is
 //! `<type> <regime> <ours|stock> <our ns> <original's ns>`: the name of a type in ggml, in any case, a
 //! [`Regime`], who was clearly the faster one, and the times in whole nanoseconds of the same product computed
 //! by this library and by the original. Where neither was there is no line, and the built-in table
@@ -31,6 +34,7 @@ use std::path::Path;
 
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
+use zen5turbo_kernels::kernel::Blocking;
 
 use crate::{Calibration, Choice, Measured, Regime, TuneFile, Width};
 
@@ -42,6 +46,9 @@ pub(crate) const NONE: &str = "-";
 
 /// No file comes near this size: 16 types in 6 regimes are 4 KB, and 32 such calibrations are kept.
 pub const MAX_BYTES: u64 = 256 << 10;
+
+/// A panel of less is no panel: one block of sixteen rows of the widest type.
+const SMALLEST_PANEL: usize = 4 << 10;
 
 /// Of a file of version 1: the original must be faster by more than this to be left alone, in percent.
 const MARGIN_PERCENT: u128 = 2;
@@ -102,6 +109,11 @@ impl fmt::Display for Calibration {
         if let Some(width) = self.width {
             write!(f, "\nwidth {}", width.name())?;
         }
+        for (key, bytes) in [("panel", self.panel), ("prefetch", self.prefetch)] {
+            if let Some(bytes) = bytes {
+                write!(f, "\n{key} {bytes}")?;
+            }
+        }
         if let Some(made) = &self.made {
             write!(f, "\nmade {made}")?;
         }
@@ -121,6 +133,8 @@ struct Draft {
     ggml: Option<String>,
     isa: Option<Isa>,
     width: Option<Width>,
+    panel: Option<usize>,
+    prefetch: Option<usize>,
     made: Option<String>,
     measured: Vec<Measured>,
 }
@@ -139,6 +153,8 @@ impl Draft {
             ("width", Version::Two) => {
                 named("width", value, Width::ALL, Width::name).and_then(|width| set(&mut self.width, Some(width)))
             }
+            ("panel", Version::Two) => bytes(key, value, SMALLEST_PANEL).and_then(|n| set(&mut self.panel, Some(n))),
+            ("prefetch", Version::Two) => bytes(key, value, 0).and_then(|n| set(&mut self.prefetch, Some(n))),
             ("made", Version::Two) => set(&mut self.made, normal(value)),
             _ if !self.is_complete() => {
                 Err("the lines `cpu`, `ggml` and `tier` before the first measurement".to_owned())
@@ -161,7 +177,8 @@ impl Draft {
                 expected: "the lines `cpu`, `ggml` and `tier`".to_owned(),
             });
         };
-        let new = Calibration { cpu, ggml, isa, width: self.width, made: self.made, measured: self.measured };
+        let Self { width, panel, prefetch, made, measured, .. } = self;
+        let new = Calibration { cpu, ggml, isa, width, panel, prefetch, made, measured };
         if done.iter().any(|old| old.is_for_the_same(&new)) {
             let expected = "only one calibration for the same `cpu`, `ggml` and `tier`".to_owned();
             return Err(bad(self.start.0, &self.start.1, expected));
@@ -252,6 +269,15 @@ fn named<T: Copy, const N: usize>(
     let text = text.trim();
     let found = all.into_iter().find(|&one| name(one) == text);
     found.ok_or_else(|| format!("`{key}` with one of {}", all.map(name).join(", ")))
+}
+
+/// A number of bytes that a cache may hold.
+fn bytes(key: &str, text: &str, least: usize) -> Result<usize, String> {
+    // `parse` alone would accept a sign.
+    let text = text.trim();
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    let found = text.parse().ok().filter(|n| digits && (least..=Blocking::MOST).contains(n));
+    found.ok_or_else(|| format!("`{key}` with bytes from {least} to {}", Blocking::MOST))
 }
 
 /// A line of measurements: several in version 1, whose regimes were wider.

@@ -139,6 +139,11 @@ pub struct Calibration {
     pub isa: Isa,
     /// The width that was measured to be the faster one on this CPU.
     pub width: Option<Width>,
+    /// Bytes of a packed panel that many columns share, where another size than the built-in one
+    /// ([`Blocking::panel_bytes`](zen5turbo_kernels::kernel::Blocking)) was measured to be faster.
+    pub panel: Option<usize>,
+    /// Bytes of weights to prefetch ahead of packing, likewise.
+    pub prefetch: Option<usize>,
     /// When and with what it was made, for the reader.
     pub made: Option<String>,
     /// At most one for each type and regime.
@@ -186,6 +191,8 @@ mod tests {
             ggml,
             isa: Isa::Avx2,
             width: None,
+            panel: None,
+            prefetch: None,
             made: Some(made.into()),
             measured: Vec::new(),
         };

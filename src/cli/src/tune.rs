@@ -35,7 +35,7 @@ use crate::record::{Circumstances, Jsonl};
 use crate::shim::{self, Kernels, word};
 use arm::{Arm, Start};
 use build::Build;
-use measure::{Finding, Sides, WIDTH_CELLS};
+use measure::{BLOCKING_CELLS, Finding, Sides, WIDTH_CELLS};
 use progress::Progress;
 
 pub use worker::{Args as WorkerArgs, run as work};
@@ -197,10 +197,11 @@ fn tune(args: &Args) -> Result<ExitCode> {
         crate::text::bytes(plan.bytes as u64)
     );
     let wide = isa(plan.kernels).is_none();
-    let progress = Progress::new(plan.types.len() * Regime::ALL.len() + if wide { WIDTH_CELLS } else { 0 });
+    let cells = if wide { WIDTH_CELLS } else { 0 } + if plan.self_check { 0 } else { CUTS.len() * BLOCKING_CELLS };
+    let progress = Progress::new(plan.types.len() * Regime::ALL.len() + cells);
     let measured = plan.measure(start, &progress);
     progress.finish();
-    let (isa, width, findings, skipped) = measured?;
+    let (isa, width, cut, findings, skipped) = measured?;
     let seconds = start.elapsed().as_secs_f64();
 
     println!("{}\n{}", show::findings(&findings), show::LEGEND);
@@ -210,11 +211,14 @@ fn tune(args: &Args) -> Result<ExitCode> {
     let lines: Vec<Measured> = findings.iter().filter_map(Finding::measured).collect();
     let stock = lines.iter().filter(|line| line.choice == Choice::Stock).count();
     let registers = width.map_or(String::new(), |width| format!(", {} bits", width.name()));
+    let bytes = |what, bytes: Option<usize>| bytes.map_or(String::new(), |n| format!(", {what} of {n} bytes"));
     let found = format!(
-        "{} choices ({} ours, {stock} stock) of {} measured{registers}, kernels {}, {seconds:.0} s",
+        "{} choices ({} ours, {stock} stock) of {} measured{registers}{}{}, kernels {}, {seconds:.0} s",
         lines.len(),
         lines.len() - stock,
         findings.len(),
+        bytes("panels", cut.panel),
+        bytes("prefetch", cut.prefetch),
         isa.name()
     );
     if args.self_check {
@@ -226,14 +230,31 @@ fn tune(args: &Args) -> Result<ExitCode> {
     let date = Circumstances::now(String::new(), Vec::new()).date;
     let made = format!("{date} by zen5turbo {} with {} threads", env!("CARGO_PKG_VERSION"), plan.threads);
     let Plan { build, cpu, .. } = plan;
-    file.put(Calibration { cpu, ggml: build.identity, isa, width, made: Some(made), measured: lines });
+    let Cut { panel, prefetch } = cut;
+    file.put(Calibration { cpu, ggml: build.identity, isa, width, panel, prefetch, made: Some(made), measured: lines });
     store::write(&path, &file)?;
     println!("{}: {found}", path.display());
     Ok(ExitCode::SUCCESS)
 }
 
-/// Instruction set, width, findings and what was skipped.
-type Outcome = (Isa, Option<Width>, Vec<Finding>, std::collections::BTreeMap<&'static str, measure::Skipped>);
+/// Instruction set, width, cut, findings and what was skipped.
+type Outcome = (Isa, Option<Width>, Cut, Vec<Finding>, std::collections::BTreeMap<&'static str, measure::Skipped>);
+
+/// How products of many columns are cut, where it is not the built-in way: see [`Calibration`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Cut {
+    panel: Option<usize>,
+    prefetch: Option<usize>,
+}
+
+/// What is tried beside the built-in cut, one after the other; of the panels the fastest stays for what follows.
+const CUTS: [Cut; 5] = [
+    Cut { panel: Some(10 << 10), prefetch: None },
+    Cut { panel: Some(40 << 10), prefetch: None },
+    Cut { panel: None, prefetch: Some(0) },
+    Cut { panel: None, prefetch: Some(32 << 10) },
+    Cut { panel: None, prefetch: Some(512 << 10) },
+];
 
 impl Plan {
     fn new(args: &Args) -> Result<Plan> {
@@ -263,20 +284,34 @@ impl Plan {
         let (isa, width) = match isa(self.kernels) {
             Some(isa) => (isa, None),
             None => {
-                let mut sides = self.sides(Isa::Vnni256, Some(Isa::Avx512))?;
+                let mut sides = self.sides((Isa::Vnni256, Cut::default()), Some((Isa::Avx512, Cut::default())))?;
                 let width = sides.width(progress)?;
                 (in_width(width), width)
             }
         };
-        let mut sides = self.sides(isa, self.self_check.then_some(isa))?;
+        let cut = if self.self_check { Cut::default() } else { self.best_cut(isa, progress)? };
+        let mut sides = self.sides((isa, cut), self.self_check.then_some((isa, cut)))?;
         let (findings, skipped) = sides.measure(&self.types, start, progress)?;
-        Ok((isa, width, findings, skipped))
+        Ok((isa, width, cut, findings, skipped))
     }
 
-    /// Kernels of `ours`, and those of another tier or, with `None`, the program's own.
-    fn sides(&self, ours: Isa, other: Option<Isa>) -> Result<Sides> {
+    /// The built-in cut, or those of [`CUTS`] that are clearly faster.
+    fn best_cut(&self, isa: Isa, progress: &Progress) -> Result<Cut> {
+        let mut best = Cut::default();
+        for cut in CUTS {
+            let tried = Cut { panel: cut.panel.or(best.panel), prefetch: cut.prefetch.or(best.prefetch) };
+            let mut sides = self.sides((isa, tried), Some((isa, best)))?;
+            if sides.is_faster(progress)? {
+                best = tried;
+            }
+        }
+        Ok(best)
+    }
+
+    /// Kernels of `ours`, and those of another tier or cut or, with `None`, the program's own.
+    fn sides(&self, ours: (Isa, Cut), other: Option<(Isa, Cut)>) -> Result<Sides> {
         let stock = match other {
-            Some(isa) => self.arm("second", Some(isa))?,
+            Some(other) => self.arm("second", Some(other))?,
             None => self.arm("stock", None)?,
         };
         let mut sides = Sides {
@@ -288,16 +323,17 @@ impl Plan {
         Ok(sides)
     }
 
-    /// A worker with the kernels of `isa` taking everything over, or nothing.
-    fn arm(&self, name: &'static str, isa: Option<Isa>) -> Result<Arm> {
-        let kernels = match isa {
+    /// A worker with our kernels taking everything over, or nothing.
+    fn arm(&self, name: &'static str, ours: Option<(Isa, Cut)>) -> Result<Arm> {
+        let kernels = match ours.map(|(isa, _)| isa) {
             None => Kernels::Off,
             Some(Isa::Scalar) => Kernels::Scalar,
             Some(Isa::Avx2) => Kernels::Avx2,
             Some(Isa::Vnni256) => Kernels::Avx512Narrow,
             Some(Isa::Avx512) => Kernels::Avx512,
         };
-        let file = self.everything(isa.unwrap_or(Isa::Scalar))?;
+        let (isa, cut) = ours.unwrap_or((Isa::Scalar, Cut::default()));
+        let file = self.everything(name, isa, cut)?;
         let variables: [(&str, OsString); 2] =
             [("ZEN5TURBO_KERNELS", word(kernels).into()), ("ZEN5TURBO_TUNE", file.into())];
         let start = Start {
@@ -305,14 +341,14 @@ impl Plan {
             backend: &self.build.backend,
             preload: Some(&self.library),
             variables: &variables,
-            ours: isa.is_some(),
+            ours: ours.is_some(),
             stop: self.stop,
         };
         Ok(Arm::start(&start)?.0)
     }
 
-    /// A calibration file that has the shim take everything over, whatever its own table says.
-    fn everything(&self, isa: Isa) -> Result<PathBuf> {
+    /// A calibration file that has the shim take everything over, whatever its own table says, and cut it like this.
+    fn everything(&self, name: &str, isa: Isa, Cut { panel, prefetch }: Cut) -> Result<PathBuf> {
         let all =
             |weight| Regime::ALL.map(|regime| Measured { weight, regime, choice: Choice::Ours, ours: 1, stock: 1 });
         let calibration = Calibration {
@@ -320,10 +356,12 @@ impl Plan {
             ggml: self.build.identity.clone(),
             isa,
             width: None,
+            panel,
+            prefetch,
             made: None,
             measured: WeightType::ALL.into_iter().flat_map(all).collect(),
         };
-        let path = self.scratch.path().join(format!("{}.txt", isa.name()));
+        let path = self.scratch.path().join(format!("{name}-{}.txt", isa.name()));
         store::write(&path, &TuneFile { calibrations: vec![calibration] })?;
         Ok(path)
     }

@@ -83,7 +83,7 @@ pub struct Product {
 }
 
 /// How a product is cut to fit the caches.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blocking {
     /// Bytes that a packed panel may take when several tiles use it: it should stay in the level-1
     /// cache beside a tile. For a single tile the panel is as small as can be.
@@ -95,6 +95,9 @@ pub struct Blocking {
 impl Blocking {
     /// What was measured to be good.
     pub const MEASURED: Self = Blocking { panel_bytes: 20 << 10, prefetch_bytes: 128 << 10 };
+
+    /// The most of either that is of any use: what level-2 caches hold.
+    pub const MOST: usize = 1 << 20;
 }
 
 impl Default for Blocking {

@@ -121,6 +121,9 @@ fn a_bad_line_is_named_with_what_was_expected() {
         ("q4_K 1 ours 103 0", "times in whole nanoseconds"),
         ("Q8_0 many stock 5 6", "only one line for q8_0 many"),
         ("width 128", "`width` with one of 512, 256"),
+        ("panel 4095", "`panel` with bytes from 4096 to 1048576"),
+        ("panel +8192", "`panel` with bytes from 4096 to 1048576"),
+        ("prefetch 1048577", "`prefetch` with bytes from 0 to 1048576"),
         ("made", "a value, or `-` when there is none"),
     ];
     let first = format!("{HEAD}# first\nq8_0 many 1 2\n");
@@ -192,14 +195,15 @@ fn any_calibration() -> impl Strategy<Value = Calibration> {
     let line = (one_of(WeightType::ALL.len()), one_of(6), any::<bool>(), 1..=u64::MAX, 1..=u64::MAX);
     let words = "[!-~]{1,9}( [!-~]{1,9}){0,3}";
     let width = prop::option::of(prop::sample::select(&Width::ALL[..]));
-    (words, words, one_of(4), width, prop::option::of(words), prop::collection::vec(line, 0..40)).prop_map(
-        |(cpu, ggml, isa, width, made, lines)| {
+    let blocking = (prop::option::of(4096_usize..=1 << 20), prop::option::of(0_usize..=1 << 20));
+    (words, words, one_of(4), width, blocking, prop::option::of(words), prop::collection::vec(line, 0..40)).prop_map(
+        |(cpu, ggml, isa, width, (panel, prefetch), made, lines)| {
             let mut list: Vec<Measured> = Vec::new();
             for (weight, regime, ours_wins, ours, stock) in lines {
                 let choice = if ours_wins { Choice::Ours } else { Choice::Stock };
                 let _ = add(&mut list, measured(WeightType::ALL[weight], Regime::ALL[regime], choice, ours, stock));
             }
-            Calibration { cpu, ggml, isa: Isa::ALL[isa], width, made, measured: list }
+            Calibration { cpu, ggml, isa: Isa::ALL[isa], width, panel, prefetch, made, measured: list }
         },
     )
 }

@@ -78,6 +78,7 @@ pub fn file(file: &TuneFile, here: &Here<'_>) -> (String, bool) {
 
 fn one(calibration: &Calibration, fits: String) -> String {
     let or_none = |text: Option<&str>| text.unwrap_or("not told").to_owned();
+    let bytes = |n: Option<usize>| n.map_or("built-in size".to_owned(), |n| format!("{n} bytes"));
     let facts = [
         ("CPU", calibration.cpu.clone()),
         ("ggml", calibration.ggml.clone()),
@@ -86,6 +87,8 @@ fn one(calibration: &Calibration, fits: String) -> String {
             "registers",
             calibration.width.map_or("as the shim finds at start".to_owned(), |w| format!("{} bits", w.name())),
         ),
+        ("panels", bytes(calibration.panel)),
+        ("prefetch", bytes(calibration.prefetch)),
         ("made", or_none(calibration.made.as_deref())),
         ("fits", fits),
     ];

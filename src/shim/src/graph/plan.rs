@@ -25,6 +25,7 @@ use crate::placement::{self, Matrices, Team};
 use crate::reason::Reason;
 use crate::stats;
 use crate::stats::OpKind;
+use crate::tuning;
 
 /// Quantised activations of at most this many elements are made by every thread for itself, which
 /// needs no barrier; more are made once, by all threads together.
@@ -161,6 +162,7 @@ impl Plan {
         self.columns = 0;
         self.threads = threads;
         self.team = Team::of(threads);
+        self.blocking = tuning::blocking();
         let (mut panel, mut private, mut shared, mut group) = (0, 0, 0, 0);
         let mut last: Option<Last> = None;
         let mut ids = 0;

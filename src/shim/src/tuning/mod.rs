@@ -16,6 +16,7 @@ use zen5turbo_calibration::{self as file, Calibration, Choice, Differs, Machine,
 pub use zen5turbo_calibration::{Regime, Width};
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
+use zen5turbo_kernels::kernel::Blocking;
 
 use crate::config::{Config, KernelChoice, Tune, config};
 use crate::log::{self, log};
@@ -86,6 +87,7 @@ enum Contents {
 /// The choices of this process and where they come from.
 struct Settled {
     choices: Choices,
+    blocking: Blocking,
     status: &'static str,
 }
 
@@ -171,9 +173,10 @@ pub fn settle(isa: Isa, find: impl Fn(&CStr) -> Option<*mut c_void>) {
 /// The table, with the file's choices where it fits `machine`.
 fn combine(loaded: &Loaded, machine: &Machine<'_>, forced: bool) -> Settled {
     let mut choices = Choices::defaults(forced);
+    let blocking = Blocking::MEASURED;
     let file = match &loaded.contents {
-        Contents::None => return Settled { choices, status: NO_FILE },
-        Contents::Unusable(reason) => return Settled { choices, status: reason.as_str() },
+        Contents::None => return Settled { choices, blocking, status: NO_FILE },
+        Contents::Unusable(reason) => return Settled { choices, blocking, status: reason.as_str() },
         Contents::File(file) => file,
     };
     let path = loaded.path.as_deref().unwrap_or(Path::new("")).display();
@@ -187,12 +190,22 @@ fn combine(loaded: &Loaded, machine: &Machine<'_>, forced: bool) -> Settled {
             };
             stats::event(reason);
             log!(info, "{path} is not used: {misfit}; using the built-in table");
-            return Settled { choices, status: reason.as_str() };
+            return Settled { choices, blocking, status: reason.as_str() };
         }
     };
     let changed = choices.apply(calibration);
     log!(info, "{path}: {} choices, {changed} of them not as in the built-in table", calibration.measured.len());
-    Settled { choices, status: USED }
+    let blocking = Blocking {
+        panel_bytes: calibration.panel.unwrap_or(blocking.panel_bytes),
+        prefetch_bytes: calibration.prefetch.unwrap_or(blocking.prefetch_bytes),
+    };
+    Settled { choices, blocking, status: USED }
+}
+
+/// How products of many columns are cut: as it was measured to be fastest, once [`settle`] knows.
+#[must_use]
+pub fn blocking() -> Blocking {
+    SETTLED.get().map_or(Blocking::MEASURED, |settled| settled.blocking)
 }
 
 /// The width of AVX-512 registers that was measured to be the faster one on the CPU `brand`.
