@@ -31,6 +31,7 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::path::Path;
+use std::str::FromStr;
 
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
@@ -271,13 +272,16 @@ fn named<T: Copy, const N: usize>(
     found.ok_or_else(|| format!("`{key}` with one of {}", all.map(name).join(", ")))
 }
 
+/// A whole number without a sign, which `parse` alone would accept.
+fn whole<T: FromStr>(word: &str) -> Option<T> {
+    word.bytes().all(|b| b.is_ascii_digit()).then(|| word.parse().ok()).flatten()
+}
+
 /// A number of bytes that a cache may hold.
 fn bytes(key: &str, text: &str, least: usize) -> Result<usize, String> {
-    // `parse` alone would accept a sign.
-    let text = text.trim();
-    let digits = text.bytes().all(|b| b.is_ascii_digit());
-    let found = text.parse().ok().filter(|n| digits && (least..=Blocking::MOST).contains(n));
-    found.ok_or_else(|| format!("`{key}` with bytes from {least} to {}", Blocking::MOST))
+    whole(text.trim())
+        .filter(|n| (least..=Blocking::MOST).contains(n))
+        .ok_or_else(|| format!("`{key}` with bytes from {least} to {}", Blocking::MOST))
 }
 
 /// A line of measurements: several in version 1, whose regimes were wider.
@@ -316,12 +320,7 @@ fn parse_measured(version: Version, line: &str) -> Result<Vec<Measured>, String>
 }
 
 fn parse_ns(word: &str) -> Result<u64, String> {
-    // `parse` alone would accept a sign.
-    let digits = word.bytes().all(|b| b.is_ascii_digit());
-    word.parse()
-        .ok()
-        .filter(|&ns| digits && ns > 0)
-        .ok_or_else(|| format!("times in whole nanoseconds, from 1 to {}", u64::MAX))
+    whole(word).filter(|&ns| ns > 0).ok_or_else(|| format!("times in whole nanoseconds, from 1 to {}", u64::MAX))
 }
 
 fn add(list: &mut Vec<Measured>, new: Measured) -> Result<(), String> {

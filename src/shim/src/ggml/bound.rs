@@ -1,8 +1,10 @@
 //! Whether a library calls a function by way of the dynamic linker, so that a preloaded one can stand in for it.
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::CStr;
 
 use libc::{Elf64_Rela, Elf64_Sym};
+
+use super::copies::find_loaded;
 
 /// An entry of the dynamic section; elf.h, which the libc crate leaves out for this one.
 #[repr(C)]
@@ -37,34 +39,18 @@ struct Tables {
 /// which it would find its own. False where the call is inside the library (`-Bsymbolic-functions`, hidden visibility,
 /// link-time optimisation).
 pub fn reaches_others(address: usize, name: &CStr) -> bool {
-    struct Search<'a> {
-        address: usize,
-        name: &'a CStr,
-        found: bool,
-    }
-    unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _: usize, data: *mut c_void) -> c_int {
-        // SAFETY: the dynamic linker passes a valid record and our own pointer; dlpi_phdr points to dlpi_phnum headers.
-        let (info, search, headers) = unsafe {
-            let info = &*info;
-            let headers = std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum));
-            (info, &mut *data.cast::<Search<'_>>(), headers)
-        };
-        let base = info.dlpi_addr as usize;
-        let place = |h: &libc::Elf64_Phdr| base + h.p_vaddr as usize;
-        let holds = |h: &libc::Elf64_Phdr| (place(h)..place(h) + h.p_memsz as usize).contains(&search.address);
-        if !headers.iter().any(|h| h.p_type == libc::PT_LOAD && holds(h)) {
-            return 0;
+    let found = find_loaded(|loaded| {
+        if !loaded.parts(libc::PT_LOAD).any(|(_, part)| part.contains(&address)) {
+            return None;
         }
-        if let Some(h) = headers.iter().find(|h| h.p_type == libc::PT_DYNAMIC) {
-            // SAFETY: the dynamic section of a loaded object, and its tables.
-            search.found = unsafe { refers(&tables(place(h) as *const Dynamic, base), search.name) };
-        }
-        1
-    }
-    let mut search = Search { address, name, found: false };
-    // SAFETY: `visit` only uses its arguments during the call.
-    unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
-    search.found
+        let dynamic = loaded.parts(libc::PT_DYNAMIC).next();
+        // SAFETY: the dynamic section of a loaded object, and its tables.
+        Some(
+            dynamic
+                .is_some_and(|(_, part)| unsafe { refers(&tables(part.start as *const Dynamic, loaded.base), name) }),
+        )
+    });
+    found == Some(true)
 }
 
 /// # Safety

@@ -185,18 +185,11 @@ impl Scope {
 
 /// The first library of this process that finds `name`. It is kept open, as callers are.
 pub fn holder(name: &CStr) -> Option<Scope> {
-    unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _: usize, data: *mut c_void) -> c_int {
-        // SAFETY: the dynamic linker passes a valid record, whose name is a C string or null, and our own pointer.
-        let (info, paths) = unsafe { (&*info, &mut *data.cast::<Vec<CString>>()) };
-        if !info.dlpi_name.is_null() {
-            // SAFETY: as above.
-            paths.push(unsafe { CStr::from_ptr(info.dlpi_name) }.to_owned());
-        }
-        0
-    }
     let mut paths: Vec<CString> = Vec::new();
-    // SAFETY: `visit` only uses its arguments during the call.
-    unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut paths).cast()) };
+    find_loaded(|loaded| {
+        paths.push(loaded.path.to_owned());
+        None::<()>
+    });
     paths.iter().filter(|path| !path.is_empty()).find_map(|path| {
         // SAFETY: a C string; NOLOAD opens nothing new. What is not used is given back.
         unsafe {
@@ -261,66 +254,67 @@ struct Object {
     path: CString,
 }
 
+/// A loaded object, as the dynamic linker tells of it.
+pub struct Loaded<'a> {
+    /// What its addresses in the file are added to.
+    pub base: usize,
+    /// Its path; empty for the main program.
+    path: &'a CStr,
+    headers: &'a [libc::Elf64_Phdr],
+}
+
+impl Loaded<'_> {
+    /// Program headers of a kind, each with its addresses in memory.
+    pub fn parts(&self, kind: u32) -> impl Iterator<Item = (&libc::Elf64_Phdr, Range<usize>)> {
+        self.headers.iter().filter(move |h| h.p_type == kind).map(|h| {
+            let start = self.base + h.p_vaddr as usize;
+            (h, start..start + h.p_memsz as usize)
+        })
+    }
+}
+
+/// The first answer that `ask` gives, of all loaded objects.
+pub fn find_loaded<T, F: FnMut(&Loaded<'_>) -> Option<T>>(ask: F) -> Option<T> {
+    unsafe extern "C" fn visit<T, F: FnMut(&Loaded<'_>) -> Option<T>>(
+        info: *mut libc::dl_phdr_info,
+        _: usize,
+        data: *mut c_void,
+    ) -> c_int {
+        // SAFETY: the dynamic linker passes a valid record, whose name is a C string or null and whose dlpi_phdr points to
+        // dlpi_phnum headers, and our own pointer.
+        let (loaded, (ask, found)) = unsafe {
+            let info = &*info;
+            let headers = std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum));
+            let loaded = Loaded { base: info.dlpi_addr as usize, path: c_str(info.dlpi_name), headers };
+            (loaded, &mut *data.cast::<(F, Option<T>)>())
+        };
+        *found = ask(&loaded);
+        c_int::from(found.is_some())
+    }
+    let mut search = (ask, None);
+    // SAFETY: `visit` only uses its arguments during the call.
+    unsafe { libc::dl_iterate_phdr(Some(visit::<T, F>), (&raw mut search).cast()) };
+    search.1
+}
+
 /// The loaded object that contains `address`.
 fn object_at(address: usize) -> Option<Object> {
-    struct Search {
-        address: usize,
-        found: Option<Object>,
-    }
-    unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _: usize, data: *mut c_void) -> c_int {
-        // SAFETY: the dynamic linker passes a valid record and our own pointer.
-        let (info, search) = unsafe { (&*info, &mut *data.cast::<Search>()) };
-        // SAFETY: dlpi_phdr points to dlpi_phnum headers.
-        let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
-        let (mut low, mut high) = (usize::MAX, 0);
-        for h in headers.iter().filter(|h| h.p_type == libc::PT_LOAD) {
-            let start = info.dlpi_addr as usize + h.p_vaddr as usize;
-            (low, high) = (low.min(start), high.max(start + h.p_memsz as usize));
-        }
-        if !(low..high).contains(&search.address) {
-            return 0;
-        }
-        // SAFETY: dlpi_name is a C string, or null.
-        let path = if info.dlpi_name.is_null() { c"" } else { unsafe { CStr::from_ptr(info.dlpi_name) } };
-        search.found = Some(Object { range: low..high, path: path.to_owned() });
-        1
-    }
-    let mut search = Search { address, found: None };
-    // SAFETY: `visit` only uses its arguments during the call.
-    unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
-    search.found
+    find_loaded(|loaded| {
+        let parts = || loaded.parts(libc::PT_LOAD).map(|(_, part)| part);
+        let range = parts().map(|p| p.start).min()?..parts().map(|p| p.end).max()?;
+        range.contains(&address).then(|| Object { range, path: loaded.path.to_owned() })
+    })
 }
 
 /// Whether `range` is data of a loaded library that may be written (not sealed after relocation).
 pub fn is_writable(range: Range<usize>) -> bool {
-    struct Search {
-        range: Range<usize>,
-        writable: bool,
-    }
-    unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _: usize, data: *mut c_void) -> c_int {
-        // SAFETY: the dynamic linker passes a valid record and our own pointer; dlpi_phdr points to dlpi_phnum headers.
-        let (info, search, headers) = unsafe {
-            let info = &*info;
-            let headers = std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum));
-            (info, &mut *data.cast::<Search>(), headers)
-        };
-        let part = |h: &libc::Elf64_Phdr| {
-            let start = info.dlpi_addr as usize + h.p_vaddr as usize;
-            start..start + h.p_memsz as usize
-        };
-        let Range { start, end } = search.range;
-        let writable = |h: &&libc::Elf64_Phdr| h.p_type == libc::PT_LOAD && h.p_flags & libc::PF_W != 0;
-        if !headers.iter().filter(writable).map(part).any(|p| p.start <= start && end <= p.end) {
-            return 0;
-        }
-        let mut sealed = headers.iter().filter(|h| h.p_type == libc::PT_GNU_RELRO).map(part);
-        search.writable = !sealed.any(|p| p.start < end && start < p.end);
-        1
-    }
-    let mut search = Search { range, writable: false };
-    // SAFETY: `visit` only uses its arguments during the call.
-    unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
-    search.writable
+    let Range { start, end } = range;
+    let found = find_loaded(|loaded| {
+        let mut data = loaded.parts(libc::PT_LOAD).filter(|(h, _)| h.p_flags & libc::PF_W != 0);
+        data.any(|(_, p)| p.start <= start && end <= p.end)
+            .then(|| !loaded.parts(libc::PT_GNU_RELRO).any(|(_, p)| p.start < end && start < p.end))
+    });
+    found == Some(true)
 }
 
 /// `name` as a C string for a caller that has a pointer.
