@@ -23,6 +23,15 @@ pub enum Repack {
     Off,
 }
 
+/// `ZEN5TURBO_ATTENTION`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Attention {
+    /// Computed by the shim where its kernels cover it.
+    Auto,
+    /// Left to ggml.
+    Off,
+}
+
 /// `ZEN5TURBO_HUGEPAGES`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum HugePages {
@@ -83,6 +92,9 @@ pub struct Options {
     /// The highest kernel tier to use (ZEN5TURBO_KERNELS) [default: auto]
     #[arg(long)]
     pub kernels: Option<Kernels>,
+    /// Flash attention (ZEN5TURBO_ATTENTION) [default: auto]
+    #[arg(long)]
+    pub attention: Option<Attention>,
     /// llama.cpp's repacked weights (ZEN5TURBO_REPACK) [default: auto]
     #[arg(long)]
     pub repack: Option<Repack>,
@@ -126,9 +138,10 @@ impl Options {
     pub fn variables(&self) -> Vec<(&'static str, OsString)> {
         let text = |text: &Option<String>| text.clone().map(OsString::from);
         let path = |path: &Option<PathBuf>| path.clone().map(PathBuf::into_os_string);
-        let all: [(&str, Option<OsString>); 14] = [
+        let all: [(&str, Option<OsString>); 15] = [
             ("ZEN5TURBO_GATE", self.gate.map(|v| word(v).into())),
             ("ZEN5TURBO_KERNELS", self.kernels.map(|v| word(v).into())),
+            ("ZEN5TURBO_ATTENTION", self.attention.map(|v| word(v).into())),
             ("ZEN5TURBO_REPACK", self.repack.map(|v| word(v).into())),
             ("ZEN5TURBO_PREFETCH", text(&self.prefetch)),
             ("ZEN5TURBO_HUGEPAGES", self.hugepages.map(|v| word(v).into())),
@@ -188,10 +201,11 @@ fn one_of<T: ValueEnum>(text: &str) -> Result<String, String> {
 
 /// Every knob, and what it accepts.
 type Parser = fn(&str) -> Result<String, String>;
-const KNOBS: [(&str, Parser); 15] = [
+const KNOBS: [(&str, Parser); 16] = [
     ("ZEN5TURBO", one_of::<Switch>),
     ("ZEN5TURBO_GATE", one_of::<Gate>),
     ("ZEN5TURBO_KERNELS", one_of::<Kernels>),
+    ("ZEN5TURBO_ATTENTION", one_of::<Attention>),
     ("ZEN5TURBO_REPACK", one_of::<Repack>),
     ("ZEN5TURBO_PREFETCH", prefetch),
     ("ZEN5TURBO_HUGEPAGES", one_of::<HugePages>),

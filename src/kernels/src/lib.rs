@@ -13,6 +13,7 @@
 #![allow(unsafe_op_in_unsafe_fn)]
 
 pub mod act;
+pub mod attention;
 pub mod copy;
 pub mod dequantize;
 pub mod dot;

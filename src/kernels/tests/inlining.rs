@@ -9,14 +9,18 @@
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::process::Command;
+use zen5turbo_kernels::attention::Attention;
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
 use zen5turbo_kernels::registry;
+use zen5turbo_kernels::width::DataPath;
 
 /// Modules of functions with target features, and the other such functions.
 const KERNEL_MODULES: [&str; 3] = ["registry::avx2::", "registry::vnni256::", "registry::avx512::"];
 /// Those of fewer types, and with one kernel each where the CPU has AVX512_BF16.
 const OTHER_MODULES: [&str; 3] = ["registry::avx512_rows::", "registry::vnni256_bf16::", "registry::avx512_bf16::"];
+/// Those of attention.
+const ATTENTION_MODULES: [&str; 3] = ["attention::avx2::", "attention::vnni256::", "attention::avx512::"];
 const QUANTISERS: [&str; 3] = [
     "zen5turbo_kernels::act::avx2::quantize_",
     "zen5turbo_kernels::act::avx512::quantize_",
@@ -89,6 +93,10 @@ fn functions() -> BTreeMap<u64, Function> {
 fn no_kernel_calls_a_helper() {
     // what nobody looks at would not be in this program
     Isa::ALL.into_iter().filter_map(registry::kernels).for_each(|kernels| _ = black_box(kernels));
+    let halves = (WeightType::F16, 64);
+    for isa in Isa::ALL {
+        black_box(Attention::new((DataPath::Full, isa), halves, halves, 1));
+    }
 
     let functions = functions();
     let is_in = |name: &str, module: &str| name.contains("zen5turbo_kernels") && name.contains(module);
@@ -97,6 +105,11 @@ fn no_kernel_calls_a_helper() {
         // a packing function for each type, and micro-kernels for several widths
         assert!(n >= 2 * WeightType::ALL.len(), "only {n} functions of {module} in this program");
     }
+    for module in ATTENTION_MODULES {
+        let n = functions.values().filter(|f| is_in(&f.name, module)).count();
+        // sums of values of two types, for one to six queries
+        assert!(n >= 12, "only {n} functions of {module} in this program");
+    }
     let is_quantiser = |name: &str| QUANTISERS.iter().any(|q| name.starts_with(q));
     for quantiser in QUANTISERS {
         assert!(functions.values().any(|f| f.name.starts_with(quantiser)), "no {quantiser} in this program");
@@ -104,7 +117,7 @@ fn no_kernel_calls_a_helper() {
     let mut wrong = vec![];
     for Function { name, calls } in functions.values() {
         let quantises = is_quantiser(name);
-        if quantises || KERNEL_MODULES.iter().chain(&OTHER_MODULES).any(|m| is_in(name, m)) {
+        if quantises || KERNEL_MODULES.iter().chain(&OTHER_MODULES).chain(&ATTENTION_MODULES).any(|m| is_in(name, m)) {
             for call in calls {
                 let target = match call {
                     Ok(at) => functions.get(at).map_or("an unnamed function", |f| &f.name),

@@ -71,6 +71,8 @@ reasons! {
     StockIsFaster = "stock_is_faster",
     /// `ZEN5TURBO_KERNELS=off`.
     KernelsOff = "kernels_off",
+    /// `ZEN5TURBO_ATTENTION=off`.
+    AttentionOff = "attention_off",
     /// Not a Zen 5, and `ZEN5TURBO_GATE=passthrough`.
     GatePassthrough = "gate_passthrough",
     /// A defect in this library was caught; the original computed instead.

@@ -17,13 +17,13 @@ use std::sync::atomic::AtomicU64;
 pub const NAME: &CStr = c"zen5turbo-live";
 
 /// Of the layout: to be raised with every change of it.
-pub const VERSION: u64 = 2;
+pub const VERSION: u64 = 3;
 
 /// The first word, as the bytes of a text.
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"zen5live");
 
-/// Operations: MUL_MAT and MUL_MAT_ID.
-pub const OPS: usize = 2;
+/// Operations: MUL_MAT, MUL_MAT_ID and FLASH_ATTN_EXT.
+pub const OPS: usize = 3;
 
 /// Weight types by ggml's number (41 in ggml 0.26), and one more for all others.
 pub const TYPES: usize = 65;

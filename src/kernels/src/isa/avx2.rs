@@ -101,7 +101,25 @@ pub(super) unsafe fn mask8(first: i32, n: usize) -> __m256i {
     _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32 - first), row)
 }
 
-/// Implements [`super::Lanes`] over pairs of `ymm` for `$t`.
+/// The largest of eight.
+#[inline(always)]
+pub(super) unsafe fn largest8(v: __m256) -> f32 {
+    let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+    let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+    _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
+}
+
+/// See [`super::Real::scale2`].
+#[inline(always)]
+pub(super) unsafe fn scale2_8(a: __m256, n: __m256) -> __m256 {
+    // the exponent's bits, all zero below the normal numbers: the number zero
+    let exponent = _mm256_cvtps_epi32(_mm256_max_ps(n, _mm256_set1_ps(-127.0)));
+    let power = _mm256_slli_epi32::<23>(_mm256_add_epi32(exponent, _mm256_set1_epi32(127)));
+    // a NaN in n is one in a
+    _mm256_mul_ps(a, _mm256_castsi256_ps(power))
+}
+
+/// Implements [`super::Lanes`] and [`super::Real`] over pairs of `ymm` for `$t`.
 macro_rules! lanes_of_two_ymm {
     ($t:ty, $madd:expr) => {
         // SAFETY: only reached through kernels that enable the features of this ISA, which the
@@ -278,6 +296,36 @@ macro_rules! lanes_of_two_ymm {
                     _mm256_cvtepu16_epi32(_mm256_castsi256_si128(h)),
                     _mm256_cvtepu16_epi32(_mm256_extracti128_si256::<1>(h)),
                 ]
+            }
+        }
+
+        // SAFETY: as above.
+        unsafe impl $crate::isa::Real for $t {
+            #[inline(always)]
+            unsafe fn maxf(a: Self::F, b: Self::F) -> Self::F {
+                [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])]
+            }
+            #[inline(always)]
+            unsafe fn largest(a: Self::F) -> f32 {
+                $crate::isa::avx2::largest8(_mm256_max_ps(a[0], a[1]))
+            }
+            #[inline(always)]
+            unsafe fn addf(a: Self::F, b: Self::F) -> Self::F {
+                [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])]
+            }
+            #[inline(always)]
+            unsafe fn divf(a: Self::F, b: Self::F) -> Self::F {
+                [_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])]
+            }
+            #[inline(always)]
+            unsafe fn roundf(a: Self::F) -> Self::F {
+                const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+                [_mm256_round_ps::<NEAREST>(a[0]), _mm256_round_ps::<NEAREST>(a[1])]
+            }
+            #[inline(always)]
+            unsafe fn scale2(a: Self::F, n: Self::F) -> Self::F {
+                use $crate::isa::avx2::scale2_8;
+                [scale2_8(a[0], n[0]), scale2_8(a[1], n[1])]
             }
         }
     };

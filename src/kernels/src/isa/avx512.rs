@@ -1,6 +1,6 @@
 //! AVX-512 VNNI in 512-bit registers: one `zmm` holds the sixteen rows.
 
-use super::{Dot, DotBf16, LANES, Lanes, Quads};
+use super::{Dot, DotBf16, LANES, Lanes, Quads, Real};
 use core::arch::x86_64::*;
 
 /// Proof that the CPU and the operating system support AVX-512 F, BW, DQ, VL and VNNI, FMA and F16C.
@@ -251,6 +251,36 @@ unsafe impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn load_halves(rows: &Quads, at: usize) -> __m512i {
         _mm512_cvtepu16_epi32(super::avx2::halves16(rows, at))
+    }
+}
+
+// SAFETY: as above.
+unsafe impl Real for Avx512 {
+    #[inline(always)]
+    unsafe fn maxf(a: __m512, b: __m512) -> __m512 {
+        _mm512_max_ps(a, b)
+    }
+    #[inline(always)]
+    unsafe fn largest(a: __m512) -> f32 {
+        let v = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
+        super::avx2::largest8(v)
+    }
+    #[inline(always)]
+    unsafe fn addf(a: __m512, b: __m512) -> __m512 {
+        _mm512_add_ps(a, b)
+    }
+    #[inline(always)]
+    unsafe fn divf(a: __m512, b: __m512) -> __m512 {
+        _mm512_div_ps(a, b)
+    }
+    #[inline(always)]
+    unsafe fn roundf(a: __m512) -> __m512 {
+        _mm512_roundscale_ps::<_MM_FROUND_TO_NEAREST_INT>(a)
+    }
+    #[inline(always)]
+    unsafe fn scale2(a: __m512, n: __m512) -> __m512 {
+        let normal = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(n, _mm512_set1_ps(-126.0));
+        _mm512_maskz_scalef_ps(normal, a, n)
     }
 }
 

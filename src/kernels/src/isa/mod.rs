@@ -206,6 +206,27 @@ pub unsafe trait Lanes: Copy + 'static {
     unsafe fn load_halves(rows: &Quads, at: usize) -> Self::I;
 }
 
+/// What attention needs beside: the operations that an exponential is made of.
+///
+/// # Safety
+/// As [`Lanes`].
+#[allow(clippy::missing_safety_doc)]
+pub unsafe trait Real: Lanes {
+    /// The larger one; `b` where either is NaN.
+    unsafe fn maxf(a: Self::F, b: Self::F) -> Self::F;
+    /// The largest lane; lanes that are NaN may be left out.
+    unsafe fn largest(a: Self::F) -> f32;
+    /// Sum.
+    unsafe fn addf(a: Self::F, b: Self::F) -> Self::F;
+    /// Quotient.
+    unsafe fn divf(a: Self::F, b: Self::F) -> Self::F;
+    /// The nearest whole number.
+    unsafe fn roundf(a: Self::F) -> Self::F;
+    /// `a` times two to the power of `n`, a whole number from -1000 to 127 (or NaN, which gives NaN); zero where that
+    /// is below the normal numbers.
+    unsafe fn scale2(a: Self::F, n: Self::F) -> Self::F;
+}
+
 /// The dot product of `bf16` pairs, of CPUs with AVX512_BF16.
 ///
 /// # Safety

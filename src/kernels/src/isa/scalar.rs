@@ -1,6 +1,6 @@
 //! The portable tier: arrays, no intrinsics. Slow, and the same arithmetic as the others.
 
-use super::{Dot, LANES, Lanes, Quads};
+use super::{Dot, LANES, Lanes, Quads, Real};
 use half::f16;
 
 /// The portable ISA; always available.
@@ -126,6 +126,34 @@ unsafe impl Lanes for Scalar {
     }
     unsafe fn load_halves(rows: &Quads, at: usize) -> I {
         std::array::from_fn(|r| u32::from(rows.row(r / 4, r % 4, at).cast::<u16>().read_unaligned()))
+    }
+}
+
+// SAFETY: as above.
+unsafe impl Real for Scalar {
+    unsafe fn maxf(a: F, b: F) -> F {
+        std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    unsafe fn largest(a: F) -> f32 {
+        a.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+    unsafe fn addf(a: F, b: F) -> F {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+    unsafe fn divf(a: F, b: F) -> F {
+        std::array::from_fn(|i| a[i] / b[i])
+    }
+    unsafe fn roundf(a: F) -> F {
+        a.map(f32::round_ties_even)
+    }
+    unsafe fn scale2(a: F, n: F) -> F {
+        std::array::from_fn(|i| {
+            if n[i].is_nan() {
+                return n[i];
+            }
+            // the exponent's bits, all zero below the normal numbers: the number zero
+            a[i] * f32::from_bits(((n[i] as i32).max(-127) + 127) as u32 * (1 << 23))
+        })
     }
 }
 

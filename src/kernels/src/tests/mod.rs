@@ -8,6 +8,7 @@
 
 #[cfg_attr(not(feature = "fuzzing"), allow(dead_code))]
 pub mod arbitrary;
+mod attention;
 mod data;
 #[cfg(test)]
 mod exact;

@@ -38,6 +38,14 @@ pub const KNOBS: &[Knob] = &[
         get: |c| word_of(c.kernels, KERNELS).to_owned(),
     },
     Knob {
+        name: "ZEN5TURBO_ATTENTION",
+        default: "auto",
+        allowed: "auto or off",
+        help: "flash attention: computed here where the kernels cover it, or left to ggml",
+        set: |c, v| choose(&mut c.attention, v, AUTO_OFF),
+        get: |c| word_of(c.attention, AUTO_OFF).to_owned(),
+    },
+    Knob {
         name: "ZEN5TURBO_REPACK",
         default: "auto",
         allowed: "auto, keep or off",
@@ -147,6 +155,7 @@ type Choices<T> = &'static [(&'static str, T)];
 
 const SWITCH: Choices<bool> = &[("0", false), ("1", true)];
 const ON_OFF: Choices<bool> = &[("off", false), ("on", true)];
+const AUTO_OFF: Choices<bool> = &[("off", false), ("auto", true)];
 const GATES: Choices<GateMode> =
     &[("strict", GateMode::Strict), ("passthrough", GateMode::Passthrough), ("off", GateMode::Off)];
 pub(super) const KERNELS: Choices<KernelChoice> = &[

@@ -118,6 +118,8 @@ pub struct Config {
     pub gate: GateMode,
     /// `ZEN5TURBO_KERNELS`.
     pub kernels: KernelChoice,
+    /// `ZEN5TURBO_ATTENTION`: whether attention is computed here.
+    pub attention: bool,
     /// `ZEN5TURBO_REPACK`.
     pub repack: Repack,
     /// `ZEN5TURBO_PREFETCH`.
@@ -154,6 +156,7 @@ impl Default for Config {
             enabled: true,
             gate: GateMode::default(),
             kernels: KernelChoice::default(),
+            attention: true,
             repack: Repack::default(),
             prefetch: Prefetch::default(),
             numa: Numa::default(),

@@ -10,15 +10,16 @@ use std::time::Instant;
 
 use crate::ggml::abi::{CPlan, ComputeParams, STATUS_FAILED, Tensor};
 use crate::ggml::copies::{Caller, caller};
-use crate::ggml::probe::Op;
+use crate::ggml::probe::{Abi, MatrixOp, Op};
 use crate::graph::context::{self, Running};
-use crate::graph::execute;
+use crate::graph::plan::Plan;
+use crate::graph::{attention, execute};
 use crate::log::{self, log};
 use crate::memory::weights;
 use crate::placement;
 use crate::reason::Reason;
 use crate::startup::{self, State, first_ggml_call, guarded};
-use crate::stats;
+use crate::stats::{self, OpKind};
 use crate::tuning;
 
 /// `bool ggml_cpu_extra_compute_forward(struct ggml_compute_params *, struct ggml_tensor *)`: true
@@ -80,7 +81,7 @@ unsafe extern "C" fn compute_forward(params: *mut ComputeParams, op: *mut Tensor
     }
 }
 
-/// Computes a matrix product that the graph's plan takes.
+/// Computes an operation that the graph's plan takes.
 #[inline]
 unsafe fn try_compute(caller: &Caller, params: &ComputeParams, op: &Tensor) -> bool {
     let Some(abi) = &caller.abi else { return false };
@@ -88,15 +89,33 @@ unsafe fn try_compute(caller: &Caller, params: &ComputeParams, op: &Tensor) -> b
     if !unsafe { abi.fits(op) } {
         return false;
     }
-    let Op::Matrix(kind) = abi.op(op.op) else { return false };
+    match abi.op(op.op) {
+        // SAFETY: as above.
+        Op::Matrix(kind) => unsafe { try_product(abi, kind, params, op) },
+        // SAFETY: as above.
+        Op::Attention => unsafe { try_attention(abi, params, op) },
+        Op::Ordinary | Op::Opaque => false,
+    }
+}
+
+/// What keeps an operation that was planned from being computed here: the same for all threads.
+fn obstacle(abi: &Abi, plan: &Plan, params: &ComputeParams) -> Option<Reason> {
+    if abi.has_use_ref && params.use_ref {
+        Some(Reason::UseRef)
+    } else {
+        (params.nth as usize > plan.threads).then_some(Reason::TooManyThreads)
+    }
+}
+
+#[inline]
+unsafe fn try_product(abi: &Abi, kind: MatrixOp, params: &ComputeParams, op: &Tensor) -> bool {
     let found = context::find(params.wdata).and_then(|plan| Some((plan, plan.find(op)?)));
     let reason = match found {
         None => Reason::NoGraphContext,
-        Some((plan, node)) => match &node.decision {
-            Err(reason) => *reason,
-            Ok(_) if abi.has_use_ref && params.use_ref => Reason::UseRef,
-            Ok(_) if params.nth as usize > plan.threads => Reason::TooManyThreads,
-            Ok(job) => {
+        Some((plan, node)) => match (&node.decision, obstacle(abi, plan, params)) {
+            (Err(reason), _) => *reason,
+            (Ok(_), Some(reason)) => reason,
+            (Ok(job), None) => {
                 // SAFETY: the plan is this graph's.
                 unsafe { execute::run(plan, node, job, abi, params) };
                 return true;
@@ -105,11 +124,41 @@ unsafe fn try_compute(caller: &Caller, params: &ComputeParams, op: &Tensor) -> b
     };
     if params.ith == 0 {
         // SAFETY: a product has two sources.
-        let ty = unsafe { (*op.src[0]).ty };
-        let _ = abi.weight_type(ty); // makes its name known to the statistics
-        stats::declined(kind, u8::try_from(ty).unwrap_or(u8::MAX), reason);
+        unsafe { count_declined(abi, kind.counted(), op.src[0], reason) };
     }
     false
+}
+
+#[inline]
+unsafe fn try_attention(abi: &Abi, params: &ComputeParams, op: &Tensor) -> bool {
+    let found = context::find(params.wdata).and_then(|plan| Some((plan, plan.attention.find(op)?)));
+    let reason = match found {
+        None => Reason::NoGraphContext,
+        Some((plan, node)) => match (&node.decision, obstacle(abi, plan, params)) {
+            (Err(reason), _) => *reason,
+            (Ok(_), Some(reason)) => reason,
+            (Ok(job), None) => {
+                // SAFETY: the plan is this graph's.
+                unsafe { attention::run(plan, node, job, abi, params) };
+                return true;
+            }
+        },
+    };
+    if params.ith == 0 {
+        // SAFETY: attention has three sources.
+        unsafe { count_declined(abi, OpKind::FlashAttnExt, op.src[1], reason) };
+    }
+    false
+}
+
+/// Counts an operation on `weights`, which may be keys, that ggml computes.
+unsafe fn count_declined(abi: &Abi, kind: OpKind, weights: *const Tensor, reason: Reason) {
+    // SAFETY: a tensor of this ggml, or null.
+    let ty = unsafe { weights.as_ref() }.map_or(-1, |t| t.ty);
+    if ty >= 0 {
+        let _ = abi.weight_type(ty); // makes its name known to the statistics
+    }
+    stats::declined(kind, u8::try_from(ty).unwrap_or(u8::MAX), reason);
 }
 
 unsafe extern "C" fn work_size(threads: c_int, op: *const Tensor, size: *mut usize, from: usize) -> bool {

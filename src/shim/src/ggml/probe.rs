@@ -15,11 +15,32 @@ use crate::stats;
 use crate::stats::OpKind;
 use zen5turbo_kernels::formats::WeightType;
 
+/// The matrix products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MatrixOp {
+    /// `MUL_MAT`.
+    MulMat,
+    /// `MUL_MAT_ID`.
+    MulMatId,
+}
+
+impl MatrixOp {
+    /// As what it is counted.
+    pub const fn counted(self) -> OpKind {
+        match self {
+            Self::MulMat => OpKind::MulMat,
+            Self::MulMatId => OpKind::MulMatId,
+        }
+    }
+}
+
 /// What an operation number means here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// One that this library computes.
-    Matrix(OpKind),
+    /// A matrix product.
+    Matrix(MatrixOp),
+    /// `FLASH_ATTN_EXT`.
+    Attention,
     /// Writes nothing but its result.
     Ordinary,
     /// May write anywhere (user-defined operations).
@@ -132,8 +153,9 @@ impl Abi {
             0 => self.ask_op(number),
             1 => Op::Ordinary,
             2 => Op::Opaque,
-            3 => Op::Matrix(OpKind::MulMat),
-            _ => Op::Matrix(OpKind::MulMatId),
+            3 => Op::Matrix(MatrixOp::MulMat),
+            4 => Op::Matrix(MatrixOp::MulMatId),
+            _ => Op::Attention,
         }
     }
 
@@ -142,8 +164,9 @@ impl Abi {
         // SAFETY: the number comes from a tensor of this ggml.
         let name = unsafe { c_str((self.op_name)(number)) };
         let (code, op) = match name.to_bytes() {
-            b"MUL_MAT" => (3, Op::Matrix(OpKind::MulMat)),
-            b"MUL_MAT_ID" => (4, Op::Matrix(OpKind::MulMatId)),
+            b"MUL_MAT" => (3, Op::Matrix(MatrixOp::MulMat)),
+            b"MUL_MAT_ID" => (4, Op::Matrix(MatrixOp::MulMatId)),
+            b"FLASH_ATTN_EXT" => (5, Op::Attention),
             n if n.starts_with(b"MAP_CUSTOM") || n.starts_with(b"CUSTOM") => (2, Op::Opaque),
             _ => (1, Op::Ordinary),
         };

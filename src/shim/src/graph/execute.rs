@@ -54,7 +54,7 @@ pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &Compu
         ahead.fetch(ith);
     }
     if let Some(started) = started {
-        stats::taken(node.kind, node.ty, started.elapsed().as_nanos() as u64, job.bytes, job.macs);
+        stats::taken(node.kind.counted(), node.ty, started.elapsed().as_nanos() as u64, job.bytes, job.macs);
     }
 }
 

@@ -1,17 +1,19 @@
 //! A graph in execution: what is known of its nodes, who computes which, and how.
 //!
 //! `ggml_graph_compute` is called by one thread; before it starts the others, [`plan`] walks the
-//! nodes and decides for every matrix product: taken or declined, with which kernel, cut into which
+//! nodes and decides for every matrix product and attention: taken or declined, with which kernel, cut into which
 //! pieces, with which scratch. Everything that can fail happens there. The threads then find the
 //! plan by the graph's work buffer ([`context`]), which is theirs alone while the graph runs, and
 //! all of them read the same decision.
 
 mod ahead;
+pub mod attention;
 pub mod blas_device;
 pub mod context;
 mod dense;
 pub mod execute;
 mod experts;
+mod index;
 pub mod plan;
 pub mod policy;
 pub mod scratch;

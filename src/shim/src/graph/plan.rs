@@ -1,4 +1,4 @@
-//! What will be done with each matrix product of a graph, decided before its threads start.
+//! What will be done with each matrix product of a graph, decided before its threads start. (Attention: [`super::attention`].)
 
 use std::collections::BTreeSet;
 use std::ffi::{c_int, c_void};
@@ -11,20 +11,21 @@ use zen5turbo_kernels::isa::LANES;
 use zen5turbo_kernels::kernel::{Blocking, Tiles};
 
 use super::ahead::Ahead;
+use super::attention::Attentions;
 use super::dense::{Columns, Pieces};
 use super::experts::Experts;
+use super::index::Index;
 use super::policy::{self, Take};
 use super::scratch::Scratch;
 use crate::config::config;
 use crate::ggml::abi::Tensor;
 use crate::ggml::copies::c_str;
-use crate::ggml::probe::{Abi, Op};
+use crate::ggml::probe::{Abi, MatrixOp, Op};
 use crate::log::{self, LogLevel, log};
 use crate::memory::{reader, weights};
 use crate::placement::{self, Matrices, Team};
 use crate::reason::Reason;
 use crate::stats;
-use crate::stats::OpKind;
 use crate::tuning;
 
 /// Quantised activations of at most this many elements are made by every thread for itself, which
@@ -34,8 +35,9 @@ const PRIVATE_ELEMENTS: usize = 8 << 10;
 /// The plan of one graph.
 pub struct Plan {
     nodes: Vec<Node>,
-    /// Open-addressed hash table from the address of a node to its index plus 1.
-    index: Vec<u32>,
+    index: Index,
+    /// Attention, which is planned apart.
+    pub attention: Attentions,
     /// Most columns of activations that meet weights in one product: the tokens of a language model.
     pub columns: usize,
     /// Threads that the scratch is laid out for.
@@ -45,6 +47,8 @@ pub struct Plan {
     thread_bytes: usize,
     panel_bytes: usize,
     private_bytes: usize,
+    /// Where in the scratch the parts of attention are that threads put together.
+    partial_at: usize,
     /// Which activations each thread has quantised for itself, plus 1; and, at index `threads`,
     /// which ones lie in the shared buffer.
     pub prepared: Vec<Padded<AtomicU64>>,
@@ -61,7 +65,7 @@ pub struct Plan {
 /// One matrix product.
 pub struct Node {
     op: *const Tensor,
-    pub kind: OpKind,
+    pub kind: MatrixOp,
     /// Number of the weight type.
     pub ty: u8,
     pub decision: Result<Job, Reason>,
@@ -138,13 +142,15 @@ impl Plan {
     pub const fn new() -> Self {
         Plan {
             nodes: Vec::new(),
-            index: Vec::new(),
+            index: Index::new(),
+            attention: Attentions::new(),
             columns: 0,
             threads: 0,
             scratch: Scratch::new(),
             thread_bytes: 0,
             panel_bytes: 0,
             private_bytes: 0,
+            partial_at: 0,
             prepared: Vec::new(),
             blocking: Blocking::MEASURED,
             team: Team::new(),
@@ -159,6 +165,7 @@ impl Plan {
     /// `cgraph` is a graph of the ggml that `abi` belongs to, its tensors allocated.
     pub unsafe fn make(&mut self, abi: &Abi, cgraph: *mut c_void, threads: usize) {
         self.nodes.clear();
+        self.attention.clear();
         self.columns = 0;
         self.threads = threads;
         self.team = Team::of(threads);
@@ -174,6 +181,7 @@ impl Plan {
             // SAFETY: a node of this ggml.
             if !unsafe { abi.fits(op) } {
                 self.nodes.clear();
+                self.attention.clear();
                 break;
             }
             match abi.op(op.op) {
@@ -204,6 +212,8 @@ impl Plan {
                     }
                     self.nodes.push(node);
                 }
+                // SAFETY: as above.
+                Op::Attention => unsafe { self.attention.push(abi, op, threads) },
                 Op::Ordinary => {}
                 Op::Opaque => last = None,
             }
@@ -219,13 +229,16 @@ impl Plan {
         weights::used(self.nodes.iter().map(|node| node.weights.clone()));
         if reader::follows() {
             // Which experts are read is not known yet.
-            let dense = self.nodes.iter_mut().filter(|node| node.kind == OpKind::MulMat);
+            let dense = self.nodes.iter_mut().filter(|node| node.kind == MatrixOp::MulMat);
             reader::follow(dense.map(|node| (node.weights.clone(), &mut node.place)));
         }
-        self.panel_bytes = panel.next_multiple_of(64);
+        // Attention keeps nothing from one operation to the next: its scratch is that of panels.
+        self.panel_bytes = panel.max(self.attention.thread_bytes()).next_multiple_of(64);
         self.private_bytes = private.next_multiple_of(64);
         self.thread_bytes = (self.panel_bytes + self.private_bytes + group + SLACK).next_multiple_of(128);
-        if !self.scratch.reserve(threads * self.thread_bytes + shared + SLACK) {
+        self.partial_at = (threads * self.thread_bytes + shared + SLACK).next_multiple_of(64);
+        if !self.scratch.reserve(self.partial_at + self.attention.shared_bytes()) {
+            self.attention.decline(Reason::OutOfMemory);
             for node in &mut self.nodes {
                 if node.decision.is_ok() {
                     node.decision = Err(Reason::OutOfMemory);
@@ -243,10 +256,11 @@ impl Plan {
         if let Some(shares) = &self.team.shares {
             self.next_of_nodes.resize_with(shares.nodes * self.nodes.len(), Padded::default);
         }
-        self.build_index();
+        self.index.build(self.nodes.iter().map(|node| node.op));
+        self.attention.build_index();
     }
 
-    unsafe fn node(&self, abi: &Abi, kind: OpKind, op: &Tensor) -> Node {
+    unsafe fn node(&self, abi: &Abi, kind: MatrixOp, op: &Tensor) -> Node {
         // SAFETY: by the contract of `make`; a product has two sources.
         let decision = unsafe { policy::decide(abi, kind, op).map(|take| Job::new(kind, op, take, self.threads)) };
         // SAFETY: as above.
@@ -256,7 +270,7 @@ impl Plan {
             placement::weights_seen(matrices(src0, job.take.rows), shares);
         }
         if let Ok(Job { take, .. }) = &decision {
-            stats::set_kernel(kind, ty, take.regime.name(), take.kernel.isa.name());
+            stats::set_kernel(kind.counted(), ty, take.regime.name(), take.kernel.isa.name());
         }
         tell(kind, src0, &decision);
         // SAFETY: as above.
@@ -330,35 +344,15 @@ impl Plan {
         self.scratch.start.wrapping_add(self.threads * self.thread_bytes)
     }
 
-    fn build_index(&mut self) {
-        let size = (self.nodes.len() * 2 + 1).next_power_of_two();
-        self.index.clear();
-        self.index.resize(size, 0);
-        for (i, node) in self.nodes.iter().enumerate() {
-            let mut at = hash(node.op, size);
-            while self.index[at] != 0 {
-                at = (at + 1) & (size - 1);
-            }
-            self.index[at] = i as u32 + 1;
-        }
+    /// The parts of attention that threads put together.
+    pub fn shared_attention(&self) -> *mut f32 {
+        self.scratch.start.wrapping_add(self.partial_at).cast()
     }
 
     /// The node for an operation of this graph.
     #[inline]
     pub fn find(&self, op: *const Tensor) -> Option<&Node> {
-        let size = self.index.len();
-        if size == 0 {
-            return None;
-        }
-        let mut at = hash(op, size);
-        while self.index[at] != 0 {
-            let node = &self.nodes[self.index[at] as usize - 1];
-            if node.op == op {
-                return Some(node);
-            }
-            at = (at + 1) & (size - 1);
-        }
-        None
+        self.index.find(op, |i| self.nodes[i].op).map(|i| &self.nodes[i])
     }
 }
 
@@ -381,16 +375,12 @@ fn matrices(src0: &Tensor, rows: usize) -> Matrices {
 /// Room that keeps the areas of threads apart by a pair of cache lines.
 const SLACK: usize = 128;
 
-fn hash(op: *const Tensor, size: usize) -> usize {
-    ((op as usize >> 4).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20) & (size - 1)
-}
-
 impl Job {
     /// Lays out a product that `policy` takes.
-    unsafe fn new(kind: OpKind, op: &Tensor, take: Take, threads: usize) -> Self {
+    unsafe fn new(kind: MatrixOp, op: &Tensor, take: Take, threads: usize) -> Self {
         // SAFETY: by the contract of `Plan::make`.
         let (src0, src1) = unsafe { (&*op.src[0], &*op.src[1]) };
-        let (work, columns, matrices) = if kind == OpKind::MulMat {
+        let (work, columns, matrices) = if kind == MatrixOp::MulMat {
             let columns = Columns::new(op, src0, src1, &take);
             let pieces = Pieces::new(0..take.rows.div_ceil(LANES), columns.tiles, columns.slices, threads);
             let (n, slices) = (columns.per_slice * columns.slices, columns.slices);
@@ -422,7 +412,7 @@ impl Job {
 ///
 /// # Safety
 /// `op` is a product of the graph, with its sources.
-unsafe fn columns(kind: OpKind, op: &Tensor) -> usize {
+unsafe fn columns(kind: MatrixOp, op: &Tensor) -> usize {
     /// `GGML_OP_NONE`, the first of the operations in every release.
     const NONE: c_int = 0;
     /// `GGML_TENSOR_FLAG_INPUT`: set anew for every graph, as rotations are.
@@ -433,13 +423,13 @@ unsafe fn columns(kind: OpKind, op: &Tensor) -> usize {
         return 0;
     }
     let n = match kind {
-        OpKind::MulMat => src1.ne[1] * src1.ne[2] * src1.ne[3],
-        OpKind::MulMatId => op.ne[2], // of [rows, used, tokens]
+        MatrixOp::MulMat => src1.ne[1] * src1.ne[2] * src1.ne[3],
+        MatrixOp::MulMatId => op.ne[2], // of [rows, used, tokens]
     };
     usize::try_from(n).unwrap_or(0)
 }
 
-fn tell(kind: OpKind, src0: &Tensor, decision: &Result<Job, Reason>) {
+fn tell(kind: MatrixOp, src0: &Tensor, decision: &Result<Job, Reason>) {
     static TOLD: Mutex<BTreeSet<(usize, &'static str)>> = Mutex::new(BTreeSet::new());
     if !log::enabled(LogLevel::Debug) {
         return;
@@ -453,7 +443,7 @@ fn tell(kind: OpKind, src0: &Tensor, decision: &Result<Job, Reason>) {
         // SAFETY: a name is a C string inside the tensor.
         let name = unsafe { c_str(src0.name.as_ptr()) }.to_string_lossy();
         let (verb, columns) = if decision.is_ok() { ("", " columns: ") } else { ("left to ggml: ", "") };
-        log!(debug, "{} {name} {:?}: {verb}{regime}{columns}{what}", kind.as_str(), &src0.ne[..2]);
+        log!(debug, "{} {name} {:?}: {verb}{regime}{columns}{what}", kind.counted().as_str(), &src0.ne[..2]);
     }
 }
 

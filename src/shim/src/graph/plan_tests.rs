@@ -47,7 +47,7 @@ fn every_panel_is_computed_once_whoever_comes_when_and_however_few_come() {
                         plan.team = Team::on_nodes(team);
                         plan.nodes.push(Node {
                             op: std::ptr::null(),
-                            kind: OpKind::MulMat,
+                            kind: MatrixOp::MulMat,
                             ty: 0,
                             decision: Err(Reason::OpNotSupported),
                             weights: 0..0,

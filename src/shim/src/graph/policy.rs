@@ -5,10 +5,9 @@ use zen5turbo_kernels::registry;
 
 use crate::config::{KernelChoice, config};
 use crate::ggml::abi::Tensor;
-use crate::ggml::probe::{Abi, TYPE_F32};
+use crate::ggml::probe::{Abi, MatrixOp, TYPE_F32};
 use crate::reason::Reason;
 use crate::startup;
-use crate::stats::OpKind;
 use crate::tuning::{self, Regime};
 
 /// `GGML_HINT_NONE` in `op_params[1]` of a MUL_MAT; older releases leave it zero.
@@ -28,7 +27,7 @@ pub struct Take {
 ///
 /// # Safety
 /// `op` and its sources are tensors of the ggml that `abi` belongs to.
-pub unsafe fn decide(abi: &Abi, kind: OpKind, op: &Tensor) -> Result<Take, Reason> {
+pub unsafe fn decide(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<Take, Reason> {
     // SAFETY: by contract.
     let take = unsafe { decide_unplaced(abi, kind, op)? };
     // SAFETY: a product has two sources.
@@ -40,7 +39,7 @@ pub unsafe fn decide(abi: &Abi, kind: OpKind, op: &Tensor) -> Result<Take, Reaso
 ///
 /// # Safety
 /// As for [`decide`].
-pub unsafe fn decide_unplaced(abi: &Abi, kind: OpKind, op: &Tensor) -> Result<Take, Reason> {
+pub unsafe fn decide_unplaced(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<Take, Reason> {
     if config().kernels == KernelChoice::Off {
         return Err(Reason::KernelsOff);
     }
@@ -52,7 +51,7 @@ pub unsafe fn decide_unplaced(abi: &Abi, kind: OpKind, op: &Tensor) -> Result<Ta
     if !src0.extra.is_null() || viewed_extra {
         return Err(Reason::Repacked);
     }
-    if kind == OpKind::MulMat && op.op_params[1] != HINT_NONE {
+    if kind == MatrixOp::MulMat && op.op_params[1] != HINT_NONE {
         return Err(Reason::HadamardHint);
     }
     if src1.ty != TYPE_F32 {
@@ -77,9 +76,9 @@ pub unsafe fn decide_unplaced(abi: &Abi, kind: OpKind, op: &Tensor) -> Result<Ta
         && op.nb[0] == 4;
     let columns_fit = plain
         && match kind {
-            OpKind::MulMat => dense_fits(op, src0, src1),
+            MatrixOp::MulMat => dense_fits(op, src0, src1),
             // SAFETY: a MUL_MAT_ID has three sources.
-            OpKind::MulMatId => unsafe { experts_fit(abi, op, src0, src1) },
+            MatrixOp::MulMatId => unsafe { experts_fit(abi, op, src0, src1) },
         };
     if !columns_fit {
         return Err(Reason::ShapeNotSupported);
@@ -115,12 +114,12 @@ unsafe fn experts_fit(abi: &Abi, op: &Tensor, src0: &Tensor, src1: &Tensor) -> b
 }
 
 /// Columns that share the weights of one matrix; of experts, as if the picks were spread evenly.
-unsafe fn columns(kind: OpKind, op: &Tensor) -> usize {
+unsafe fn columns(kind: MatrixOp, op: &Tensor) -> usize {
     // SAFETY: by the contract of `decide`, after the shapes were checked.
     let (src0, src1) = unsafe { (&*op.src[0], &*op.src[1]) };
     let n = match kind {
-        OpKind::MulMat => src1.ne[1] * (src1.ne[2] / src0.ne[2]) * (src1.ne[3] / src0.ne[3]),
-        OpKind::MulMatId => (op.ne[1] * op.ne[2] + src0.ne[2] - 1) / src0.ne[2],
+        MatrixOp::MulMat => src1.ne[1] * (src1.ne[2] / src0.ne[2]) * (src1.ne[3] / src0.ne[3]),
+        MatrixOp::MulMatId => (op.ne[1] * op.ne[2] + src0.ne[2] - 1) / src0.ne[2],
     };
     n as usize
 }

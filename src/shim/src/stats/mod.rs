@@ -33,11 +33,13 @@ pub enum OpKind {
     MulMat = 0,
     /// `GGML_OP_MUL_MAT_ID`.
     MulMatId = 1,
+    /// `GGML_OP_FLASH_ATTN_EXT`, counted by the type of its keys.
+    FlashAttnExt = 2,
 }
 
 impl OpKind {
     /// Every kind, in the order of its number.
-    pub const ALL: [Self; 2] = [Self::MulMat, Self::MulMatId];
+    pub const ALL: [Self; 3] = [Self::MulMat, Self::MulMatId, Self::FlashAttnExt];
 
     /// The name that `ggml_op_name` gives it.
     #[must_use]
@@ -45,6 +47,7 @@ impl OpKind {
         match self {
             Self::MulMat => "MUL_MAT",
             Self::MulMatId => "MUL_MAT_ID",
+            Self::FlashAttnExt => "FLASH_ATTN_EXT",
         }
     }
 }
@@ -107,7 +110,7 @@ pub fn graph(columns: usize, ns: u64) {
     graphs.ns.fetch_add(ns, Relaxed);
 }
 
-/// Counts one operation that was computed here: the time it took, the bytes of weights it read and
+/// Counts one operation that was computed here: the time it took, the bytes of weights (of keys and values) it read and
 /// the multiply-accumulates it did. To be called by one of the threads that shared the work.
 pub fn taken(op: OpKind, ty: u8, ns: u64, bytes: u64, macs: u64) {
     let cell = cell(op, ty);

@@ -27,7 +27,7 @@ use crate::tuning;
 /// ggml:    [ { path, status } ]
 /// graphs:  { columns: { count, columns, ns } }
 /// ops:     { MUL_MAT: { q4_K: { taken, ns, bytes, mac, kernels: {regime: name},
-///                               declined: {reason: n} } } }
+///                               declined: {reason: n} } } }    FLASH_ATTN_EXT: by the type of its keys
 /// direct:  { ... }                    see [`direct::report`]
 /// memory:  { ... }                    see [`memory::report`]
 /// blas:    { calls,                   calls of cblas_sgemm that went to the library of ZEN5TURBO_BLAS
@@ -35,7 +35,7 @@ use crate::tuning;
 /// events:  { reason: n }
 /// ```
 ///
-/// `taken` counts calls; `ns` is time in nanoseconds, `bytes` the weight bytes read and `mac` the
+/// `taken` counts calls; `ns` is time in nanoseconds, `bytes` the bytes of weights (of keys and values) read and `mac` the
 /// multiply-accumulates of those calls. `graphs` counts executions of graphs by their columns (`0`, `1`, `2-16`,
 /// `many`), adds those up, and their time. What was never counted is left out.
 #[must_use]

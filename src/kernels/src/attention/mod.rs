@@ -1,0 +1,495 @@
+//! Attention, as in ggml's `FLASH_ATTN_EXT`: of queries that share keys and values, the mean of the values, weighted by the
+//! exponential of the scaled product of query and key. A tile of keys at a time, so that scores never leave the caches;
+//! what was summed is rescaled when a larger score comes (<https://arxiv.org/abs/2112.05682>).
+//!
+//! Products of queries and keys are those of activations and weights: keys are the rows of a matrix, of any weight type, and
+//! the kernels are those of [`crate::registry`]. Sums are `f32`; ggml sums values of F16 in F16.
+
+mod soften;
+mod values;
+
+pub use soften::{Known, Scale};
+
+use crate::dequantize::{DequantizeFn, dequantizer};
+use crate::formats::WeightType;
+use crate::isa::{Isa, LANES};
+use crate::kernel::{Blocking, Kernel, Product, Tiles};
+use crate::registry;
+use crate::width::DataPath;
+use soften::{Mask, SoftenFn};
+use values::{Weighted, WeightedFn};
+
+/// Most queries that are computed together.
+pub const MOST_QUERIES: usize = 64;
+
+/// Keys of a tile where keys and values are used by many queries: the values, as floats, stay in the nearest cache.
+const KEYS_OF_MANY: usize = 64;
+
+/// Keys of a tile for few queries, which read keys and values once.
+const KEYS_OF_FEW: usize = 128;
+
+/// From so many queries on, values are widened to floats once for all of them.
+const WIDEN_FROM: usize = 16;
+
+/// Floats from the scores of a query to those of the next one.
+const SCORES: usize = KEYS_OF_FEW;
+
+/// Queries that [`values::add`] is made for.
+const TOGETHER: usize = 6;
+
+/// The functions of one instruction set. Of sums: for one vector of sixteen elements, and for as many as pay; each for one to
+/// [`TOGETHER`] queries.
+#[derive(Debug)]
+struct Functions {
+    soften: SoftenFn,
+    exp: unsafe fn(f32) -> f32,
+    vectors: usize,
+    halves: [[WeightedFn; TOGETHER]; 2],
+    floats: [[WeightedFn; TOGETHER]; 2],
+    widen_halves: WidenFn,
+    widen_bf16: WidenFn,
+}
+
+/// Makes floats of so many 16-bit ones, a multiple of sixteen.
+type WidenFn = unsafe fn(*const u8, *mut f32, usize);
+
+/// Makes rows of values floats.
+#[derive(Clone, Copy, Debug)]
+enum Widen {
+    /// F16 or BF16.
+    Words(WidenFn),
+    /// Floats, whose rows are filled up to whole vectors.
+    Floats,
+    /// Blocks of a quantised type.
+    Blocks(DequantizeFn),
+}
+
+/// Attention with keys and values of some types and lengths.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    /// Computes the products with keys.
+    pub kernel: &'static Kernel,
+    functions: &'static Functions,
+    value_type: WeightType,
+    widen: Widen,
+    /// Elements of keys and queries, and of values and results.
+    key_len: usize,
+    value_len: usize,
+    /// Most queries at a time.
+    queries: usize,
+}
+
+/// Keys and values, and the queries that share them.
+#[derive(Clone, Copy, Debug)]
+pub struct Shared {
+    /// The first key, and bytes from key to key.
+    pub keys: (*const u8, usize),
+    /// The same for values.
+    pub values: (*const u8, usize),
+    /// How products become scores.
+    pub scale: Scale,
+}
+
+/// One query.
+#[derive(Clone, Copy, Debug)]
+pub struct Query {
+    /// Its elements.
+    pub elements: *const f32,
+    /// Halves that are added to its scores, one for every key, times `slope`; or null.
+    pub mask: *const u8,
+    /// Factor of the mask.
+    pub slope: f32,
+}
+
+/// What a mask adds for keys that are not to be seen: negative infinity, as a half.
+const UNSEEN: u16 = 0xfc00;
+
+/// Parts of a thread's scratch, as offsets in bytes.
+struct Layout {
+    queries: usize,
+    panel: usize,
+    scores: usize,
+    values: usize,
+    bytes: usize,
+}
+
+impl Attention {
+    /// For up to `queries` queries that share keys and values. `None` where there is no kernel for a type on this CPU, or a
+    /// length is no multiple of its blocks.
+    pub fn new(
+        (path, isa): (DataPath, Isa),
+        (key_type, key_len): (WeightType, usize),
+        (value_type, value_len): (WeightType, usize),
+        queries: usize,
+    ) -> Option<Self> {
+        let whole = |t: WeightType, n: usize| n > 0 && n.is_multiple_of(t.block().0);
+        if queries == 0 || !whole(key_type, key_len) || !whole(value_type, value_len) {
+            return None;
+        }
+        let queries = queries.min(MOST_QUERIES);
+        let kernel = registry::kernel_on(path, isa, key_type, queries)?;
+        let functions = functions(isa)?;
+        let widen = match value_type {
+            WeightType::F16 => Widen::Words(functions.widen_halves),
+            WeightType::Bf16 => Widen::Words(functions.widen_bf16),
+            WeightType::F32 => Widen::Floats,
+            _ => Widen::Blocks(dequantizer(isa, value_type)?),
+        };
+        Some(Attention { kernel, functions, value_type, widen, key_len, value_len, queries })
+    }
+
+    /// Most queries that [`Self::add`] takes.
+    pub const fn most_queries(&self) -> usize {
+        self.queries
+    }
+
+    /// Floats of a query's sums: its [`Known`] behind them.
+    pub const fn sums_len(&self) -> usize {
+        self.padded() + LANES
+    }
+
+    /// Elements of a value, filled up to whole vectors.
+    const fn padded(&self) -> usize {
+        self.value_len.next_multiple_of(LANES)
+    }
+
+    fn layout(&self) -> Layout {
+        let line = |bytes: usize| bytes.next_multiple_of(64);
+        let panel = line(self.kernel.act.bytes(self.key_len, self.queries));
+        let scores = panel + line(self.kernel.scratch_bytes(self.key_len, &Blocking::MEASURED));
+        let values = scores + 4 * SCORES * self.queries;
+        let widened = if self.widens(self.queries) { 4 * self.keys_of_tile(self.queries) * self.padded() } else { 0 };
+        Layout { queries: 0, panel, scores, values, bytes: values + widened }
+    }
+
+    /// Bytes of scratch that [`Self::add`] needs for each thread.
+    pub fn scratch_bytes(&self) -> usize {
+        // few queries may have larger tiles of values
+        let few = if self.widens(1) { 4 * KEYS_OF_FEW * self.padded() } else { 0 };
+        let layout = self.layout();
+        layout.bytes.max(layout.values + few)
+    }
+
+    /// Keys that [`Self::add`] computes at a time for so many queries.
+    pub const fn keys_of_tile(&self, queries: usize) -> usize {
+        if queries < WIDEN_FROM { KEYS_OF_FEW } else { KEYS_OF_MANY }
+    }
+
+    /// Whether values are made floats before they are used.
+    fn widens(&self, queries: usize) -> bool {
+        let whole = self.value_len.is_multiple_of(LANES);
+        match self.value_type {
+            WeightType::F32 => !whole,
+            WeightType::F16 => !whole || queries >= WIDEN_FROM,
+            _ => true,
+        }
+    }
+
+    /// Makes `n` queries' sums those of no key. Their sums lie [`Self::sums_len`] floats apart.
+    ///
+    /// # Safety
+    /// `sums` is writable for as many.
+    pub unsafe fn clear(&self, n: usize, sums: *mut f32) {
+        for q in 0..n {
+            let sums = sums.add(q * self.sums_len());
+            sums.write_bytes(0, self.padded());
+            self.known(sums).write(Known::NOTHING);
+        }
+    }
+
+    fn known(&self, sums: *mut f32) -> *mut Known {
+        sums.wrapping_add(self.padded()).cast()
+    }
+
+    /// Adds what the keys of the range give to the sums of `n` queries, at least one and not more than
+    /// [`Self::most_queries`].
+    ///
+    /// # Safety
+    /// The keys, values, queries and masks are readable; `sums`, aligned to 4 bytes, is what [`Self::clear`] made, `scratch`
+    /// writable for [`Self::scratch_bytes`], aligned to 64 bytes, and this thread's own.
+    pub unsafe fn add(
+        &self,
+        shared: &Shared,
+        keys: core::ops::Range<usize>,
+        n: usize,
+        query: impl Fn(usize) -> Query,
+        sums: *mut f32,
+        scratch: *mut u8,
+    ) {
+        let layout = self.layout();
+        let (act, panel) = (scratch.add(layout.queries), scratch.add(layout.panel));
+        let scores: *mut f32 = scratch.add(layout.scores).cast();
+        let tiles = self.kernel.tiles(n);
+        for t in 0..tiles.count {
+            self.kernel.quantize_tile(self.key_len, tiles, t, act, |q| query(q).elements);
+        }
+        let step = self.keys_of_tile(n);
+        let mut from = keys.start;
+        while from < keys.end {
+            let to = (from + step).min(keys.end);
+            if let Some(seen) = seen(from..to, n, &query) {
+                self.products(shared, seen.clone(), tiles, act, panel, scores);
+                let mut factors = [1.0; MOST_QUERIES];
+                for (q, factor) in factors[..n].iter_mut().enumerate() {
+                    let mask = mask(&query(q), &seen);
+                    let known = &mut *self.known(sums.add(q * self.sums_len()));
+                    let soften = self.functions.soften;
+                    let scores = scores.add(q * SCORES);
+                    *factor = soften(scores, seen.len(), &mask, shared.scale, known);
+                    if known.max == f32::NEG_INFINITY {
+                        scores.write_bytes(0, seen.len());
+                    }
+                }
+                let values = scratch.add(layout.values).cast();
+                self.weigh(shared, seen, n, scores, &factors, sums, values);
+            }
+            from = to;
+        }
+    }
+
+    /// Products of all queries and these keys.
+    unsafe fn products(
+        &self,
+        shared: &Shared,
+        keys: core::ops::Range<usize>,
+        tiles: Tiles,
+        act: *const u8,
+        panel: *mut u8,
+        scores: *mut f32,
+    ) {
+        let (start, stride) = shared.keys;
+        let rows = keys.len();
+        let weights = start.add(keys.start * stride);
+        let product = Product { weights, stride, rows, k: self.key_len, act, tiles };
+        let result = |q: usize| scores.add(q * SCORES);
+        let panels = 0..rows.div_ceil(LANES);
+        self.kernel.multiply(&product, panels, 0..tiles.count, &Blocking::MEASURED, panel, result);
+    }
+
+    /// Adds the values of these keys, weighted, to the sums.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn weigh(
+        &self,
+        shared: &Shared,
+        keys: core::ops::Range<usize>,
+        n: usize,
+        weights: *const f32,
+        factors: &[f32; MOST_QUERIES],
+        sums: *mut f32,
+        widened: *mut f32,
+    ) {
+        let (start, stride) = shared.values;
+        let first = start.add(keys.start * stride);
+        let (mut values, mut values_stride, mut element) = (first, stride, 2);
+        let mut table = &self.functions.halves;
+        if self.widens(n) {
+            for key in 0..keys.len() {
+                self.widen_row(first.add(key * stride), widened.add(key * self.padded()));
+            }
+            (values, values_stride, element) = (widened.cast_const().cast(), 4 * self.padded(), 4);
+            table = &self.functions.floats;
+        } else if self.value_type == WeightType::F32 {
+            (element, table) = (4, &self.functions.floats);
+        }
+        let groups = Tiles::new(n, TOGETHER);
+        let vectors = self.padded() / LANES;
+        let mut at = 0;
+        while at < vectors {
+            let many = vectors - at >= self.functions.vectors;
+            for g in 0..groups.count {
+                let (q, end) = (groups.start(g), groups.start(g + 1));
+                let add = table[usize::from(many)][end - q - 1];
+                add(&Weighted {
+                    weights: weights.add(q * SCORES),
+                    weights_stride: SCORES,
+                    values: values.add(at * LANES * element),
+                    values_stride,
+                    keys: keys.len(),
+                    sums: sums.add(q * self.sums_len() + at * LANES),
+                    sums_stride: self.sums_len(),
+                    factors: factors.as_ptr().add(q),
+                });
+            }
+            at += if many { self.functions.vectors } else { 1 };
+        }
+    }
+
+    /// One value as floats, zeros behind it.
+    unsafe fn widen_row(&self, value: *const u8, to: *mut f32) {
+        let whole = self.value_len / LANES * LANES;
+        let left = self.value_len - whole;
+        match self.widen {
+            Widen::Words(widen) => {
+                widen(value, to, whole);
+                if left > 0 {
+                    widen(filled(value.add(2 * whole), left).as_ptr(), to.add(whole), LANES);
+                }
+            }
+            Widen::Floats => {
+                core::ptr::copy_nonoverlapping(value, to.cast(), 4 * self.value_len);
+                to.add(self.value_len).write_bytes(0, self.padded() - self.value_len);
+            }
+            // blocks are whole vectors
+            Widen::Blocks(dequantize) => dequantize(value, to, self.value_len),
+        }
+    }
+
+    /// The result of a query whose sums over parts of the keys lie `stride` floats apart, from `sums` on: `value_len` floats at
+    /// `to`. `sink` is one more score, of a key without value. Zeros where no key was seen.
+    ///
+    /// # Safety
+    /// The sums of `parts` parts are readable, `to` is writable.
+    pub unsafe fn finish(&self, sums: *const f32, parts: usize, stride: usize, sink: Option<f32>, to: *mut f32) {
+        let part = |i: usize| {
+            let sums = sums.add(i * stride);
+            (sums, self.known(sums.cast_mut()).read())
+        };
+        let exp = |x| (self.functions.exp)(x);
+        let max = (0..parts).map(|i| part(i).1.max).fold(sink.unwrap_or(f32::NEG_INFINITY), f32::max);
+        // a difference of infinities would not be a number
+        let scale = |x: f32| if x == f32::NEG_INFINITY { 0.0 } else { exp(x - max) };
+        let mut sum = sink.map_or(0.0, scale);
+        for i in 0..parts {
+            let (_, known) = part(i);
+            sum += known.sum * scale(known.max);
+        }
+        let inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
+        for i in 0..parts {
+            let (sums, known) = part(i);
+            let factor = scale(known.max) * inverse;
+            for e in 0..self.value_len {
+                let v = *sums.add(e) * factor;
+                let to = to.add(e);
+                to.write_unaligned(if i == 0 { v } else { to.read_unaligned() + v });
+            }
+        }
+    }
+}
+
+/// Fewer than sixteen halves, or others of their size, filled up with zeros.
+unsafe fn filled(halves: *const u8, n: usize) -> [u8; 2 * LANES] {
+    let mut all = [0; 2 * LANES];
+    core::ptr::copy_nonoverlapping(halves, all.as_mut_ptr(), 2 * n);
+    all
+}
+
+/// The mask of a query for these keys.
+unsafe fn mask(query: &Query, keys: &core::ops::Range<usize>) -> Mask {
+    let Query { mask, slope, .. } = *query;
+    if mask.is_null() {
+        return Mask { halves: mask, last: [0; 2 * LANES], slope };
+    }
+    let halves = mask.add(2 * keys.start);
+    let whole = keys.len() / LANES * LANES;
+    Mask { halves, last: filled(halves.add(2 * whole), keys.len() - whole), slope }
+}
+
+/// The keys from the first to the last one that any query sees; `None` if none sees any.
+unsafe fn seen(
+    keys: core::ops::Range<usize>,
+    n: usize,
+    query: &impl Fn(usize) -> Query,
+) -> Option<core::ops::Range<usize>> {
+    let mut found: Option<core::ops::Range<usize>> = None;
+    let mut last = core::ptr::null();
+    for q in 0..n {
+        let mask = query(q).mask;
+        if mask.is_null() {
+            return Some(keys);
+        }
+        if core::ptr::eq(mask, last) {
+            continue; // heads share it
+        }
+        last = mask;
+        let sees = |key: &usize| mask.add(2 * key).cast::<u16>().read_unaligned() != UNSEEN;
+        // what is found already need not be looked at
+        let (start, end) = found.as_ref().map_or((keys.end, keys.start), |f| (f.start, f.end));
+        let first = (keys.start..start).find(sees).unwrap_or(start);
+        let behind = (end.max(first)..keys.end).rfind(sees).map_or(end, |key| key + 1);
+        if first < behind {
+            found = Some(first..behind);
+        }
+    }
+    found
+}
+
+/// A module with the functions of one ISA; `$nv` vectors of values at a time.
+macro_rules! isa_functions {
+    ($name:ident, $lanes:ty, $nv:literal, $(#[$attr:meta])?) => {
+        mod $name {
+            use super::{Functions, TOGETHER};
+            use super::soften::{Known, Mask, Scale, exp1};
+            use super::values::{Weighted, WeightedFn};
+            use crate::isa::{LANES, Lanes};
+            use crate::pack::{Bf16, F16, F32, FloatWeight};
+
+            $(#[$attr])?
+            unsafe fn soften(scores: *mut f32, n: usize, mask: &Mask, scale: Scale, known: &mut Known) -> f32 {
+                super::soften::soften::<$lanes>(scores, n, mask, scale, known)
+            }
+
+            $(#[$attr])?
+            unsafe fn exp(x: f32) -> f32 {
+                exp1::<$lanes>(x)
+            }
+
+            #[inline(always)]
+            unsafe fn widen<W: FloatWeight>(from: *const u8, to: *mut f32, n: usize) {
+                for i in (0..n).step_by(LANES) {
+                    <$lanes>::storef(to.add(i).cast(), W::widen::<$lanes>(from.add(2 * i)));
+                }
+            }
+
+            $(#[$attr])?
+            unsafe fn widen_halves(from: *const u8, to: *mut f32, n: usize) {
+                widen::<F16>(from, to, n)
+            }
+
+            $(#[$attr])?
+            unsafe fn widen_bf16(from: *const u8, to: *mut f32, n: usize) {
+                widen::<Bf16>(from, to, n)
+            }
+
+            $(#[$attr])?
+            unsafe fn add<W: FloatWeight, const NQ: usize, const NV: usize>(w: &Weighted) {
+                super::values::add::<$lanes, W, NQ, NV>(w)
+            }
+
+            const fn table<W: FloatWeight, const NV: usize>() -> [WeightedFn; TOGETHER] {
+                [add::<W, 1, NV>, add::<W, 2, NV>, add::<W, 3, NV>, add::<W, 4, NV>, add::<W, 5, NV>, add::<W, 6, NV>]
+            }
+
+            pub(super) static FUNCTIONS: Functions = Functions {
+                soften,
+                exp,
+                vectors: $nv,
+                halves: [table::<F16, 1>(), table::<F16, $nv>()],
+                floats: [table::<F32, 1>(), table::<F32, $nv>()],
+                widen_halves,
+                widen_bf16,
+            };
+        }
+    };
+}
+
+isa_functions!(scalar, crate::isa::scalar::Scalar, 2,);
+isa_functions!(avx2, crate::isa::avx2::Avx2, 1, #[target_feature(enable = "avx2,fma,f16c")]);
+isa_functions!(
+    vnni256, crate::isa::vnni256::Vnni256, 2,
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+);
+isa_functions!(
+    avx512, crate::isa::avx512::Avx512, 4,
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+);
+
+/// The functions of `isa`; `None` where the CPU lacks it.
+fn functions(isa: Isa) -> Option<&'static Functions> {
+    let functions = match isa {
+        Isa::Scalar => &scalar::FUNCTIONS,
+        Isa::Avx2 => &avx2::FUNCTIONS,
+        Isa::Vnni256 => &vnni256::FUNCTIONS,
+        Isa::Avx512 => &avx512::FUNCTIONS,
+    };
+    isa.available().then_some(functions)
+}

@@ -1,0 +1,138 @@
+//! Scores of one query to weights: scaled, masked, and the exponential of how far each lies below the largest one
+//! so far.
+
+use crate::isa::{LANES, Real};
+
+/// How the scores of a query are made of products.
+#[derive(Clone, Copy, Debug)]
+pub struct Scale {
+    /// Factor of the products.
+    pub scale: f32,
+    /// With a value other than 0, scores `s` become `cap * tanh(s / cap)` before they are masked; `scale` is then
+    /// already divided by it.
+    pub cap: f32,
+}
+
+/// What is known of a query's weights: their sum, each relative to `e` to the power of the largest score.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Known {
+    /// Largest score so far; negative infinity before the first one.
+    pub max: f32,
+    /// Sum of the weights.
+    pub sum: f32,
+}
+
+impl Known {
+    /// Of no score.
+    pub const NOTHING: Self = Known { max: f32::NEG_INFINITY, sum: 0.0 };
+}
+
+/// What is added to the scores of a query.
+#[derive(Clone, Copy, Debug)]
+pub struct Mask {
+    /// Halves, one for every key; or null.
+    pub halves: *const u8,
+    /// Those of the last keys that do not fill a vector of sixteen, in one that does.
+    pub last: [u8; 2 * LANES],
+    /// Factor of the halves.
+    pub slope: f32,
+}
+
+/// The scores of a query, as products, in `scores`, which has room for `n` rounded up to sixteen. Leaves the
+/// weights there, zero behind the `n`-th; something else where no key was seen so far. The result is the factor for everything that was summed with earlier weights.
+///
+/// # Safety
+/// The mask is readable for `n` halves, unless it is null.
+pub type SoftenFn = unsafe fn(scores: *mut f32, n: usize, mask: &Mask, scale: Scale, known: &mut Known) -> f32;
+
+/// `e` to the power of `x`, which is at most 0 or not much above, with an error of two units in the last place; zero
+/// below -87.3.
+#[inline(always)]
+unsafe fn exp<S: Real>(x: S::F) -> S::F {
+    let x = S::maxf(S::splatf(-500.0), x); // a NaN stays
+    let n = S::roundf(S::mulf(x, S::splatf(std::f32::consts::LOG2_E)));
+    // ln 2 in two parts, of which the first has few digits: its products are exact
+    let r = S::fnma(n, S::splatf(0.693_359_4), x);
+    let r = S::fnma(n, S::splatf(-2.121_944_4e-4), r);
+    // Taylor's series would need one term more: these are Cephes' coefficients (expf.c)
+    let mut p = S::splatf(1.987_569_2e-4);
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        p = S::fma(p, r, S::splatf(c));
+    }
+    let p = S::fma(S::mulf(p, r), r, r);
+    S::scale2(S::addf(p, S::splatf(1.0)), n)
+}
+
+/// [`exp`] of one number.
+///
+/// # Safety
+/// See [`Lanes`].
+#[inline(always)]
+pub unsafe fn exp1<S: Real>(x: f32) -> f32 {
+    let mut lanes = [0f32; LANES];
+    S::storef(lanes.as_mut_ptr().cast(), exp::<S>(S::splatf(x)));
+    lanes[0]
+}
+
+/// `-max(x, -15)`.
+#[inline(always)]
+unsafe fn bounded<S: Real>(x: S::F) -> S::F {
+    S::fnma(S::maxf(S::splatf(-15.0), x), S::splatf(1.0), S::splatf(0.0))
+}
+
+/// `cap * tanh(x)`, as `cap - 2 cap / (e^2x + 1)`.
+#[inline(always)]
+unsafe fn capped<S: Real>(x: S::F, cap: S::F) -> S::F {
+    let x = bounded::<S>(bounded::<S>(x)); // beyond 15 nothing is left of the difference to one
+    let e = exp::<S>(S::addf(x, x));
+    S::fnma(S::divf(S::addf(cap, cap), S::addf(e, S::splatf(1.0))), S::splatf(1.0), cap)
+}
+
+/// See [`SoftenFn`].
+///
+/// # Safety
+/// That of [`SoftenFn`], and see [`crate::isa::Lanes`].
+#[inline(always)]
+pub unsafe fn soften<S: Real>(
+    scores: *mut f32,
+    n: usize,
+    mask: &Mask,
+    Scale { scale, cap }: Scale,
+    known: &mut Known,
+) -> f32 {
+    let padded = n.next_multiple_of(LANES);
+    let at = |i: usize| scores.add(i).cast::<u8>();
+    let mut max = S::splatf(f32::NEG_INFINITY);
+    for i in (0..padded).step_by(LANES) {
+        let mut s = S::mulf(S::loadf(at(i)), S::splatf(scale));
+        if cap != 0.0 {
+            s = capped::<S>(s, S::splatf(cap));
+        }
+        let whole = i + LANES <= n;
+        if !mask.halves.is_null() {
+            let halves = if whole { mask.halves.add(2 * i) } else { mask.last.as_ptr() };
+            s = S::fma(S::widen_halves(halves), S::splatf(mask.slope), s);
+        }
+        if !whole {
+            S::storef(at(i), S::splatf(f32::NEG_INFINITY));
+            S::storef_n(scores.add(i), s, n - i);
+            s = S::loadf(at(i));
+        }
+        S::storef(at(i), s);
+        max = S::maxf(s, max);
+    }
+    let old = known.max;
+    let new = old.max(S::largest(max));
+    if new == f32::NEG_INFINITY {
+        return 1.0;
+    }
+    let (minus, mut sum) = (S::splatf(-new), S::splatf(0.0));
+    for i in (0..padded).step_by(LANES) {
+        let p = exp::<S>(S::addf(S::loadf(at(i)), minus));
+        S::storef(at(i), p);
+        sum = S::addf(sum, p);
+    }
+    let factor = if old == new { 1.0 } else { exp1::<S>(old - new) };
+    *known = Known { max: new, sum: known.sum * factor + S::sum(sum) };
+    factor
+}

@@ -1,0 +1,379 @@
+//! Attention against its definition, in `f64`, with every buffer guarded.
+
+use super::data::{Rng, block, random_columns, random_matrix};
+use super::guard::{Guarded, Side};
+use super::harness::row_bytes;
+use super::reference::{dot, flushed, kept, weights};
+use crate::attention::{Attention, Query, Scale, Shared};
+use crate::formats::{Values, WeightType};
+use crate::isa::Isa;
+use crate::width::DataPath;
+use half::f16;
+
+/// Queries that share keys and values.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub isa: Isa,
+    pub key: (WeightType, usize),
+    pub value: (WeightType, usize),
+    pub keys: Vec<u8>,
+    pub values: Vec<u8>,
+    /// Bytes between rows of keys and of values.
+    pub gap: usize,
+    pub queries: Vec<Vec<f32>>,
+    /// Of each query what is added to its scores, and times what.
+    pub masks: Vec<Option<(Vec<f16>, f32)>>,
+    pub sink: Option<f32>,
+    pub scale: f32,
+    pub cap: f32,
+    /// Where the keys are cut into parts; begins with 0 and ends with their number.
+    pub cuts: Vec<usize>,
+}
+
+/// What a result should be, and how far off rounding can make it.
+struct Expected {
+    value: f64,
+    bound: f64,
+}
+
+impl Case {
+    fn n_keys(&self) -> usize {
+        *self.cuts.last().unwrap()
+    }
+
+    fn strides(&self) -> (usize, usize) {
+        (row_bytes(self.key.0, self.key.1) + self.gap, row_bytes(self.value.0, self.value.1) + self.gap)
+    }
+
+    fn attention(&self) -> Option<Attention> {
+        Attention::new((DataPath::Full, self.isa), self.key, self.value, self.queries.len())
+    }
+
+    /// The results, query after query; every buffer ends or begins beside a page that cannot be touched.
+    fn run(&self, attention: &Attention, side: Side) -> Vec<f32> {
+        let n = self.queries.len();
+        let (keys, values) = (Guarded::of(&self.keys, side), Guarded::of(&self.values, side));
+        let queries: Vec<_> = self.queries.iter().map(|q| Guarded::floats(q, side)).collect();
+        let halves = |m: &[f16]| m.iter().flat_map(|h| h.to_le_bytes()).collect::<Vec<_>>();
+        let masks: Vec<_> =
+            self.masks.iter().map(|m| m.as_ref().map(|(m, slope)| (Guarded::of(&halves(m), side), *slope))).collect();
+        let (key_stride, value_stride) = self.strides();
+        let scale = if self.cap == 0.0 { self.scale } else { self.scale / self.cap };
+        let shared = Shared {
+            keys: (keys.ptr(), key_stride),
+            values: (values.ptr(), value_stride),
+            scale: Scale { scale, cap: self.cap },
+        };
+        let query = |i: usize| Query {
+            elements: queries[i].ptr().cast(),
+            mask: masks[i].as_ref().map_or(std::ptr::null(), |m| m.0.ptr()),
+            slope: masks[i].as_ref().map_or(1.0, |m| m.1),
+        };
+        let (len, parts) = (attention.sums_len(), self.cuts.len() - 1);
+        let scratch = Guarded::new(attention.scratch_bytes(), 64, side);
+        let sums = Guarded::new(4 * len * n * parts, 4, side);
+        let results: Vec<_> = (0..n).map(|_| Guarded::new(4 * self.value.1, 4, side)).collect();
+        // SAFETY: the buffers are as large as documented, and no larger.
+        unsafe {
+            for from in (0..n).step_by(attention.most_queries()) {
+                let count = attention.most_queries().min(n - from);
+                for (part, cut) in self.cuts.windows(2).enumerate() {
+                    let sums = sums.ptr().cast::<f32>().add((part * n + from) * len);
+                    attention.clear(count, sums);
+                    attention.add(&shared, cut[0]..cut[1], count, |i| query(from + i), sums, scratch.ptr());
+                }
+            }
+            for (i, result) in results.iter().enumerate() {
+                let sums = sums.ptr().cast::<f32>().add(i * len);
+                attention.finish(sums, parts, n * len, self.sink, result.ptr().cast());
+            }
+        }
+        scratch.check("the scratch");
+        sums.check("the sums");
+        let mut all = vec![];
+        for result in &results {
+            result.check("the result");
+            all.extend(result.bytes().chunks_exact(4).map(|b| f32::from_ne_bytes(b.try_into().unwrap())));
+        }
+        all
+    }
+
+    /// By the definition.
+    fn expected(&self, attention: &Attention) -> Vec<Expected> {
+        let (key_stride, value_stride) = self.strides();
+        let row = |t: WeightType, n: usize, bytes: &[u8], at: usize| weights(t, &bytes[at..][..row_bytes(t, n)]);
+        let keys: Vec<_> =
+            (0..self.n_keys()).map(|i| row(self.key.0, self.key.1, &self.keys, i * key_stride)).collect();
+        let values: Vec<Vec<f64>> = (0..self.n_keys())
+            .map(|i| row(self.value.0, self.value.1, &self.values, i * value_stride))
+            .map(|row| row.iter().map(|e| e.scaled + e.min).collect())
+            .collect();
+        let act = attention.kernel.act;
+        let flush = |x: f64| if act.values == Values::Bf16Pairs { flushed(x) } else { x };
+        let blocks = self.key.1 / self.key.0.block().0;
+        let mut all = vec![];
+        for (query, mask) in self.queries.iter().zip(&self.masks) {
+            let query: Vec<f64> = kept(act, query).into_iter().map(flush).collect();
+            let mut off = 0f64; // the most that a score can be off
+            let scores: Vec<f64> = keys
+                .iter()
+                .enumerate()
+                .map(|(i, key)| {
+                    let key: Vec<_> =
+                        key.iter().map(|&e| super::reference::Element { scaled: flush(e.scaled), ..e }).collect();
+                    let product = dot(&key, &query);
+                    let mut s = product.value * f64::from(self.scale);
+                    let mut bound = product.bound(blocks) * f64::from(self.scale).abs();
+                    if self.cap != 0.0 {
+                        s = f64::from(self.cap) * (s / f64::from(self.cap)).tanh();
+                        bound += f64::from(self.cap) * 1e-6;
+                    }
+                    let added = mask.as_ref().map_or(0.0, |(m, slope)| m[i].to_f64() * f64::from(*slope));
+                    if added.is_finite() {
+                        off = off.max(bound + ((s + added).abs() + added.abs() + s.abs()) * 2e-7);
+                    }
+                    s + added
+                })
+                .collect();
+            let max = scores.iter().copied().chain(self.sink.map(f64::from)).fold(f64::NEG_INFINITY, f64::max);
+            let parts: Vec<f64> =
+                scores.iter().map(|s| if max == f64::NEG_INFINITY { 0.0 } else { (s - max).exp() }).collect();
+            let sum: f64 = parts.iter().sum::<f64>() + self.sink.map_or(0.0, |s| (f64::from(s) - max).exp());
+            for e in 0..self.value.1 {
+                let mean = |f: &dyn Fn(f64) -> f64| {
+                    let total: f64 =
+                        parts.iter().zip(&values).filter(|(p, _)| **p > 0.0).map(|(p, v)| p * f(v[e])).sum();
+                    if sum == 0.0 { 0.0 } else { total / sum }
+                };
+                // each weight is off by as much as its score, and so is their sum; additions round, one for every
+                // key, and weights below the normal numbers are left out
+                let most = values.iter().map(|v| v[e].abs()).fold(0.0, f64::max);
+                let bound = mean(&f64::abs) * (2.1 * off + 1e-6 + 1.2e-7 * self.n_keys() as f64)
+                    + most * 1e-37 * self.n_keys() as f64;
+                all.push(Expected { value: mean(&|v| v), bound: bound + 1e-37 });
+            }
+        }
+        all
+    }
+
+    /// Whether the CPU can compute it; panics where it does so wrongly.
+    pub fn check(&self, side: Side) -> bool {
+        let Some(attention) = self.attention() else { return false };
+        let got = self.run(&attention, side);
+        for (i, (got, expected)) in got.iter().zip(self.expected(&attention)).enumerate() {
+            let off = (f64::from(*got) - expected.value).abs();
+            assert!(
+                off <= expected.bound,
+                "{} with {:?}, {} queries, cuts {:?}: query {}, element {}: {got}, not {}, off by {off:e} where {:e} is due",
+                attention.kernel.name(),
+                self.value,
+                self.queries.len(),
+                self.cuts,
+                i / self.value.1,
+                i % self.value.1,
+                expected.value,
+                expected.bound
+            );
+        }
+        true
+    }
+}
+
+/// A case of random numbers whose scores are small; without masks.
+fn random(
+    isa: Isa,
+    key: (WeightType, usize),
+    value: (WeightType, usize),
+    [queries, keys, gap]: [usize; 3],
+    rng: &mut Rng,
+) -> Case {
+    let strides = (row_bytes(key.0, key.1) + gap, row_bytes(value.0, value.1) + gap);
+    Case {
+        isa,
+        key,
+        value,
+        keys: random_matrix(key.0, keys, key.1, strides.0, rng),
+        values: random_matrix(value.0, keys, value.1, strides.1, rng),
+        gap,
+        queries: random_columns(queries, key.1, rng),
+        masks: vec![None; queries],
+        sink: None,
+        scale: 0.02,
+        cap: 0.0,
+        cuts: vec![0, keys],
+    }
+}
+
+fn tiers() -> impl Iterator<Item = Isa> {
+    Isa::ALL.into_iter().filter(|isa| isa.available())
+}
+
+/// Whether tests can afford it on this tier.
+fn affordable(isa: Isa, macs: usize) -> bool {
+    isa != Isa::Scalar || macs < 200_000
+}
+
+#[test]
+fn every_type_of_keys_and_values_agrees_with_the_definition() {
+    let rng = &mut Rng(31);
+    for isa in tiers() {
+        let mut checked = 0;
+        for t in WeightType::ALL {
+            let len = if t.block().0 == 1 { 48 } else { block(t) * if block(t) == 32 { 2 } else { 1 } };
+            for queries in [1, 4, 17] {
+                let floats = (WeightType::F16, 32);
+                let case = random(isa, (t, len), floats, [queries, 70, 6], rng);
+                assert!(case.check(Side::End), "{t:?} on {isa:?} as keys");
+                checked += 1;
+                let case = random(isa, floats, (t, len), [queries, 70, 6], rng);
+                let possible = case.check(Side::End);
+                assert!(possible || isa == Isa::Scalar, "{t:?} on {isa:?} as values");
+            }
+        }
+        assert_eq!(checked, 3 * WeightType::ALL.len());
+    }
+}
+
+#[test]
+fn every_shape_agrees_with_the_definition() {
+    let rng = &mut Rng(32);
+    for isa in tiers() {
+        for (key_len, value_len) in
+            [(1, 1), (40, 40), (64, 64), (72, 80), (128, 128), (192, 128), (256, 31), (576, 512)]
+        {
+            for (queries, keys) in
+                [(1, 1), (2, 15), (3, 129), (5, 64), (6, 300), (12, 33), (16, 65), (31, 200), (64, 100), (70, 66)]
+            {
+                if !affordable(isa, queries * keys * key_len) {
+                    continue;
+                }
+                for side in [Side::Start, Side::End] {
+                    let types = (WeightType::F16, if keys % 2 == 0 { WeightType::F32 } else { WeightType::F16 });
+                    assert!(random(isa, (types.0, key_len), (types.1, value_len), [queries, keys, 2], rng).check(side));
+                }
+            }
+        }
+    }
+}
+
+/// Causal masks, random ones, and those of keys that nobody sees; with slopes; with sinks; capped; cut into parts.
+#[test]
+fn masks_sinks_caps_and_parts_agree_with_the_definition() {
+    let rng = &mut Rng(33);
+    let unseen = f16::NEG_INFINITY;
+    for isa in tiers() {
+        for keys in [1, 63, 200, 390] {
+            for queries in [1, 7, 33] {
+                for kind in 0..6 {
+                    let mut case = random(isa, (WeightType::F16, 64), (WeightType::F16, 64), [queries, keys, 0], rng);
+                    for (q, mask) in case.masks.iter_mut().enumerate() {
+                        let causal = keys * (q / 2 + 1) / queries.max(2);
+                        let mut one = |key: usize| match kind {
+                            0 => {
+                                if key < causal {
+                                    f16::ZERO
+                                } else {
+                                    unseen
+                                }
+                            }
+                            1 => {
+                                if rng.below(3) == 0 {
+                                    f16::from_f32(rng.unit() * 4.0)
+                                } else {
+                                    unseen
+                                }
+                            }
+                            2 => f16::from_f32(-((keys - key) as f32)),
+                            3 => {
+                                if (keys / 3..keys / 2).contains(&key) {
+                                    f16::ONE
+                                } else {
+                                    unseen
+                                }
+                            }
+                            4 => unseen,
+                            _ => {
+                                if q % 2 == 0 {
+                                    unseen
+                                } else {
+                                    f16::from_f32(rng.unit())
+                                }
+                            }
+                        };
+                        let slope = if kind == 2 { 1.0 / (q + 1) as f32 } else { 1.0 };
+                        *mask = Some(((0..keys).map(&mut one).collect(), slope));
+                    }
+                    case.sink = (kind % 2 == 0).then(|| rng.unit() * 3.0);
+                    case.cap = if kind % 3 == 1 { 5.0 } else { 0.0 };
+                    if keys > 3 && kind > 1 {
+                        case.cuts = vec![0, keys / 4, keys / 2 + 1, keys];
+                    }
+                    assert!(case.check(if kind % 2 == 0 { Side::Start } else { Side::End }));
+                }
+            }
+        }
+    }
+}
+
+/// Scores far apart: one key takes everything, wherever it comes. Large values stay finite.
+#[test]
+fn scores_of_any_size_agree_with_the_definition() {
+    let rng = &mut Rng(34);
+    for isa in tiers() {
+        for queries in [1, 20] {
+            for (scale, size) in [(30.0, 1.0), (1e4, 1.0), (0.0, 1.0), (-3.0, 1.0), (0.05, 6e4)] {
+                let mut case = random(isa, (WeightType::F32, 32), (WeightType::F32, 48), [queries, 150, 0], rng);
+                case.scale = scale;
+                for v in case.values.chunks_exact_mut(4) {
+                    let scaled = f32::from_le_bytes(v.try_into().unwrap()) * size;
+                    v.copy_from_slice(&scaled.to_le_bytes());
+                }
+                // scores that differ from one another by more than their rounding
+                case.queries.iter_mut().flatten().for_each(|x| *x = (*x * 8.0).round() / 8.0);
+                case.keys.chunks_exact_mut(4).for_each(|k| {
+                    let rounded = (f32::from_le_bytes(k.try_into().unwrap()) * 8.0).round() / 8.0;
+                    k.copy_from_slice(&rounded.to_le_bytes());
+                });
+                assert!(case.check(Side::End));
+                let attention = case.attention().unwrap();
+                assert!(case.run(&attention, Side::Start).iter().all(|v| v.is_finite()));
+            }
+        }
+    }
+}
+
+/// Where nothing is seen the result is zero, and nothing is read but masks.
+#[test]
+fn keys_and_values_that_nobody_sees_are_not_read() {
+    for isa in tiers() {
+        let attention = Attention::new((DataPath::Full, isa), (WeightType::F16, 64), (WeightType::F16, 64), 3).unwrap();
+        let mask = [f16::NEG_INFINITY; 500];
+        let (query, mut result) = ([1f32; 64], [1f32; 64]);
+        let mut sums = vec![0f32; 3 * attention.sums_len()];
+        let scratch = Guarded::new(attention.scratch_bytes(), 64, Side::End);
+        let nothing = Shared {
+            keys: (std::ptr::null(), 0),
+            values: (std::ptr::null(), 0),
+            scale: Scale { scale: 1.0, cap: 0.0 },
+        };
+        let one = |_| Query { elements: query.as_ptr(), mask: mask.as_ptr().cast(), slope: 1.0 };
+        // SAFETY: the buffers are large enough; keys and values are not read, which this is about.
+        unsafe {
+            attention.clear(3, sums.as_mut_ptr());
+            attention.add(&nothing, 0..500, 3, one, sums.as_mut_ptr(), scratch.ptr());
+            attention.finish(sums.as_ptr(), 1, 0, None, result.as_mut_ptr());
+        }
+        assert_eq!(result, [0.0; 64]);
+    }
+}
+
+#[test]
+fn impossible_lengths_and_types_are_refused() {
+    let new = |key, value| Attention::new((DataPath::Full, Isa::Scalar), key, value, 1).is_some();
+    let halves = (WeightType::F16, 64);
+    assert!(new(halves, halves));
+    assert!(!new((WeightType::Q8_0, 40), halves), "no multiple of a block");
+    assert!(!new(halves, (WeightType::Q8_0, 64)), "no dequantiser on the scalar tier");
+    assert!(!new((WeightType::F16, 0), halves) && !new(halves, (WeightType::F16, 0)));
+    assert!(Attention::new((DataPath::Full, Isa::Scalar), halves, halves, 0).is_none());
+}
