@@ -7,5 +7,6 @@ use zen5turbo_tests::{Program, llama};
 fn answers_are_as_close_to_stock_as_two_paths_of_stock_are_to_each_other() {
     let (run, same) = compare_with_stock(&llama("llama-perplexity"), 8, |path| Program::engaged(path));
     assert!(run.stats().taken("MUL_MAT", None) > 0, "{}", run.stats());
+    assert!(run.stats().taken("FLASH_ATTN_EXT", Some("f16")) > 0, "{}", run.stats());
     assert!(same >= 95.0, "same top token: {same} %");
 }

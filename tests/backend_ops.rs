@@ -51,3 +51,30 @@ fn products_with_experts_pass_with_every_kernel_family() {
         run.stats().assert_healthy();
     }
 }
+
+/// Types of the KV cache that the program knows.
+const CACHE_TYPES: [&str; 9] = ["f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl"];
+
+/// Heads of usual and unusual lengths, masks, sinks, slopes, caps, views; one and several tokens. Those with more keys
+/// take minutes.
+#[test]
+fn attention_passes_with_every_kernel_family() {
+    for tier in tiers() {
+        // portable code takes seconds for one of the long ones, and has no quantised values
+        let (lengths, types, least) = if tier.name == "scalar" {
+            ("64|72", &CACHE_TYPES[..3], 100)
+        } else {
+            ("64|72|128|192|576", &CACHE_TYPES[..], 400)
+        };
+        let run = suite("FLASH_ATTN_EXT", tier.knob, Some(&format!("hsk=({lengths}),.*kv=113,")));
+        assert!(run.operations_passed() >= least, "{run}");
+        let stats = run.stats();
+        for ty in types {
+            let (taken, declined) =
+                (stats.taken("FLASH_ATTN_EXT", Some(ty)), stats.declined("FLASH_ATTN_EXT", Some(ty)));
+            assert!(taken > 0, "{ty} was not taken over\n{stats}");
+            assert_eq!(declined.get("use_ref"), Some(&taken), "{ty}: each is computed once with use_ref\n{stats}");
+        }
+        stats.assert_healthy();
+    }
+}

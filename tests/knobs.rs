@@ -24,7 +24,7 @@ impl Product {
 #[test]
 fn a_bad_value_is_one_line_that_names_it_and_the_default_is_used() {
     let product = Product::build();
-    let cases: [(&str, &str, &[&str], &str, &str); 7] = [
+    let cases: [(&str, &str, &[&str], &str, &str); 8] = [
         ("ZEN5TURBO_KERNELS", "avx3", &["auto", "avx512", "avx512-256", "avx2", "scalar", "off"], "/kernels", "auto"),
         ("ZEN5TURBO_ATTENTION", "on", &["auto", "off"], "/config/ZEN5TURBO_ATTENTION", "auto"),
         ("ZEN5TURBO_REPACK", "yes", &["auto", "keep", "off"], "/config/ZEN5TURBO_REPACK", "auto"),
@@ -147,5 +147,20 @@ fn weights_stay_plain_unless_repacking_is_kept() {
     }
     let run = bench("keep");
     assert!(run.stats().declined("MUL_MAT", Some("q4_K"))["repacked"] > 0, "{}", run.stats());
+    run.stats().assert_healthy();
+}
+
+#[test]
+fn attention_is_left_to_ggml_on_request() {
+    let bench = |attention: &str| {
+        let program = Program::engaged(llama("llama-bench")).knob("ATTENTION", attention);
+        program.arg("-m").arg(synthetic_q4_k()).args("-p 32 -n 2 -t 2 -r 1 --no-warmup").run().success()
+    };
+    let run = bench("auto");
+    assert!(run.stats().taken("FLASH_ATTN_EXT", Some("f16")) > 0, "{}", run.stats());
+    assert!(run.stats().declined("FLASH_ATTN_EXT", None).is_empty(), "{}", run.stats());
+    let run = bench("off");
+    assert_eq!(run.stats().taken("FLASH_ATTN_EXT", None), 0, "{}", run.stats());
+    assert!(run.stats().declined("FLASH_ATTN_EXT", Some("f16"))["attention_off"] > 0, "{}", run.stats());
     run.stats().assert_healthy();
 }

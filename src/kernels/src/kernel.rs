@@ -172,13 +172,26 @@ impl Kernel {
         act: *mut u8,
         column: impl Fn(usize) -> *const f32,
     ) {
+        self.quantize_tile_as(self.act, k, tiles, t, act, column);
+    }
+
+    /// The same in a format that differs from [`Self::act`] in the rounding of floats only.
+    pub(crate) unsafe fn quantize_tile_as(
+        &self,
+        format: ActFormat,
+        k: usize,
+        tiles: Tiles,
+        t: usize,
+        act: *mut u8,
+        column: impl Fn(usize) -> *const f32,
+    ) {
         let (from, to) = (tiles.start(t), tiles.start(t + 1));
         let mut cols = [core::ptr::null(); MAX_TILE];
         for (i, c) in cols.iter_mut().zip(from..to) {
             *i = column(c);
         }
-        let out = act.add(self.act.bytes(k, from));
-        (self.quantize)(self.act, cols.as_ptr(), k, to - from, out);
+        let out = act.add(format.bytes(k, from));
+        (self.quantize)(format, cols.as_ptr(), k, to - from, out);
     }
 
     /// Multiplies the rows of `panels` (units of sixteen) by the columns of the tiles `tiles`.

@@ -11,7 +11,7 @@ mod values;
 pub use soften::{Known, Scale};
 
 use crate::dequantize::{DequantizeFn, dequantizer};
-use crate::formats::WeightType;
+use crate::formats::{ActFormat, Rounding, Values, WeightType};
 use crate::isa::{Isa, LANES};
 use crate::kernel::{Blocking, Kernel, Product, Tiles};
 use crate::registry;
@@ -69,6 +69,8 @@ enum Widen {
 pub struct Attention {
     /// Computes the products with keys.
     pub kernel: &'static Kernel,
+    /// What queries are kept in.
+    act: ActFormat,
     functions: &'static Functions,
     value_type: WeightType,
     widen: Widen,
@@ -135,7 +137,17 @@ impl Attention {
             WeightType::F32 => Widen::Floats,
             _ => Widen::Blocks(dequantizer(isa, value_type)?),
         };
-        Some(Attention { kernel, functions, value_type, widen, key_len, value_len, queries })
+        // Against halves ggml rounds queries of few tokens only. There is nothing to gain by that.
+        let act = match kernel.act.values {
+            Values::F32(Rounding::F16) => ActFormat { values: Values::F32(Rounding::None), ..kernel.act },
+            _ => kernel.act,
+        };
+        Some(Attention { kernel, act, functions, value_type, widen, key_len, value_len, queries })
+    }
+
+    /// What queries are kept in.
+    pub const fn act(&self) -> ActFormat {
+        self.act
     }
 
     /// Most queries that [`Self::add`] takes.
@@ -155,7 +167,7 @@ impl Attention {
 
     fn layout(&self) -> Layout {
         let line = |bytes: usize| bytes.next_multiple_of(64);
-        let panel = line(self.kernel.act.bytes(self.key_len, self.queries));
+        let panel = line(self.act.bytes(self.key_len, self.queries));
         let scores = panel + line(self.kernel.scratch_bytes(self.key_len, &Blocking::MEASURED));
         let values = scores + 4 * SCORES * self.queries;
         let widened = if self.widens(self.queries) { 4 * self.keys_of_tile(self.queries) * self.padded() } else { 0 };
@@ -221,7 +233,7 @@ impl Attention {
         let scores: *mut f32 = scratch.add(layout.scores).cast();
         let tiles = self.kernel.tiles(n);
         for t in 0..tiles.count {
-            self.kernel.quantize_tile(self.key_len, tiles, t, act, |q| query(q).elements);
+            self.kernel.quantize_tile_as(self.act, self.key_len, tiles, t, act, |q| query(q).elements);
         }
         let step = self.keys_of_tile(n);
         let mut from = keys.start;

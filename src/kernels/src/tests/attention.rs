@@ -108,7 +108,7 @@ impl Case {
             .map(|i| row(self.value.0, self.value.1, &self.values, i * value_stride))
             .map(|row| row.iter().map(|e| e.scaled + e.min).collect())
             .collect();
-        let act = attention.kernel.act;
+        let act = attention.act();
         let flush = |x: f64| if act.values == Values::Bf16Pairs { flushed(x) } else { x };
         let blocks = self.key.1 / self.key.0.block().0;
         let mut all = vec![];
