@@ -1,9 +1,10 @@
-//! ggml's functions for single rows (fixtures/direct.c): reached through its tables and directly, right, counted, and
-//! left alone where they are to be.
+//! ggml's functions for single rows (fixtures/direct.c) and repacked weights (fixtures/repacked.c): reached through its
+//! tables and directly, right, counted, and left alone where they are to be.
 
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
+use zen5turbo_tests::distance::compare_with_stock;
 use zen5turbo_tests::{Fixture, Outcome, Program, Stats, dl_backends, is_zen5, llama, llama_dl, tiers, work_dir};
 
 /// Those that are exported, by the kernels that win: with AVX2, and with AVX-512 only.
@@ -194,5 +195,60 @@ fn llamafile_sgemm_of_other_builds_is_left_alone() {
         // With the operation hook, which is all that this ggml has, it is told that nothing is taken over.
         assert_eq!(run.shim_lines().len(), usize::from(options == "-DNEWER"), "{run}");
         assert_left(run.stats(), &["llamafile_sgemm"], reason);
+    }
+}
+
+/// Products of repacked weights, by type, and how many fixtures/repacked.c computes that are large enough.
+const REPACKED: [(&str, u64); 5] = [
+    ("q4_0_8x8_q8_0", 352),
+    ("q4_K_8x8_q8_K", 128),
+    ("q2_K_8x8_q8_K", 128),
+    ("iq4_nl_8x8_q8_0", 352),
+    ("mxfp4_8x8_q8_0", 352),
+];
+
+#[test]
+fn products_of_repacked_weights_are_those_of_ggml_but_for_the_order_of_additions() {
+    let dir = work_dir();
+    let program = Fixture::new("repacked").linked_with_ggml().build(&dir, "repacked");
+    let run = |program: Program| program.arg(llama("libggml-cpu.so")).run().success();
+    let stock = run(Program::new(&program)).stdout;
+    for tier in tiers() {
+        let run = run(Program::engaged(&program).knob("KERNELS", tier.knob));
+        assert_eq!((run.stdout.as_str(), run.stderr.as_str()), (stock.as_str(), ""));
+        for (name, large) in REPACKED {
+            let expected = if tier.name == "scalar" { 0 } else { large };
+            assert_eq!(run.stats().number(&format!("/direct/ggml_gemm_{name}/taken")), expected, "{}", run.stats());
+            assert_left(run.stats(), &[&format!("ggml_gemv_{name}")], "stock_is_faster");
+        }
+        run.stats().assert_healthy();
+    }
+}
+
+/// Repacked as it is by default without the shim, the prompt goes through these functions.
+#[test]
+fn answers_with_repacked_weights_are_as_close_to_stock_as_two_paths_of_stock() {
+    let perplexity = llama("llama-perplexity");
+    let (run, _) = compare_with_stock(&perplexity, 4, |path| Program::engaged(path).knob("REPACK", "keep"));
+    assert!(run.stats().number("/direct/ggml_gemm_q4_K_8x8_q8_K/taken") > 500, "{}", run.stats());
+}
+
+#[test]
+fn products_of_repacked_weights_that_differ_or_are_not_known_are_left_alone() {
+    let base = llama("libggml-base.so");
+    let linked = |fixture: Fixture| {
+        let fixture = fixture.path_option("-Wl,-rpath,", base.parent().expect("a folder"));
+        fixture.options("-Wl,--no-as-needed").path_option("", &base)
+    };
+    for (option, reason) in [("", "original_differs"), ("-DOLD", "signature_unknown")] {
+        let dir = work_dir();
+        let library = linked(Fixture::new("repacked_other").options("-shared -fPIC").options(option));
+        let library = library.build(&dir, "libggml-other.so");
+        let program =
+            linked(Fixture::new("repacked_other").options("-DPROGRAM")).path_option("-Wl,-rpath,", dir.path());
+        let run = Program::engaged(program.path_option("", &library).build(&dir, "program")).run().success();
+        assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("0 44\n", ""));
+        assert_eq!(run.stats().number("/direct/ggml_gemm_q4_K_8x8_q8_K/taken"), 0);
+        assert_left(run.stats(), &["ggml_gemm_q4_K_8x8_q8_K"], reason);
     }
 }

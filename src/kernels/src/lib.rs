@@ -24,6 +24,7 @@ pub mod micro;
 pub mod mix;
 pub mod pack;
 pub mod registry;
+pub mod repacked;
 mod rows;
 pub mod width;
 

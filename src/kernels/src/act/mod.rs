@@ -6,6 +6,7 @@ mod avx512;
 pub mod blocks;
 mod floats;
 mod floats512;
+pub(crate) mod repacked;
 mod rows;
 
 pub use avx2::quantize_avx2;

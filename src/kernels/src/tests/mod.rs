@@ -24,6 +24,8 @@ mod quantise;
 mod reference;
 #[cfg(test)]
 mod registry;
+#[cfg(test)]
+mod repacked;
 mod rows;
 
 use crate::isa::Isa;

@@ -1,11 +1,14 @@
 //! ggml's functions for single rows: `dequantize_row_*` (GET_ROWS, attention over a quantised cache, BLAS),
 //! `quantize_row_*` (activations of what ggml computes, writing to a quantised cache) and `ggml_vec_dot_*`.
 //! They are called directly and through ggml's tables of types, and are there in builds without the operation hook.
+//! And its products of repacked weights, see [`gemm`].
 //!
 //! A function is taken over only where ours was measured to be faster, and only after it was compared, in this
 //! process, with the one it replaces (see [`trial`]). Which one that is depends on the library that calls; what
 //! was found out is kept with that library, and of the first one also in the function's [`Door`].
 
+pub mod gemm;
+mod memory;
 pub mod sgemm;
 mod trial;
 
@@ -19,6 +22,7 @@ use zen5turbo_kernels::dequantize::{DequantizeFn, dequantizer};
 use zen5turbo_kernels::dot::{DotFn, dot};
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
+use zen5turbo_kernels::repacked;
 
 pub use zen5turbo_kernels::act::blocks::Blocks;
 
@@ -31,7 +35,7 @@ use crate::startup::{self, State};
 use crate::stats::Json;
 
 /// How many functions there are.
-pub const COUNT: usize = 19;
+pub const COUNT: usize = 29;
 
 /// What a function does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +48,10 @@ pub enum Role {
     Dot(WeightType),
     /// `llamafile_sgemm`, see [`sgemm`].
     Products,
+    /// A product of repacked rows of this type and many columns, see [`gemm`].
+    Gemm(WeightType),
+    /// The same with single columns, which is left to ggml.
+    Gemv(WeightType),
 }
 
 /// `void dequantize_row_*(const block * x, float * y, int64_t k)`
@@ -212,6 +220,11 @@ fn decide(state: State, role: Role, scope: Scope, original: *mut c_void) -> Resu
                 let f: DotFn = dot(isa, weight).ok_or(Reason::StockIsFaster)?;
                 (f as *const c_void, trial::dot(function(original), f, weight))
             }
+            Role::Gemm(weight) => {
+                let kernel = repacked::kernel(startup::data_path(), isa, weight).ok_or(Reason::StockIsFaster)?;
+                ((&raw const *kernel).cast(), trial::gemm(function(original), kernel))
+            }
+            Role::Gemv(_) => return Err(Reason::StockIsFaster),
             Role::Products if isa == Isa::Scalar => return Err(Reason::StockIsFaster),
             Role::Products => (sgemm::NO_KERNEL, trial::sgemm(function(original))),
         }
@@ -222,9 +235,24 @@ fn decide(state: State, role: Role, scope: Scope, original: *mut c_void) -> Resu
 /// Whether the functions have the signatures above. They have had them since before July 2024, when the portable
 /// versions got the names by which that is known here. `llamafile_sgemm` has had another one since December 2024,
 /// a few days after ggml got the operation hook, with which it is not needed.
+/// Those for repacked weights are known beside the function that makes blocks of four columns for them, by the name
+/// that it has had since ggml exports both (in May 2025 it did not; in 2024 it had another one).
 fn signatures_known(find: &dyn Fn(&CStr) -> Option<*mut c_void>, role: Role) -> bool {
-    let newer = || find(c"ggml_cpu_extra_compute_forward").is_some();
-    find(c"quantize_row_q8_K_ref").is_some() && !(role == Role::Products && newer())
+    let there = |name| find(name).is_some();
+    there(c"quantize_row_q8_K_ref")
+        && match role {
+            Role::Products => !there(c"ggml_cpu_extra_compute_forward"),
+            Role::Gemm(weight) | Role::Gemv(weight) => there(match columns_of(weight) {
+                Blocks::Q8K => c"ggml_quantize_mat_q8_K_4x8",
+                _ => c"ggml_quantize_mat_q8_0_4x8",
+            }),
+            Role::Dequantize(_) | Role::Quantize(_) | Role::Dot(_) => true,
+        }
+}
+
+/// The form of the columns that a row is multiplied by.
+const fn columns_of(weight: WeightType) -> Blocks {
+    if weight.block().0 == 256 { Blocks::Q8K } else { Blocks::Q8_0 }
 }
 
 /// Whether this ggml knows the types of a function by the same numbers, names and block sizes.
@@ -247,7 +275,9 @@ fn types_fit(find: &dyn Fn(&CStr) -> Option<*mut c_void>, role: Role) -> bool {
     match role {
         Role::Dequantize(weight) => weight_fits(weight),
         Role::Quantize(blocks) => blocks_fit(blocks),
-        Role::Dot(weight) => weight_fits(weight) && blocks_fit(Blocks::Q8_0),
+        Role::Dot(weight) | Role::Gemm(weight) | Role::Gemv(weight) => {
+            weight_fits(weight) && blocks_fit(columns_of(weight))
+        }
         Role::Products => weight_fits(WeightType::F32) && sgemm::WEIGHTS.into_iter().all(weight_fits),
     }
 }
@@ -319,12 +349,17 @@ mod tests {
 
     #[test]
     fn every_function_has_the_name_of_its_role() {
+        let repacked = |name: &str, weight: WeightType| {
+            format!("ggml_{name}_{}_8x8_{}", weight.ggml_name(), columns_of(weight).ggml_name())
+        };
         for hook in &HOOKS {
             let name = match hook.role {
                 Role::Dequantize(weight) => format!("dequantize_row_{}", weight.ggml_name()),
                 Role::Quantize(blocks) => format!("quantize_row_{}", blocks.ggml_name()),
                 Role::Dot(weight) => format!("ggml_vec_dot_{}_q8_0", weight.ggml_name()),
                 Role::Products => "llamafile_sgemm".to_owned(),
+                Role::Gemm(weight) => repacked("gemm", weight),
+                Role::Gemv(weight) => repacked("gemv", weight),
             };
             assert_eq!(hook.name.to_str(), Ok(name.as_str()));
         }
@@ -357,6 +392,18 @@ mod tests {
             assert!(!types_fit(&find, other), "{other:?}");
         }
         assert!(!types_fit(&|_| None, Role::Quantize(Blocks::Q8_0)));
+    }
+
+    #[test]
+    fn products_of_repacked_weights_are_known_beside_the_function_for_their_columns() {
+        let has = |names: &'static [&CStr]| {
+            move |name: &CStr| names.contains(&name).then_some(std::ptr::dangling_mut::<c_void>())
+        };
+        let (q4_k, q4_0) = (Role::Gemm(WeightType::Q4K), Role::Gemv(WeightType::Q4_0));
+        let old = has(&[c"quantize_row_q8_K_ref"]);
+        assert!(!signatures_known(&old, q4_k) && !signatures_known(&old, q4_0));
+        let new = has(&[c"quantize_row_q8_K_ref", c"ggml_quantize_mat_q8_K_4x8"]);
+        assert!(signatures_known(&new, q4_k) && !signatures_known(&new, q4_0));
     }
 
     #[test]

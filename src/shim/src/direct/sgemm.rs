@@ -5,11 +5,8 @@
 //! Whether a product is taken is a pure function of the arguments, which all threads have in common: a thread
 //! alone could not leave it to ggml, whose threads wait for each other. So where there is no memory, it computes slowly.
 
-use std::cell::UnsafeCell;
 use std::ffi::{c_int, c_void};
 use std::ops::Range;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Instant;
 
 use zen5turbo_kernels::dequantize::dequantizer;
@@ -18,8 +15,8 @@ use zen5turbo_kernels::isa::{Isa, LANES};
 use zen5turbo_kernels::kernel::{Blocking, Kernel, Product};
 use zen5turbo_kernels::registry;
 
+use super::memory::Memory;
 use super::weight_number;
-use crate::graph::scratch::Scratch;
 use crate::startup;
 use crate::stats::{self, OpKind};
 use crate::tuning::Regime;
@@ -209,45 +206,6 @@ impl Share {
                 unsafe { self.result(column).add(row).write(sum) };
             }
         }
-    }
-}
-
-/// Threads that compute at the same time, at most; further ones compute slowly.
-const SLOTS: usize = 1024;
-
-/// Memory that is used by one thread at a time and kept for the next.
-struct Slot {
-    busy: AtomicBool,
-    scratch: UnsafeCell<Scratch>,
-}
-
-// SAFETY: the scratch belongs to the thread that set `busy`.
-unsafe impl Sync for Slot {}
-
-static MEMORY: [Slot; SLOTS] =
-    [const { Slot { busy: AtomicBool::new(false), scratch: UnsafeCell::new(Scratch::new()) } }; SLOTS];
-
-/// A slot of this thread's own, given back when dropped.
-struct Memory(&'static Slot);
-
-impl Memory {
-    fn take(bytes: usize) -> Option<Self> {
-        let free = |slot: &&Slot| slot.busy.compare_exchange(false, true, Acquire, Relaxed).is_ok();
-        let memory = Memory(MEMORY.iter().find(free)?);
-        // SAFETY: the slot is this thread's.
-        unsafe { &mut *memory.0.scratch.get() }.reserve(bytes).then_some(memory)
-    }
-
-    /// Aligned to pages.
-    fn start(&self) -> *mut u8 {
-        // SAFETY: as above.
-        unsafe { (*self.0.scratch.get()).start }
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        self.0.busy.store(false, Release);
     }
 }
 

@@ -5,7 +5,10 @@ use zen5turbo_kernels::act::blocks::{Blocks, BlocksFn, quantizer};
 use zen5turbo_kernels::dequantize::DequantizeFn;
 use zen5turbo_kernels::dot::DotFn;
 use zen5turbo_kernels::formats::WeightType;
+use zen5turbo_kernels::kernel::Kernel;
+use zen5turbo_kernels::repacked::Product;
 
+use super::gemm::{Gemm, compute};
 use super::sgemm::Sgemm;
 use super::{Dequantize, Dot, Quantize};
 use crate::startup;
@@ -152,6 +155,69 @@ pub unsafe fn sgemm(original: Sgemm) -> bool {
     };
     let expected = |i, j| codes(&a, i).iter().zip(codes(&b, j)).map(|(x, y)| x * y).sum::<f32>();
     computed && (0..ROWS * ROWS).all(|at| c[at] == expected(at % ROWS, at / ROWS))
+}
+
+/// Whether both give the same products of repacked rows and columns, but for the order of the additions.
+///
+/// # Safety
+/// A function for repacked rows of the type of `kernel`, which is one for them.
+pub unsafe fn gemm(original: Gemm, kernel: &Kernel) -> bool {
+    // neither whole panels nor whole tiles, for any kernel of ours and of ggml
+    const ROWS: usize = 24;
+    const COLUMNS: usize = 20;
+    let (weights, columns) = (repacked_rows(kernel.weight, ROWS), repacked_columns(kernel.shape.block, COLUMNS));
+    let (mut a, mut b) = ([0f32; ROWS * COLUMNS], [f32::NAN; ROWS * COLUMNS]);
+    let product = Product {
+        k: K,
+        rows: ROWS,
+        columns: COLUMNS,
+        weights: weights.as_ptr(),
+        activations: columns.as_ptr(),
+        out: b.as_mut_ptr(),
+        out_stride: ROWS,
+    };
+    let [n, nr, nc] = [K, COLUMNS, ROWS].map(|n| n as i32);
+    // SAFETY: matrices of these sizes.
+    let computed = unsafe {
+        original(n, a.as_mut_ptr(), ROWS, weights.as_ptr(), columns.as_ptr(), nr, nc);
+        compute(kernel, &product)
+    };
+    // of 512 products that are as often negative as not, the largest sum is far from the bound of its rounding errors
+    let bound = 1e-4 * a.into_iter().fold(0.0, |m, v| f32::max(m, v.abs()));
+    computed && a.into_iter().zip(b).all(|(a, b)| (a - b).abs() <= bound)
+}
+
+/// Eight rows to a block, with scales of 0.5 to 2 in front, and otherwise any bits.
+fn repacked_rows(weight: WeightType, rows: usize) -> Vec<u8> {
+    let mut random = Random(4);
+    let mut all: Vec<_> = (0..rows * weight.row_bytes(K)).map(|_| (random.next() >> 32) as u8).collect();
+    let (block, bytes) = weight.block();
+    for eight in all.chunks_mut(8 * bytes) {
+        match weight {
+            WeightType::Mxfp4 => eight[..8].iter_mut().for_each(|e| *e = 124 | *e & 3),
+            _ => eight[..if block == 256 { 32 } else { 16 }].chunks_mut(2).for_each(|d| d[1] = 0x38 | d[1] & 0x87),
+        }
+    }
+    all
+}
+
+/// Four columns to a block of `block` elements, another power of two for each as scale, no code -128, any sums.
+fn repacked_columns(block: usize, columns: usize) -> Vec<u8> {
+    let mut random = Random(5);
+    let mut all = Vec::new();
+    for _ in 0..columns / 4 * K / block {
+        for c in 0..4u8 {
+            match block {
+                32 => all.extend((0x3c00 - (u16::from(c) << 10)).to_le_bytes()),
+                _ => all.extend((1.0 / f32::from(1_u8 << c)).to_le_bytes()),
+            }
+        }
+        all.extend((0..4 * block).map(|_| ((random.next() >> 32) as u8).max(1) ^ 0x80));
+        if block == 256 {
+            all.extend((0..64).flat_map(|_| ((random.next() >> 53) as i16 - 1024).to_le_bytes()));
+        }
+    }
+    all
 }
 
 /// The largest magnitude in a row of weights.

@@ -12,6 +12,7 @@ use zen5turbo_kernels::dequantize::DequantizeFn;
 use zen5turbo_kernels::dot::{DotFn, LEAST};
 use zen5turbo_kernels::formats::WeightType;
 
+use crate::direct::gemm::gemm;
 use crate::direct::sgemm::sgemm;
 use crate::direct::{self, Blocks, COUNT, DOORS, Door, Dot, Hook, Ours, Role};
 use crate::ggml::copies::{caller, holder};
@@ -86,6 +87,16 @@ hooks! {
     ggml_vec_dot_iq4_nl_q8_0 = Role::Dot(WeightType::Iq4Nl), dot;
     ggml_vec_dot_mxfp4_q8_0 = Role::Dot(WeightType::Mxfp4), dot;
     llamafile_sgemm = Role::Products, sgemm;
+    ggml_gemm_q4_0_8x8_q8_0 = Role::Gemm(WeightType::Q4_0), gemm;
+    ggml_gemm_q4_K_8x8_q8_K = Role::Gemm(WeightType::Q4K), gemm;
+    ggml_gemm_q2_K_8x8_q8_K = Role::Gemm(WeightType::Q2K), gemm;
+    ggml_gemm_iq4_nl_8x8_q8_0 = Role::Gemm(WeightType::Iq4Nl), gemm;
+    ggml_gemm_mxfp4_8x8_q8_0 = Role::Gemm(WeightType::Mxfp4), gemm;
+    ggml_gemv_q4_0_8x8_q8_0 = Role::Gemv(WeightType::Q4_0), gemm;
+    ggml_gemv_q4_K_8x8_q8_K = Role::Gemv(WeightType::Q4K), gemm;
+    ggml_gemv_q2_K_8x8_q8_K = Role::Gemv(WeightType::Q2K), gemm;
+    ggml_gemv_iq4_nl_8x8_q8_0 = Role::Gemv(WeightType::Iq4Nl), gemm;
+    ggml_gemv_mxfp4_8x8_q8_0 = Role::Gemv(WeightType::Mxfp4), gemm;
 }
 
 unsafe extern "C" fn dequantize<const I: usize>(x: *const u8, y: *mut f32, k: i64) {
