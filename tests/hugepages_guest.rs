@@ -113,6 +113,10 @@ fn runs() -> &'static BTreeMap<String, Run> {
             .giant("giant", "ZEN5TURBO_HUGEPAGES=1g")
             .pool(0)
             .run("small", "ZEN5TURBO_HUGEPAGES=1g")
+            .line("echo never >/sys/kernel/mm/transparent_hugepage/enabled")
+            .run("never", "ZEN5TURBO_HUGEPAGES=auto")
+            .pool(FEW)
+            .run("never_few", "ZEN5TURBO_HUGEPAGES=2m")
             .line("cat /proc/uptime");
         let run = Guest::shell(&script.0)
             .file(shim())
@@ -157,9 +161,14 @@ impl Run {
         self.stats.number(&format!("/memory/{pointer}"))
     }
 
-    /// Bytes of weights on transparent pages, on pages of 2 MiB and of 1 GiB. They must be all that products read.
+    /// Bytes of weights on transparent pages, on pages of 2 MiB and of 1 GiB.
+    fn promoted_at_all(&self) -> [u64; 3] {
+        ["thp", "2m", "1g"].map(|kind| self.number(&format!("weights/promoted/{kind}")))
+    }
+
+    /// The same; they must be all that products read.
     fn promoted(&self) -> [u64; 3] {
-        let bytes = ["thp", "2m", "1g"].map(|kind| self.number(&format!("weights/promoted/{kind}")));
+        let bytes = self.promoted_at_all();
         assert_eq!(bytes.iter().sum::<u64>(), self.number("weights/wanted"), "{}", self.stats);
         bytes
     }
@@ -288,6 +297,17 @@ fn the_last_reserved_page_is_used_and_the_rest_is_transparent() {
     println!("nodes of reserved pages: {:?}", reserved.iter().map(|page| page.node).collect::<Vec<_>>());
     assert_eq!(reserved.len() as u64, huge / HUGE_PAGE);
     assert_in_turn(&transparent);
+}
+
+#[test]
+fn without_transparent_huge_pages_only_reserved_ones_are_used() {
+    let run = run("never", "off");
+    assert_eq!((run.promoted_at_all(), run.stats.events("thp_never")), ([0; 3], 1), "{}", run.stats);
+    assert_eq!((run.number("buffers/thp/count"), run.number("buffers/hugetlb_2m/count")), (0, 0));
+    let run = self::run("never_few", "off");
+    let free = FEW * HUGE_PAGE - run.number("buffers/hugetlb_2m/bytes");
+    assert_eq!(run.promoted_at_all(), [0, free, 0], "{}", run.stats);
+    assert_eq!((run.stats.events("hugetlb_2m_missing"), run.stats.events("thp_never")), (1, 1));
 }
 
 /// The kernel maps such pages, and fails when they are touched.

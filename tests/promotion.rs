@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use tempfile::TempDir;
-use zen5turbo_tests::{Fixture, MemoryGroup, Outcome, Program, Refusal, cached, gemma, llama, work_dir};
+use zen5turbo_tests::{FakeRoot, Fixture, MemoryGroup, Outcome, Program, Refusal, cached, gemma, llama, work_dir};
 
 /// What the matrices of the fixture's model touch: 10 times two pages of 2 MiB. The rest is read by nobody.
 const READ: u64 = 10 * (4 << 20);
@@ -190,6 +190,41 @@ fn a_locked_model_stays_locked_and_one_that_may_not_be_is_promoted() {
 }
 
 #[test]
+fn a_program_that_locks_all_its_memory_has_all_its_weights_locked() {
+    if !has_thp() {
+        return;
+    }
+    for how in ["current", "future"] {
+        let run = promoted("lockall", how).run().success();
+        passed(&run);
+        println!("{how}: {}", run.stdout.lines().next().unwrap_or_default());
+        // The limit of a usual user, of which nothing may be locked: the weights are moved as ever.
+        let usual = Refusal::new().unprivileged().limit("memlock", 8 << 20);
+        let run = promoted("lockall", how).inside(&usual).run().success();
+        passed(&run);
+        assert!(run.stdout.starts_with("mlockall: ENOMEM"), "{run}");
+        assert_eq!(run.stats().events("memory_locked"), 0, "{}", run.stats());
+        assert_eq!(run.stats().number("/memory/weights/promoted/thp"), READ, "{}", run.stats());
+    }
+}
+
+/// Address space and copies of ours would count against that limit.
+#[test]
+fn a_program_that_locks_what_it_maps_may_map_as_much_as_without_the_library() {
+    let (_, program, model) = fixture();
+    let enough = size(model).next_multiple_of(4096) + (4 << 20);
+    if !may_lock(enough) {
+        return;
+    }
+    let tight = Refusal::new().unprivileged().limit("memlock", enough);
+    let stock = Program::new(program).arg("tight").arg(model).inside(&tight).run().success();
+    assert_eq!(stock.stdout, "0 failures\n", "{stock}");
+    let run = promoted("tight", "").inside(&tight).run().success();
+    passed(&run);
+    assert_eq!(run.stats().events("memory_locked"), 1, "{}", run.stats());
+}
+
+#[test]
 fn advice_of_the_program_takes_no_byte_away() {
     if has_thp() {
         let run = promoted("advise", "").run().success();
@@ -305,6 +340,48 @@ fn the_page_cache_goes_where_it_and_the_copies_do_not_fit() {
     }
 }
 
+/// What the kernel says of the whole machine, while a program runs. It is in no group of its own then.
+fn machine(file: &str, text: &str) -> Option<FakeRoot> {
+    Some(FakeRoot::new()?.file("/proc/self/cgroup", "").file(file, text))
+}
+
+const PRESSURE: &str = "/proc/pressure/memory";
+
+/// Up to a tenth of the time waiting for memory is normal.
+fn waiting(percent: &str) -> String {
+    format!("some avg10={percent} avg60=0.00 avg300=0.00 total=1\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n")
+}
+
+#[test]
+fn when_the_machine_is_short_of_memory_weights_are_the_files_again() {
+    let plenty = "MemTotal: 16777216 kB\nMemAvailable: 8388608 kB\n";
+    let little = "MemTotal: 16777216 kB\nMemAvailable: 1048576 kB\n"; // no more than the reserve
+    let changes = [(PRESSURE, waiting("9.99"), waiting("10.01")), ("/proc/meminfo", plenty.into(), little.into())];
+    for (file, before, after) in changes {
+        if !Path::new(file).exists() {
+            println!("not tested with {file}, which this kernel does not have");
+            continue;
+        }
+        let Some(root) = machine(file, &before).filter(|_| has_thp()) else { return };
+        let run = root.around(promoted("short", file).arg(after)).run().success();
+        passed(&run);
+        assert_eq!(run.stats().number("/memory/weights/demoted"), READ, "{file}: {}", run.stats());
+    }
+}
+
+#[test]
+fn while_somebody_waits_for_memory_nothing_is_promoted() {
+    let Some(root) = machine(PRESSURE, &waiting("40.00")).filter(|_| has_thp()) else { return };
+    if !Path::new(PRESSURE).exists() {
+        println!("this kernel does not tell the pressure on memory");
+        return;
+    }
+    let run = root.around(promoted("until", "memory_budget")).run().success();
+    passed(&run);
+    assert_eq!(run.stats().number("/memory/weights/promoted/thp"), 0, "{}", run.stats());
+    assert_eq!(run.stats().events("memory_pressure"), 0, "{}", run.stats());
+}
+
 /// The fixture in a group that it shrinks itself, with refused calls; `None` where that is impossible.
 fn under_pressure(mode: &str, refused: &[&str]) -> Option<Outcome> {
     let Some(group) = MemoryGroup::new(2 << 30) else {
@@ -345,6 +422,41 @@ fn where_the_file_cannot_be_mapped_again_everything_stays_as_it_is() {
 fn children_forked_meanwhile_see_the_same() {
     if has_thp() {
         passed(&promoted("fork", "").run().success());
+    }
+}
+
+/// The program of `fixtures/forked_reading.c`, which reads the fixture's model; whether it could read it anew.
+fn forked_reading(prepare: impl FnOnce(Program) -> Program) -> (Outcome, bool) {
+    let dir = work_dir();
+    let program = Fixture::new("forked_reading").linked_with_ggml().build(&dir, "forked_reading");
+    let run = prepare(Program::engaged(program).arg(&fixture().2)).run().success();
+    passed(&run);
+    let is_read = !run.stdout.starts_with("kept");
+    if !is_read {
+        println!("the page cache does not let go of files here: nothing was read ahead");
+    }
+    (run, is_read)
+}
+
+#[test]
+fn children_forked_while_a_model_is_read_ahead_run_on() {
+    let (run, is_read) = forked_reading(|program| program);
+    let bytes = run.stats().number("/memory/prefetch/bytes");
+    assert!(!is_read || bytes > size(&fixture().2), "{}", run.stats());
+}
+
+#[test]
+fn children_forked_while_a_model_larger_than_memory_is_read_run_on() {
+    let Some(group) = MemoryGroup::new(2 << 30) else {
+        println!("no control group can be made here; the page cache has no other limit");
+        return;
+    };
+    let inside = Refusal::new().in_group(&group);
+    let (run, is_read) = forked_reading(|program| program.arg(group.path()).inside(&inside));
+    println!("{}", run.stdout);
+    if is_read {
+        assert_eq!(run.stats().events("model_larger_than_memory"), 1, "{}", run.stats());
+        assert!(run.stats().number("/memory/prefetch/released") > 0, "{}", run.stats());
     }
 }
 

@@ -109,7 +109,7 @@ reasons! {
     Weights1gInPart = "weights_1g_in_part",
     /// The kernel refused memory for a copy of weights.
     PromotionOutOfMemory = "promotion_out_of_memory",
-    /// Not enough memory is available for (all) weights on pages of their own.
+    /// Not enough memory is available for (all) weights on pages of their own, or somebody waits for memory.
     MemoryBudget = "memory_budget",
     /// Memory became short, and weights were given back.
     MemoryPressure = "memory_pressure",
@@ -117,6 +117,9 @@ reasons! {
     TooManyMappings = "too_many_mappings",
     /// The program wants its model locked, and the limit of locked memory forbids it for huge pages.
     LockRefused = "lock_refused",
+    /// The program has all memory locked that it maps from now on (`mlockall(MCL_FUTURE)`): models are mapped as ever,
+    /// and nothing more is moved or read ahead.
+    MemoryLocked = "memory_locked",
     /// The descriptor of the model file is another file's: the program closed what it had not opened.
     FileChanged = "file_changed",
     /// The model file could not be read, or is shorter than its mapping.

@@ -15,12 +15,14 @@ pub struct Budget {
 /// Names of the files of a memory cgroup.
 #[derive(Debug)]
 struct Names {
-    limit: &'static str,
+    /// Whoever goes beyond the last one is killed; beyond `memory.high` nobody is, but is slowed down until
+    /// nothing is done any more.
+    limits: &'static [&'static str],
     used: &'static str,
 }
 
-const V2: Names = Names { limit: "memory.max", used: "memory.current" };
-const V1: Names = Names { limit: "memory.limit_in_bytes", used: "memory.usage_in_bytes" };
+const V2: Names = Names { limits: &["memory.high", "memory.max"], used: "memory.current" };
+const V1: Names = Names { limits: &["memory.limit_in_bytes"], used: "memory.usage_in_bytes" };
 
 /// How short memory is now.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -132,9 +134,9 @@ fn number(group: &Path, name: &str) -> Option<u64> {
     std::fs::read_to_string(group.join(name)).ok()?.trim().parse().ok()
 }
 
-/// A group's own limit; version 1 says "none" by a huge number.
+/// A group's own limit, the smallest; version 1 says "none" by a huge number.
 fn limit_of(group: &Path, names: &Names) -> Option<u64> {
-    number(group, names.limit).filter(|&limit| limit < 1 << 60)
+    names.limits.iter().filter_map(|name| number(group, name)).min().filter(|&limit| limit < 1 << 60)
 }
 
 /// What a group's limit leaves; `None` without a limit. Its page cache can be reclaimed, so it does
@@ -214,6 +216,24 @@ mod tests {
         // 4 GiB less 3 used, of which 2 are page cache, less a reserve of 256 MiB.
         assert_eq!(Budget::below(&tree.0).spare(), 3 * GIB - GIB / 4);
         assert_eq!(Budget::below(&tree.0).limit(), Some(4 * GIB));
+    }
+
+    #[test]
+    fn a_limit_that_slows_down_counts_as_one_that_kills() {
+        let files = |high| {
+            [
+                ("proc/meminfo", MEMINFO),
+                ("proc/self/cgroup", "0::/a\n"),
+                ("sys/fs/cgroup/a/memory.max", "4294967296\n"),
+                ("sys/fs/cgroup/a/memory.high", high),
+                ("sys/fs/cgroup/a/memory.current", "1073741824\n"),
+            ]
+        };
+        let tree = Tree::new("high", &files("2147483648\n"));
+        // 2 GiB less one used, less a reserve of 128 MiB.
+        assert_eq!(Budget::below(&tree.0).spare(), GIB - GIB / 8);
+        assert_eq!(Budget::below(&tree.0).limit(), Some(2 * GIB));
+        assert_eq!(Budget::below(&Tree::new("no high", &files("max\n")).0).limit(), Some(4 * GIB));
     }
 
     #[test]

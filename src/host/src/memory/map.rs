@@ -124,10 +124,11 @@ impl Region {
         let kind = match pages {
             Pages::Transparent => {
                 let reserved = Self::reserve(len, HUGE_PAGE)?;
+                // A kernel without transparent huge pages refuses, and gives small ones either way. First, since
+                // after mlockall(MCL_FUTURE) all memory is there as soon as it may be written.
+                let _ = reserved.advise(libc::MADV_HUGEPAGE);
                 // SAFETY: address space of our own.
                 unsafe { protect(reserved.range(), libc::PROT_READ | libc::PROT_WRITE)? };
-                // A kernel without transparent huge pages refuses, and gives small ones either way.
-                let _ = reserved.advise(libc::MADV_HUGEPAGE);
                 return Ok(reserved);
             }
             Pages::Huge => libc::MAP_HUGE_2MB,
@@ -281,6 +282,12 @@ pub unsafe fn advise(range: Range<usize>, advice: c_int) -> io::Result<()> {
 pub unsafe fn protect(range: Range<usize>, prot: c_int) -> io::Result<()> {
     // SAFETY: by contract.
     check(unsafe { libc::syscall(libc::SYS_mprotect, range.start, range.len(), prot) }).map(drop)
+}
+
+/// `munlock`: pages may be taken out of memory, which changes nothing that is read.
+pub fn unlock(range: Range<usize>) {
+    // SAFETY: no memory is accessed.
+    unsafe { libc::syscall(libc::SYS_munlock, range.start, range.len()) };
 }
 
 /// Maps the file, from byte `offset` on, over `range`.

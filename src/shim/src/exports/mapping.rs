@@ -19,6 +19,8 @@ type Mmap = unsafe extern "C" fn(*mut c_void, size_t, c_int, c_int, c_int, off_t
 type OnRange = unsafe extern "C" fn(*mut c_void, size_t) -> c_int;
 type OnRangeWith = unsafe extern "C" fn(*mut c_void, size_t, c_int) -> c_int;
 type Mlock2 = unsafe extern "C" fn(*const c_void, size_t, c_uint) -> c_int;
+type Mlockall = unsafe extern "C" fn(c_int) -> c_int;
+type Munlockall = unsafe extern "C" fn() -> c_int;
 type Mremap = unsafe extern "C" fn(*mut c_void, size_t, size_t, c_int, *mut c_void) -> *mut c_void;
 
 static MMAP: Next<Mmap> = Next::new(c"mmap");
@@ -29,6 +31,11 @@ static MPROTECT: Next<OnRangeWith> = Next::new(c"mprotect");
 static MLOCK: Next<OnRange> = Next::new(c"mlock");
 static MLOCK2: Next<Mlock2> = Next::new(c"mlock2");
 static MUNLOCK: Next<OnRange> = Next::new(c"munlock");
+static MLOCKALL: Next<Mlockall> = Next::new(c"mlockall");
+static MUNLOCKALL: Next<Munlockall> = Next::new(c"munlockall");
+
+/// All addresses.
+const EVERYTHING: Range<usize> = 0..usize::MAX;
 
 /// The pages that the kernel takes such an address and length for: programs give the length of the
 /// file, which seldom ends with a page.
@@ -194,4 +201,34 @@ pub unsafe extern "C" fn mlock2(addr: *const c_void, len: size_t, flags: c_uint)
 pub unsafe extern "C" fn munlock(addr: *mut c_void, len: size_t) -> c_int {
     // SAFETY: the original with its own arguments.
     change(range_of(addr, len), Change::Unlock, is_zero, || unsafe { (MUNLOCK.get())(addr, len) })
+}
+
+/// `int mlockall(int)`.
+///
+/// # Safety
+/// As for the original.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlockall(flags: c_int) -> c_int {
+    // SAFETY: the original with its own arguments.
+    let original = || unsafe { (MLOCKALL.get())(flags) };
+    let result =
+        if flags & libc::MCL_CURRENT != 0 { change(EVERYTHING, Change::Lock, is_zero, original) } else { original() };
+    if is_zero(result) {
+        guarded((), || changes::locked_all(flags & libc::MCL_FUTURE != 0));
+    }
+    result
+}
+
+/// `int munlockall(void)`.
+///
+/// # Safety
+/// As for the original.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn munlockall() -> c_int {
+    // SAFETY: the original.
+    let result = change(EVERYTHING, Change::Unlock, is_zero, || unsafe { (MUNLOCKALL.get())() });
+    if is_zero(result) {
+        guarded((), changes::unlocked_all);
+    }
+    result
 }

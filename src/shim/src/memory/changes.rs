@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use super::counters;
 use super::mapping::{Mapping, Page};
+use super::reader;
 use super::registry::{self, Locked, may_concern};
 use crate::reason::Reason;
 use crate::stats;
@@ -24,9 +25,9 @@ pub enum Change {
     Protect(c_int),
     /// `madvise`.
     Advise(c_int),
-    /// `mlock`, `mlock2`.
+    /// `mlock`, `mlock2`; `mlockall(MCL_CURRENT)` of everything.
     Lock,
-    /// `munlock`.
+    /// `munlock`; `munlockall` of everything.
     Unlock,
 }
 
@@ -73,6 +74,25 @@ impl Changing {
             Change::Protect(_) | Change::Advise(_) | Change::Unlock => {}
         }
     }
+}
+
+/// The program has called `mlockall`, which succeeded; `future`: with `MCL_FUTURE`. What the kernel then maps counts
+/// against the limit of locked memory before it takes the place of something else, so copies and mappings of
+/// ours could be what makes the program's own ones fail: there are no more of them.
+pub fn locked_all(future: bool) {
+    let mut locked = registry::lock();
+    locked.locks_future = future;
+    if future && !locked.mappings.is_empty() {
+        stats::event_once(Reason::MemoryLocked);
+        locked.stop();
+        reader::stop(&mut locked);
+        registry::signal();
+    }
+}
+
+/// The program has called `munlockall`.
+pub fn unlocked_all() {
+    registry::lock().locks_future = false;
 }
 
 fn prepare(mapping: &mut Mapping, range: &Range<usize>, change: Change) {

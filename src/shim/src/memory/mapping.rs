@@ -180,9 +180,18 @@ impl Mapping {
             // SAFETY: by contract; readers see the same bytes before and after.
             unsafe { map_over(range.clone(), libc::PROT_READ, flags, fd, offset) }.is_ok()
         };
-        // What lies there counts against the limit of locked memory as well, so that a lock may be
-        // refused; the bytes matter more.
-        self.file.is_the_same() && (self.locked && map(self.flags | libc::MAP_LOCKED) || map(self.flags))
+        if !self.file.is_the_same() {
+            return false;
+        }
+        if self.locked {
+            // What lies there would count against the limit of locked memory a second time.
+            map::unlock(range.clone());
+            // If it is refused all the same: the bytes matter more.
+            if map(self.flags | libc::MAP_LOCKED) {
+                return true;
+            }
+        }
+        map(self.flags)
     }
 
     /// Bytes of promoted pages.

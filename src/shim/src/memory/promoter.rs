@@ -63,7 +63,9 @@ pub fn start() {
     }
     locked.running = true;
     drop(locked);
-    if !zen5turbo_host::thread::spawn_in_background("zen5turbo", || guarded((), work)) {
+    // Here and not in the thread: a child forked while that asks the kernel would wait for its answer for ever.
+    let ladder = ladder();
+    if !zen5turbo_host::thread::spawn_in_background("zen5turbo", || guarded((), || work(ladder))) {
         stop(Reason::PromoterNotStarted);
     }
 }
@@ -100,11 +102,10 @@ impl Run {
     }
 }
 
-fn work() {
+fn work(mut ladder: Vec<Pages>) {
     let budget = Budget::of_this_process();
     let pace = Pace::new();
     let most_runs = map_count_limit() / SHARE_OF_MAPPINGS;
-    let mut ladder = ladder();
     let page_table = PageTable::open().ok();
     let mut most = RUN;
     let mut calm_from = Instant::now();
@@ -137,8 +138,10 @@ fn work() {
         let runs: usize = locked.mappings.iter().map(|m| m.runs).sum();
         drop(locked);
         // The memory of the pool is nobody else's, taken or not.
-        let spare = if run.kind == Pages::Transparent { budget.spare() } else { u64::MAX };
-        if spare < (run.bytes() + RELIEF) as u64 {
+        let is_shared = run.kind == Pages::Transparent;
+        let spare = if is_shared { budget.spare() } else { u64::MAX };
+        // While somebody waits for memory, what is taken now would have to be given back at once.
+        if spare < (run.bytes() + RELIEF) as u64 || is_shared && budget.pressure().is_high() {
             put_back(&run);
             stats::event(Reason::MemoryBudget);
             calm_from = now + PAUSE;

@@ -135,14 +135,22 @@ fn run(mut locked: Locked) {
     }
     drop(locked); // a new thread's stack is a mapping, too
     if !thread::spawn_in_background("zen5turbo-read", || guarded((), work)) {
-        stop(Reason::ReaderNotStarted);
+        fail(Reason::ReaderNotStarted);
     }
 }
 
-fn stop(reason: Reason) {
+fn fail(reason: Reason) {
     stats::event_once(reason);
     log!(info, "pages are not read ahead any more: {}", reason.as_str());
     registry::lock().ahead.forget();
+}
+
+/// Nothing that is known now is read any more. The thread ends when it finds that out.
+pub fn stop(registry: &mut Registry) {
+    FOLLOWS.store(false, Ordering::Relaxed);
+    registry.ahead.todo = VecDeque::new();
+    registry.ahead.laps = Laps::new();
+    changed();
 }
 
 fn changed() {
@@ -254,7 +262,7 @@ fn work() {
             },
         };
         if !done {
-            return stop(Reason::ReadAheadRefused);
+            return fail(Reason::ReadAheadRefused);
         }
     }
 }

@@ -22,6 +22,8 @@ pub struct Registry {
     pub running: bool,
     /// What is to be read ahead.
     pub ahead: Ahead,
+    /// All that is mapped from now on is locked in memory (`mlockall(MCL_FUTURE)`).
+    pub locks_future: bool,
     numbers: u64,
 }
 
@@ -31,6 +33,7 @@ static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
     stopped: false,
     running: false,
     ahead: Ahead::new(),
+    locks_future: false,
     numbers: 0,
 });
 
@@ -124,7 +127,7 @@ pub fn before_fork() {
     unsafe { *ACROSS_FORK.0.get() = Some(locked) };
 }
 
-/// After a fork, in the parent and in the child; the child has no promoter.
+/// After a fork, in the parent and in the child; the child has no promoter, and nothing locked.
 pub fn after_fork(in_child: bool) {
     // SAFETY: see `AcrossFork`.
     let locked = unsafe { (*ACROSS_FORK.0.get()).take() };
@@ -134,5 +137,7 @@ pub fn after_fork(in_child: bool) {
         locked.stopped = true;
         locked.running = false;
         locked.ahead.forget();
+        locked.locks_future = false;
+        locked.mappings.iter_mut().for_each(|m| m.locked = false);
     }
 }

@@ -48,6 +48,10 @@ pub fn map(len: usize, flags: c_int, fd: c_int, offset: off_t) -> Option<usize> 
     if kind != libc::MAP_SHARED && kind != libc::MAP_PRIVATE || map::first_bytes(fd) != Some(MAGIC) {
         return None;
     }
+    if registry::lock().locks_future {
+        stats::event_once(Reason::MemoryLocked);
+        return None; // see `changes::locked_all`
+    }
     let offset = u64::try_from(offset).ok()?;
     // What the program wants to wait for can be read while it goes on.
     let is_late = flags & libc::MAP_POPULATE != 0 && config().prefetch.reads_pages();
