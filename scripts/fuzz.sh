@@ -9,10 +9,10 @@ set -euo pipefail
 
 VERSION=0.13.2 # of cargo-fuzz
 # Executions by default: those that are cheap, those with files in memory, those with products. 10 million in all.
-declare -A RUNS=([fake_root]=200000 [segment]=200000 [kernel_product]=150000 [kernel_quantise]=150000 [kernel_copy]=300000)
+declare -A RUNS=([fake_root]=200000 [segment]=200000 [kernel_product]=150000 [kernel_quantise]=150000 [kernel_copy]=300000 [kernel_attention]=50000)
 MOST=1125000
 # Inputs longer than this teach nothing, and cost.
-declare -A LENGTH=([elf]=4096 [fake_root]=2048 [kernel_product]=512 [kernel_quantise]=512 [kernel_copy]=256)
+declare -A LENGTH=([elf]=4096 [fake_root]=2048 [kernel_product]=512 [kernel_quantise]=512 [kernel_copy]=256 [kernel_attention]=512)
 BINARIES=$ROOT/fuzz/target/x86_64-unknown-linux-gnu/release
 
 cd "$ROOT/fuzz"

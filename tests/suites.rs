@@ -2,7 +2,7 @@
 //!
 //! `test-backend-ops` compares each operation with the reference of the same backend, which the original
 //! computes. Matrix products and attention take 14 minutes: all of them run with `ZEN5TURBO_TEST_ALL_OPS=1` only;
-//! `backend_ops` always runs products.
+//! `backend_ops` always runs products, and attention with few keys.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

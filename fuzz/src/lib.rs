@@ -8,7 +8,7 @@ use zen5turbo_kernels::isa::Isa;
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its file and of its corpus.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 14] = [
     ("environment", environment),
     ("calibration", calibration),
     ("host_texts", host_texts),
@@ -22,6 +22,7 @@ pub const TARGETS: [(&str, Target); 13] = [
     ("kernel_product", kernel_product),
     ("kernel_quantise", kernel_quantise),
     ("kernel_copy", kernel_copy),
+    ("kernel_attention", kernel_attention),
 ];
 
 /// Environment variables: any bytes are a value, what is understood is said back alike.
@@ -101,4 +102,9 @@ pub fn kernel_quantise(data: &[u8]) {
 /// The streaming copy, and the cutting of columns into tiles.
 pub fn kernel_copy(data: &[u8]) {
     zen5turbo_kernels::fuzzing::copy(data);
+}
+
+/// Attention over keys and values of any bytes, on every instruction set of this CPU, against its definition.
+pub fn kernel_attention(data: &[u8]) {
+    zen5turbo_kernels::fuzzing::attention(data);
 }

@@ -72,4 +72,4 @@ macro_rules! replay {
     };
 }
 replay!(environment calibration host_texts cli_texts json elf loader_cache segment fake_root stats_json
-    kernel_product kernel_quantise kernel_copy);
+    kernel_product kernel_quantise kernel_copy kernel_attention);

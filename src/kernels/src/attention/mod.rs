@@ -79,6 +79,7 @@ pub struct Attention {
     value_len: usize,
     /// Most queries at a time.
     queries: usize,
+    layout: Layout,
 }
 
 /// Keys and values, and the queries that share them.
@@ -106,9 +107,9 @@ pub struct Query {
 /// What a mask adds for keys that are not to be seen: negative infinity, as a half.
 const UNSEEN: u16 = 0xfc00;
 
-/// Parts of a thread's scratch, as offsets in bytes.
+/// Parts of a thread's scratch, behind the queries: offsets in bytes.
+#[derive(Clone, Copy, Debug)]
 struct Layout {
-    queries: usize,
     panel: usize,
     scores: usize,
     values: usize,
@@ -142,7 +143,10 @@ impl Attention {
             Values::F32(Rounding::F16) => ActFormat { values: Values::F32(Rounding::None), ..kernel.act },
             _ => kernel.act,
         };
-        Some(Attention { kernel, act, functions, value_type, widen, key_len, value_len, queries })
+        let empty = Layout { panel: 0, scores: 0, values: 0, bytes: 0 };
+        let attention =
+            Attention { kernel, act, functions, value_type, widen, key_len, value_len, queries, layout: empty };
+        Some(Attention { layout: attention.layout(), ..attention })
     }
 
     /// What queries are kept in.
@@ -170,16 +174,14 @@ impl Attention {
         let panel = line(self.act.bytes(self.key_len, self.queries));
         let scores = panel + line(self.kernel.scratch_bytes(self.key_len, &Blocking::MEASURED));
         let values = scores + 4 * SCORES * self.queries;
-        let widened = if self.widens(self.queries) { 4 * self.keys_of_tile(self.queries) * self.padded() } else { 0 };
-        Layout { queries: 0, panel, scores, values, bytes: values + widened }
+        // few queries may have larger tiles of values
+        let rows = |queries| if self.widens(queries) { self.keys_of_tile(queries) } else { 0 };
+        Layout { panel, scores, values, bytes: values + 4 * self.padded() * rows(self.queries).max(rows(1)) }
     }
 
     /// Bytes of scratch that [`Self::add`] needs for each thread.
-    pub fn scratch_bytes(&self) -> usize {
-        // few queries may have larger tiles of values
-        let few = if self.widens(1) { 4 * KEYS_OF_FEW * self.padded() } else { 0 };
-        let layout = self.layout();
-        layout.bytes.max(layout.values + few)
+    pub const fn scratch_bytes(&self) -> usize {
+        self.layout.bytes
     }
 
     /// Keys that [`Self::add`] computes at a time for so many queries.
@@ -228,8 +230,8 @@ impl Attention {
         sums: *mut f32,
         scratch: *mut u8,
     ) {
-        let layout = self.layout();
-        let (act, panel) = (scratch.add(layout.queries), scratch.add(layout.panel));
+        let layout = self.layout;
+        let (act, panel) = (scratch, scratch.add(layout.panel));
         let scores: *mut f32 = scratch.add(layout.scores).cast();
         let tiles = self.kernel.tiles(n);
         for t in 0..tiles.count {

@@ -1,6 +1,7 @@
 //! The checks of the other files, of inputs that are made of arbitrary bytes. What a fuzzer calls; plain
 //! functions that panic at a defect.
 
+use super::attention;
 use super::data::{Rng, block, is_float};
 use super::every_kernel;
 use super::guard::{Side, check_copy, guarded};
@@ -8,8 +9,10 @@ use super::harness::{Case, Expected, bits, row_bytes};
 use super::quantise::{check_all, check_rows, guarded_tile, versions};
 use super::reference::kept;
 use crate::formats::{Values, WeightType};
+use crate::isa::Isa;
 use crate::isa::avx2::Avx2;
 use crate::kernel::{Blocking, Kernel, MAX_TILE, Tiles};
+use half::f16;
 
 /// Bytes of a fuzzer, and when they are used up pseudo-random ones, so that a short input can make a
 /// large product.
@@ -170,6 +173,64 @@ pub fn quantise(data: &[u8]) {
     }
 }
 
+/// Attention over keys and values of any bytes with masks of any bits, on every instruction set of this CPU: nothing outside the
+/// buffers is touched; the definition's result where that is a number.
+pub fn attention(data: &[u8]) {
+    let b = &mut Bytes::new(data);
+    let tiers: Vec<_> = Isa::ALL.into_iter().filter(|isa| isa.available()).collect();
+    let isa = tiers[b.below(tiers.len())];
+    let mut rows = |b: &mut Bytes<'_>| {
+        let t = WeightType::ALL[b.below(WeightType::ALL.len())];
+        (t, if is_float(t) { 1 + b.below(90) } else { (1 + b.below(2)) * block(t) })
+    };
+    let (key, value) = (rows(b), rows(b));
+    let queries = 1 + b.below(20);
+    let keys = (1 + b.below(150)).min(MOST / (queries * key.1)).max(1);
+    let (gap, tame, side) = (b.below(9), b.byte() & 3 != 0, b.side());
+    let mut matrix = |b: &mut Bytes<'_>, (t, n): (WeightType, usize)| {
+        let bytes = row_bytes(t, n);
+        let mut all: Vec<u8> = (0..(bytes + gap) * (keys - 1) + bytes).map(|_| b.byte()).collect();
+        if tame {
+            all.chunks_mut(bytes + gap).for_each(|row| tame_scales(t, &mut row[..bytes]));
+        }
+        all
+    };
+    let (key_bytes, value_bytes) = (matrix(b, key), matrix(b, value));
+    let mask = |b: &mut Bytes<'_>| match b.byte() & 7 {
+        0 | 1 => None,
+        2 if !tame => Some(((0..keys).map(|_| f16::from_bits(b.word() as u16)).collect(), f32::from_bits(b.word()))),
+        _ => {
+            let one = |b: &mut Bytes<'_>| match b.byte() {
+                0..100 => f16::NEG_INFINITY,
+                n => f16::from_f32(f32::from(n) - 170.0),
+            };
+            Some(((0..keys).map(|_| one(b)).collect(), f32::from(b.byte()) / 64.0))
+        }
+    };
+    let masks = (0..queries).map(|_| mask(b)).collect();
+    let cut = b.below(keys + 1);
+    let cuts = if cut == 0 || cut == keys { vec![0, keys] } else { vec![0, cut, keys] };
+    let scale = if tame { f32::from(b.byte() as i8) / 1024.0 } else { f32::from_bits(b.word()) };
+    let case = attention::Case {
+        isa,
+        key,
+        value,
+        keys: key_bytes,
+        values: value_bytes,
+        gap,
+        queries: b.columns(queries, key.1),
+        masks,
+        sink: (b.byte() & 1 == 0).then(|| f32::from(b.byte() as i8) / 8.0),
+        scale,
+        cap: if b.byte() & 3 == 0 { 1.0 + f32::from(b.byte()) } else { 0.0 },
+        cuts,
+    };
+    let small = case.queries.iter().flatten().all(|x| x.abs() < 1e10);
+    // weights are in doubt where a score may be off by more
+    let most = if tame && small { 0.05 } else { 0.0 };
+    let _ = case.check_where_off(most, side);
+}
+
 /// The streaming copy, and the cutting of columns into tiles.
 pub fn copy(data: &[u8]) {
     let b = &mut Bytes::new(data);
@@ -193,5 +254,6 @@ fn arbitrary_inputs_are_computed_as_the_reference_does() {
         product(&data);
         quantise(&data);
         copy(&data);
+        attention(&data);
     }
 }
