@@ -43,8 +43,8 @@ void zen5turbo_free(char *text);
 
 /*
  * How many operations were taken over, and how many were left to ggml. `op` is a name of
- * ggml_op_name ("MUL_MAT"), `type` one of ggml_type_name ("q4_K"), for the weights; letter case does
- * not matter. NULL stands for all; an unknown name has the count 0.
+ * ggml_op_name ("MUL_MAT"), `type` one of ggml_type_name ("q4_K"), for the weights, or for the keys of
+ * "FLASH_ATTN_EXT"; letter case does not matter. NULL stands for all; an unknown name has the count 0.
  */
 uint64_t zen5turbo_taken(const char *op, const char *type);
 uint64_t zen5turbo_declined(const char *op, const char *type);
