@@ -1,0 +1,166 @@
+//! Where the queries, keys, values and results of an attention lie.
+
+use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+use std::ops::Range;
+
+use zen5turbo_kernels::attention::{Query, Scale, Shared};
+
+use crate::ggml::abi::Tensor;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// Where queries, keys, values and results lie.
+pub struct Heads {
+    query: Strided,
+    key: Strided,
+    value: Strided,
+    /// Without one: null.
+    mask: Strided,
+    mask_ne: [usize; 2],
+    /// A score for every query head; null for none.
+    sinks: *const f32,
+    result: *mut f32,
+    /// Elements of a result.
+    value_len: usize,
+    pub tokens: usize,
+    /// Query heads, those that share keys and values, and independent batches.
+    heads: usize,
+    sharing: usize,
+    pub batches: usize,
+    /// Batches that share keys and values.
+    pub batches_sharing: usize,
+    pub keys: usize,
+}
+
+/// Memory with steps of so many bytes.
+pub struct Strided {
+    start: *const u8,
+    nb: [usize; 4],
+}
+
+impl Strided {
+    fn of(t: &Tensor) -> Self {
+        Strided { start: t.data.cast_const().cast(), nb: t.nb }
+    }
+
+    #[inline]
+    fn at(&self, i1: usize, i2: usize, i3: usize) -> *const u8 {
+        self.start.wrapping_add(i1 * self.nb[1] + i2 * self.nb[2] + i3 * self.nb[3])
+    }
+}
+
+/// One of the query heads that share keys and values, of one token, by its number in the group.
+pub struct Place {
+    token: usize,
+    head: usize,
+    batch: usize,
+}
+
+impl Heads {
+    /// Those of an attention whose shapes are known to fit.
+    pub fn new(op: &Tensor, [q, k, v]: [&Tensor; 3], mask: Option<&Tensor>, sinks: Option<&Tensor>) -> Self {
+        let n = |x: i64| x as usize;
+        Heads {
+            query: Strided::of(q),
+            key: Strided::of(k),
+            value: Strided::of(v),
+            mask: mask.map_or(Strided { start: std::ptr::null(), nb: [0; 4] }, Strided::of),
+            mask_ne: mask.map_or([1, 1], |m| [n(m.ne[2]), n(m.ne[3])]),
+            sinks: sinks.map_or(std::ptr::null(), |s| s.data.cast_const().cast()),
+            result: op.data.cast(),
+            value_len: n(v.ne[0]),
+            tokens: n(q.ne[1]),
+            heads: n(q.ne[2]),
+            sharing: n(q.ne[2] / k.ne[2]),
+            batches: n(q.ne[3]),
+            batches_sharing: n(q.ne[3] / k.ne[3]),
+            keys: n(k.ne[1]),
+        }
+    }
+
+    /// Heads of keys.
+    pub fn key_heads(&self) -> usize {
+        self.heads / self.sharing
+    }
+
+    /// Groups of queries that share keys: heads of keys in all batches.
+    pub fn groups(&self) -> usize {
+        self.key_heads() * self.batches
+    }
+
+    /// Queries of a group.
+    pub fn rows(&self) -> usize {
+        self.tokens * self.sharing
+    }
+
+    /// Query `row` of a group. Heads of one token follow each other: they see the same keys.
+    #[inline]
+    pub fn place(&self, group: usize, row: usize) -> Place {
+        let key_heads = self.key_heads();
+        Place {
+            token: row / self.sharing,
+            head: group % key_heads * self.sharing + row % self.sharing,
+            batch: group / key_heads,
+        }
+    }
+
+    pub fn query(&self, p: &Place, max_bias: f32) -> Query {
+        let mask = if self.mask.start.is_null() {
+            std::ptr::null()
+        } else {
+            self.mask.at(p.token, p.head % self.mask_ne[0], p.batch % self.mask_ne[1])
+        };
+        Query {
+            elements: self.query.at(p.token, p.head, p.batch).cast(),
+            mask,
+            slope: slope(p.head, self.heads, max_bias),
+        }
+    }
+
+    /// Fetches keys and values of these keys, of all heads, into the level-2 cache: in the order in which they lie in memory,
+    /// in which no hardware prefetcher sees the heads one by one.
+    pub fn fetch(&self, keys: Range<usize>, batch: usize, [key_bytes, value_bytes]: [usize; 2]) {
+        let batch = batch / self.batches_sharing;
+        for (rows, bytes) in [(&self.key, key_bytes), (&self.value, value_bytes)] {
+            for key in keys.clone() {
+                for head in 0..self.key_heads() {
+                    for line in (0..bytes).step_by(LINE) {
+                        // SAFETY: a prefetch changes nothing that the program can see, and cannot fault.
+                        unsafe { _mm_prefetch::<_MM_HINT_T1>(rows.at(key, head, batch).wrapping_add(line).cast()) };
+                    }
+                }
+            }
+        }
+    }
+
+    pub fn shared(&self, group: usize, scale: Scale) -> Shared {
+        let (head, batch) = (group % self.key_heads(), group / self.key_heads() / self.batches_sharing);
+        Shared {
+            keys: (self.key.at(0, head, batch), self.key.nb[1]),
+            values: (self.value.at(0, head, batch), self.value.nb[1]),
+            scale,
+        }
+    }
+
+    pub fn result(&self, p: &Place) -> *mut f32 {
+        self.result.wrapping_add(((p.batch * self.tokens + p.token) * self.heads + p.head) * self.value_len)
+    }
+
+    /// # Safety
+    /// The sinks are those of ggml's tensor.
+    pub unsafe fn sink(&self, p: &Place) -> Option<f32> {
+        // SAFETY: one for every head, as `decide` checked.
+        (!self.sinks.is_null()).then(|| unsafe { self.sinks.add(p.head).read() })
+    }
+}
+
+/// What a head's mask is multiplied by (ALiBi, <https://arxiv.org/abs/2108.12409>), as ggml has it.
+fn slope(head: usize, heads: usize, max_bias: f32) -> f32 {
+    if max_bias <= 0.0 {
+        return 1.0;
+    }
+    let log2 = 1usize << heads.ilog2();
+    let (exponent, steps) = if head < log2 { (max_bias, head + 1) } else { (max_bias / 2.0, 2 * (head - log2) + 1) };
+    (-exponent / log2 as f32).exp2().powi(steps as i32)
+}

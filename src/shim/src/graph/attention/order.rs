@@ -1,0 +1,103 @@
+//! How an attention is cut for threads.
+
+/// Parts of the keys for each thread, so that none waits long for another one.
+const PARTS_PER_THREAD: usize = 4;
+
+/// Fewest keys of a part: putting parts together must be little beside them.
+const FEWEST_KEYS: usize = 64;
+
+/// Most bytes of sums that one thread goes through again and again with [`Order::Keys`]: a part of its level-2 cache.
+const MOST_SUMS: usize = 256 << 10;
+
+/// How much more the keys and values of a part are to be than its sums, which are written and read once more.
+const BYTES_OVER_SUMS: usize = 8;
+
+/// Pieces for each thread where heads are cut, if their queries are enough, and the fewest queries of a piece then.
+const PIECES_PER_THREAD: usize = 2;
+const FEWEST_ROWS: usize = 16;
+
+/// What is computed after what, and by whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Pieces are some queries of a head of keys, all keys; `cuts` of them for each head.
+    Heads { cuts: usize },
+    /// Pieces are all queries of a batch and a part of the keys, so many of `keys` keys.
+    Keys { parts: usize, keys: usize },
+}
+
+/// What there is to do.
+pub struct Work {
+    /// Queries that share a head of keys, and how many such groups there are, in all batches.
+    pub rows: usize,
+    pub groups: usize,
+    pub batches: usize,
+    pub keys: usize,
+    /// Bytes of all keys and values.
+    pub bytes: usize,
+    /// Bytes of the sums of all queries.
+    pub sums: usize,
+    /// Most queries that are computed together.
+    pub most_rows: usize,
+}
+
+impl Order {
+    /// For `threads` threads.
+    pub fn choose(work: &Work, threads: usize) -> Self {
+        let Work { rows, groups, batches, keys, .. } = *work;
+        let few = rows <= work.most_rows && work.sums / batches <= MOST_SUMS;
+        let wanted = if threads == 1 { 1 } else { (PARTS_PER_THREAD * threads).div_ceil(batches) };
+        let parts = wanted.min(keys / FEWEST_KEYS).min(work.bytes / BYTES_OVER_SUMS / work.sums).max(1);
+        // Few keys are few parts: heads may be more.
+        if few && parts * batches >= threads.min(groups) {
+            let keys_of_part = keys.div_ceil(parts).next_multiple_of(FEWEST_KEYS);
+            return Order::Keys { parts: keys.div_ceil(keys_of_part), keys: keys_of_part };
+        }
+        let for_threads = (PIECES_PER_THREAD * threads).div_ceil(groups).min(rows / FEWEST_ROWS);
+        Order::Heads { cuts: rows.div_ceil(work.most_rows).max(for_threads) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Heads of 64, halves; as many for queries as for keys.
+    fn work(heads: usize, tokens: usize, keys: usize) -> Work {
+        let sums = 4 * 80 * heads * tokens;
+        Work { rows: tokens, groups: heads, batches: 1, keys, bytes: heads * keys * 256, sums, most_rows: 64 }
+    }
+
+    #[test]
+    fn few_tokens_are_cut_by_keys_where_those_are_many() {
+        assert_eq!(Order::choose(&work(32, 1, 4096), 1), Order::Keys { parts: 1, keys: 4096 });
+        assert_eq!(Order::choose(&work(32, 1, 4096), 2), Order::Keys { parts: 8, keys: 512 });
+        assert_eq!(Order::choose(&work(32, 1, 256), 2), Order::Keys { parts: 4, keys: 64 });
+        assert_eq!(Order::choose(&work(32, 1, 256), 16), Order::Heads { cuts: 1 }, "four parts for 16 threads");
+        assert_eq!(Order::choose(&work(2, 1, 256), 16), Order::Keys { parts: 4, keys: 64 }, "two heads would be fewer");
+    }
+
+    #[test]
+    fn sums_of_parts_are_little_beside_keys_and_values() {
+        let work = work(8, 8, 8192);
+        let Order::Keys { parts, .. } = Order::choose(&work, 128) else { panic!("few tokens") };
+        assert!((2..128).contains(&parts) && parts * work.sums * BYTES_OVER_SUMS <= work.bytes, "{parts}");
+    }
+
+    #[test]
+    fn many_tokens_are_cut_for_the_threads() {
+        assert_eq!(Order::choose(&work(32, 512, 4096), 16), Order::Heads { cuts: 8 });
+        assert_eq!(Order::choose(&work(1, 512, 4096), 16), Order::Heads { cuts: 32 });
+        assert_eq!(Order::choose(&work(1, 128, 4096), 64), Order::Heads { cuts: 8 }, "16 queries at least");
+    }
+
+    #[test]
+    fn parts_are_never_empty() {
+        for keys in 1..1500 {
+            for threads in [1, 2, 3, 16, 96] {
+                if let Order::Keys { parts, keys: each } = Order::choose(&work(4, 1, keys), threads) {
+                    assert!(parts * each >= keys && (parts - 1) * each < keys, "{keys} {threads}: {parts} of {each}");
+                }
+            }
+        }
+    }
+}
