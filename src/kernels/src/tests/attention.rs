@@ -4,6 +4,7 @@ use super::data::{Rng, block, random_columns, random_matrix};
 use super::guard::{Guarded, Side};
 use super::harness::row_bytes;
 use super::reference::{dot, flushed, kept, weights};
+use super::scale;
 use crate::attention::{Attention, Query, Scale, Shared};
 use crate::formats::{Values, WeightType};
 use crate::isa::Isa;
@@ -221,9 +222,9 @@ fn tiers() -> impl Iterator<Item = Isa> {
     Isa::ALL.into_iter().filter(|isa| isa.available())
 }
 
-/// Whether tests can afford it on this tier.
-fn affordable(isa: Isa, macs: usize) -> bool {
-    isa != Isa::Scalar || macs < 200_000
+/// Whether tests can afford so many products: the definition is slow, the portable tier and an emulator more so.
+fn affordable(isa: Isa, products: usize) -> bool {
+    products < scale() * if isa == Isa::Scalar { 50_000 } else { 270_000 }
 }
 
 #[test]
@@ -260,10 +261,10 @@ fn every_shape_agrees_with_the_definition() {
                 if !affordable(isa, queries * keys * key_len) {
                     continue;
                 }
-                for side in [Side::Start, Side::End] {
-                    let types = (WeightType::F16, if keys % 2 == 0 { WeightType::F32 } else { WeightType::F16 });
-                    assert!(random(isa, (types.0, key_len), (types.1, value_len), [queries, keys, 2], rng).check(side));
-                }
+                let side = if queries % 2 == 0 { Side::Start } else { Side::End };
+                let values = if keys % 2 == 0 { WeightType::F32 } else { WeightType::F16 };
+                let case = random(isa, (WeightType::F16, key_len), (values, value_len), [queries, keys, 2], rng);
+                assert!(case.check(side));
             }
         }
     }
@@ -275,10 +276,13 @@ fn masks_sinks_caps_and_parts_agree_with_the_definition() {
     let rng = &mut Rng(33);
     let unseen = f16::NEG_INFINITY;
     for isa in tiers() {
-        for keys in [1, 63, 200, 390] {
+        for keys in [1, 63, 200] {
             for queries in [1, 7, 33] {
+                if !affordable(isa, queries * keys * 16) {
+                    continue;
+                }
                 for kind in 0..6 {
-                    let mut case = random(isa, (WeightType::F16, 64), (WeightType::F16, 64), [queries, keys, 0], rng);
+                    let mut case = random(isa, (WeightType::F16, 16), (WeightType::F16, 64), [queries, keys, 0], rng);
                     for (q, mask) in case.masks.iter_mut().enumerate() {
                         let causal = keys * (q / 2 + 1) / queries.max(2);
                         let mut one = |key: usize| match kind {
