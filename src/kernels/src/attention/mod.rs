@@ -154,6 +154,12 @@ impl Attention {
         self.act
     }
 
+    /// `e` to the power of `x`, as for weights.
+    pub fn exp(&self, x: f32) -> f32 {
+        // SAFETY: the functions are those of a tier that this CPU has.
+        unsafe { (self.functions.exp)(x) }
+    }
+
     /// Most queries that [`Self::add`] takes.
     pub const fn most_queries(&self) -> usize {
         self.queries
@@ -358,10 +364,9 @@ impl Attention {
             let sums = sums.add(i * stride);
             (sums, self.known(sums.cast_mut()).read())
         };
-        let exp = |x| (self.functions.exp)(x);
         let max = (0..parts).map(|i| part(i).1.max).fold(sink.unwrap_or(f32::NEG_INFINITY), f32::max);
         // a difference of infinities would not be a number
-        let scale = |x: f32| if x == f32::NEG_INFINITY { 0.0 } else { exp(x - max) };
+        let scale = |x: f32| if x == f32::NEG_INFINITY { 0.0 } else { self.exp(x - max) };
         let mut sum = sink.map_or(0.0, scale);
         for i in 0..parts {
             let (_, known) = part(i);

@@ -105,7 +105,13 @@ impl Heads {
         }
     }
 
-    pub fn query(&self, p: &Place, max_bias: f32) -> Query {
+    /// What every query head's mask is multiplied by; none where that is 1.
+    pub fn slopes(&self, max_bias: f32, exp: impl Fn(f32) -> f32) -> Vec<f32> {
+        let heads = if max_bias > 0.0 { self.heads } else { 0 };
+        (0..heads).map(|head| slope(head, self.heads, max_bias, &exp)).collect()
+    }
+
+    pub fn query(&self, p: &Place, slopes: &[f32]) -> Query {
         let mask = if self.mask.start.is_null() {
             std::ptr::null()
         } else {
@@ -114,7 +120,7 @@ impl Heads {
         Query {
             elements: self.query.at(p.token, p.head, p.batch).cast(),
             mask,
-            slope: slope(p.head, self.heads, max_bias),
+            slope: slopes.get(p.head).copied().unwrap_or(1.0),
         }
     }
 
@@ -155,12 +161,26 @@ impl Heads {
     }
 }
 
-/// What a head's mask is multiplied by (ALiBi, <https://arxiv.org/abs/2108.12409>), as ggml has it.
-fn slope(head: usize, heads: usize, max_bias: f32) -> f32 {
-    if max_bias <= 0.0 {
-        return 1.0;
-    }
+/// What a head's mask is multiplied by (ALiBi, <https://arxiv.org/abs/2108.12409>), as ggml has it; `exp` is the
+/// exponential, which the C library's is not taken for: that would be one more library to load.
+fn slope(head: usize, heads: usize, max_bias: f32, exp: impl Fn(f32) -> f32) -> f32 {
     let log2 = 1usize << heads.ilog2();
     let (exponent, steps) = if head < log2 { (max_bias, head + 1) } else { (max_bias / 2.0, 2 * (head - log2) + 1) };
-    (-exponent / log2 as f32).exp2().powi(steps as i32)
+    exp(-std::f32::consts::LN_2 * exponent * steps as f32 / log2 as f32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slopes_are_powers_of_two_that_halve_from_head_to_head_of_eight() {
+        let slopes: Vec<f32> = (0..12).map(|head| slope(head, 12, 8.0, f32::exp)).collect();
+        let expected = [0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015_625, 0.007_812_5, 0.003_906_25];
+        // those beyond lie between, from the square root of the first on
+        let between = [0.5f32.sqrt(), 0.125f32.sqrt(), 0.03125f32.sqrt(), 0.007_812_5f32.sqrt()];
+        for (got, expected) in slopes.iter().zip(expected.iter().chain(&between)) {
+            assert!((got / expected - 1.0).abs() < 1e-6, "{slopes:?}");
+        }
+    }
 }

@@ -53,8 +53,8 @@ pub struct Job {
     heads: Heads,
     attention: Attention,
     scale: Scale,
-    /// ALiBi: the largest exponent of a head's slope; 0 for none.
-    max_bias: f32,
+    /// See [`Heads::slopes`].
+    slopes: Vec<f32>,
     order: Order,
     /// Bytes of a key, of a value.
     row_bytes: [usize; 2],
@@ -87,7 +87,7 @@ impl Job {
         };
         Job {
             scale: Scale { scale: if cap == 0.0 { scale } else { scale / cap }, cap },
-            max_bias,
+            slopes: heads.slopes(max_bias, |x| attention.exp(x)),
             order: Order::choose(&work, threads),
             row_bytes,
             bytes: bytes as u64,
@@ -238,7 +238,7 @@ impl Job {
         for i in turns(ith, nth, heads.groups() * cuts, &node.next.0) {
             let (group, cut) = (i % heads.groups(), i / heads.groups());
             let (from, to) = (cut * heads.rows() / cuts, (cut + 1) * heads.rows() / cuts);
-            let query = |row: usize| heads.query(&heads.place(group, from + row), self.max_bias);
+            let query = |row: usize| heads.query(&heads.place(group, from + row), &self.slopes);
             // SAFETY: as in `run`.
             unsafe {
                 attention.clear(to - from, sums);
@@ -273,7 +273,7 @@ impl Job {
                         let share = |h: usize| next.start + next.len() * h / count;
                         heads.fetch(share(head)..share(head + 1), batch, self.row_bytes);
                         let (group, sums) = (first + head, sums.add(head * rows * len));
-                        let query = |row: usize| heads.query(&heads.place(group, row), self.max_bias);
+                        let query = |row: usize| heads.query(&heads.place(group, row), &self.slopes);
                         attention.add(&heads.shared(group, self.scale), from..to, rows, query, sums, scratch);
                     }
                 }
