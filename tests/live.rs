@@ -181,7 +181,8 @@ fn llama_cpp_is_seen_generating_and_nothing_is_left_when_it_is_killed() {
     let q8 = &statistics["ops"]["MUL_MAT"]["q8_0"];
     assert!(q8["taken"].as_u64() >= one["count"].as_u64() && q8["kernels"]["1"].is_string(), "{statistics:#}");
     let doctor = Program::new(command()).args("doctor --gate off").arg(program.pid().to_string()).run().success();
-    assert!(doctor.stdout.contains("live: taken over: MUL_MAT"), "{doctor}");
+    assert!(doctor.stdout.contains("live: taken over: FLASH_ATTN_EXT f16 by"), "{doctor}");
+    assert!(doctor.stdout.contains(", MUL_MAT q8_0 by"), "{doctor}");
 
     let pid = program.pid();
     let text = top(&format!("--once {pid}")).run().success();
