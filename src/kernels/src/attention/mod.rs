@@ -16,6 +16,7 @@ use crate::isa::{Isa, LANES};
 use crate::kernel::{Blocking, Kernel, Product, Tiles};
 use crate::registry;
 use crate::width::DataPath;
+use core::mem::MaybeUninit;
 use soften::{Mask, SoftenFn};
 use values::{Weighted, WeightedFn};
 
@@ -239,19 +240,25 @@ impl Attention {
         let layout = self.layout;
         let (act, panel) = (scratch, scratch.add(layout.panel));
         let scores: *mut f32 = scratch.add(layout.scores).cast();
+        // asked once: to find a query takes divisions, and every tile of keys needs all of them
+        let mut all = [const { MaybeUninit::<Query>::uninit() }; MOST_QUERIES];
+        for (q, slot) in all[..n].iter_mut().enumerate() {
+            slot.write(query(q));
+        }
+        let queries = core::slice::from_raw_parts(all.as_ptr().cast::<Query>(), n);
         let tiles = self.kernel.tiles(n);
         for t in 0..tiles.count {
-            self.kernel.quantize_tile_as(self.act, self.key_len, tiles, t, act, |q| query(q).elements);
+            self.kernel.quantize_tile_as(self.act, self.key_len, tiles, t, act, |q| queries[q].elements);
         }
         let step = self.keys_of_tile(n);
         let mut from = keys.start;
         while from < keys.end {
             let to = (from + step).min(keys.end);
-            if let Some(seen) = seen(from..to, n, &query) {
+            if let Some(seen) = seen(from..to, queries) {
                 self.products(shared, seen.clone(), tiles, act, panel, scores);
                 let mut factors = [1.0; MOST_QUERIES];
                 for (q, factor) in factors[..n].iter_mut().enumerate() {
-                    let mask = mask(&query(q), &seen);
+                    let mask = mask(&queries[q], &seen);
                     let known = &mut *self.known(sums.add(q * self.sums_len()));
                     let soften = self.functions.soften;
                     let scores = scores.add(q * SCORES);
@@ -404,15 +411,10 @@ unsafe fn mask(query: &Query, keys: &core::ops::Range<usize>) -> Mask {
 }
 
 /// The keys from the first to the last one that any query sees; `None` if none sees any.
-unsafe fn seen(
-    keys: core::ops::Range<usize>,
-    n: usize,
-    query: &impl Fn(usize) -> Query,
-) -> Option<core::ops::Range<usize>> {
+unsafe fn seen(keys: core::ops::Range<usize>, queries: &[Query]) -> Option<core::ops::Range<usize>> {
     let mut found: Option<core::ops::Range<usize>> = None;
     let mut last = core::ptr::null();
-    for q in 0..n {
-        let mask = query(q).mask;
+    for &Query { mask, .. } in queries {
         if mask.is_null() {
             return Some(keys);
         }

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::ggml::abi::{CPlan, ComputeParams, STATUS_FAILED, Tensor};
 use crate::ggml::copies::{Caller, caller};
-use crate::ggml::probe::{Abi, MatrixOp, Op};
+use crate::ggml::probe::{Abi, Op};
 use crate::graph::context::{self, Running};
 use crate::graph::plan::Plan;
 use crate::graph::{attention, execute};
@@ -89,66 +89,56 @@ unsafe fn try_compute(caller: &Caller, params: &ComputeParams, op: &Tensor) -> b
     if !unsafe { abi.fits(op) } {
         return false;
     }
-    match abi.op(op.op) {
-        // SAFETY: as above.
-        Op::Matrix(kind) => unsafe { try_product(abi, kind, params, op) },
-        // SAFETY: as above.
-        Op::Attention => unsafe { try_attention(abi, params, op) },
-        Op::Ordinary | Op::Opaque => false,
+    let plan = context::find(params.wdata);
+    let (kind, weights, reason) = match abi.op(op.op) {
+        Op::Matrix(kind) => {
+            let node = plan.and_then(|plan| plan.find(op));
+            match planned(abi, params, plan, node.map(|node| (node, &node.decision))) {
+                Ok((plan, node, job)) => {
+                    // SAFETY: the plan is this graph's.
+                    unsafe { execute::run(plan, node, job, abi, params) };
+                    return true;
+                }
+                Err(reason) => (kind.counted(), op.src[0], reason),
+            }
+        }
+        Op::Attention => {
+            let node = plan.and_then(|plan| plan.attention.find(op));
+            match planned(abi, params, plan, node.map(|node| (node, &node.decision))) {
+                Ok((plan, node, job)) => {
+                    // SAFETY: as above.
+                    unsafe { attention::run(plan, node, job, abi, params) };
+                    return true;
+                }
+                Err(reason) => (OpKind::FlashAttnExt, op.src[1], reason),
+            }
+        }
+        Op::Ordinary | Op::Opaque => return false,
+    };
+    if params.ith == 0 {
+        // SAFETY: a source of this operation.
+        unsafe { count_declined(abi, kind, weights, reason) };
     }
+    false
 }
 
-/// What keeps an operation that was planned from being computed here: the same for all threads.
-fn obstacle(abi: &Abi, plan: &Plan, params: &ComputeParams) -> Option<Reason> {
+/// What was planned for a node, unless something keeps it from being computed here: the same for all threads.
+#[inline]
+fn planned<'a, N, J>(
+    abi: &Abi,
+    params: &ComputeParams,
+    plan: Option<&'a Plan>,
+    node: Option<(&'a N, &'a Result<J, Reason>)>,
+) -> Result<(&'a Plan, &'a N, &'a J), Reason> {
+    let (Some(plan), Some((node, decision))) = (plan, node) else { return Err(Reason::NoGraphContext) };
+    let job = decision.as_ref().map_err(|reason| *reason)?;
     if abi.has_use_ref && params.use_ref {
-        Some(Reason::UseRef)
-    } else {
-        (params.nth as usize > plan.threads).then_some(Reason::TooManyThreads)
+        return Err(Reason::UseRef);
     }
-}
-
-#[inline]
-unsafe fn try_product(abi: &Abi, kind: MatrixOp, params: &ComputeParams, op: &Tensor) -> bool {
-    let found = context::find(params.wdata).and_then(|plan| Some((plan, plan.find(op)?)));
-    let reason = match found {
-        None => Reason::NoGraphContext,
-        Some((plan, node)) => match (&node.decision, obstacle(abi, plan, params)) {
-            (Err(reason), _) => *reason,
-            (Ok(_), Some(reason)) => reason,
-            (Ok(job), None) => {
-                // SAFETY: the plan is this graph's.
-                unsafe { execute::run(plan, node, job, abi, params) };
-                return true;
-            }
-        },
-    };
-    if params.ith == 0 {
-        // SAFETY: a product has two sources.
-        unsafe { count_declined(abi, kind.counted(), op.src[0], reason) };
+    if params.nth as usize > plan.threads {
+        return Err(Reason::TooManyThreads);
     }
-    false
-}
-
-#[inline]
-unsafe fn try_attention(abi: &Abi, params: &ComputeParams, op: &Tensor) -> bool {
-    let found = context::find(params.wdata).and_then(|plan| Some((plan, plan.attention.find(op)?)));
-    let reason = match found {
-        None => Reason::NoGraphContext,
-        Some((plan, node)) => match (&node.decision, obstacle(abi, plan, params)) {
-            (Err(reason), _) => *reason,
-            (Ok(_), Some(reason)) => reason,
-            (Ok(job), None) => {
-                // SAFETY: the plan is this graph's.
-                unsafe { attention::run(plan, node, job, abi, params) };
-                return true;
-            }
-        },
-    };
-    if params.ith == 0 {
-        // SAFETY: attention has three sources.
-        unsafe { count_declined(abi, OpKind::FlashAttnExt, op.src[1], reason) };
-    }
-    false
+    Ok((plan, node, job))
 }
 
 /// Counts an operation on `weights`, which may be keys, that ggml computes.

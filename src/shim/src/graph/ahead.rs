@@ -22,6 +22,7 @@
 //! free miss buffer as a load does, so it moves the reading to another place and saves little.
 
 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+use std::ops::Range;
 
 use zen5turbo_kernels::isa::LANES;
 
@@ -33,6 +34,15 @@ const MOST_COLUMNS: usize = 8;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
+
+/// Prefetches these bytes, counted from `start`, into the level-2 cache.
+#[inline]
+pub fn fetch_lines(start: *const u8, bytes: Range<usize>) {
+    for line in bytes.step_by(LINE) {
+        // SAFETY: a prefetch changes nothing that the program can see, and cannot fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(line).cast()) };
+    }
+}
 
 /// The weights that each thread reads first in a product.
 #[derive(Clone, Copy, Debug)]
@@ -66,17 +76,14 @@ impl Ahead {
     }
 
     /// The part of thread `ith`, as offsets into the matrix; empty when it has none.
-    fn part(&self, ith: usize) -> std::ops::Range<usize> {
+    fn part(&self, ith: usize) -> Range<usize> {
         let from = if ith < self.pieces { ith * self.piece } else { self.matrix };
         from..(from + self.bytes).min(self.matrix)
     }
 
     /// Prefetches the part of thread `ith` into the level-2 cache. Names no address outside of the matrix.
     pub fn fetch(&self, ith: usize) {
-        for line in self.part(ith).step_by(LINE) {
-            // SAFETY: a prefetch changes nothing that the program can see, and cannot fault.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(self.weights.wrapping_add(line).cast()) };
-        }
+        fetch_lines(self.weights, self.part(ith));
     }
 }
 

@@ -46,9 +46,8 @@ pub unsafe fn decide_unplaced(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<
     // SAFETY: a product has two sources.
     let (src0, src1) = unsafe { (&*op.src[0], &*op.src[1]) };
     let weight = abi.weight_type(src0.ty).ok_or(Reason::TypeNotSupported)?;
-    // SAFETY: a view's source is a tensor.
-    let viewed_extra = !src0.view_src.is_null() && unsafe { !(*src0.view_src).extra.is_null() };
-    if !src0.extra.is_null() || viewed_extra {
+    // SAFETY: a tensor of this ggml.
+    if unsafe { is_repacked(src0) } {
         return Err(Reason::Repacked);
     }
     if kind == MatrixOp::MulMat && op.op_params[1] != HINT_NONE {
@@ -91,6 +90,15 @@ pub unsafe fn decide_unplaced(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<
     let kernel =
         registry::kernel_on(startup::data_path(), startup::isa(), weight, columns).ok_or(Reason::TypeNotSupported)?;
     Ok(Take { kernel, regime: Regime::of(columns), rows: src0.ne[1] as usize, k })
+}
+
+/// Whether a tensor, or what it is a view of, lies in a layout of a buffer type's own.
+///
+/// # Safety
+/// `t` is a tensor of ggml.
+pub unsafe fn is_repacked(t: &Tensor) -> bool {
+    // SAFETY: a view's source is a tensor.
+    !t.extra.is_null() || unsafe { t.view_src.as_ref() }.is_some_and(|viewed| !viewed.extra.is_null())
 }
 
 /// MUL_MAT: weights are broadcast over the columns of `ne2` and `ne3`.

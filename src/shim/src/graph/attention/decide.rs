@@ -8,6 +8,7 @@ use super::heads::Heads;
 use crate::config::{KernelChoice, config};
 use crate::ggml::abi::Tensor;
 use crate::ggml::probe::{Abi, TYPE_F32};
+use crate::graph::policy::is_repacked;
 use crate::reason::Reason;
 use crate::startup;
 
@@ -41,7 +42,8 @@ pub unsafe fn decide(abi: &Abi, op: &Tensor, threads: usize) -> Result<Job, Reas
     if op.ty != TYPE_F32 {
         return Err(Reason::DstNotF32);
     }
-    if [k, v].into_iter().any(|t| !t.extra.is_null()) {
+    // SAFETY: tensors of this ggml.
+    if [k, v].into_iter().any(|t| unsafe { is_repacked(t) }) {
         return Err(Reason::Repacked);
     }
     let half_mask = mask.is_none_or(|m| abi.weight_type(m.ty) == Some(WeightType::F16));

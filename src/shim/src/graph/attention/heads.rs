@@ -1,14 +1,11 @@
 //! Where the queries, keys, values and results of an attention lie.
 
-use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 use std::ops::Range;
 
 use zen5turbo_kernels::attention::{Query, Scale, Shared};
 
 use crate::ggml::abi::Tensor;
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
+use crate::graph::ahead::fetch_lines;
 
 /// Where queries, keys, values and results lie.
 pub struct Heads {
@@ -131,10 +128,7 @@ impl Heads {
         for (rows, bytes) in [(&self.key, key_bytes), (&self.value, value_bytes)] {
             for key in keys.clone() {
                 for head in 0..self.key_heads() {
-                    for line in (0..bytes).step_by(LINE) {
-                        // SAFETY: a prefetch changes nothing that the program can see, and cannot fault.
-                        unsafe { _mm_prefetch::<_MM_HINT_T1>(rows.at(key, head, batch).wrapping_add(line).cast()) };
-                    }
+                    fetch_lines(rows.at(key, head, batch), 0..bytes);
                 }
             }
         }

@@ -11,7 +11,7 @@ mod order;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
-use zen5turbo_kernels::attention::{Attention, MOST_QUERIES, Scale};
+use zen5turbo_kernels::attention::{Attention, Scale};
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::LANES;
 
@@ -105,7 +105,7 @@ impl Job {
     /// Sums that a thread keeps for itself; behind its scratch.
     fn own_rows(&self) -> usize {
         match self.order {
-            Order::Heads { .. } => MOST_QUERIES,
+            Order::Heads { .. } => self.attention.most_queries(),
             Order::Keys { parts: 1, .. } => self.all_rows() / self.heads.batches,
             Order::Keys { .. } => 0,
         }
