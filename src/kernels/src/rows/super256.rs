@@ -39,10 +39,26 @@ pub trait Super256: Weight {
 }
 
 /// The sixteen bytes at each of four places.
+///
+/// Read from the last place to the first, behind the codes: where in the stream of loads these stand decides how well
+/// the hardware's prefetcher follows, though their cache lines were all asked for before. (AMD EPYC, Zen 4, 2026-11-22,
+/// q4_K in memory, k = 2048, one column, GB/s with the orders 0 2 3 1, 0 1 2 3, 2 3 0 1, 3 2 1 0, and with codes and
+/// header of each super-block together: 26, 26, 26, 30, 24; a loop that only reads 31. In llama.cpp the fourth over the
+/// first: 1.06. Nibbles left where they lie and sums shifted instead: 67 GMAC/s and 70 in the cache, no gain in memory.)
 #[inline(always)]
 unsafe fn quarters(p: [*const u8; 4]) -> __m512i {
-    let [a, b, c, d] = p.map(|p| _mm_loadu_si128(p.cast()));
+    let [a, b, c, d] = p;
+    let (d, c, b, a) = (in_turn(d), in_turn(c), in_turn(b), in_turn(a));
     _mm512_inserti64x4::<1>(_mm512_castsi256_si512(_mm256_set_m128i(b, a)), _mm256_set_m128i(d, c))
+}
+
+/// The sixteen bytes at `p`, read before anything that follows.
+#[inline(always)]
+unsafe fn in_turn(p: *const u8) -> __m128i {
+    let v = _mm_loadu_si128(p.cast());
+    // SAFETY: no instruction. Keeps the compiler from another order.
+    core::arch::asm!("", options(nostack, preserves_flags));
+    v
 }
 
 /// The words at each of four places, each twice.
