@@ -254,7 +254,7 @@ impl Attention {
         let mut from = keys.start;
         while from < keys.end {
             let to = (from + step).min(keys.end);
-            if let Some(seen) = seen(from..to, queries) {
+            if let Some(seen) = seen(from..to, queries.iter().copied()) {
                 self.products(shared, seen.clone(), tiles, act, panel, scores);
                 let mut factors = [1.0; MOST_QUERIES];
                 for (q, factor) in factors[..n].iter_mut().enumerate() {
@@ -411,10 +411,16 @@ unsafe fn mask(query: &Query, keys: &core::ops::Range<usize>) -> Mask {
 }
 
 /// The keys from the first to the last one that any query sees; `None` if none sees any.
-unsafe fn seen(keys: core::ops::Range<usize>, queries: &[Query]) -> Option<core::ops::Range<usize>> {
+///
+/// # Safety
+/// The masks of the queries are readable for these keys.
+pub unsafe fn seen(
+    keys: core::ops::Range<usize>,
+    queries: impl IntoIterator<Item = Query>,
+) -> Option<core::ops::Range<usize>> {
     let mut found: Option<core::ops::Range<usize>> = None;
     let mut last = core::ptr::null();
-    for &Query { mask, .. } in queries {
+    for Query { mask, .. } in queries {
         if mask.is_null() {
             return Some(keys);
         }
@@ -422,16 +428,42 @@ unsafe fn seen(keys: core::ops::Range<usize>, queries: &[Query]) -> Option<core:
             continue; // heads share it
         }
         last = mask;
-        let sees = |key: &usize| mask.add(2 * key).cast::<u16>().read_unaligned() != UNSEEN;
         // what is found already need not be looked at
         let (start, end) = found.as_ref().map_or((keys.end, keys.start), |f| (f.start, f.end));
-        let first = (keys.start..start).find(sees).unwrap_or(start);
-        let behind = (end.max(first)..keys.end).rfind(sees).map_or(end, |key| key + 1);
+        let first = first_seen(mask, keys.start..start);
+        let behind = behind_seen(mask, end.max(first)..keys.end).unwrap_or(end);
         if first < behind {
             found = Some(first..behind);
         }
     }
     found
+}
+
+/// The mask of eight keys that are not seen.
+const EIGHT_UNSEEN: u128 = (UNSEEN as u128) * (u128::MAX / 0xffff);
+
+/// The first key of the range that is seen, else its end.
+unsafe fn first_seen(mask: *const u8, keys: core::ops::Range<usize>) -> usize {
+    let mut key = keys.start;
+    while key + 8 <= keys.end && mask.add(2 * key).cast::<u128>().read_unaligned() == EIGHT_UNSEEN {
+        key += 8;
+    }
+    while key < keys.end && mask.add(2 * key).cast::<u16>().read_unaligned() == UNSEEN {
+        key += 1;
+    }
+    key
+}
+
+/// The key behind the last one of the range that is seen.
+unsafe fn behind_seen(mask: *const u8, keys: core::ops::Range<usize>) -> Option<usize> {
+    let mut end = keys.end;
+    while keys.start + 8 <= end && mask.add(2 * (end - 8)).cast::<u128>().read_unaligned() == EIGHT_UNSEEN {
+        end -= 8;
+    }
+    while keys.start < end && mask.add(2 * (end - 1)).cast::<u16>().read_unaligned() == UNSEEN {
+        end -= 1;
+    }
+    (keys.start < end).then_some(end)
 }
 
 /// A module with the functions of one ISA; `$nv` vectors of values at a time.

@@ -5,11 +5,15 @@ use super::guard::{Guarded, Side};
 use super::harness::row_bytes;
 use super::reference::{dot, flushed, kept, weights};
 use super::scale;
-use crate::attention::{Attention, Query, Scale, Shared};
+use crate::attention::{Attention, Query, Scale, Shared, seen};
 use crate::formats::{Values, WeightType};
 use crate::isa::Isa;
 use crate::width::DataPath;
 use half::f16;
+
+fn guarded_mask(mask: &[f16], side: Side) -> Guarded {
+    Guarded::of(&mask.iter().flat_map(|h| h.to_le_bytes()).collect::<Vec<_>>(), side)
+}
 
 /// Queries that share keys and values.
 #[derive(Clone, Debug)]
@@ -57,9 +61,8 @@ impl Case {
         let n = self.queries.len();
         let (keys, values) = (Guarded::of(&self.keys, side), Guarded::of(&self.values, side));
         let queries: Vec<_> = self.queries.iter().map(|q| Guarded::floats(q, side)).collect();
-        let halves = |m: &[f16]| m.iter().flat_map(|h| h.to_le_bytes()).collect::<Vec<_>>();
         let masks: Vec<_> =
-            self.masks.iter().map(|m| m.as_ref().map(|(m, slope)| (Guarded::of(&halves(m), side), *slope))).collect();
+            self.masks.iter().map(|m| m.as_ref().map(|(m, slope)| (guarded_mask(m, side), *slope))).collect();
         let (key_stride, value_stride) = self.strides();
         let scale = if self.cap == 0.0 { self.scale } else { self.scale / self.cap };
         let shared = Shared {
@@ -381,6 +384,31 @@ fn keys_and_values_that_nobody_sees_are_not_read() {
             attention.finish(sums.as_ptr(), 1, 0, None, result.as_mut_ptr());
         }
         assert_eq!(result, [0.0; 64]);
+    }
+}
+
+#[test]
+fn what_is_seen_reaches_from_the_first_such_key_to_the_last_one() {
+    let mut rng = Rng(11);
+    for _ in 0..2000 {
+        let (keys, queries) = (1 + rng.below(70), 1 + rng.below(3));
+        // windows, sometimes empty ones, with holes
+        let masks: Vec<Vec<f16>> = (0..queries)
+            .map(|_| {
+                let (a, b, holes) = (rng.below(keys + 1), rng.below(keys + 1), rng.below(4));
+                let sees = |key: usize, hole: usize| (a..b).contains(&key) && hole >= holes;
+                let of = |key| if sees(key, rng.below(6)) { f16::ZERO } else { f16::NEG_INFINITY };
+                (0..keys).map(of).collect()
+            })
+            .collect();
+        let guarded: Vec<Guarded> = masks.iter().map(|m| guarded_mask(m, Side::End)).collect();
+        let from = rng.below(keys);
+        let query = |m: &Guarded| Query { elements: core::ptr::null(), mask: m.ptr(), slope: 1.0 };
+        // SAFETY: masks of `keys` halves.
+        let got = unsafe { seen(from..keys, guarded.iter().map(query)) };
+        let any = |key: &usize| masks.iter().any(|m| m[*key] != f16::NEG_INFINITY);
+        let first = (from..keys).find(any);
+        assert_eq!(got, first.map(|first| first..(from..keys).rfind(any).unwrap() + 1), "{from}.. of {masks:?}");
     }
 }
 

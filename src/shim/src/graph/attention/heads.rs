@@ -121,6 +121,12 @@ impl Heads {
         }
     }
 
+    /// A query for every mask of a batch.
+    pub fn masked(&self, batch: usize) -> impl Iterator<Item = Query> {
+        let heads = self.mask_ne[0].min(self.heads);
+        (0..self.tokens * heads).map(move |i| self.query(&Place { token: i / heads, head: i % heads, batch }, &[]))
+    }
+
     /// Fetches keys and values of these keys, of all heads, into the level-2 cache: in the order in which they lie in memory,
     /// in which no hardware prefetcher sees the heads one by one.
     pub fn fetch(&self, keys: Range<usize>, batch: usize, [key_bytes, value_bytes]: [usize; 2]) {

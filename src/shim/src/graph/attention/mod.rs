@@ -8,10 +8,11 @@ mod decide;
 mod heads;
 mod order;
 
+use std::ops::Range;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
-use zen5turbo_kernels::attention::{Attention, Scale};
+use zen5turbo_kernels::attention::{Attention, Scale, seen};
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::LANES;
 
@@ -58,7 +59,7 @@ pub struct Job {
     order: Order,
     /// Bytes of a key, of a value.
     row_bytes: [usize; 2],
-    /// Of keys and values, each read once; and products, for the statistics.
+    /// Of all keys and values, each read once; and products, for the statistics.
     bytes: u64,
     macs: u64,
 }
@@ -197,8 +198,8 @@ pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &Compu
     unsafe {
         match job.order {
             Order::Heads { cuts } => job.by_heads(cuts, plan, node, [ith, nth]),
-            Order::Keys { parts, keys } => {
-                job.by_keys(parts, keys, plan, node, [ith, nth]);
+            Order::Keys { parts, .. } => {
+                job.by_keys(parts, plan, node, [ith, nth]);
                 if parts > 1 {
                     // all threads of the graph come here; then every part of every query is done
                     (abi.barrier)(params.threadpool);
@@ -213,7 +214,9 @@ pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &Compu
     }
     if let Some(started) = started {
         let ns = started.elapsed().as_nanos() as u64;
-        stats::taken(OpKind::FlashAttnExt, node.ty, ns, job.bytes, job.macs);
+        // SAFETY: as above.
+        let share = |whole| unsafe { job.of_seen(whole) };
+        stats::taken(OpKind::FlashAttnExt, node.ty, ns, share(job.bytes), share(job.macs));
     }
 }
 
@@ -250,8 +253,34 @@ impl Job {
         }
     }
 
+    /// The keys of a batch that any of its queries sees, and some before them: whole vectors. Programs keep room for more
+    /// keys than there are (llama.cpp: a multiple of 256), and a window leaves the oldest ones behind.
+    ///
+    /// # Safety
+    /// The mask is readable.
+    unsafe fn seen(&self, batch: usize) -> Range<usize> {
+        let queries = self.heads.masked(batch);
+        // SAFETY: by contract.
+        let seen = unsafe { seen(0..self.heads.keys, queries) }.unwrap_or(0..0);
+        seen.start / LANES * LANES..seen.end
+    }
+
+    /// The part of `whole`, which is for all keys, that those that are seen make up, where only those are gone through.
+    ///
+    /// # Safety
+    /// The mask is readable.
+    unsafe fn of_seen(&self, whole: u64) -> u64 {
+        let all = self.heads.keys * self.heads.batches;
+        let seen = match self.order {
+            // SAFETY: by contract.
+            Order::Keys { .. } => (0..self.heads.batches).map(|batch| unsafe { self.seen(batch) }.len()).sum(),
+            Order::Heads { .. } => all,
+        };
+        whole * seen as u64 / all.max(1) as u64
+    }
+
     /// See [`Order::Keys`]. Sums of several parts are left to be put together.
-    unsafe fn by_keys(&self, parts: usize, part_keys: usize, plan: &Plan, node: &Node, [ith, nth]: [usize; 2]) {
+    unsafe fn by_keys(&self, parts: usize, plan: &Plan, node: &Node, [ith, nth]: [usize; 2]) {
         let (heads, attention) = (&self.heads, &self.attention);
         let (scratch, own) = self.scratch(plan, ith);
         let (len, rows, count) = (attention.sums_len(), heads.rows(), heads.key_heads());
@@ -262,13 +291,14 @@ impl Job {
             let first = batch * count;
             let at = part * self.all_rows() + first * rows;
             let sums = if parts == 1 { own } else { plan.shared_attention().wrapping_add(at * len) };
-            let end = ((part + 1) * part_keys).min(heads.keys);
             // SAFETY: as in `run`.
             unsafe {
+                let keys = order::part(self.seen(batch), part, parts);
+                heads.fetch(keys.start..(keys.start + step).min(keys.end), batch, self.row_bytes);
                 attention.clear(count * rows, sums);
-                for from in (part * part_keys..end).step_by(step) {
-                    let to = (from + step).min(end);
-                    let next = to..(to + step).min(end);
+                for from in keys.clone().step_by(step) {
+                    let to = (from + step).min(keys.end);
+                    let next = to..(to + step).min(keys.end);
                     for head in 0..count {
                         let share = |h: usize| next.start + next.len() * h / count;
                         heads.fetch(share(head)..share(head + 1), batch, self.row_bytes);

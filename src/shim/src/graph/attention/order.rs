@@ -1,5 +1,7 @@
 //! How an attention is cut for threads.
 
+use std::ops::Range;
+
 /// Parts of the keys for each thread, so that none waits long for another one.
 const PARTS_PER_THREAD: usize = 4;
 
@@ -21,8 +23,8 @@ const FEWEST_ROWS: usize = 16;
 pub enum Order {
     /// Pieces are some queries of a head of keys, all keys; `cuts` of them for each head.
     Heads { cuts: usize },
-    /// Pieces are all queries of a batch and a part of the keys, so many of `keys` keys.
-    Keys { parts: usize, keys: usize },
+    /// Pieces are all queries of a batch and a [`part`] of the keys that they see.
+    Keys { parts: usize },
 }
 
 /// What there is to do.
@@ -49,12 +51,22 @@ impl Order {
         let parts = wanted.min(keys / FEWEST_KEYS).min(work.bytes / BYTES_OVER_SUMS / work.sums).max(1);
         // Few keys are few parts: heads may be more.
         if few && parts * batches >= threads.min(groups) {
-            let keys_of_part = keys.div_ceil(parts).next_multiple_of(FEWEST_KEYS);
-            return Order::Keys { parts: keys.div_ceil(keys_of_part), keys: keys_of_part };
+            return Order::Keys { parts: keys.div_ceil(keys_of_part(keys, parts)) };
         }
         let for_threads = (PIECES_PER_THREAD * threads).div_ceil(groups).min(rows / FEWEST_ROWS);
         Order::Heads { cuts: rows.div_ceil(work.most_rows).max(for_threads) }
     }
+}
+
+fn keys_of_part(keys: usize, parts: usize) -> usize {
+    keys.div_ceil(parts).next_multiple_of(FEWEST_KEYS)
+}
+
+/// Part `i` of `parts` of these keys; the last ones may be empty.
+pub fn part(keys: Range<usize>, i: usize, parts: usize) -> Range<usize> {
+    let each = keys_of_part(keys.len(), parts);
+    let bound = |i: usize| (keys.start + i * each).min(keys.end);
+    bound(i)..bound(i + 1)
 }
 
 #[cfg(test)]
@@ -69,11 +81,11 @@ mod tests {
 
     #[test]
     fn few_tokens_are_cut_by_keys_where_those_are_many() {
-        assert_eq!(Order::choose(&work(32, 1, 4096), 1), Order::Keys { parts: 1, keys: 4096 });
-        assert_eq!(Order::choose(&work(32, 1, 4096), 2), Order::Keys { parts: 8, keys: 512 });
-        assert_eq!(Order::choose(&work(32, 1, 256), 2), Order::Keys { parts: 4, keys: 64 });
+        assert_eq!(Order::choose(&work(32, 1, 4096), 1), Order::Keys { parts: 1 });
+        assert_eq!(Order::choose(&work(32, 1, 4096), 2), Order::Keys { parts: 8 });
+        assert_eq!(Order::choose(&work(32, 1, 256), 2), Order::Keys { parts: 4 });
         assert_eq!(Order::choose(&work(32, 1, 256), 16), Order::Heads { cuts: 1 }, "four parts for 16 threads");
-        assert_eq!(Order::choose(&work(2, 1, 256), 16), Order::Keys { parts: 4, keys: 64 }, "two heads would be fewer");
+        assert_eq!(Order::choose(&work(2, 1, 256), 16), Order::Keys { parts: 4 }, "two heads would be fewer");
     }
 
     #[test]
@@ -91,13 +103,22 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_never_empty() {
+    fn parts_of_all_keys_are_never_empty() {
         for keys in 1..1500 {
             for threads in [1, 2, 3, 16, 96] {
-                if let Order::Keys { parts, keys: each } = Order::choose(&work(4, 1, keys), threads) {
-                    assert!(parts * each >= keys && (parts - 1) * each < keys, "{keys} {threads}: {parts} of {each}");
+                if let Order::Keys { parts } = Order::choose(&work(4, 1, keys), threads) {
+                    assert!((0..parts).all(|i| !part(0..keys, i, parts).is_empty()), "{keys} {threads}: {parts}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn parts_are_the_keys_that_are_seen_one_after_the_other() {
+        for (keys, parts) in [(0..0, 4), (0..1, 4), (16..33, 1), (16..300, 4), (512..4096, 8), (0..4095, 7)] {
+            let parts: Vec<_> = (0..parts).map(|i| part(keys.clone(), i, parts)).collect();
+            assert_eq!((parts[0].start, parts[parts.len() - 1].end), (keys.start, keys.end));
+            assert!(parts.windows(2).all(|w| w[0].end == w[1].start), "{parts:?}");
         }
     }
 }
