@@ -1,7 +1,7 @@
 //! Blocks of 32, four at a time: lane `l` belongs to block `l / 4`. The first vector of codes holds the
 //! first halves of the four blocks, the second one the second halves.
 
-use super::{Operands, Row, copy, load, nibbles, product};
+use super::{Operands, Row, Rows, copy, load, long_product, nibbles, product};
 use crate::formats::ROWS32;
 use crate::pack::{Iq4Nl, MXFP4_VALUES_U, Mxfp4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Weight, iq4_table};
 use core::arch::x86_64::*;
@@ -200,8 +200,14 @@ pub(super) unsafe fn step<W: Block32, const NC: usize>(
 /// See [`crate::micro::DirectFn`].
 #[inline(always)]
 pub unsafe fn product32<W: Block32, const NC: usize>(o: Operands) {
+    if NC == 1 && o.k > LONG {
+        return long_product::<Blocks<W>>(o);
+    }
     product::<Blocks<W>, NC>(o);
 }
+
+/// Most elements of a column, 2 bytes each, that are read again for every row.
+const LONG: usize = 8192;
 
 struct Blocks<W>(W);
 
@@ -224,13 +230,46 @@ impl<W: Block32> Row for Blocks<W> {
             p = p.add(4 * block);
             act = act.add(ROWS32.bytes);
         }
-        if left > 0 {
-            // the blocks that are missing have the scale zero, like their activations
-            let mut last = [0u8; 4 * 34];
-            copy_blocks::<W>(p, last.as_mut_ptr(), left);
-            step::<W, NC>(&mut acc, last.as_ptr(), act, o.act_stride);
+        if left > 0 { last::<W, NC>(acc, p, left, act, o.act_stride) } else { acc }
+    }
+}
+
+/// Adds the products of the `left` blocks at the end of a row.
+#[inline(always)]
+unsafe fn last<W: Block32, const NC: usize>(
+    mut acc: [__m512; NC],
+    p: *const u8,
+    left: usize,
+    act: *const u8,
+    act_stride: usize,
+) -> [__m512; NC] {
+    // the blocks that are missing have the scale zero, like their activations
+    let mut last = [0u8; 4 * 34];
+    copy_blocks::<W>(p, last.as_mut_ptr(), left);
+    step::<W, NC>(&mut acc, last.as_ptr(), act, act_stride);
+    acc
+}
+
+impl<W: Block32> Rows for Blocks<W> {
+    #[inline(always)]
+    unsafe fn rows<const R: usize>(o: Operands, mut p: [*const u8; R]) -> [__m512; R] {
+        let bytes = 4 * W::TYPE.block().1;
+        let (steps, left) = (o.k / 128, o.k % 128 / 32);
+        let mut act = o.act;
+        let mut acc = [[_mm512_setzero_ps()]; R];
+        for _ in 0..steps {
+            for (acc, p) in acc.iter_mut().zip(&mut p) {
+                step::<W, 1>(acc, *p, act, 0);
+                *p = p.add(bytes);
+            }
+            act = act.add(ROWS32.bytes);
         }
-        acc
+        if left > 0 {
+            for (acc, p) in acc.iter_mut().zip(p) {
+                *acc = last::<W, 1>(*acc, p, left, act, 0);
+            }
+        }
+        acc.map(|[sum]| sum)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Products of random matrices, over shapes, strides and blockings.
 
 use super::data::{Rng, block, is_float, random_columns, random_matrix};
+use super::guard::{Side, guarded};
 use super::harness::{Case, Expected, bits, row_bytes};
 use super::{every_kernel, scale};
 use crate::formats::WeightType;
@@ -63,6 +64,30 @@ fn every_type_and_isa_agrees_with_the_reference_for_every_shape() {
                 }
             }
         }
+    }
+}
+
+/// Several rows are gone through at a time where a column does not stay in the level-1 cache.
+#[test]
+fn long_rows_agree_with_the_reference_and_are_read_to_their_end_only() {
+    let rng = &mut Rng(8);
+    for kernel in every_kernel().filter(|kernel| block(kernel.weight) == 32) {
+        let (k, rows) = (8192 + 5 * 32, 35);
+        let stride = row_bytes(kernel.weight, k);
+        let (matrix, inputs) = (random_matrix(kernel.weight, rows, k, stride, rng), random_columns(1, k, rng));
+        let expected = Expected::new(kernel, &matrix, stride, rows, &inputs);
+        let blocking = Blocking::default();
+        let case =
+            Case { weights: &matrix, stride, rows, k, columns: &inputs, blocking, out_stride: rows, pieces: None };
+        for side in [Side::Start, Side::End] {
+            expected.check(kernel, &guarded(kernel, &case, side), rows, k / 32, false);
+        }
+        // a row of a panel that is not whole is computed by itself
+        let alone = |first: usize, rows: usize| {
+            let case = Case { weights: &matrix[first * stride..], rows, out_stride: rows, ..case };
+            bits(&case.run(kernel))
+        };
+        assert_eq!(alone(0, 32)[5..17], alone(5, 12), "{}", kernel.name());
     }
 }
 
