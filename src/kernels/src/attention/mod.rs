@@ -254,7 +254,7 @@ impl Attention {
         let mut from = keys.start;
         while from < keys.end {
             let to = (from + step).min(keys.end);
-            if let Some(seen) = seen(from..to, queries.iter().copied()) {
+            if let Some(seen) = seen(from..to, queries.iter().map(|query| query.mask)) {
                 self.products(shared, seen.clone(), tiles, act, panel, scores);
                 let mut factors = [1.0; MOST_QUERIES];
                 for (q, factor) in factors[..n].iter_mut().enumerate() {
@@ -410,17 +410,18 @@ unsafe fn mask(query: &Query, keys: &core::ops::Range<usize>) -> Mask {
     Mask { halves, last: filled(halves.add(2 * whole), keys.len() - whole), slope }
 }
 
-/// The keys from the first to the last one that any query sees; `None` if none sees any.
+/// The keys from the first to the last one that a query with any of these masks, see [`Query::mask`], sees; `None` if none
+/// sees any.
 ///
 /// # Safety
-/// The masks of the queries are readable for these keys.
+/// The masks are null or readable for these keys.
 pub unsafe fn seen(
     keys: core::ops::Range<usize>,
-    queries: impl IntoIterator<Item = Query>,
+    masks: impl Iterator<Item = *const u8>,
 ) -> Option<core::ops::Range<usize>> {
     let mut found: Option<core::ops::Range<usize>> = None;
     let mut last = core::ptr::null();
-    for Query { mask, .. } in queries {
+    for mask in masks {
         if mask.is_null() {
             return Some(keys);
         }
@@ -431,7 +432,7 @@ pub unsafe fn seen(
         // what is found already need not be looked at
         let (start, end) = found.as_ref().map_or((keys.end, keys.start), |f| (f.start, f.end));
         let first = first_seen(mask, keys.start..start);
-        let behind = behind_seen(mask, end.max(first)..keys.end).unwrap_or(end);
+        let behind = behind_seen(mask, end.max(first)..keys.end);
         if first < behind {
             found = Some(first..behind);
         }
@@ -454,8 +455,8 @@ unsafe fn first_seen(mask: *const u8, keys: core::ops::Range<usize>) -> usize {
     key
 }
 
-/// The key behind the last one of the range that is seen.
-unsafe fn behind_seen(mask: *const u8, keys: core::ops::Range<usize>) -> Option<usize> {
+/// The key behind the last one of the range that is seen, else its start.
+unsafe fn behind_seen(mask: *const u8, keys: core::ops::Range<usize>) -> usize {
     let mut end = keys.end;
     while keys.start + 8 <= end && mask.add(2 * (end - 8)).cast::<u128>().read_unaligned() == EIGHT_UNSEEN {
         end -= 8;
@@ -463,7 +464,7 @@ unsafe fn behind_seen(mask: *const u8, keys: core::ops::Range<usize>) -> Option<
     while keys.start < end && mask.add(2 * (end - 1)).cast::<u16>().read_unaligned() == UNSEEN {
         end -= 1;
     }
-    (keys.start < end).then_some(end)
+    end
 }
 
 /// A module with the functions of one ISA; `$nv` vectors of values at a time.

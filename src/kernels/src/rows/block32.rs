@@ -1,7 +1,7 @@
 //! Blocks of 32, four at a time: lane `l` belongs to block `l / 4`. The first vector of codes holds the
 //! first halves of the four blocks, the second one the second halves.
 
-use super::{Operands, Row, Rows, copy, load, long_product, nibbles, product};
+use super::{Operands, Row, Rows, TOGETHER, copy, load, long_product, nibbles, product};
 use crate::formats::ROWS32;
 use crate::pack::{Iq4Nl, MXFP4_VALUES_U, Mxfp4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Weight, iq4_table};
 use core::arch::x86_64::*;
@@ -252,11 +252,11 @@ unsafe fn last<W: Block32, const NC: usize>(
 
 impl<W: Block32> Rows for Blocks<W> {
     #[inline(always)]
-    unsafe fn rows<const R: usize>(o: Operands, mut p: [*const u8; R]) -> [__m512; R] {
+    unsafe fn rows(o: Operands, mut p: [*const u8; TOGETHER]) -> [__m512; TOGETHER] {
         let bytes = 4 * W::TYPE.block().1;
         let (steps, left) = (o.k / 128, o.k % 128 / 32);
         let mut act = o.act;
-        let mut acc = [[_mm512_setzero_ps()]; R];
+        let mut acc = [[_mm512_setzero_ps()]; TOGETHER];
         for _ in 0..steps {
             for (acc, p) in acc.iter_mut().zip(&mut p) {
                 step::<W, 1>(acc, *p, act, 0);

@@ -145,7 +145,7 @@ const TOGETHER: usize = 4;
 /// Several rows at once, with one column.
 trait Rows: Row {
     /// The products of the rows at `p`, as [`Row::row`] has them.
-    unsafe fn rows<const R: usize>(o: Operands, p: [*const u8; R]) -> [__m512; R];
+    unsafe fn rows(o: Operands, p: [*const u8; TOGETHER]) -> [__m512; TOGETHER];
 }
 
 /// [`product`] with one column that does not stay in the level-1 cache beside the weights: four rows at a time share what

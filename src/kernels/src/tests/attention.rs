@@ -403,9 +403,8 @@ fn what_is_seen_reaches_from_the_first_such_key_to_the_last_one() {
             .collect();
         let guarded: Vec<Guarded> = masks.iter().map(|m| guarded_mask(m, Side::End)).collect();
         let from = rng.below(keys);
-        let query = |m: &Guarded| Query { elements: core::ptr::null(), mask: m.ptr(), slope: 1.0 };
         // SAFETY: masks of `keys` halves.
-        let got = unsafe { seen(from..keys, guarded.iter().map(query)) };
+        let got = unsafe { seen(from..keys, guarded.iter().map(|m| m.ptr().cast_const())) };
         let any = |key: &usize| masks.iter().any(|m| m[*key] != f16::NEG_INFINITY);
         let first = (from..keys).find(any);
         assert_eq!(got, first.map(|first| first..(from..keys).rfind(any).unwrap() + 1), "{from}.. of {masks:?}");

@@ -109,22 +109,24 @@ impl Heads {
     }
 
     pub fn query(&self, p: &Place, slopes: &[f32]) -> Query {
-        let mask = if self.mask.start.is_null() {
-            std::ptr::null()
-        } else {
-            self.mask.at(p.token, p.head % self.mask_ne[0], p.batch % self.mask_ne[1])
-        };
         Query {
             elements: self.query.at(p.token, p.head, p.batch).cast(),
-            mask,
+            mask: self.mask(p),
             slope: slopes.get(p.head).copied().unwrap_or(1.0),
         }
     }
 
-    /// A query for every mask of a batch.
-    pub fn masked(&self, batch: usize) -> impl Iterator<Item = Query> {
+    fn mask(&self, p: &Place) -> *const u8 {
+        if self.mask.start.is_null() {
+            return std::ptr::null();
+        }
+        self.mask.at(p.token, p.head % self.mask_ne[0], p.batch % self.mask_ne[1])
+    }
+
+    /// All masks of a batch.
+    pub fn masks(&self, batch: usize) -> impl Iterator<Item = *const u8> {
         let heads = self.mask_ne[0].min(self.heads);
-        (0..self.tokens * heads).map(move |i| self.query(&Place { token: i / heads, head: i % heads, batch }, &[]))
+        (0..self.tokens * heads).map(move |i| self.mask(&Place { token: i / heads, head: i % heads, batch }))
     }
 
     /// Fetches keys and values of these keys, of all heads, into the level-2 cache: in the order in which they lie in memory,

@@ -215,8 +215,8 @@ pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &Compu
     if let Some(started) = started {
         let ns = started.elapsed().as_nanos() as u64;
         // SAFETY: as above.
-        let share = |whole| unsafe { job.of_seen(whole) };
-        stats::taken(OpKind::FlashAttnExt, node.ty, ns, share(job.bytes), share(job.macs));
+        let (bytes, macs) = unsafe { job.done() };
+        stats::taken(OpKind::FlashAttnExt, node.ty, ns, bytes, macs);
     }
 }
 
@@ -259,24 +259,22 @@ impl Job {
     /// # Safety
     /// The mask is readable.
     unsafe fn seen(&self, batch: usize) -> Range<usize> {
-        let queries = self.heads.masked(batch);
         // SAFETY: by contract.
-        let seen = unsafe { seen(0..self.heads.keys, queries) }.unwrap_or(0..0);
+        let seen = unsafe { seen(0..self.heads.keys, self.heads.masks(batch)) }.unwrap_or(0..0);
         seen.start / LANES * LANES..seen.end
     }
 
-    /// The part of `whole`, which is for all keys, that those that are seen make up, where only those are gone through.
+    /// The bytes and products of the keys that were gone through: with [`Order::Keys`] those that are seen.
     ///
     /// # Safety
     /// The mask is readable.
-    unsafe fn of_seen(&self, whole: u64) -> u64 {
+    unsafe fn done(&self) -> (u64, u64) {
+        let Order::Keys { .. } = self.order else { return (self.bytes, self.macs) };
         let all = self.heads.keys * self.heads.batches;
-        let seen = match self.order {
-            // SAFETY: by contract.
-            Order::Keys { .. } => (0..self.heads.batches).map(|batch| unsafe { self.seen(batch) }.len()).sum(),
-            Order::Heads { .. } => all,
-        };
-        whole * seen as u64 / all.max(1) as u64
+        // SAFETY: by contract.
+        let seen: usize = (0..self.heads.batches).map(|batch| unsafe { self.seen(batch) }.len()).sum();
+        let of = |whole: u64| whole * seen as u64 / all.max(1) as u64;
+        (of(self.bytes), of(self.macs))
     }
 
     /// See [`Order::Keys`]. Sums of several parts are left to be put together.
@@ -294,17 +292,18 @@ impl Job {
             // SAFETY: as in `run`.
             unsafe {
                 let keys = order::part(self.seen(batch), part, parts);
-                heads.fetch(keys.start..(keys.start + step).min(keys.end), batch, self.row_bytes);
+                let tile = |from: usize| from..(from + step).min(keys.end);
+                heads.fetch(tile(keys.start), batch, self.row_bytes);
                 attention.clear(count * rows, sums);
                 for from in keys.clone().step_by(step) {
-                    let to = (from + step).min(keys.end);
-                    let next = to..(to + step).min(keys.end);
+                    let now = tile(from);
+                    let next = tile(now.end);
                     for head in 0..count {
                         let share = |h: usize| next.start + next.len() * h / count;
                         heads.fetch(share(head)..share(head + 1), batch, self.row_bytes);
                         let (group, sums) = (first + head, sums.add(head * rows * len));
                         let query = |row: usize| heads.query(&heads.place(group, row), &self.slopes);
-                        attention.add(&heads.shared(group, self.scale), from..to, rows, query, sums, scratch);
+                        attention.add(&heads.shared(group, self.scale), now.clone(), rows, query, sums, scratch);
                     }
                 }
                 if parts == 1 {
