@@ -5,7 +5,7 @@
 //! what is stored in pieces cannot be loaded again at once: 0.05 to 0.25 of ggml's speed. (AMD EPYC, Zen 4, 2026-11-21,
 //! llama.cpp b11434 built for it, everything in the nearest cache.)
 
-use super::block32::{self, Block32, gather, halves};
+use super::block32::{self, Block32, halves, signed_codes};
 use super::{copy, sum};
 use crate::formats::ROWS32;
 use core::arch::x86_64::*;
@@ -17,13 +17,13 @@ const BLOCK_Q8_0: usize = 34;
 /// Four blocks of activations as a record.
 #[inline(always)]
 unsafe fn record<W: Block32>(y: *const u8, rec: *mut u8) {
-    let q = [gather::<BLOCK_Q8_0, 8, 8>(y.add(2)), gather::<BLOCK_Q8_0, 8, 8>(y.add(18))];
+    let q = signed_codes(y);
     let (zero, offset) = (_mm512_setzero_si512(), _mm512_set1_epi8(W::SHAPE.offset as u8 as i8));
     let seeds = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, offset, q[0]), offset, q[1]);
     _mm512_storeu_si512(rec.cast(), q[0]);
     _mm512_storeu_si512(rec.add(64).cast(), q[1]);
     _mm512_storeu_si512(rec.add(ROWS32.aux).cast(), _mm512_sub_epi32(zero, seeds));
-    _mm512_storeu_ps(rec.add(ROWS32.d).cast(), halves::<BLOCK_Q8_0>(y));
+    _mm512_storeu_ps(rec.add(ROWS32.d).cast(), halves::<BLOCK_Q8_0, 0>(y));
 }
 
 /// The product of a row with blocks of 32 without a minimum, see [`crate::dot::DotFn`].
