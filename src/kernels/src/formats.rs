@@ -363,6 +363,8 @@ impl Order {
 pub struct RowsRecord {
     /// Elements.
     pub k: usize,
+    /// Byte offsets of the codes of each quarter.
+    pub codes: [usize; 4],
     /// Byte offset of `aux`, or of the sums.
     pub aux: usize,
     /// Byte offset of `d`.
@@ -371,10 +373,59 @@ pub struct RowsRecord {
     pub bytes: usize,
 }
 
-/// Blocks of 32.
-pub const ROWS32: RowsRecord = RowsRecord { k: 128, aux: 128, d: 192, bytes: 256 };
+// Gaps of one or several cache lines lie between what is read of activations, differently long ones: without, the
+// hardware's prefetcher follows the activations, which are in the nearest cache anyway, and no longer the weights. How
+// badly depends on the placement of the instructions. (AMD EPYC, Zen 4, 2026-11-22, weights in memory, one column, GB/s
+// without gaps and with them, a loop that only reads 31: q4_0, k = 2048 22, 28; the same loop at another place, k = 4096
+// 11, 28; q4_1 18, 23; iq4_nl 21, 24; q4_K 25, 29; q5_K 27, 29; q6_K 29.5, 31. Gaps of one length do nothing.)
+
+/// Blocks of 32. The records come in pairs, of which [`rows32_strides`] tells the distance.
+pub const ROWS32: RowsRecord = RowsRecord { k: 128, codes: [0, 32, 64, 96], aux: 128, d: 192, bytes: 256 };
 /// Super-blocks, four.
-pub const ROWS256: RowsRecord = RowsRecord { k: 1024, aux: 1024, d: 1152, bytes: 1216 };
+pub const ROWS256: RowsRecord = RowsRecord { k: 1024, codes: [0, 320, 576, 960], aux: 1216, d: 1344, bytes: 1408 };
+/// The same in columns of more than [`SPACED`] elements.
+pub const ROWS256_CLOSE: RowsRecord =
+    RowsRecord { k: 1024, codes: [0, 256, 512, 768], aux: 1024, d: 1152, bytes: 1216 };
+
+/// Bytes from a pair of records of [`ROWS32`] to the next one.
+const ROWS32_STRIDES: [u16; 32] = {
+    // any sequence without a pattern
+    let lines = [0, 1, 2, 0, 5, 2, 4, 5, 0, 5, 1, 1, 4, 0, 0, 5, 2, 5, 5, 0, 4, 4, 1, 5, 5, 4, 2, 0, 3, 0, 2, 5];
+    let mut strides = [0; 32];
+    let mut i = 0;
+    while i < strides.len() {
+        strides[i] = 2 * ROWS32.bytes as u16 + 64 * lines[i];
+        i += 1;
+    }
+    strides
+};
+
+/// Most elements of a column with gaps: longer ones need the cache.
+pub const SPACED: usize = 6144;
+
+/// Bytes from each pair of records of a column of `k` elements to the next one.
+#[inline(always)]
+pub const fn rows32_strides(k: usize) -> impl Fn(usize) -> usize {
+    // the first stride has no gap
+    let mask = if k <= SPACED { ROWS32_STRIDES.len() - 1 } else { 0 };
+    move |pair| ROWS32_STRIDES[pair & mask & (ROWS32_STRIDES.len() - 1)] as usize
+}
+
+/// Bytes of a column of `k` elements in pairs of records of [`ROWS32`].
+#[inline(always)]
+const fn rows32_bytes(k: usize) -> usize {
+    const BEGIN: [u16; SPACED / 256 + 1] = {
+        let mut begin = [0; SPACED / 256 + 1];
+        let mut i = 1;
+        while i < begin.len() {
+            begin[i] = begin[i - 1] + ROWS32_STRIDES[i - 1];
+            i += 1;
+        }
+        begin
+    };
+    let pairs = k.div_ceil(2 * ROWS32.k);
+    if pairs < BEGIN.len() { BEGIN[pairs] as usize } else { pairs * 2 * ROWS32.bytes }
+}
 
 /// A format of quantised activations; equal formats can share one buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -408,21 +459,29 @@ impl ActFormat {
             Values::Q8 => self.block + 4 * self.aux_words() + 4,
             Values::F32(_) => 4 * self.block,
             Values::Bf16Pairs => 2 * self.block,
-            Values::Rows(_) => self.rows().bytes,
+            Values::Rows(_) => self.rows(0).bytes,
         }
     }
 
-    /// The record of a format for products by rows.
+    /// The record of a format for products by rows, in columns of `k` elements.
     #[inline(always)]
-    pub const fn rows(self) -> RowsRecord {
-        if self.block == 32 { ROWS32 } else { ROWS256 }
+    pub const fn rows(self, k: usize) -> RowsRecord {
+        match self.block {
+            32 => ROWS32,
+            _ if k <= SPACED => ROWS256,
+            _ => ROWS256_CLOSE,
+        }
     }
 
     /// Bytes of `n` columns of `k` elements.
     #[inline(always)]
     pub const fn bytes(self, k: usize, n: usize) -> usize {
-        let elements = if let Values::Rows(_) = self.values { self.rows().k } else { self.block };
-        k.div_ceil(elements) * self.record() * n
+        let column = match self.values {
+            Values::Rows(_) if self.block == 32 => rows32_bytes(k),
+            Values::Rows(_) => k.div_ceil(ROWS256.k) * self.rows(k).bytes,
+            _ => k.div_ceil(self.block) * self.record(),
+        };
+        column * n
     }
 
     /// The tile format that has the same codes, scales and sums.

@@ -1,7 +1,7 @@
 //! Activations of products by rows.
 
 use super::avx512::{eight_blocks_by_rows, quantize_avx512};
-use crate::formats::{ActFormat, Aux, Order, ROWS32, ROWS256, Values};
+use crate::formats::{ActFormat, Aux, Order, RowsRecord, Values, rows32_strides};
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
 
@@ -21,12 +21,12 @@ pub unsafe fn quantize_rows(format: ActFormat, cols: *const *const f32, k: usize
         if format.block == 32 {
             blocks32(format.aux, *cols.add(c), k / 32, out);
         } else {
-            let mut at = 0;
+            let (record, mut at) = (format.rows(k), 0);
             while at < k {
                 let n = ((k - at) / 256).min(4);
                 let column = (*cols.add(c)).add(at);
-                four_super_blocks(format, order, column, n, out.add(at / ROWS256.k * ROWS256.bytes));
-                at += ROWS256.k;
+                four_super_blocks(format, order, column, n, record, out.add(at / record.k * record.bytes));
+                at += record.k;
             }
         }
     }
@@ -34,14 +34,15 @@ pub unsafe fn quantize_rows(format: ActFormat, cols: *const *const f32, k: usize
 
 #[inline(always)]
 unsafe fn blocks32(aux: Aux, mut x: *const f32, blocks: usize, mut out: *mut u8) {
-    for _ in 0..blocks / 8 {
+    let stride = rows32_strides(32 * blocks);
+    for pair in 0..blocks / 8 {
         let mut at = [x; 8];
         for (i, at) in at.iter_mut().enumerate() {
             *at = x.add(32 * i);
         }
         eight_blocks_by_rows(aux, at, 8, out);
         x = x.add(256);
-        out = out.add(2 * ROWS32.bytes);
+        out = out.add(stride(pair));
     }
     let rest = blocks % 8;
     if rest > 0 {
@@ -70,42 +71,45 @@ const fn sums_bytes(sub: usize) -> usize {
 
 /// One record, of which `n` super-blocks exist.
 #[inline(always)]
-unsafe fn four_super_blocks(format: ActFormat, order: Order, column: *const f32, n: usize, out: *mut u8) {
+unsafe fn four_super_blocks(
+    format: ActFormat,
+    order: Order,
+    column: *const f32,
+    n: usize,
+    places: RowsRecord,
+    out: *mut u8,
+) {
     let mut tiles = MaybeUninit::<[u8; 4 * TILE256]>::uninit();
     let tiles = tiles.as_mut_ptr().cast::<u8>();
     quantize_avx512(format.tile(), &raw const column, 256 * n, 1, tiles);
     // not `record()` of the tile, whose division the compiler would guard against zero
     let record = 256 + sums_bytes(format.sub) + 4;
-    for i in 0..4 {
-        if i < n {
-            super_block(tiles.add(record * i), i, order, format.sub, out);
-        } else {
-            no_super_block(i, out);
-        }
+    for (i, codes) in places.codes.into_iter().enumerate() {
+        let at = [out.add(codes), out.add(places.aux + 16 * i), out.add(places.d + 8 * i)];
+        if i < n { super_block(tiles.add(record * i), order, format.sub, at) } else { no_super_block(at) }
     }
 }
 
-/// Zeros for super-block `i` of a record.
+/// Zeros for the codes, sums and scale of a super-block.
 #[inline(always)]
-unsafe fn no_super_block(i: usize, out: *mut u8) {
+unsafe fn no_super_block([codes, aux, d]: [*mut u8; 3]) {
     for v in 0..4 {
-        _mm512_storeu_si512(out.add(256 * i + 64 * v).cast(), _mm512_setzero_si512());
+        _mm512_storeu_si512(codes.add(64 * v).cast(), _mm512_setzero_si512());
     }
-    let aux = out.add(ROWS256.aux + 16 * i);
     _mm_storeu_si128(aux.cast(), _mm_setzero_si128());
     _mm_storeu_si128(aux.add(64).cast(), _mm_setzero_si128());
-    out.add(ROWS256.d + 8 * i).cast::<u64>().write_unaligned(0);
+    d.cast::<u64>().write_unaligned(0);
 }
 
-/// Super-block `i` of a record, from a tile of its own.
+/// The codes, sums and scale of a super-block, from a tile of its own.
 #[inline(always)]
-unsafe fn super_block(tile: *const u8, i: usize, order: Order, sub: usize, out: *mut u8) {
+unsafe fn super_block(tile: *const u8, order: Order, sub: usize, [codes, aux, d]: [*mut u8; 3]) {
     let piece = order.pieces();
     for (v, first) in [0, 4, 8, 12].into_iter().enumerate() {
         let at = |i: usize| tile.add(16 * usize::from(piece[first + i]));
-        _mm512_storeu_si512(out.add(256 * i + 64 * v).cast(), pieces([at(0), at(1), at(2), at(3)]));
+        _mm512_storeu_si512(codes.add(64 * v).cast(), pieces([at(0), at(1), at(2), at(3)]));
     }
-    let (aux, d) = (out.add(ROWS256.aux + 16 * i), tile.add(256 + sums_bytes(sub)).cast::<f32>().read_unaligned());
+    let scale = tile.add(256 + sums_bytes(sub)).cast::<f32>().read_unaligned();
     if sub == 16 {
         let order = _mm256_cvtepu8_epi16(_mm_loadu_si128(piece.as_ptr().cast()));
         let sums = _mm256_permutexvar_epi16(order, _mm256_loadu_si256(tile.add(256).cast()));
@@ -117,5 +121,5 @@ unsafe fn super_block(tile: *const u8, i: usize, order: Order, sub: usize, out: 
         _mm_storeu_si128(aux.cast(), sums);
         _mm_storeu_si128(aux.add(64).cast(), _mm_setzero_si128());
     }
-    out.add(ROWS256.d + 8 * i).cast::<[f32; 2]>().write_unaligned([d, d]);
+    d.cast::<[f32; 2]>().write_unaligned([scale, scale]);
 }

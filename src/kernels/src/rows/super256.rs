@@ -6,7 +6,7 @@
 //! (negated) sums.
 
 use super::{Operands, Row, dot2, load, nibbles, or_masked, product};
-use crate::formats::{Order, ROWS256};
+use crate::formats::{Order, ROWS256, ROWS256_CLOSE, RowsRecord, SPACED};
 use crate::pack::{Q2K, Q3K, Q4K, Q5K, Q6K, Weight};
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
@@ -319,21 +319,26 @@ unsafe fn scaled<W: Super256>(sums: [__m512i; 2], scales: [__m512i; 2], less: __
     if W::SHAPE.sub == 32 { sum } else { dot2(sum, sums[1], scales[1]) }
 }
 
+/// Where columns have what.
+const fn record(close: bool) -> RowsRecord {
+    if close { ROWS256_CLOSE } else { ROWS256 }
+}
+
 /// Adds the products of `n` super-blocks, one to four.
 #[inline(always)]
-unsafe fn step<W: Super256, const NC: usize>(
+unsafe fn step<W: Super256, const NC: usize, const CLOSE: bool>(
     acc: &mut [__m512; NC],
     p: *const u8,
     n: usize,
     act: *const u8,
     act_stride: usize,
 ) {
-    let zero = _mm512_setzero_si512();
+    let (zero, places) = (_mm512_setzero_si512(), const { record(CLOSE) });
     // the last one stands in for those that are not there: their activations are zero
     let at = |i: usize| p.add(i.min(n - 1) * W::BYTES);
     let mut q = [const { MaybeUninit::<[[__m512i; 2]; NC]>::uninit() }; 4];
     for (i, q) in q.iter_mut().enumerate().take(n) {
-        q.write(sums::<W, NC>(at(i), act.add(256 * i), act_stride));
+        q.write(sums::<W, NC>(at(i), act.add(places.codes[i]), act_stride));
     }
     // SAFETY: no instruction. Keeps the compiler from reading the headers before the codes: weights are to be read
     // from memory in the order in which they lie, which the hardware's prefetcher follows. (AMD EPYC, Zen 4,
@@ -344,10 +349,10 @@ unsafe fn step<W: Super256, const NC: usize>(
     let (mut d, mut less) = ([_mm512_setzero_ps(); NC], [zero; NC]);
     for c in 0..NC {
         let a = act.add(c * act_stride);
-        d[c] = _mm512_castps256_ps512(_mm256_mul_ps(halves, _mm256_loadu_ps(a.add(ROWS256.d).cast())));
-        less[c] = _mm512_madd_epi16(header.less[0], load(a.add(ROWS256.aux)));
+        d[c] = _mm512_castps256_ps512(_mm256_mul_ps(halves, _mm256_loadu_ps(a.add(places.d).cast())));
+        less[c] = _mm512_madd_epi16(header.less[0], load(a.add(places.aux)));
         if W::SHAPE.sub == 16 {
-            less[c] = dot2(less[c], header.less[1], load(a.add(ROWS256.aux + 64)));
+            less[c] = dot2(less[c], header.less[1], load(a.add(places.aux + 64)));
         }
         if W::SHAPE.min {
             let dmin = _mm512_permutexvar_ps(_mm512_setr_epi32(1, 1, 1, 1, 3, 3, 3, 3, 5, 5, 5, 5, 7, 7, 7, 7), d[c]);
@@ -374,26 +379,27 @@ unsafe fn step<W: Super256, const NC: usize>(
 /// See [`crate::micro::DirectFn`].
 #[inline(always)]
 pub unsafe fn product256<W: Super256, const NC: usize>(o: Operands) {
-    product::<Blocks<W>, NC>(o);
+    if o.k > SPACED { product::<Blocks<W, true>, NC>(o) } else { product::<Blocks<W, false>, NC>(o) }
 }
 
-struct Blocks<W>(W);
+struct Blocks<W, const CLOSE: bool>(W);
 
-impl<W: Super256> Row for Blocks<W> {
+impl<W: Super256, const CLOSE: bool> Row for Blocks<W, CLOSE> {
     #[inline(always)]
     unsafe fn row<const NC: usize>(o: Operands, mut p: *const u8) -> [__m512; NC] {
         // what the loop does without a block would be a call of `memset`
         core::hint::assert_unchecked(o.k >= 256);
-        let (steps, left) = (o.k / ROWS256.k, o.k % ROWS256.k / 256);
+        let record = const { record(CLOSE) };
+        let (steps, left) = (o.k / record.k, o.k % record.k / 256);
         let mut act = o.act;
         let mut acc = [_mm512_setzero_ps(); NC];
         for _ in 0..steps {
-            step::<W, NC>(&mut acc, p, 4, act, o.act_stride);
+            step::<W, NC, CLOSE>(&mut acc, p, 4, act, o.act_stride);
             p = p.add(4 * W::BYTES);
-            act = act.add(ROWS256.bytes);
+            act = act.add(record.bytes);
         }
         if left > 0 {
-            step::<W, NC>(&mut acc, p, left, act, o.act_stride);
+            step::<W, NC, CLOSE>(&mut acc, p, left, act, o.act_stride);
         }
         acc
     }

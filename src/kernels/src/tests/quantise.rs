@@ -5,7 +5,7 @@ use super::guard::{Guarded, Side};
 use super::reference::{ActBlock, activations, rounded};
 use super::{every_kernel, scale};
 use crate::act::{QuantizeFn, quantize_avx2, quantize_avx512, quantize_scalar};
-use crate::formats::{ActFormat, Aux, Order, Values};
+use crate::formats::{ActFormat, Aux, Order, ROWS32, RowsRecord, SPACED, Values, rows32_strides};
 use crate::isa::Isa;
 use crate::kernel::{Kernel, MAX_TILE};
 
@@ -315,18 +315,31 @@ pub fn check_rows(kernel: &Kernel, column: &[f32]) {
     let Values::Rows(order) = format.values else { return };
     let want = activations(format, column);
     let got = tile(kernel.quantize, format, &[column.as_ptr()], column.len());
-    let record = format.rows();
-    for (r, rec) in got.chunks_exact(record.bytes).enumerate() {
+    let (record, stride) = (format.rows(column.len()), rows32_strides(column.len()));
+    let mut from = 0;
+    for r in 0..column.len().div_ceil(record.k) {
+        let rec = &got[from..from + record.bytes];
+        from += match (format.block, r % 2) {
+            // after the second one of a pair
+            (32, 1) => stride(r / 2) - record.bytes,
+            _ => record.bytes,
+        };
         let code = |e: usize| want.get(e / format.block).map_or(0, |b| b.codes[e % format.block]);
-        for place in 0..record.k / 16 {
+        let places = record.k / 16;
+        for place in 0..places {
             let piece = place / 16 * 16 + usize::from(order.pieces()[place % 16]);
+            let at = record.codes[place / (places / 4)] + 16 * (place % (places / 4));
             for i in 0..16 {
                 let e = r * record.k + 16 * piece + i;
-                assert_eq!(i32::from(rec[16 * place + i] as i8), code(e), "{format:?}: element {e}");
+                assert_eq!(i32::from(rec[at + i] as i8), code(e), "{format:?}: element {e}");
             }
         }
         let blocks: [Option<&ActBlock>; 4] = std::array::from_fn(|i| want.get(4 * r + i));
-        if format.block == 256 { check_rows256(format, order, rec, blocks) } else { check_rows32(format, rec, blocks) }
+        if format.block == 256 {
+            check_rows256(format, order, record, rec, blocks);
+        } else {
+            check_rows32(format, rec, blocks);
+        }
     }
 }
 
@@ -335,8 +348,7 @@ fn float(record: &[u8], at: usize) -> f32 {
 }
 
 /// Scales and sums of a record of four super-blocks.
-fn check_rows256(format: ActFormat, order: Order, record: &[u8], blocks: [Option<&ActBlock>; 4]) {
-    let places = format.rows();
+fn check_rows256(format: ActFormat, order: Order, places: RowsRecord, record: &[u8], blocks: [Option<&ActBlock>; 4]) {
     for (i, block) in blocks.into_iter().enumerate() {
         for at in [places.d + 8 * i, places.d + 8 * i + 4] {
             assert_eq!(float(record, at), block.map_or(0.0, |b| b.d), "{format:?}: scale {i}");
@@ -353,7 +365,7 @@ fn check_rows256(format: ActFormat, order: Order, record: &[u8], blocks: [Option
 
 /// Scales and what stands beside them, of a record of four blocks of 32.
 fn check_rows32(format: ActFormat, record: &[u8], blocks: [Option<&ActBlock>; 4]) {
-    let places = format.rows();
+    let places = ROWS32;
     for lane in 0..16 {
         let block = blocks[lane / 4];
         assert_eq!(float(record, places.d + 4 * lane), block.map_or(0.0, |b| b.d), "{format:?}: lane {lane}");
@@ -374,7 +386,10 @@ fn check_rows32(format: ActFormat, record: &[u8], blocks: [Option<&ActBlock>; 4]
 fn activations_of_products_by_rows_are_those_of_a_tile() {
     let rng = &mut Rng(14);
     for kernel in every_kernel() {
-        for blocks in [1, 2, 3, 4, 5, 8, 9] {
+        // with gaps and without
+        let most = SPACED / kernel.act.block;
+        let long = [most - 1, most, most + 1, most + 2, most + 7];
+        for blocks in [1, 2, 3, 4, 5, 8, 9].into_iter().chain(long) {
             check_rows(kernel, &random_columns(1, blocks * kernel.act.block, rng)[0]);
         }
     }
