@@ -154,33 +154,40 @@ unsafe fn product<T: Row, const NC: usize>(o: Operands) {
 /// Rows of [`long_product`] at a time.
 const TOGETHER: usize = 4;
 
-/// Several rows at once, with one column.
+/// Several rows at once.
 trait Rows: Row {
-    /// The products of the rows at `p`, as [`Row::row`] has them.
-    unsafe fn rows(o: Operands, p: [*const u8; TOGETHER]) -> [__m512; TOGETHER];
+    /// The products of the rows at `p` with `NC` columns, as [`Row::row`] has them.
+    unsafe fn rows<const NC: usize>(o: Operands, p: [*const u8; TOGETHER]) -> [[__m512; NC]; TOGETHER];
 }
 
-/// [`product`] with one column that does not stay in the level-1 cache beside the weights: four rows at a time share what
-/// is read of it. They are a quarter of a panel apart, so that each of the four streams is followed by the next row.
-/// (AMD EPYC, Zen 4, 2026-11-22, weights in memory, GB/s with one row at a time and so, q8_0: k = 5632 28, 23; 8192 20, 22;
-/// 14336 14, 23; q4_0: 25, 18; 21, 19; 10, 19.)
+/// [`product`] with columns that do not stay in the level-1 cache beside the weights: four rows at a time share what
+/// is read of them. They are a quarter of a panel apart, so that each of the four streams is followed by the next row.
+/// (AMD EPYC, Zen 4, 2026-11-22, weights in memory, one column, GB/s with one row at a time and so, q8_0: k = 5632 28, 23;
+/// 8192 20, 22; 14336 14, 23; q4_0: 25, 18; 21, 19; 10, 19.)
 #[inline(always)]
-unsafe fn long_product<T: Rows>(o: Operands) {
+unsafe fn long_product<T: Rows, const NC: usize>(o: Operands) {
     const APART: usize = LANES / TOGETHER;
-    let mut sums = [MaybeUninit::<__m512>::uninit(); LANES];
-    let dst = *o.dst;
+    let mut sums = [[MaybeUninit::<__m512>::uninit(); LANES]; NC];
     let mut first = 0;
     while first + LANES <= o.rows {
         let panel = o.weights.add(first * o.stride);
         for r in 0..APART {
             let at = |i: usize| panel.add((r + i * APART) * o.stride);
-            for (i, v) in T::rows(o, [at(0), at(1), at(2), at(3)]).into_iter().enumerate() {
-                sums[r + i * APART].write(v);
+            for (i, row) in T::rows::<NC>(o, [at(0), at(1), at(2), at(3)]).into_iter().enumerate() {
+                for (sums, v) in sums.iter_mut().zip(row) {
+                    sums[r + i * APART].write(v);
+                }
             }
         }
-        _mm512_storeu_ps(dst.add(first), sums16(&sums));
+        for (c, sums) in sums.iter().enumerate() {
+            _mm512_storeu_ps((*o.dst.add(c)).add(first), sums16(sums));
+        }
         first += LANES;
     }
-    let rest = dst.add(first);
-    product::<T, 1>(Operands { weights: o.weights.add(first * o.stride), rows: o.rows - first, dst: &rest, ..o });
+    let mut rest = [core::ptr::null_mut(); NC];
+    for (c, rest) in rest.iter_mut().enumerate() {
+        *rest = (*o.dst.add(c)).add(first);
+    }
+    let weights = o.weights.add(first * o.stride);
+    product::<T, NC>(Operands { weights, rows: o.rows - first, dst: rest.as_ptr(), ..o });
 }

@@ -71,10 +71,13 @@ fn every_type_and_isa_agrees_with_the_reference_for_every_shape() {
 #[test]
 fn long_rows_agree_with_the_reference_and_are_read_to_their_end_only() {
     let rng = &mut Rng(8);
-    for kernel in every_kernel().filter(|kernel| block(kernel.weight) == 32) {
-        let (k, rows) = (8192 + 5 * 32, 35);
+    // columns that leave the nearest cache alone or together, with gaps between their records and without, and with ends
+    // of all kinds: odd numbers of records, records that are not whole
+    let shapes = [(8192 + 5 * 32, 1), (5120 + 3 * 32, 2), (3456 + 2 * 32, 3), (2560 + 5 * 32, 4), (6144 + 6 * 32, 4)];
+    for (kernel, (k, n)) in every_kernel().filter(|k| block(k.weight) == 32).flat_map(|k| shapes.map(|s| (k, s))) {
+        let rows = 35;
         let stride = row_bytes(kernel.weight, k);
-        let (matrix, inputs) = (random_matrix(kernel.weight, rows, k, stride, rng), random_columns(1, k, rng));
+        let (matrix, inputs) = (random_matrix(kernel.weight, rows, k, stride, rng), random_columns(n, k, rng));
         let expected = Expected::new(kernel, &matrix, stride, rows, &inputs);
         let blocking = Blocking::default();
         let case =
@@ -82,12 +85,15 @@ fn long_rows_agree_with_the_reference_and_are_read_to_their_end_only() {
         for side in [Side::Start, Side::End] {
             expected.check(kernel, &guarded(kernel, &case, side), rows, k / 32, false);
         }
-        // a row of a panel that is not whole is computed by itself
-        let alone = |first: usize, rows: usize| {
-            let case = Case { weights: &matrix[first * stride..], rows, out_stride: rows, ..case };
+        // a row of a panel that is not whole is computed by itself, and a column may be
+        let alone = |first: usize, rows: usize, column: usize| {
+            let columns = &inputs[column..=column];
+            let case = Case { weights: &matrix[first * stride..], rows, columns, out_stride: rows, ..case };
             bits(&case.run(kernel))
         };
-        assert_eq!(alone(0, 32)[5..17], alone(5, 12), "{}", kernel.name());
+        let all = bits(&case.run(kernel));
+        let c = n - 1;
+        assert_eq!(all[c * rows + 5..c * rows + 17], alone(5, 12, c), "{} {k} {n}", kernel.name());
     }
 }
 
