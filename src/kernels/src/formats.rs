@@ -381,11 +381,15 @@ pub struct RowsRecord {
 
 /// Blocks of 32. The records come in pairs, of which [`rows32_strides`] tells the distance.
 pub const ROWS32: RowsRecord = RowsRecord { k: 128, codes: [0, 32, 64, 96], aux: 128, d: 192, bytes: 256 };
-/// Super-blocks, four.
-pub const ROWS256: RowsRecord = RowsRecord { k: 1024, codes: [0, 320, 576, 960], aux: 1216, d: 1344, bytes: 1408 };
-/// The same in columns of more than [`SPACED`] elements.
-pub const ROWS256_CLOSE: RowsRecord =
-    RowsRecord { k: 1024, codes: [0, 256, 512, 768], aux: 1024, d: 1152, bytes: 1216 };
+/// Super-blocks, four; `close` in columns of more than [`SPACED`] elements.
+#[inline(always)]
+pub const fn rows256(close: bool) -> RowsRecord {
+    if close {
+        RowsRecord { k: 1024, codes: [0, 256, 512, 768], aux: 1024, d: 1152, bytes: 1216 }
+    } else {
+        RowsRecord { k: 1024, codes: [0, 320, 576, 960], aux: 1216, d: 1344, bytes: 1408 }
+    }
+}
 
 /// Bytes from a pair of records of [`ROWS32`] to the next one.
 const ROWS32_STRIDES: [u16; 32] = {
@@ -408,7 +412,7 @@ pub const SPACED: usize = 6144;
 pub const fn rows32_strides(k: usize) -> impl Fn(usize) -> usize {
     // the first stride has no gap
     let mask = if k <= SPACED { ROWS32_STRIDES.len() - 1 } else { 0 };
-    move |pair| ROWS32_STRIDES[pair & mask & (ROWS32_STRIDES.len() - 1)] as usize
+    move |pair| ROWS32_STRIDES[pair & mask] as usize
 }
 
 /// Bytes of a column of `k` elements in pairs of records of [`ROWS32`].
@@ -466,11 +470,7 @@ impl ActFormat {
     /// The record of a format for products by rows, in columns of `k` elements.
     #[inline(always)]
     pub const fn rows(self, k: usize) -> RowsRecord {
-        match self.block {
-            32 => ROWS32,
-            _ if k <= SPACED => ROWS256,
-            _ => ROWS256_CLOSE,
-        }
+        if self.block == 32 { ROWS32 } else { rows256(k > SPACED) }
     }
 
     /// Bytes of `n` columns of `k` elements.
@@ -478,7 +478,7 @@ impl ActFormat {
     pub const fn bytes(self, k: usize, n: usize) -> usize {
         let column = match self.values {
             Values::Rows(_) if self.block == 32 => rows32_bytes(k),
-            Values::Rows(_) => k.div_ceil(ROWS256.k) * self.rows(k).bytes,
+            Values::Rows(_) => k.div_ceil(self.rows(k).k) * self.rows(k).bytes,
             _ => k.div_ceil(self.block) * self.record(),
         };
         column * n

@@ -6,7 +6,7 @@
 //! (negated) sums.
 
 use super::{Operands, Row, dot2, load, nibbles, or_masked, product};
-use crate::formats::{Order, ROWS256, ROWS256_CLOSE, RowsRecord, SPACED};
+use crate::formats::{Order, SPACED, rows256};
 use crate::pack::{Q2K, Q3K, Q4K, Q5K, Q6K, Weight};
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
@@ -319,11 +319,6 @@ unsafe fn scaled<W: Super256>(sums: [__m512i; 2], scales: [__m512i; 2], less: __
     if W::SHAPE.sub == 32 { sum } else { dot2(sum, sums[1], scales[1]) }
 }
 
-/// Where columns have what.
-const fn record(close: bool) -> RowsRecord {
-    if close { ROWS256_CLOSE } else { ROWS256 }
-}
-
 /// Adds the products of `n` super-blocks, one to four.
 #[inline(always)]
 unsafe fn step<W: Super256, const NC: usize, const CLOSE: bool>(
@@ -333,7 +328,7 @@ unsafe fn step<W: Super256, const NC: usize, const CLOSE: bool>(
     act: *const u8,
     act_stride: usize,
 ) {
-    let (zero, places) = (_mm512_setzero_si512(), const { record(CLOSE) });
+    let (zero, places) = (_mm512_setzero_si512(), const { rows256(CLOSE) });
     // the last one stands in for those that are not there: their activations are zero
     let at = |i: usize| p.add(i.min(n - 1) * W::BYTES);
     let mut q = [const { MaybeUninit::<[[__m512i; 2]; NC]>::uninit() }; 4];
@@ -389,7 +384,7 @@ impl<W: Super256, const CLOSE: bool> Row for Blocks<W, CLOSE> {
     unsafe fn row<const NC: usize>(o: Operands, mut p: *const u8) -> [__m512; NC] {
         // what the loop does without a block would be a call of `memset`
         core::hint::assert_unchecked(o.k >= 256);
-        let record = const { record(CLOSE) };
+        let record = const { rows256(CLOSE) };
         let (steps, left) = (o.k / record.k, o.k % record.k / 256);
         let mut act = o.act;
         let mut acc = [_mm512_setzero_ps(); NC];
