@@ -14,7 +14,7 @@ use zen5turbo_tests::{
 };
 
 /// Every variable but the gate, whose default ends the program here; and those of the user's folders.
-const VARIABLES: [&str; 16] = [
+const VARIABLES: [&str; 18] = [
     "ZEN5TURBO",
     "ZEN5TURBO_KERNELS",
     "ZEN5TURBO_ATTENTION",
@@ -22,6 +22,8 @@ const VARIABLES: [&str; 16] = [
     "ZEN5TURBO_PREFETCH",
     "ZEN5TURBO_NUMA",
     "ZEN5TURBO_PIN",
+    "ZEN5TURBO_THREADS",
+    "ZEN5TURBO_BARRIER",
     "ZEN5TURBO_HUGEPAGES",
     "ZEN5TURBO_MALLOC",
     "ZEN5TURBO_MEMCPY",

@@ -9,6 +9,7 @@
 //! width 512
 //! panel 32768
 //! prefetch 0
+//! threads 24
 //! made 2026-11-21T19:40:00Z by zen5turbo 0.1.0 with 128 threads
 //! q4_K 1 ours 103500 121000
 //! q4_K many stock 8123000 7010000
@@ -17,7 +18,8 @@
 //! string, `ggml` the build ([`crate::identity`]) or the first words of it, `tier` the name of an [`Isa`]; each
 //! stands once, before the first measurement; `-` stands for what there is none of. `width`, 512 or 256, is the
 //! faster one of the two on that CPU where it was measured; `panel` and `prefetch` are the bytes of a packed panel and of
-//! weights to fetch ahead of packing, where others than the built-in ones were; `made` is for the reader. A measurement is
+//! weights to fetch ahead of packing, where others than the built-in ones were; `threads` is
+//! how many threads compute a graph of one column, where more of them gain nothing; `made` is for the reader. A measurement is
 //! `<type> <regime> <ours|stock> <our ns> <original's ns>`: the name of a type in ggml, in any case, a
 //! [`Regime`], who was clearly the faster one, and the times in whole nanoseconds of the same product computed
 //! by this library and by the original. Where neither was there is no line, and the built-in table
@@ -110,9 +112,9 @@ impl fmt::Display for Calibration {
         if let Some(width) = self.width {
             write!(f, "\nwidth {}", width.name())?;
         }
-        for (key, bytes) in [("panel", self.panel), ("prefetch", self.prefetch)] {
-            if let Some(bytes) = bytes {
-                write!(f, "\n{key} {bytes}")?;
+        for (key, number) in [("panel", self.panel), ("prefetch", self.prefetch), ("threads", self.threads)] {
+            if let Some(number) = number {
+                write!(f, "\n{key} {number}")?;
             }
         }
         if let Some(made) = &self.made {
@@ -136,6 +138,7 @@ struct Draft {
     width: Option<Width>,
     panel: Option<usize>,
     prefetch: Option<usize>,
+    threads: Option<usize>,
     made: Option<String>,
     measured: Vec<Measured>,
 }
@@ -156,6 +159,7 @@ impl Draft {
             }
             ("panel", Version::Two) => bytes(key, value, SMALLEST_PANEL).and_then(|n| set(&mut self.panel, Some(n))),
             ("prefetch", Version::Two) => bytes(key, value, 0).and_then(|n| set(&mut self.prefetch, Some(n))),
+            ("threads", Version::Two) => threads(value).and_then(|n| set(&mut self.threads, Some(n))),
             ("made", Version::Two) => set(&mut self.made, normal(value)),
             _ if !self.is_complete() => {
                 Err("the lines `cpu`, `ggml` and `tier` before the first measurement".to_owned())
@@ -178,8 +182,8 @@ impl Draft {
                 expected: "the lines `cpu`, `ggml` and `tier`".to_owned(),
             });
         };
-        let Self { width, panel, prefetch, made, measured, .. } = self;
-        let new = Calibration { cpu, ggml, isa, width, panel, prefetch, made, measured };
+        let Self { width, panel, prefetch, threads, made, measured, .. } = self;
+        let new = Calibration { cpu, ggml, isa, width, panel, prefetch, threads, made, measured };
         if done.iter().any(|old| old.is_for_the_same(&new)) {
             let expected = "only one calibration for the same `cpu`, `ggml` and `tier`".to_owned();
             return Err(bad(self.start.0, &self.start.1, expected));
@@ -282,6 +286,15 @@ fn bytes(key: &str, text: &str, least: usize) -> Result<usize, String> {
     whole(text.trim())
         .filter(|n| (least..=Blocking::MOST).contains(n))
         .ok_or_else(|| format!("`{key}` with bytes from {least} to {}", Blocking::MOST))
+}
+
+/// A number of threads that ggml can have.
+fn threads(text: &str) -> Result<usize, String> {
+    /// `GGML_MAX_N_THREADS`.
+    const MOST: usize = 512;
+    whole(text.trim())
+        .filter(|n| (1..=MOST).contains(n))
+        .ok_or_else(|| format!("`threads` with a number from 1 to {MOST}"))
 }
 
 /// A line of measurements: several in version 1, whose regimes were wider.

@@ -144,6 +144,8 @@ pub struct Calibration {
     pub panel: Option<usize>,
     /// Bytes of weights to prefetch ahead of packing, likewise.
     pub prefetch: Option<usize>,
+    /// Threads of graphs of one column, where more of them were measured to gain nothing: memory gives no more.
+    pub threads: Option<usize>,
     /// When and with what it was made, for the reader.
     pub made: Option<String>,
     /// At most one for each type and regime.
@@ -193,6 +195,7 @@ mod tests {
             width: None,
             panel: None,
             prefetch: None,
+            threads: None,
             made: Some(made.into()),
             measured: Vec::new(),
         };

@@ -64,6 +64,15 @@ pub enum Numa {
     Off,
 }
 
+/// `ZEN5TURBO_BARRIER`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Barrier {
+    /// The shim's, which lets others run.
+    Auto,
+    /// ggml's.
+    Off,
+}
+
 /// `ZEN5TURBO_LIVE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Live {
@@ -116,6 +125,12 @@ pub struct Options {
     /// Threads on CPUs: auto, cores, off or a list such as 0-7,16 (ZEN5TURBO_PIN) [default: auto]
     #[arg(long, value_name = "CPUS", value_parser = pin)]
     pub pin: Option<String>,
+    /// Threads of a graph: auto (no more than there are CPUs), off or at most so many (ZEN5TURBO_THREADS) [default: auto]
+    #[arg(long, value_name = "N", value_parser = threads)]
+    pub threads: Option<String>,
+    /// How the threads of a graph wait for each other (ZEN5TURBO_BARRIER) [default: auto]
+    #[arg(long)]
+    pub barrier: Option<Barrier>,
     /// What the shim says on stderr (ZEN5TURBO_LOG) [default: off]
     #[arg(long)]
     pub log: Option<Log>,
@@ -138,7 +153,7 @@ impl Options {
     pub fn variables(&self) -> Vec<(&'static str, OsString)> {
         let text = |text: &Option<String>| text.clone().map(OsString::from);
         let path = |path: &Option<PathBuf>| path.clone().map(PathBuf::into_os_string);
-        let all: [(&str, Option<OsString>); 15] = [
+        let all: [(&str, Option<OsString>); 17] = [
             ("ZEN5TURBO_GATE", self.gate.map(|v| word(v).into())),
             ("ZEN5TURBO_KERNELS", self.kernels.map(|v| word(v).into())),
             ("ZEN5TURBO_ATTENTION", self.attention.map(|v| word(v).into())),
@@ -149,6 +164,8 @@ impl Options {
             ("ZEN5TURBO_MEMCPY", text(&self.memcpy)),
             ("ZEN5TURBO_NUMA", self.numa.map(|v| word(v).into())),
             ("ZEN5TURBO_PIN", text(&self.pin)),
+            ("ZEN5TURBO_THREADS", text(&self.threads)),
+            ("ZEN5TURBO_BARRIER", self.barrier.map(|v| word(v).into())),
             ("ZEN5TURBO_LOG", self.log.map(|v| word(v).into())),
             ("ZEN5TURBO_STATS", path(&self.stats)),
             ("ZEN5TURBO_LIVE", self.live.map(|v| word(v).into())),
@@ -177,6 +194,14 @@ fn threshold(text: &str) -> Result<String, String> {
     }
 }
 
+fn threads(text: &str) -> Result<String, String> {
+    match text.parse::<usize>() {
+        Ok(1..=512) => Ok(text.to_owned()),
+        Err(_) if ["auto", "off"].contains(&text) => Ok(text.to_owned()),
+        _ => Err("expected auto, off or a number from 1 to 512".into()),
+    }
+}
+
 fn pin(text: &str) -> Result<String, String> {
     let list = || {
         let mut cpus = parse_list(text).filter(|cpus| !cpus.is_empty())?;
@@ -201,7 +226,7 @@ fn one_of<T: ValueEnum>(text: &str) -> Result<String, String> {
 
 /// Every knob, and what it accepts.
 type Parser = fn(&str) -> Result<String, String>;
-const KNOBS: [(&str, Parser); 16] = [
+const KNOBS: [(&str, Parser); 18] = [
     ("ZEN5TURBO", one_of::<Switch>),
     ("ZEN5TURBO_GATE", one_of::<Gate>),
     ("ZEN5TURBO_KERNELS", one_of::<Kernels>),
@@ -213,6 +238,8 @@ const KNOBS: [(&str, Parser); 16] = [
     ("ZEN5TURBO_MEMCPY", threshold),
     ("ZEN5TURBO_NUMA", one_of::<Numa>),
     ("ZEN5TURBO_PIN", pin),
+    ("ZEN5TURBO_THREADS", threads),
+    ("ZEN5TURBO_BARRIER", one_of::<Barrier>),
     ("ZEN5TURBO_LOG", one_of::<Log>),
     ("ZEN5TURBO_STATS", |text| Ok(text.to_owned())),
     ("ZEN5TURBO_LIVE", one_of::<Live>),
@@ -320,7 +347,7 @@ mod tests {
     #[test]
     fn every_knob_but_the_kill_switch_is_an_option_that_sets_its_variable() {
         let line = "x --gate off --kernels avx512-256 --attention off --repack keep --prefetch cache:4096 --hugepages 1g --malloc auto \
-                    --memcpy 65536 --numa shard --pin 0-3,8 --log info --stats s.json --live off --tune off --blas b.so";
+                    --memcpy 65536 --numa shard --pin 0-3,8 --threads 4 --barrier off --log info --stats s.json --live off --tune off --blas b.so";
         let command = Command::parse_from(line.split_whitespace());
         let set = command.options.variables();
         let words: Vec<String> = set.iter().map(|(n, v)| format!("{n}={}", v.to_string_lossy())).collect();
@@ -333,9 +360,15 @@ mod tests {
 
     #[test]
     fn values_that_the_shim_would_refuse_are_refused() {
-        for bad in
-            ["--prefetch cache:0", "--prefetch cache:4194305", "--malloc 4096", "--pin 0,0", "--pin x", "--gate on"]
-        {
+        for bad in [
+            "--prefetch cache:0",
+            "--prefetch cache:4194305",
+            "--malloc 4096",
+            "--pin 0,0",
+            "--pin x",
+            "--threads 0",
+            "--gate on",
+        ] {
             let error = Command::try_parse_from(["x"].into_iter().chain(bad.split(' '))).err();
             assert!(error.is_some(), "{bad}");
         }

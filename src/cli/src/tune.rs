@@ -231,7 +231,17 @@ fn tune(args: &Args) -> Result<ExitCode> {
     let made = format!("{date} by zen5turbo {} with {} threads", env!("CARGO_PKG_VERSION"), plan.threads);
     let Plan { build, cpu, .. } = plan;
     let Cut { panel, prefetch } = cut;
-    file.put(Calibration { cpu, ggml: build.identity, isa, width, panel, prefetch, made: Some(made), measured: lines });
+    file.put(Calibration {
+        cpu,
+        ggml: build.identity,
+        isa,
+        width,
+        panel,
+        prefetch,
+        threads: None,
+        made: Some(made),
+        measured: lines,
+    });
     store::write(&path, &file)?;
     println!("{}: {found}", path.display());
     Ok(ExitCode::SUCCESS)
@@ -358,6 +368,7 @@ impl Plan {
             width: None,
             panel,
             prefetch,
+            threads: None,
             made: None,
             measured: WeightType::ALL.into_iter().flat_map(all).collect(),
         };

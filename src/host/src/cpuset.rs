@@ -110,10 +110,30 @@ pub fn parse_list(list: &str) -> Option<Vec<usize>> {
 /// That of sched_getaffinity: `EPERM` or `ENOSYS` under a filter, `EINVAL` on a machine with more than
 /// [`MAX_CPUS`] CPUs.
 pub fn affinity() -> io::Result<CpuSet> {
+    affinity_of(0)
+}
+
+/// The same of thread `tid` of any process; 0 is the calling one.
+fn affinity_of(tid: libc::pid_t) -> io::Result<CpuSet> {
     let mut set = CpuSet::EMPTY;
     // SAFETY: the kernel writes at most the size given, into a local of that size.
-    let got = unsafe { libc::syscall(libc::SYS_sched_getaffinity, 0, size_of::<CpuSet>(), set.0.as_mut_ptr()) };
+    let got = unsafe { libc::syscall(libc::SYS_sched_getaffinity, tid, size_of::<CpuSet>(), set.0.as_mut_ptr()) };
     if got < 0 { Err(io::Error::last_os_error()) } else { Ok(set) }
+}
+
+/// The CPUs on which any thread of this process may run: what the process was given, also where it has put some of its
+/// threads on CPUs of their own. Without procfs those of the calling thread. `None` when the kernel does not tell.
+#[must_use]
+pub fn affinity_of_all_threads() -> Option<CpuSet> {
+    let mut all = affinity().ok()?;
+    for entry in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+        let tid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        // A thread may have ended meanwhile.
+        if let Some(set) = tid.and_then(|tid| affinity_of(tid).ok()) {
+            all = CpuSet(std::array::from_fn(|i| all.0[i] | set.0[i]));
+        }
+    }
+    Some(all)
 }
 
 /// Lets the calling thread run on these CPUs only.
@@ -185,6 +205,17 @@ mod tests {
             set_affinity(&before).unwrap();
             assert_eq!(affinity().unwrap(), before);
             assert!(set_affinity(&CpuSet::EMPTY).is_err());
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn a_pinned_thread_does_not_make_the_process_smaller() {
+        let before = affinity_of_all_threads().unwrap();
+        std::thread::spawn(move || {
+            set_affinity(&before.iter().take(1).collect()).unwrap();
+            assert_eq!(affinity_of_all_threads(), Some(before));
         })
         .join()
         .unwrap();

@@ -5,7 +5,9 @@
 //! asking, so the tests need no special machine.
 
 pub mod caches;
+pub mod cgroup;
 pub mod cpu;
+pub mod cpu_budget;
 pub mod cpuset;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -20,5 +22,6 @@ pub mod topology;
 
 pub use caches::Caches;
 pub use cpu::{Cpu, Features};
+pub use cpu_budget::CpuBudget;
 pub use gate::{GateDecision, GateMode, gate};
 pub use tier::{Tier, best_tier};

@@ -71,8 +71,17 @@ pub fn sleep_while(word: &AtomicU32, seen: u32) {
 
 /// Wakes the thread that sleeps at `word`; to be called after its value was changed.
 pub fn wake(word: &AtomicU32) {
-    // SAFETY: as above; wakes at most one thread.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1) };
+    wake_at_most(word, 1);
+}
+
+/// Wakes all threads that sleep at `word`; to be called after its value was changed.
+pub fn wake_all(word: &AtomicU32) {
+    wake_at_most(word, libc::c_int::MAX);
+}
+
+fn wake_at_most(word: &AtomicU32, threads: libc::c_int) {
+    // SAFETY: as above.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, threads) };
 }
 
 #[cfg(test)]

@@ -29,4 +29,5 @@ mod startup;
 mod stats;
 #[cfg_attr(test, allow(dead_code))] // as above
 mod streaming;
+mod threads;
 mod tuning;

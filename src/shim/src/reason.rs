@@ -77,6 +77,12 @@ reasons! {
     GatePassthrough = "gate_passthrough",
     /// A defect in this library was caught; the original computed instead.
     InternalError = "internal_error",
+    /// The parameters of ggml's thread pools are not where this library knows them: pools stay as the program makes them.
+    PoolParamsUnknown = "pool_params_unknown",
+    /// More thread pools than the table of them has room for.
+    PoolTableFull = "pool_table_full",
+    /// A function for pools was called by a pointer, and several copies of ggml have one: whose it is is not known.
+    PoolOwnerUnknown = "pool_owner_unknown",
     /// NUMA: sysfs or procfs does not tell the nodes, CPUs or affinity.
     TopologyUnknown = "topology_unknown",
     /// NUMA: memory or threads were placed by somebody else, and `ZEN5TURBO_NUMA=auto` leaves it alone.

@@ -195,15 +195,16 @@ fn any_calibration() -> impl Strategy<Value = Calibration> {
     let line = (one_of(WeightType::ALL.len()), one_of(6), any::<bool>(), 1..=u64::MAX, 1..=u64::MAX);
     let words = "[!-~]{1,9}( [!-~]{1,9}){0,3}";
     let width = prop::option::of(prop::sample::select(&Width::ALL[..]));
-    let blocking = (prop::option::of(4096_usize..=1 << 20), prop::option::of(0_usize..=1 << 20));
+    let blocking =
+        (prop::option::of(4096_usize..=1 << 20), prop::option::of(0_usize..=1 << 20), prop::option::of(1_usize..=512));
     (words, words, one_of(4), width, blocking, prop::option::of(words), prop::collection::vec(line, 0..40)).prop_map(
-        |(cpu, ggml, isa, width, (panel, prefetch), made, lines)| {
+        |(cpu, ggml, isa, width, (panel, prefetch, threads), made, lines)| {
             let mut list: Vec<Measured> = Vec::new();
             for (weight, regime, ours_wins, ours, stock) in lines {
                 let choice = if ours_wins { Choice::Ours } else { Choice::Stock };
                 let _ = add(&mut list, measured(WeightType::ALL[weight], Regime::ALL[regime], choice, ours, stock));
             }
-            Calibration { cpu, ggml, isa: Isa::ALL[isa], width, panel, prefetch, made, measured: list }
+            Calibration { cpu, ggml, isa: Isa::ALL[isa], width, panel, prefetch, threads, made, measured: list }
         },
     )
 }

@@ -18,6 +18,7 @@ pub fn statistics(snapshot: &Snapshot) -> Result<Value, String> {
     let kernels = whole.remove("kernels_in_use").unwrap_or_default();
     let counters = &snapshot.counters;
     whole.insert("graphs".into(), graphs(counters, &names["graphs"]));
+    whole.insert("threads".into(), threads(counters));
     whole.insert("ops".into(), operations(counters, &names, &kernels));
     whole.insert("memory".into(), memory(counters));
     whole.insert("events".into(), reasons(&counters.events, &names["reasons"]));
@@ -45,6 +46,15 @@ fn graphs(counters: &Counters<u64>, names: &Value) -> Value {
     used.map(|(i, g)| (name(names, i), json!({"count": g.count, "columns": g.columns, "ns": g.ns})))
         .collect::<Map<_, _>>()
         .into()
+}
+
+fn threads(counters: &Counters<u64>) -> Value {
+    let t = &counters.threads;
+    let [count, us] = t.sleeps;
+    json!({
+        "asked": t.asked, "used": t.used, "budget": t.budget, "capped": t.capped, "pools": t.pools,
+        "lost_mcpu": t.lost_mcpu, "sleeps": {"count": count, "us": us},
+    })
 }
 
 fn operations(counters: &Counters<u64>, names: &Value, kernels: &Value) -> Value {

@@ -94,6 +94,7 @@ pub struct Frame {
     pub operations: Vec<Operation>,
     pub declined: Vec<Declined>,
     pub promoted: Promoted,
+    pub threads: Threads,
     /// Large buffers mapped on huge pages since the start, bytes; also those that were given back.
     pub buffers: u64,
     pub usage: Usage,
@@ -147,6 +148,19 @@ pub struct Declined {
     pub count: u64,
 }
 
+/// Threads of the last graph.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Threads {
+    /// That the program asked for; 0 before the first graph.
+    pub asked: u64,
+    /// That computed it.
+    pub used: u64,
+    /// What limits them, in words.
+    pub limit: String,
+    /// CPUs that they lacked lately, as others had them.
+    pub lost_cpus: f64,
+}
+
 /// Weights on huge pages, bytes since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Promoted {
@@ -194,6 +208,7 @@ impl Frame {
                 .map(count)
                 .iter()
                 .sum(),
+            threads: threads(&now.statistics),
             usage: now.usage,
             events: stats.events.clone(),
             ..Frame::default()
@@ -291,6 +306,16 @@ fn operation((operation, kind): &(String, String), op: &Op, since: Option<(Op, f
         share: more.and_then(|(seconds, busy, ..)| per(busy, seconds)),
         bytes_per_second: more.and_then(|(_, busy, _, bytes, _)| per(bytes as f64, busy)),
         mac_per_second: more.and_then(|(_, busy, _, _, mac)| per(mac as f64, busy)),
+    }
+}
+
+fn threads(statistics: &Value) -> Threads {
+    let of = |key: &str| count(&statistics["threads"][key]);
+    Threads {
+        asked: of("asked"),
+        used: of("used"),
+        limit: statistics["threads_limit"].as_str().unwrap_or_default().to_owned(),
+        lost_cpus: of("lost_mcpu") as f64 / 1000.0,
     }
 }
 

@@ -4,7 +4,7 @@
 //! ```text
 //! Segment:  magic, version, bytes            the same in every version
 //!           pid, turn, text_len, unused[2], counters, text
-//! Counters: graphs[4], weights, prefetch, buffers, heap[2], copies, events[REASONS], cells[OPS][TYPES]
+//! Counters: graphs[4], threads, weights, prefetch, buffers, heap[2], copies, events[REASONS], cells[OPS][TYPES]
 //! Cell:     calls, ns, bytes, macs, declined[REASONS]
 //! ```
 //! `text` is JSON: the members of the statistics that are not numbers counted here, and `names`, which
@@ -17,7 +17,7 @@ use std::sync::atomic::AtomicU64;
 pub const NAME: &CStr = c"zen5turbo-live";
 
 /// Of the layout: to be raised with every change of it.
-pub const VERSION: u64 = 3;
+pub const VERSION: u64 = 4;
 
 /// The first word, as the bytes of a text.
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"zen5live");
@@ -58,6 +58,8 @@ pub struct Segment<N> {
 pub struct Counters<N> {
     /// Executions by the columns of the graph.
     pub graphs: [Graphs<N>; GRAPH_CLASSES],
+    /// Threads of graphs.
+    pub threads: Threads<N>,
     /// Model files on huge pages.
     pub weights: Weights<N>,
     /// What was read ahead.
@@ -83,6 +85,25 @@ pub struct Graphs<N> {
     pub columns: N,
     /// From the first thread's start to its end, nanoseconds.
     pub ns: N,
+}
+
+/// Threads of graphs, and how they wait for each other.
+#[repr(C)]
+pub struct Threads<N> {
+    /// That the program asked for, in the last graph.
+    pub asked: N,
+    /// That computed it.
+    pub used: N,
+    /// CPUs that the process can keep busy; 0 while nobody asked.
+    pub budget: N,
+    /// Graphs that were computed by fewer threads than asked for.
+    pub capped: N,
+    /// Pools that the shim made in the place of the program's, which has another number of threads, or none.
+    pub pools: N,
+    /// Thousandths of a CPU that the threads of graphs could have used lately, but others had.
+    pub lost_mcpu: N,
+    /// Waits at barriers that ended in sleep, and microseconds asleep.
+    pub sleeps: [N; 2],
 }
 
 /// Bytes of model files.

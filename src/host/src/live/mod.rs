@@ -11,7 +11,7 @@ mod publish;
 mod read;
 
 pub use layout::{Buffers, Cell, Copies, Counters, Graphs, NAME, OPS, Prefetch, REASONS, Segment, TEXT_BYTES, TYPES};
-pub use layout::{GRAPH_CLASSES, VERSION, Weights};
+pub use layout::{GRAPH_CLASSES, Threads, VERSION, Weights};
 pub use publish::Published;
 pub use read::{Snapshot, Unreadable, is_segment, parse, read};
 

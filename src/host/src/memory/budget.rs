@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::cgroup::{self, Version};
 use crate::proc::field_kib;
 
 /// Where the files of the kernel are: `/` but in tests.
@@ -52,28 +53,14 @@ impl Budget {
     /// The limits as the files below `root` tell them.
     #[must_use]
     pub fn below(root: &Path) -> Self {
-        let own = std::fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
-        let mut groups = Vec::new();
-        for line in own.lines() {
-            let mut parts = line.splitn(3, ':').skip(1);
-            let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
-            let (mount, names) = match controllers {
-                "" => ("sys/fs/cgroup", &V2),
-                c if c.split(',').any(|c| c == "memory") => ("sys/fs/cgroup/memory", &V1),
-                _ => continue,
+        let groups = cgroup::around_this_process(root, "memory").into_iter().map(|(folder, version)| {
+            let names = match version {
+                Version::One => &V1,
+                Version::Two => &V2,
             };
-            // A limit of any group around this one holds as well. In a container the path may be the
-            // host's, of which only the root is to be seen here.
-            let mut group = Path::new(path.trim_start_matches('/'));
-            loop {
-                groups.push((root.join(mount).join(group), names));
-                match group.parent() {
-                    Some(parent) => group = parent,
-                    None => break,
-                }
-            }
-        }
-        Self { root: root.to_owned(), groups }
+            (folder, names)
+        });
+        Self { root: root.to_owned(), groups: groups.collect() }
     }
 
     /// Bytes that can be taken before memory is short: what the kernel thinks is available, and no

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use zen5turbo_host::GateMode;
 use zen5turbo_host::cpuset::{CpuSet, parse_list};
 
-use super::{KernelChoice, Knob, Numa, Pin, Repack, Threshold, Tune};
+use super::{KernelChoice, Knob, Numa, Pin, Repack, Threads, Threshold, Tune};
 use crate::log::LogLevel;
 use crate::pages::HugePages;
 use crate::prefetch::Prefetch;
@@ -79,6 +79,26 @@ pub const KNOBS: &[Knob] = &[
         help: "which CPUs the threads of a graph run on; auto pins them only for ZEN5TURBO_NUMA=shard",
         set: |c, v| set_pin(&mut c.pin, v),
         get: |c| show_pin(&c.pin),
+    },
+    Knob {
+        name: "ZEN5TURBO_THREADS",
+        default: "auto",
+        allowed: "auto, off or a number from 1 to 512",
+        help: "threads of a graph: no more than the process has CPUs, as many as the program asks for, or at most so many",
+        set: |c, v| set_threads(&mut c.threads, v),
+        get: |c| match c.threads {
+            Threads::Auto => "auto".to_owned(),
+            Threads::Off => "off".to_owned(),
+            Threads::AtMost(n) => n.to_string(),
+        },
+    },
+    Knob {
+        name: "ZEN5TURBO_BARRIER",
+        default: "auto",
+        allowed: "auto or off",
+        help: "how the threads of a graph wait for each other: asleep where others need their CPUs, or as ggml does",
+        set: |c, v| choose(&mut c.barrier, v, AUTO_OFF),
+        get: |c| word_of(c.barrier, AUTO_OFF).to_owned(),
     },
     Knob {
         name: "ZEN5TURBO_HUGEPAGES",
@@ -229,6 +249,22 @@ fn set_path(field: &mut Option<PathBuf>, value: &OsStr) -> bool {
 
 fn set_tune(field: &mut Tune, value: &OsStr) -> bool {
     *field = if value == "off" { Tune::Off } else { Tune::File(absolute(value)) };
+    true
+}
+
+/// `GGML_MAX_N_THREADS`.
+const MOST_THREADS: usize = 512;
+
+fn set_threads(field: &mut Threads, value: &OsStr) -> bool {
+    *field = match value.to_str() {
+        Some("auto") => Threads::Auto,
+        Some("off") => Threads::Off,
+        Some(text) => match text.parse() {
+            Ok(n @ 1..=MOST_THREADS) => Threads::AtMost(n),
+            _ => return false,
+        },
+        None => return false,
+    };
     true
 }
 

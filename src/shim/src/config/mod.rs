@@ -85,6 +85,18 @@ pub enum Pin {
     List(Vec<usize>),
 }
 
+/// How many threads compute a graph.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Threads {
+    /// No more than the process has CPUs: online, allowed, and in the quotas of its control groups.
+    #[default]
+    Auto,
+    /// As many as the program asks for.
+    Off,
+    /// At most so many.
+    AtMost(usize),
+}
+
 /// Where measured choices of kernels are read from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Tune {
@@ -128,6 +140,10 @@ pub struct Config {
     pub numa: Numa,
     /// `ZEN5TURBO_PIN`.
     pub pin: Pin,
+    /// `ZEN5TURBO_THREADS`.
+    pub threads: Threads,
+    /// `ZEN5TURBO_BARRIER`: whether the threads of a graph wait for each other at our barrier.
+    pub barrier: bool,
     /// `ZEN5TURBO_HUGEPAGES`.
     pub huge_pages: HugePages,
     /// `ZEN5TURBO_MALLOC`.
@@ -161,6 +177,8 @@ impl Default for Config {
             prefetch: Prefetch::default(),
             numa: Numa::default(),
             pin: Pin::default(),
+            threads: Threads::default(),
+            barrier: true,
             huge_pages: HugePages::default(),
             malloc: Threshold::Off,
             memcpy: Threshold::Off,

@@ -26,6 +26,8 @@ fn every_word_is_understood_and_said_back() {
         ("ZEN5TURBO_PREFETCH", "auto off pages cache"),
         ("ZEN5TURBO_NUMA", "auto interleave shard local off"),
         ("ZEN5TURBO_PIN", "auto cores off"),
+        ("ZEN5TURBO_THREADS", "auto off 1 512"),
+        ("ZEN5TURBO_BARRIER", "auto off"),
         ("ZEN5TURBO_HUGEPAGES", "auto thp 2m 1g off"),
         ("ZEN5TURBO_LOG", "off info debug"),
         ("ZEN5TURBO_LIVE", "on off"),

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use crate::config::{KernelChoice, Repack, config};
 use crate::ggml::abi::GetExtraBufts;
 use crate::ggml::bound;
-use crate::ggml::copies::{Caller, c_str, caller, function};
+use crate::ggml::copies::{Caller, c_str, caller, function, library_of, only_definer, own_range};
 use crate::graph::blas_device::{self, ManyColumns};
 use crate::log::log;
 use crate::reason::Reason;
@@ -39,10 +39,23 @@ unsafe extern "C" fn get_proc_address(reg: *mut c_void, name: *const c_char, fro
     let p = unsafe { original(reg, name) };
     // SAFETY: a C string of the caller.
     let asked = unsafe { c_str(name) };
+    if matches!(asked.to_bytes(), b"ggml_threadpool_new" | b"ggml_threadpool_free") {
+        return guarded(p, || of_this_copy(reg, asked, p));
+    }
     if p.is_null() || asked != c"ggml_backend_dev_get_extra_bufts" || first_ggml_call() != State::Active {
         return p;
     }
     guarded(p, || answer(caller, p))
+}
+
+/// Our function `p`, which the CPU backend's library was bound to, or with several copies of ggml the original of the copy
+/// that the registry belongs to: a caller by pointer does not say which one it means.
+fn of_this_copy(reg: *mut c_void, name: &CStr, p: *mut c_void) -> *mut c_void {
+    if !own_range().contains(&(p as usize)) || only_definer(name).is_some() {
+        return p;
+    }
+    // A registry is a variable of its library.
+    library_of(reg as usize).and_then(|library| library.find(name)).unwrap_or(p)
 }
 
 /// The list function `p` for `program`, or what is to be called in its place.

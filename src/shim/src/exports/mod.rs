@@ -21,3 +21,5 @@ pub mod copies;
 pub mod heap;
 #[cfg(not(feature = "fuzzing"))]
 pub mod ops;
+#[cfg(not(feature = "fuzzing"))]
+pub mod threads;

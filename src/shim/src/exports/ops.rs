@@ -20,6 +20,7 @@ use crate::placement;
 use crate::reason::Reason;
 use crate::startup::{self, State, first_ggml_call, guarded};
 use crate::stats::{self, OpKind};
+use crate::threads::{self, Graph};
 use crate::tuning;
 
 /// `bool ggml_cpu_extra_compute_forward(struct ggml_compute_params *, struct ggml_tensor *)`: true
@@ -174,34 +175,65 @@ unsafe extern "C" fn graph_compute(cgraph: *mut c_void, cplan: *mut CPlan, from:
         log::line(format_args!("ggml_graph_compute of {} was not found: the graph cannot be computed", caller.path));
         return STATUS_FAILED;
     };
-    let running = if state == State::Active {
-        // SAFETY: arguments of ggml.
-        guarded(None, || unsafe { plan_graph(caller, cgraph, &*cplan) })
-    } else {
-        None
-    };
+    if state != State::Active {
+        // SAFETY: the original with its own arguments.
+        return unsafe { original(cgraph, cplan) };
+    }
+    // SAFETY: arguments of ggml.
+    let prepared = guarded(None, || unsafe { prepare(caller, cgraph, cplan) });
     let started = Instant::now();
     // SAFETY: the original with its own arguments.
     let status = unsafe { original(cgraph, cplan) };
-    if let Some((_, columns)) = &running {
-        stats::graph(*columns, started.elapsed().as_nanos() as u64);
-    }
-    drop(running);
-    guarded((), placement::leave);
-    if state == State::Active {
-        guarded((), weights::graph_ended);
-    }
+    let ns = started.elapsed().as_nanos() as u64;
+    guarded((), move || {
+        let columns = prepared.as_ref().and_then(|prepared| prepared.columns);
+        drop(prepared);
+        if let Some(columns) = columns {
+            stats::graph(columns, ns);
+        }
+        placement::leave();
+        weights::graph_ended();
+    });
     status
 }
 
-/// Plans the graph; also its columns.
-unsafe fn plan_graph(caller: &Caller, cgraph: *mut c_void, cplan: &CPlan) -> Option<(Running, usize)> {
+/// What is undone when a graph has ended.
+struct Prepared {
+    /// Of its plan; `None` when nothing of it is computed here.
+    columns: Option<usize>,
+    _running: Option<Running>,
+    _threads: Graph,
+}
+
+/// Plans the graph, and who computes it; `None` when the structures of this ggml are not known, or it is to fail.
+unsafe fn prepare(caller: &Caller, cgraph: *mut c_void, cplan: *mut CPlan) -> Option<Prepared> {
     let abi = caller.abi.as_ref()?;
-    if !caller.has_hook() || cplan.work_data.is_null() || cplan.n_threads < 1 {
+    // SAFETY: an argument of ggml.
+    let asked = unsafe { cplan.as_ref() }.map(|plan| plan.n_threads).filter(|&n| n > 0)?;
+    let all = threads::count(asked).max(1);
+    // SAFETY: arguments of ggml.
+    let planned = unsafe { plan_graph(abi, caller, cgraph, &*cplan, all) };
+    let one_column = planned.as_ref().is_some_and(|(_, columns)| *columns == 1);
+    let threads = if one_column { threads::count_for_one_column(all) } else { all };
+    // SAFETY: as above.
+    let graph = unsafe { Graph::start(caller, cplan, threads, one_column && threads == all) };
+    let (running, columns) = planned.unzip();
+    Some(Prepared { columns, _running: running, _threads: graph })
+}
+
+/// Plans the graph; also its columns.
+unsafe fn plan_graph(
+    abi: &Abi,
+    caller: &Caller,
+    cgraph: *mut c_void,
+    cplan: &CPlan,
+    threads: usize,
+) -> Option<(Running, usize)> {
+    if !caller.has_hook() || cplan.work_data.is_null() {
         return None; // no product of ours works without a work buffer
     }
     tuning::settle(startup::isa(), |name| caller.find(name));
-    let (threads, mut columns) = (cplan.n_threads as usize, 0);
+    let mut columns = 0;
     let running = Running::start(cplan.work_data, threads, |plan| {
         // SAFETY: the graph is the caller's, its tensors are allocated before it is computed.
         unsafe { plan.make(abi, cgraph, threads) }

@@ -47,13 +47,38 @@ pub struct ComputeParams {
     pub use_ref: bool,
 }
 
-/// The head of `struct ggml_cplan`, the same in every release.
+/// The head of `struct ggml_cplan`.
 #[repr(C)]
 pub struct CPlan {
     pub work_size: usize,
     pub work_data: *mut c_void,
     pub n_threads: c_int,
+    /// Only there when the library exports `ggml_threadpool_new`.
+    pub threadpool: *mut c_void,
 }
+
+/// `struct ggml_threadpool_params`. Its places are compared with the library's before it is used.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct PoolParams {
+    /// CPUs of the pool's threads, a byte each; none: those of the process.
+    pub cpumask: [u8; 512],
+    pub n_threads: c_int,
+    pub prio: c_int,
+    /// How long threads without work poll for it, 0 to 100.
+    pub poll: u32,
+    pub strict_cpu: bool,
+    pub paused: bool,
+}
+
+/// `struct ggml_threadpool * ggml_threadpool_new(params)`
+pub type PoolNew = unsafe extern "C" fn(*mut PoolParams) -> *mut c_void;
+/// `void ggml_threadpool_free(pool)`, and `ggml_threadpool_pause`
+pub type PoolDo = unsafe extern "C" fn(*mut c_void);
+/// `void ggml_threadpool_params_init(params, n_threads)`
+pub type PoolParamsInit = unsafe extern "C" fn(*mut PoolParams, c_int);
+/// `void ggml_barrier(pool)`
+pub type Barrier = unsafe extern "C" fn(*mut c_void);
 
 /// `GGML_STATUS_FAILED`.
 pub const STATUS_FAILED: c_int = -1;

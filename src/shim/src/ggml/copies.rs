@@ -19,6 +19,7 @@ use crate::log::{self, log};
 use crate::reason::Reason;
 use crate::startup::{self, State};
 use crate::stats;
+use crate::threads::pools::Functions;
 
 /// A library that calls hooks, and what its calls are bound to.
 pub struct Caller {
@@ -38,6 +39,8 @@ pub struct Caller {
     pub direct: Targets,
     /// Whether its large buffers come back through the hook (see [`crate::buffers`]), once known.
     pub returns_buffers: OnceLock<bool>,
+    /// ggml's functions for pools of threads, once they were asked for.
+    pools: OnceLock<Option<Functions>>,
     /// What it is bound to in a BLAS library, once it was asked for.
     pub blas: OnceLock<Originals>,
     /// The functions of the ggml it uses, checked; `None` when that ggml is not understood.
@@ -104,6 +107,7 @@ fn resolve(address: usize) -> Option<&'static Caller> {
             aligned_free: find(c"ggml_aligned_free").map(|p| function(p)),
             direct: Targets::default(),
             returns_buffers: OnceLock::new(),
+            pools: OnceLock::new(),
             blas: OnceLock::new(),
             abi: Abi::probe(&find),
             path,
@@ -166,9 +170,20 @@ impl Caller {
         original(self.handle, name)
     }
 
+    /// The functions for pools of the ggml that computes graphs for this library; `None` when they are not known.
+    pub fn pools(&self) -> Option<&Functions> {
+        let find = || Functions::find(Scope(self.handle), self.graph_compute? as usize);
+        self.pools.get_or_init(find).as_ref()
+    }
+
+    /// Where this library finds `name`; `None` where it does not.
+    pub fn own_scope(&self, name: &CStr) -> Option<Scope> {
+        self.find(name).map(|_| Scope(self.handle))
+    }
+
     /// Where this library finds `name`; where it finds none itself (it was given a pointer), see [`holder`].
     pub fn scope(&self, name: &CStr) -> Option<Scope> {
-        self.find(name).map(|_| Scope(self.handle)).or_else(|| holder(name))
+        self.own_scope(name).or_else(|| holder(name))
     }
 }
 
@@ -185,12 +200,7 @@ impl Scope {
 
 /// The first library of this process that finds `name`. It is kept open, as callers are.
 pub fn holder(name: &CStr) -> Option<Scope> {
-    let mut paths: Vec<CString> = Vec::new();
-    find_loaded(|loaded| {
-        paths.push(loaded.path.to_owned());
-        None::<()>
-    });
-    paths.iter().filter(|path| !path.is_empty()).find_map(|path| {
+    loaded_paths().iter().find_map(|path| {
         // SAFETY: a C string; NOLOAD opens nothing new. What is not used is given back.
         unsafe {
             let handle = libc::dlopen(path.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
@@ -204,6 +214,50 @@ pub fn holder(name: &CStr) -> Option<Scope> {
             found
         }
     })
+}
+
+/// The library that defines `name`, for a caller that has a pointer to our function of that name and does not see the original;
+/// `None` when there are several, or none.
+pub fn only_definer(name: &CStr) -> Option<Scope> {
+    let mut definers: Vec<(usize, Scope)> = Vec::new();
+    for path in loaded_paths() {
+        // SAFETY: a C string; NOLOAD opens nothing new. What is not used is given back.
+        unsafe {
+            let handle = libc::dlopen(path.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
+            if handle.is_null() {
+                continue;
+            }
+            match original(handle, name).map(|address| address as usize) {
+                Some(address) if definers.iter().all(|(known, _)| *known != address) => {
+                    definers.push((address, Scope(handle)));
+                }
+                _ => {
+                    libc::dlclose(handle);
+                }
+            }
+        }
+    }
+    let [(_, scope)] = definers[..] else { return None };
+    Some(scope)
+}
+
+fn loaded_paths() -> Vec<CString> {
+    let mut paths = Vec::new();
+    find_loaded(|loaded| {
+        if !loaded.path.is_empty() {
+            paths.push(loaded.path.to_owned());
+        }
+        None::<()>
+    });
+    paths
+}
+
+/// The library that `address` lies in, kept open; `None` for the main program.
+pub fn library_of(address: usize) -> Option<Scope> {
+    let object = object_at(address).filter(|object| !object.path.is_empty())?;
+    // SAFETY: a C string; NOLOAD opens nothing new.
+    let handle = unsafe { libc::dlopen(object.path.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
+    (!handle.is_null()).then_some(Scope(handle))
 }
 
 /// The definition of `name` that is not ours: seen from `handle`, else the next in the global scope.

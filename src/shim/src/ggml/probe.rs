@@ -7,12 +7,13 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use super::abi::{OBJECT_SIZE, Tensor};
+use super::abi::{Barrier, OBJECT_SIZE, Tensor};
 use super::copies::{c_str, function};
 use crate::log;
 use crate::reason::Reason;
 use crate::stats;
 use crate::stats::OpKind;
+use crate::threads::barrier;
 use zen5turbo_kernels::formats::WeightType;
 
 /// The matrix products.
@@ -61,8 +62,8 @@ pub struct Abi {
     pub graph_n_nodes: unsafe extern "C" fn(*mut c_void) -> c_int,
     /// `struct ggml_tensor * ggml_graph_node(cgraph, i)`
     pub graph_node: unsafe extern "C" fn(*mut c_void, c_int) -> *mut Tensor,
-    /// `void ggml_barrier(threadpool)`
-    pub barrier: unsafe extern "C" fn(*mut c_void),
+    /// `void ggml_barrier(threadpool)`, ggml's own.
+    pub barrier: Barrier,
     /// Whether `ggml_compute_params` has `use_ref`.
     pub has_use_ref: bool,
     /// Per operation number: 0 not asked yet, else an [`Op`] plus 1.
@@ -114,6 +115,18 @@ impl Abi {
             }
         };
         structures_fit(find).then_some(abi)
+    }
+
+    /// Waits until all threads of the graph that `pool` computes have come here: at our barrier, or at ggml's.
+    ///
+    /// # Safety
+    /// All threads of the graph call this; `pool` is what ggml gave them.
+    #[inline]
+    pub unsafe fn wait(&self, pool: *mut c_void) {
+        if !barrier::wait(pool) {
+            // SAFETY: by contract.
+            unsafe { (self.barrier)(pool) };
+        }
     }
 
     /// Whether the fields of tensors are where [`Tensor`] has them: compared once, with `t`.

@@ -101,7 +101,7 @@ impl<'a> Mine<'a> {
             // The previous product's readers passed the barrier between the nodes.
             quantize(ith, nth, shared);
             // SAFETY: all threads of the graph come here.
-            unsafe { (self.abi.barrier)(self.params.threadpool) };
+            unsafe { self.abi.wait(self.params.threadpool) };
             if ith == 0 {
                 prepared.store(act.id, Ordering::Relaxed);
             }

@@ -16,6 +16,7 @@ use zen5turbo_host::live::{Cell, GRAPH_CLASSES};
 
 use crate::direct;
 use crate::reason::Reason;
+use crate::threads;
 use crate::tuning::Regime;
 
 #[cfg(feature = "fuzzing")]
@@ -249,6 +250,7 @@ pub fn any() -> bool {
 pub fn forget() {
     live::forget();
     direct::forget();
+    threads::forget();
 }
 
 #[cfg(test)]

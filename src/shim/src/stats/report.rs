@@ -25,6 +25,11 @@ use crate::tuning;
 /// config:  { VARIABLE: value }
 /// tuning:  { file, status }           the calibration file and what became of it
 /// ggml:    [ { path, status } ]
+/// threads_limit                       what limits the threads of a graph
+/// threads: { asked, used, budget,     of the last graph; CPUs that the process can keep busy
+///            capped, pools,           graphs with fewer threads than asked for; pools made in the place of the program's
+///            lost_mcpu,               thousandths of a CPU that their threads lacked lately, as others had it
+///            sleeps: { count, us } }  waits at barriers that ended in sleep
 /// graphs:  { columns: { count, columns, ns } }
 /// ops:     { MUL_MAT: { q4_K: { taken, ns, bytes, mac, kernels: {regime: name},
 ///                               declined: {reason: n} } } }    FLASH_ATTN_EXT: by the type of its keys
@@ -44,6 +49,7 @@ pub fn json() -> String {
     j.open(None);
     circumstances(&mut j);
     let counters = counters();
+    threads(&mut j);
     j.open(Some("graphs"));
     for (class, graphs) in graph_classes().iter().zip(&counters.graphs) {
         let [count, columns, ns] = [&graphs.count, &graphs.columns, &graphs.ns].map(|n| n.load(Relaxed));
@@ -141,6 +147,7 @@ fn circumstances(j: &mut Json) {
     j.string("file", &file);
     j.string("status", status);
     j.close();
+    j.string("threads_limit", &crate::threads::limit());
     j.open_array("ggml");
     for library in LIBRARY_LIST.iter().filter_map(read) {
         j.open(None);
@@ -149,6 +156,26 @@ fn circumstances(j: &mut Json) {
         j.close();
     }
     j.close_array();
+}
+
+fn threads(j: &mut Json) {
+    let threads = &counters().threads;
+    j.open(Some("threads"));
+    for (name, count) in [
+        ("asked", &threads.asked),
+        ("used", &threads.used),
+        ("budget", &threads.budget),
+        ("capped", &threads.capped),
+        ("pools", &threads.pools),
+        ("lost_mcpu", &threads.lost_mcpu),
+    ] {
+        j.number(name, count.load(Relaxed));
+    }
+    j.open(Some("sleeps"));
+    j.number("count", threads.sleeps[0].load(Relaxed));
+    j.number("us", threads.sleeps[1].load(Relaxed));
+    j.close();
+    j.close();
 }
 
 fn cpu(j: &mut Json) {

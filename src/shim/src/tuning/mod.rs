@@ -88,6 +88,8 @@ enum Contents {
 struct Settled {
     choices: Choices,
     blocking: Blocking,
+    /// Of graphs of one column.
+    threads: usize,
     status: &'static str,
 }
 
@@ -173,10 +175,10 @@ pub fn settle(isa: Isa, find: impl Fn(&CStr) -> Option<*mut c_void>) {
 /// The table, with the file's choices where it fits `machine`.
 fn combine(loaded: &Loaded, machine: &Machine<'_>, forced: bool) -> Settled {
     let mut choices = Choices::defaults(forced);
-    let blocking = Blocking::MEASURED;
+    let (blocking, threads) = (Blocking::MEASURED, usize::MAX);
     let file = match &loaded.contents {
-        Contents::None => return Settled { choices, blocking, status: NO_FILE },
-        Contents::Unusable(reason) => return Settled { choices, blocking, status: reason.as_str() },
+        Contents::None => return Settled { choices, blocking, threads, status: NO_FILE },
+        Contents::Unusable(reason) => return Settled { choices, blocking, threads, status: reason.as_str() },
         Contents::File(file) => file,
     };
     let path = loaded.path.as_deref().unwrap_or(Path::new("")).display();
@@ -190,7 +192,7 @@ fn combine(loaded: &Loaded, machine: &Machine<'_>, forced: bool) -> Settled {
             };
             stats::event(reason);
             log!(info, "{path} is not used: {misfit}; using the built-in table");
-            return Settled { choices, blocking, status: reason.as_str() };
+            return Settled { choices, blocking, threads, status: reason.as_str() };
         }
     };
     let changed = choices.apply(calibration);
@@ -199,13 +201,20 @@ fn combine(loaded: &Loaded, machine: &Machine<'_>, forced: bool) -> Settled {
         panel_bytes: calibration.panel.unwrap_or(blocking.panel_bytes),
         prefetch_bytes: calibration.prefetch.unwrap_or(blocking.prefetch_bytes),
     };
-    Settled { choices, blocking, status: USED }
+    let threads = calibration.threads.unwrap_or(threads);
+    Settled { choices, blocking, threads, status: USED }
 }
 
 /// How products of many columns are cut: as it was measured to be fastest, once [`settle`] knows.
 #[must_use]
 pub fn blocking() -> Blocking {
     SETTLED.get().map_or(Blocking::MEASURED, |settled| settled.blocking)
+}
+
+/// The most threads that make a graph of one column faster, as far as that was measured.
+#[must_use]
+pub fn threads_of_one_column() -> usize {
+    SETTLED.get().map_or(usize::MAX, |settled| settled.threads)
 }
 
 /// The width of AVX-512 registers that was measured to be the faster one on the CPU `brand`.

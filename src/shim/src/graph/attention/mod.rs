@@ -202,7 +202,7 @@ pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &Compu
                 job.by_keys(parts, plan, node, [ith, nth]);
                 if parts > 1 {
                     // all threads of the graph come here; then every part of every query is done
-                    (abi.barrier)(params.threadpool);
+                    abi.wait(params.threadpool);
                     let stride = job.all_rows() * job.attention.sums_len();
                     for row in (ith..job.all_rows()).step_by(nth) {
                         let sums = plan.shared_attention().add(row * job.attention.sums_len());

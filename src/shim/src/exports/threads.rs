@@ -1,0 +1,106 @@
+//! `ggml_threadpool_new` and `ggml_threadpool_free`, which programs often call by a pointer that the CPU backend's
+//! registry handed out, and `ggml_barrier`, which ggml's threads call after nearly every operation.
+
+use std::arch::naked_asm;
+use std::ffi::{CStr, c_void};
+use std::sync::OnceLock;
+
+use crate::ggml::abi::{Barrier, PoolDo, PoolNew, PoolParams};
+use crate::ggml::copies::{Scope, caller, function, only_definer};
+use crate::log;
+use crate::reason::Reason;
+use crate::startup::{State, first_ggml_call, guarded};
+use crate::stats;
+use crate::threads::{barrier, pools};
+
+/// `struct ggml_threadpool * ggml_threadpool_new(struct ggml_threadpool_params *)`.
+///
+/// # Safety
+/// As the original's.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ggml_threadpool_new(_: *mut PoolParams) -> *mut c_void {
+    naked_asm!("mov rsi, [rsp]", "jmp {}", sym threadpool_new)
+}
+
+/// `void ggml_threadpool_free(struct ggml_threadpool *)`.
+///
+/// # Safety
+/// As the original's.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ggml_threadpool_free(_: *mut c_void) {
+    naked_asm!("mov rsi, [rsp]", "jmp {}", sym threadpool_free)
+}
+
+/// `void ggml_barrier(struct ggml_threadpool *)`.
+///
+/// # Safety
+/// Called by the threads of a graph only.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ggml_barrier(_: *mut c_void) {
+    naked_asm!("mov rsi, [rsp]", "jmp {}", sym barrier_of)
+}
+
+/// The ggml that a call of a function for pools is meant for.
+fn scope(name: &CStr, from: usize) -> Option<Scope> {
+    let scope = guarded(None, || caller(from)?.own_scope(name).or_else(|| only_definer(name)));
+    if scope.is_none() {
+        stats::event(Reason::PoolOwnerUnknown);
+    }
+    scope
+}
+
+/// ggml's barrier in a process with one ggml.
+fn only_barrier() -> Option<Barrier> {
+    static FOUND: OnceLock<Option<Barrier>> = OnceLock::new();
+    const NAME: &CStr = c"ggml_barrier";
+    // SAFETY: the symbol is ggml's, whose signature this is.
+    let find = || guarded(None, || only_definer(NAME)?.find(NAME).map(|p| unsafe { function(p) }));
+    *FOUND.get_or_init(find)
+}
+
+/// Without an owner there is no pool, which programs take for a failure: ggml then starts threads for each graph.
+unsafe extern "C" fn threadpool_new(params: *mut PoolParams, from: usize) -> *mut c_void {
+    const NAME: &CStr = c"ggml_threadpool_new";
+    let state = first_ggml_call(); // before anything is said about the caller
+    let Some(scope) = scope(NAME, from) else { return std::ptr::null_mut() };
+    let Some(original) = scope.find(NAME) else { return std::ptr::null_mut() };
+    if state == State::Active {
+        let functions = || pools::Functions::find(scope, original as usize);
+        // SAFETY: arguments of the program.
+        if let Some(pool) = guarded(None, || unsafe { pools::make(functions()?, params) }) {
+            return pool;
+        }
+    }
+    // SAFETY: the original with its own arguments.
+    unsafe { function::<PoolNew>(original)(params) }
+}
+
+unsafe extern "C" fn threadpool_free(pool: *mut c_void, from: usize) {
+    const NAME: &CStr = c"ggml_threadpool_free";
+    // SAFETY: the program has done with its pool.
+    if guarded(false, || unsafe { pools::free(pool) }) {
+        return;
+    }
+    if let Some(original) = scope(NAME, from).and_then(|scope| scope.find(NAME)) {
+        // SAFETY: the original with its own argument.
+        unsafe { function::<PoolDo>(original)(pool) };
+    }
+}
+
+unsafe extern "C" fn barrier_of(pool: *mut c_void, from: usize) {
+    if barrier::wait(pool) {
+        return;
+    }
+    // A call that is a function's last one returns to where that function was called from, perhaps OpenMP's library.
+    let own = guarded(None, || caller(from)).and_then(|caller| caller.abi.as_ref()).map(|abi| abi.barrier);
+    let Some(original) = own.or_else(only_barrier) else {
+        log::line(format_args!("error: ggml_barrier was not found: the threads of a graph cannot wait for each other"));
+        // SAFETY: no preconditions. Going on would give wrong results.
+        unsafe { libc::abort() }
+    };
+    // SAFETY: the original with its own argument.
+    unsafe { original(pool) }
+}
