@@ -12,6 +12,7 @@ pub mod cpuset;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod gate;
+pub mod identity;
 pub mod live;
 pub mod memory;
 pub mod numa;
@@ -24,4 +25,5 @@ pub use caches::Caches;
 pub use cpu::{Cpu, Features};
 pub use cpu_budget::CpuBudget;
 pub use gate::{GateDecision, GateMode, gate};
+pub use identity::Identity;
 pub use tier::{Tier, best_tier};

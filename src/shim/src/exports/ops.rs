@@ -177,7 +177,9 @@ unsafe extern "C" fn graph_compute(cgraph: *mut c_void, cplan: *mut CPlan, from:
     };
     if state != State::Active {
         // SAFETY: the original with its own arguments.
-        return unsafe { original(cgraph, cplan) };
+        let status = unsafe { original(cgraph, cplan) };
+        stats::graph_ended();
+        return status;
     }
     // SAFETY: arguments of ggml.
     let prepared = guarded(None, || unsafe { prepare(caller, cgraph, cplan) });
@@ -194,6 +196,7 @@ unsafe extern "C" fn graph_compute(cgraph: *mut c_void, cplan: *mut CPlan, from:
         placement::leave();
         weights::graph_ended();
     });
+    stats::graph_ended();
     status
 }
 
