@@ -142,6 +142,9 @@ reasons! {
     TuneOtherTier = "tune_other_tier",
     /// The calibration file was made with another version of ggml.
     TuneOtherGgml = "tune_other_ggml",
+    /// ggml tells no version (Ollama 0.12 to 0.24): a calibration file made with such a build fits every other one that was
+    /// compiled for the same instructions.
+    GgmlVersionUnknown = "ggml_version_unknown",
     /// Reserved huge pages could not be faulted in: a limit of the cgroup, or a kernel before 5.14.
     HugetlbNotPopulated = "hugetlb_not_populated",
     /// `/sys/kernel/mm/transparent_hugepage/enabled` is `never`, or there is no such file.
