@@ -21,8 +21,8 @@ const FEATURES: [(&str, &CStr); 9] = [
 /// Bytes of the longest name that is accepted from ggml. Its own are shorter than 41: a commit.
 const LONGEST_NAME: usize = 255;
 
-/// Addresses below this one are never mapped (`vm.mmap_min_addr` is 4096 at least where it is set).
-const FIRST_ADDRESS: usize = 4096;
+/// No object has an address below this one: where `vm.mmap_min_addr` is set it is 4096 at least.
+pub const FIRST_ADDRESS: usize = 4096;
 
 /// A string that a function of ggml returned. `None` for a null pointer, which Ollama 0.12 to 0.24 returns for its version
 /// (compiled with `GGML_VERSION=0x0`), and for what is no name: nothing, more than 255 bytes, control characters, not UTF-8.

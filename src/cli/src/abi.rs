@@ -23,7 +23,7 @@ const DATA: usize = 248;
 const NAME: usize = 256;
 
 /// The functions that the shim calls.
-const FUNCTIONS: [&str; 12] = [
+const FUNCTIONS: [&str; 11] = [
     "ggml_tensor_overhead",
     "ggml_op_name",
     "ggml_type_name",
@@ -31,7 +31,6 @@ const FUNCTIONS: [&str; 12] = [
     "ggml_blck_size",
     "ggml_get_data",
     "ggml_get_name",
-    "ggml_nbytes",
     "ggml_graph_n_nodes",
     "ggml_graph_node",
     "ggml_barrier",

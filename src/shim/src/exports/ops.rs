@@ -9,6 +9,7 @@ use std::ffi::{c_int, c_void};
 use std::time::Instant;
 
 use crate::ggml::abi::{CPlan, ComputeParams, STATUS_FAILED, Tensor};
+use crate::ggml::checked::object;
 use crate::ggml::copies::{Caller, caller};
 use crate::ggml::probe::{Abi, Op};
 use crate::graph::context::{self, Running};
@@ -65,10 +66,13 @@ unsafe extern "C" fn compute_forward(params: *mut ComputeParams, op: *mut Tensor
     // this thread must not fall back to the original: it reports the product as computed.
     if state == State::Active {
         // SAFETY: arguments of ggml.
-        let (params, op) = unsafe { (&*params, &*op) };
-        // SAFETY: as above.
-        if guarded(true, || unsafe { try_compute(caller, params, op) }) {
-            return true;
+        if let (Some(params), Some(op)) = unsafe { (object(params), object(op)) } {
+            // SAFETY: as above.
+            if guarded(true, || unsafe { try_compute(caller, params, op) }) {
+                return true;
+            }
+        } else {
+            stats::event(Reason::GraphOdd);
         }
     }
     match caller.compute_forward {
@@ -115,7 +119,8 @@ unsafe fn try_compute(caller: &Caller, params: &ComputeParams, op: &Tensor) -> b
         }
         Op::Ordinary | Op::Opaque => return false,
     };
-    if params.ith == 0 {
+    // Which thread this is cannot be told where that is what is odd.
+    if params.ith == 0 || reason == Reason::GraphOdd {
         // SAFETY: a source of this operation.
         unsafe { count_declined(abi, kind, weights, reason) };
     }
@@ -135,6 +140,9 @@ fn planned<'a, N, J>(
     if abi.has_use_ref && params.use_ref {
         return Err(Reason::UseRef);
     }
+    if !params.are_sound() {
+        return Err(Reason::GraphOdd);
+    }
     if params.nth as usize > plan.threads {
         return Err(Reason::TooManyThreads);
     }
@@ -144,7 +152,7 @@ fn planned<'a, N, J>(
 /// Counts an operation on `weights`, which may be keys, that ggml computes.
 unsafe fn count_declined(abi: &Abi, kind: OpKind, weights: *const Tensor, reason: Reason) {
     // SAFETY: a tensor of this ggml, or null.
-    let ty = unsafe { weights.as_ref() }.map_or(-1, |t| t.ty);
+    let ty = unsafe { object(weights) }.map_or(-1, |t| t.ty);
     if ty >= 0 {
         let _ = abi.weight_type(ty); // makes its name known to the statistics
     }
@@ -176,7 +184,7 @@ unsafe extern "C" fn graph_compute(cgraph: *mut c_void, cplan: *mut CPlan, from:
     };
     let running = if state == State::Active {
         // SAFETY: arguments of ggml.
-        guarded(None, || unsafe { plan_graph(caller, cgraph, &*cplan) })
+        guarded(None, || unsafe { plan_graph(caller, cgraph, cplan) })
     } else {
         None
     };
@@ -195,14 +203,19 @@ unsafe extern "C" fn graph_compute(cgraph: *mut c_void, cplan: *mut CPlan, from:
 }
 
 /// Plans the graph; also its columns.
-unsafe fn plan_graph(caller: &Caller, cgraph: *mut c_void, cplan: &CPlan) -> Option<(Running, usize)> {
-    let abi = caller.abi.as_ref()?;
-    if !caller.has_hook() || cplan.work_data.is_null() || cplan.n_threads < 1 {
+unsafe fn plan_graph(caller: &Caller, cgraph: *mut c_void, cplan: *const CPlan) -> Option<(Running, usize)> {
+    let abi = caller.abi.as_ref().filter(|_| caller.has_hook())?;
+    // SAFETY: an argument of ggml.
+    let Some((work_data, threads)) = unsafe { object(cplan) }.and_then(CPlan::usable) else {
+        stats::event(Reason::GraphOdd);
+        return None;
+    };
+    if work_data.is_null() {
         return None; // no product of ours works without a work buffer
     }
     tuning::settle(startup::isa(), |name| caller.find(name));
-    let (threads, mut columns) = (cplan.n_threads as usize, 0);
-    let running = Running::start(cplan.work_data, threads, |plan| {
+    let mut columns = 0;
+    let running = Running::start(work_data, threads, |plan| {
         // SAFETY: the graph is the caller's, its tensors are allocated before it is computed.
         unsafe { plan.make(abi, cgraph, threads) }
         columns = plan.columns;
