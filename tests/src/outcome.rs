@@ -52,6 +52,12 @@ impl Outcome {
         self
     }
 
+    /// Whether it ended with status 0.
+    #[must_use]
+    pub fn ended_well(&self) -> bool {
+        self.status.success()
+    }
+
     /// How many tests of llama.cpp's test-backend-ops passed; fails the test unless all of them did.
     #[must_use]
     pub fn operations_passed(&self) -> u64 {

@@ -13,7 +13,7 @@ use zen5turbo_kernels::isa::Isa;
 
 pub use fit::{Differs, Machine, Misfit, fits_build};
 pub use format::{BadLine, MAX_BYTES, parse, read};
-pub use ggml::identity;
+pub use ggml::{FIRST_ADDRESS, ggml_name, identity};
 
 /// Where the file lies below the user's cache folder, unless it is named.
 pub const PLACE: &str = "zen5turbo/tune.txt";

@@ -3,7 +3,7 @@
 //!
 //! The same questions that the shim asks when it meets the copy (`src/shim/src/ggml/probe.rs`).
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -23,7 +23,7 @@ const DATA: usize = 248;
 const NAME: usize = 256;
 
 /// The functions that the shim calls.
-const FUNCTIONS: [&str; 12] = [
+const FUNCTIONS: [&str; 11] = [
     "ggml_tensor_overhead",
     "ggml_op_name",
     "ggml_type_name",
@@ -31,7 +31,6 @@ const FUNCTIONS: [&str; 12] = [
     "ggml_blck_size",
     "ggml_get_data",
     "ggml_get_name",
-    "ggml_nbytes",
     "ggml_graph_n_nodes",
     "ggml_graph_node",
     "ggml_barrier",
@@ -113,7 +112,8 @@ unsafe fn answers(library: &Library) -> Answers {
         let type_name: unsafe extern "C" fn(c_int) -> *const c_char = mem::transmute(address("ggml_type_name"));
         let type_size: unsafe extern "C" fn(c_int) -> usize = mem::transmute(address("ggml_type_size"));
         answers.overhead = overhead();
-        answers.type_zero = (CStr::from_ptr(type_name(0)).to_string_lossy().into_owned(), type_size(0));
+        let name = zen5turbo_calibration::ggml_name(type_name(0)).unwrap_or("without a name");
+        answers.type_zero = (name.to_owned(), type_size(0));
         if answers.overhead == OVERHEAD {
             let get_data: unsafe extern "C" fn(*const c_void) -> usize = mem::transmute(address("ggml_get_data"));
             let get_name: unsafe extern "C" fn(*const c_void) -> usize = mem::transmute(address("ggml_get_name"));

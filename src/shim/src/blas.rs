@@ -10,6 +10,8 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use zen5turbo_calibration::ggml_name;
+
 use crate::config::config;
 use crate::ggml::copies::{Caller, c_str, function};
 use crate::log::{self, log};
@@ -145,7 +147,7 @@ fn load(path: &Path, at_start: bool) -> Result<(Route, String), (Reason, String)
     let (bits, version) = unsafe {
         let int_size: unsafe extern "C" fn() -> u32 = function(int_size);
         let version: unsafe extern "C" fn() -> *const c_char = function(version);
-        (int_size(), c_str(version()).to_string_lossy().into_owned())
+        (int_size(), ggml_name(version()).unwrap_or("without a version").to_owned())
     };
     if bits != 32 {
         return Err((

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Order
 
 use zen5turbo_host::memory::map;
 
+use crate::ggml::checked::is_address;
 use crate::ggml::copies::{Caller, function};
 use crate::log::log;
 use crate::pages::{Buffer, map_buffer};
@@ -140,13 +141,25 @@ fn small_buffer_comes_back(caller: &Caller) -> Option<bool> {
             function(own(c"ggml_backend_buffer_free")?),
         )
     };
+    let odd = || {
+        stats::event(Reason::GgmlAnswerOdd);
+        Some(false)
+    };
     // SAFETY: a buffer of ggml's, made, asked and freed by its own functions.
     unsafe {
-        let buffer = allocate(buffer_type(), SIZE);
-        if buffer.is_null() {
-            return Some(false);
+        let ty = buffer_type();
+        if !is_address(ty.cast_const().cast::<usize>()) {
+            return odd();
+        }
+        let buffer = allocate(ty, SIZE);
+        if !is_address(buffer.cast_const().cast::<usize>()) {
+            return odd();
         }
         let address = base(buffer) as usize;
+        if address <= CLAIMED {
+            free(buffer);
+            return odd();
+        }
         WATCHED.store(address, Relaxed);
         free(buffer);
         Some(WATCHED.swap(0, Relaxed) != address)

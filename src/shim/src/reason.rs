@@ -61,6 +61,13 @@ reasons! {
     OutOfMemory = "out_of_memory",
     /// The structures of the loaded ggml are not those this library was compiled for.
     AbiMismatch = "abi_mismatch",
+    /// A function of ggml gave what it gives in no release: no string for a name, another size of a known type, no buffer.
+    GgmlAnswerOdd = "ggml_answer_odd",
+    /// A graph, its plan, or what a thread is called with, is not what ggml makes: null where something must be, or a
+    /// number out of range.
+    GraphOdd = "graph_odd",
+    /// An operation without the sources that it is computed from.
+    SourceMissing = "source_missing",
     /// The original of a hooked function was not found in the loaded ggml.
     OriginalMissing = "original_missing",
     /// A function for rows whose signature, or whose types, are not those this library knows.
@@ -148,6 +155,9 @@ reasons! {
     TuneOtherTier = "tune_other_tier",
     /// The calibration file was made with another version of ggml.
     TuneOtherGgml = "tune_other_ggml",
+    /// ggml tells no version (Ollama 0.12 to 0.24): a calibration file made with such a build fits every other one that was
+    /// compiled for the same instructions.
+    GgmlVersionUnknown = "ggml_version_unknown",
     /// Reserved huge pages could not be faulted in: a limit of the cgroup, or a kernel before 5.14.
     HugetlbNotPopulated = "hugetlb_not_populated",
     /// `/sys/kernel/mm/transparent_hugepage/enabled` is `never`, or there is no such file.

@@ -117,7 +117,7 @@ impl Ggml {
             // SAFETY: a type of this release.
             let name = unsafe { (self.functions.ggml_type_name)(number) };
             // SAFETY: a string constant of ggml, or null.
-            if !name.is_null() && unsafe { CStr::from_ptr(name) }.to_bytes() == weight.ggml_name().as_bytes() {
+            if unsafe { zen5turbo_calibration::ggml_name(name) } == Some(weight.ggml_name()) {
                 return Ok(number);
             }
         }

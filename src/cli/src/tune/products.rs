@@ -203,10 +203,12 @@ impl Products {
             let mut list = Vec::new();
             for first in (0..count).map(|graph| graph * products_each) {
                 let graph = (f.ggml_new_graph_custom)(context, products_each * 4, false);
+                ensure!(!graph.is_null(), "ggml_new_graph_custom failed");
                 let mut at = memory.range().start;
                 let place = |buffer: Object, tensor: Object, at: usize| {
+                    ensure!(!tensor.is_null(), "ggml made no tensor");
                     let status = (f.ggml_backend_tensor_alloc)(buffer, tensor, at as *mut c_void);
-                    ensure!(status == SUCCESS && !tensor.is_null(), "ggml_backend_tensor_alloc gave status {status}");
+                    ensure!(status == SUCCESS, "ggml_backend_tensor_alloc gave status {status}");
                     anyhow::Ok(())
                 };
                 for matrix in first..first + products_each {

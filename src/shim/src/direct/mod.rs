@@ -28,7 +28,8 @@ pub use zen5turbo_kernels::act::blocks::Blocks;
 
 use crate::config::{KernelChoice, config};
 use crate::exports::direct::HOOKS;
-use crate::ggml::copies::{Caller, Scope, c_str, function};
+use crate::ggml::checked::name_of;
+use crate::ggml::copies::{Caller, Scope, function};
 use crate::log::log;
 use crate::reason::Reason;
 use crate::startup::{self, State};
@@ -266,8 +267,7 @@ fn types_fit(find: &dyn Fn(&CStr) -> Option<*mut c_void>, role: Role) -> bool {
             let size: unsafe extern "C" fn(c_int) -> usize = function(size);
             let elements: unsafe extern "C" fn(c_int) -> i64 = function(elements);
             // An `int` in old releases: the upper half of the register may hold anything.
-            c_str(name(number)).to_bytes() == expected.as_bytes()
-                && (elements(number) as u32 as usize, size(number)) == block
+            name_of(name, number) == Some(expected) && (elements(number) as u32 as usize, size(number)) == block
         }
     };
     let weight_fits = |w: WeightType| fits(weight_number(w), w.ggml_name(), w.block());

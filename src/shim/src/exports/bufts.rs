@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use crate::config::{KernelChoice, Repack, config};
 use crate::ggml::abi::GetExtraBufts;
 use crate::ggml::bound;
+use crate::ggml::checked::{entries, is_address};
 use crate::ggml::copies::{Caller, c_str, caller, function, library_of, only_definer, own_range};
 use crate::graph::blas_device::{self, ManyColumns};
 use crate::log::log;
@@ -17,6 +18,7 @@ use crate::reason::Reason;
 use crate::startup::{self, State, first_ggml_call, guarded};
 use crate::stats;
 use crate::tuning;
+use zen5turbo_calibration::ggml_name;
 use zen5turbo_kernels::formats::WeightType;
 
 /// `void * ggml_backend_reg_get_proc_address(ggml_backend_reg_t, const char *)`.
@@ -63,7 +65,10 @@ fn answer(program: &Caller, p: *mut c_void) -> *mut c_void {
     let unused =
         config().kernels == KernelChoice::Off || tuning::stock_is_faster(startup::isa(), WeightType::Q4_0, 512);
     // The CPU backend, which may be a library of its own.
-    let Some(backend) = caller(p as usize) else { return p };
+    let Some(backend) = caller(p as usize) else {
+        stats::event_once(Reason::GgmlAnswerOdd);
+        return p;
+    };
     let Some(abi) = backend.abi.as_ref().filter(|_| backend.has_hook() && !unused) else { return p };
     if !bound::reaches_others(p as usize, c"ggml_cpu_extra_compute_forward") {
         stats::event_once(Reason::HookOutOfReach);
@@ -143,27 +148,38 @@ unsafe extern "C" fn thunk<const I: usize>(device: *mut c_void) -> *mut *mut c_v
     guarded(original, || unsafe { without_repack(list, original) })
 }
 
+/// Extra buffer types of a device, at most; there are four of them in ggml 0.26.
+const MOST_TYPES: usize = 64;
+
 /// The list without the buffer type named CPU_REPACK; the same pointer for the same list.
+///
+/// # Safety
+/// `original` is null, or a list of buffer types of this ggml.
 unsafe fn without_repack(list: &List, original: *mut *mut c_void) -> *mut *mut c_void {
     if original.is_null() {
+        return original; // there are none
+    }
+    if !is_address(original.cast_const()) {
+        stats::event(Reason::GgmlAnswerOdd);
         return original;
     }
     let mut answers = list.answers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(a) = answers.iter().find(|a| a.original == original) {
         return a.filtered;
     }
-    let mut kept = Vec::new();
-    let mut p = original;
-    // SAFETY: null-terminated.
-    unsafe {
-        while !(*p).is_null() {
-            let name: &CStr = c_str((list.name)(*p));
-            if name != c"CPU_REPACK" {
-                kept.push(*p);
-            }
-            p = p.add(1);
+    // SAFETY: by contract.
+    let Some(mut kept) = (unsafe { entries(original, MOST_TYPES) }) else {
+        stats::event(Reason::GgmlAnswerOdd);
+        return original;
+    };
+    kept.retain(|&ty| {
+        // SAFETY: a buffer type of this ggml.
+        let name = unsafe { ggml_name((list.name)(ty)) };
+        if name.is_none() {
+            stats::event_once(Reason::GgmlAnswerOdd);
         }
-    }
+        name != Some("CPU_REPACK")
+    });
     kept.push(std::ptr::null_mut());
     let filtered = Box::leak(kept.into_boxed_slice()).as_mut_ptr();
     answers.push(Answer { original, filtered });

@@ -9,6 +9,7 @@ use std::ffi::{c_int, c_void};
 use std::time::Instant;
 
 use crate::ggml::abi::{CPlan, ComputeParams, STATUS_FAILED, Tensor};
+use crate::ggml::checked::object;
 use crate::ggml::copies::{Caller, caller};
 use crate::ggml::probe::{Abi, Op};
 use crate::graph::context::{self, Running};
@@ -66,10 +67,13 @@ unsafe extern "C" fn compute_forward(params: *mut ComputeParams, op: *mut Tensor
     // this thread must not fall back to the original: it reports the product as computed.
     if state == State::Active {
         // SAFETY: arguments of ggml.
-        let (params, op) = unsafe { (&*params, &*op) };
-        // SAFETY: as above.
-        if guarded(true, || unsafe { try_compute(caller, params, op) }) {
-            return true;
+        if let (Some(params), Some(op)) = unsafe { (object(params), object(op)) } {
+            // SAFETY: as above.
+            if guarded(true, || unsafe { try_compute(caller, params, op) }) {
+                return true;
+            }
+        } else {
+            stats::event(Reason::GraphOdd);
         }
     }
     match caller.compute_forward {
@@ -116,7 +120,8 @@ unsafe fn try_compute(caller: &Caller, params: &ComputeParams, op: &Tensor) -> b
         }
         Op::Ordinary | Op::Opaque => return false,
     };
-    if params.ith == 0 {
+    // Which thread this is cannot be told where that is what is odd.
+    if params.ith == 0 || reason == Reason::GraphOdd {
         // SAFETY: a source of this operation.
         unsafe { count_declined(abi, kind, weights, reason) };
     }
@@ -136,6 +141,9 @@ fn planned<'a, N, J>(
     if abi.has_use_ref && params.use_ref {
         return Err(Reason::UseRef);
     }
+    if !params.are_sound() {
+        return Err(Reason::GraphOdd);
+    }
     if params.nth as usize > plan.threads {
         return Err(Reason::TooManyThreads);
     }
@@ -145,7 +153,7 @@ fn planned<'a, N, J>(
 /// Counts an operation on `weights`, which may be keys, that ggml computes.
 unsafe fn count_declined(abi: &Abi, kind: OpKind, weights: *const Tensor, reason: Reason) {
     // SAFETY: a tensor of this ggml, or null.
-    let ty = unsafe { weights.as_ref() }.map_or(-1, |t| t.ty);
+    let ty = unsafe { object(weights) }.map_or(-1, |t| t.ty);
     if ty >= 0 {
         let _ = abi.weight_type(ty); // makes its name known to the statistics
     }
@@ -212,10 +220,13 @@ struct Prepared {
 unsafe fn prepare(caller: &Caller, cgraph: *mut c_void, cplan: *mut CPlan) -> Option<Prepared> {
     let abi = caller.abi.as_ref()?;
     // SAFETY: an argument of ggml.
-    let asked = unsafe { cplan.as_ref() }.map(|plan| plan.n_threads).filter(|&n| n > 0)?;
-    let all = threads::count(asked).max(1);
+    let Some((work_data, asked)) = unsafe { object(cplan) }.and_then(CPlan::usable) else {
+        stats::event(Reason::GraphOdd);
+        return None;
+    };
+    let all = threads::count(asked);
     // SAFETY: arguments of ggml.
-    let planned = unsafe { plan_graph(abi, caller, cgraph, &*cplan, all) };
+    let planned = unsafe { plan_graph(abi, caller, cgraph, work_data, all) };
     let one_column = planned.as_ref().is_some_and(|(_, columns)| *columns == 1);
     let threads = if one_column { threads::count_for_one_column(all) } else { all };
     // SAFETY: as above.
@@ -224,20 +235,20 @@ unsafe fn prepare(caller: &Caller, cgraph: *mut c_void, cplan: *mut CPlan) -> Op
     Some(Prepared { columns, _running: running, _threads: graph })
 }
 
-/// Plans the graph; also its columns.
+/// Plans the graph for so many threads; also its columns.
 unsafe fn plan_graph(
     abi: &Abi,
     caller: &Caller,
     cgraph: *mut c_void,
-    cplan: &CPlan,
+    work_data: *mut c_void,
     threads: usize,
 ) -> Option<(Running, usize)> {
-    if !caller.has_hook() || cplan.work_data.is_null() {
+    if !caller.has_hook() || work_data.is_null() {
         return None; // no product of ours works without a work buffer
     }
     tuning::settle(startup::isa(), |name| caller.find(name));
     let mut columns = 0;
-    let running = Running::start(cplan.work_data, threads, |plan| {
+    let running = Running::start(work_data, threads, |plan| {
         // SAFETY: the graph is the caller's, its tensors are allocated before it is computed.
         unsafe { plan.make(abi, cgraph, threads) }
         columns = plan.columns;

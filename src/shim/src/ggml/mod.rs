@@ -3,5 +3,6 @@
 
 pub mod abi;
 pub mod bound;
+pub mod checked;
 pub mod copies;
 pub mod probe;

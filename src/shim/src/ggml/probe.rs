@@ -8,7 +8,8 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use super::abi::{Barrier, OBJECT_SIZE, Tensor};
-use super::copies::{c_str, function};
+use super::checked::{MAX_NODES, is_address, name_of, object};
+use super::copies::function;
 use crate::log;
 use crate::reason::Reason;
 use crate::stats;
@@ -56,12 +57,8 @@ pub struct Abi {
     blck_size: unsafe extern "C" fn(c_int) -> i64,
     get_data: unsafe extern "C" fn(*const Tensor) -> *mut c_void,
     get_name: unsafe extern "C" fn(*const Tensor) -> *const c_char,
-    /// `size_t ggml_nbytes(tensor)`
-    pub nbytes: unsafe extern "C" fn(*const Tensor) -> usize,
-    /// `int ggml_graph_n_nodes(cgraph)`
-    pub graph_n_nodes: unsafe extern "C" fn(*mut c_void) -> c_int,
-    /// `struct ggml_tensor * ggml_graph_node(cgraph, i)`
-    pub graph_node: unsafe extern "C" fn(*mut c_void, c_int) -> *mut Tensor,
+    graph_n_nodes: unsafe extern "C" fn(*mut c_void) -> c_int,
+    graph_node: unsafe extern "C" fn(*mut c_void, c_int) -> *mut Tensor,
     /// `void ggml_barrier(threadpool)`, ggml's own.
     pub barrier: Barrier,
     /// Whether `ggml_compute_params` has `use_ref`.
@@ -86,7 +83,7 @@ fn structures_fit(find: &dyn Fn(&CStr) -> Option<*mut c_void>) -> bool {
         let overhead: unsafe extern "C" fn() -> usize = function(overhead);
         let name: unsafe extern "C" fn(c_int) -> *const c_char = function(name);
         let size: unsafe extern "C" fn(c_int) -> usize = function(size);
-        overhead() == OBJECT_SIZE + size_of::<Tensor>() && c_str(name(TYPE_F32)) == c"f32" && size(TYPE_F32) == 4
+        overhead() == OBJECT_SIZE + size_of::<Tensor>() && name_of(name, TYPE_F32) == Some("f32") && size(TYPE_F32) == 4
     }
 }
 
@@ -104,7 +101,6 @@ impl Abi {
                 blck_size: function(find(c"ggml_blck_size")?),
                 get_data: function(find(c"ggml_get_data")?),
                 get_name: function(find(c"ggml_get_name")?),
-                nbytes: function(find(c"ggml_nbytes")?),
                 graph_n_nodes: function(find(c"ggml_graph_n_nodes")?),
                 graph_node: function(find(c"ggml_graph_node")?),
                 barrier: function(find(c"ggml_barrier")?),
@@ -159,6 +155,18 @@ impl Abi {
         fits
     }
 
+    /// The nodes of a graph; `None` where its number of nodes is none. A node is `None` where it is no tensor.
+    ///
+    /// # Safety
+    /// `cgraph` is a graph of this copy of ggml, or an address where nothing can lie.
+    pub unsafe fn nodes<'a>(&self, cgraph: *mut c_void) -> Option<impl Iterator<Item = Option<&'a Tensor>>> {
+        // SAFETY: the function is ggml's, the graph its own.
+        let n = if is_address(cgraph.cast::<usize>()) { unsafe { (self.graph_n_nodes)(cgraph) } } else { -1 };
+        let node = self.graph_node;
+        // SAFETY: as above; `i` is below the number of nodes.
+        (0..=MAX_NODES).contains(&n).then(|| (0..n).map(move |i| unsafe { object(node(cgraph, i).cast_const()) }))
+    }
+
     /// What the operation number of a tensor means.
     #[inline]
     pub fn op(&self, number: c_int) -> Op {
@@ -174,14 +182,12 @@ impl Abi {
 
     #[cold]
     fn ask_op(&self, number: c_int) -> Op {
-        // SAFETY: the number comes from a tensor of this ggml.
-        let name = unsafe { c_str((self.op_name)(number)) };
-        let (code, op) = match name.to_bytes() {
-            b"MUL_MAT" => (3, Op::Matrix(MatrixOp::MulMat)),
-            b"MUL_MAT_ID" => (4, Op::Matrix(MatrixOp::MulMatId)),
-            b"FLASH_ATTN_EXT" => (5, Op::Attention),
-            n if n.starts_with(b"MAP_CUSTOM") || n.starts_with(b"CUSTOM") => (2, Op::Opaque),
-            _ => (1, Op::Ordinary),
+        let (code, op) = match self.name(self.op_name, number) {
+            Some("MUL_MAT") => (3, Op::Matrix(MatrixOp::MulMat)),
+            Some("MUL_MAT_ID") => (4, Op::Matrix(MatrixOp::MulMatId)),
+            Some("FLASH_ATTN_EXT") => (5, Op::Attention),
+            Some(n) if !n.starts_with("MAP_CUSTOM") && !n.starts_with("CUSTOM") => (1, Op::Ordinary),
+            _ => (2, Op::Opaque),
         };
         if let Some(c) = self.ops.get(number as usize) {
             c.store(code, Ordering::Relaxed);
@@ -189,10 +195,21 @@ impl Abi {
         op
     }
 
+    /// What `function` calls this number of a tensor; counted where it has no name.
+    fn name(&self, function: unsafe extern "C" fn(c_int) -> *const c_char, number: c_int) -> Option<&'static str> {
+        // No release has more operations or types.
+        let known = usize::try_from(number).is_ok_and(|n| n < self.ops.len());
+        // SAFETY: the number comes from a tensor of this ggml. Names are constants of a library that stays.
+        let name = known.then(|| unsafe { name_of(function, number) }).flatten();
+        if name.is_none() {
+            stats::event_once(Reason::GgmlAnswerOdd);
+        }
+        name
+    }
+
     /// Whether a type number is that of 32-bit integers.
     pub fn is_i32(&self, number: c_int) -> bool {
-        // SAFETY: the number comes from a tensor of this ggml.
-        unsafe { c_str((self.type_name)(number)) == c"i32" }
+        self.name(self.type_name, number) == Some("i32")
     }
 
     /// The weight type of a type number; `None` when there is no kernel for it or its blocks differ
@@ -208,14 +225,17 @@ impl Abi {
 
     #[cold]
     fn ask_type(&self, number: c_int) -> Option<WeightType> {
+        let name = self.name(self.type_name, number);
         // SAFETY: the number comes from a tensor of this ggml.
-        let (name, size, block) =
-            unsafe { (c_str((self.type_name)(number)), (self.type_size)(number), (self.blck_size)(number)) };
-        let name = name.to_string_lossy();
-        if let Ok(n) = u8::try_from(number) {
-            stats::set_type_name(n, &name);
+        let (size, block) = unsafe { ((self.type_size)(number), (self.blck_size)(number)) };
+        if let (Ok(n), Some(name)) = (u8::try_from(number), name) {
+            stats::set_type_name(n, name);
         }
-        let found = WeightType::ALL.iter().position(|t| t.ggml_name() == name && t.block() == (block as usize, size));
+        let named = WeightType::ALL.iter().position(|t| Some(t.ggml_name()) == name);
+        let found = named.filter(|&i| WeightType::ALL[i].block() == (block as usize, size));
+        if named != found {
+            stats::event_once(Reason::GgmlAnswerOdd);
+        }
         self.types[number as usize].store(found.map_or(1, |i| i as u8 + 2), Ordering::Relaxed);
         found.map(|i| WeightType::ALL[i])
     }

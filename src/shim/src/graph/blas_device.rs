@@ -8,10 +8,13 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use super::policy;
 use crate::config::config;
 use crate::ggml::abi::Tensor;
+use crate::ggml::checked::{is_address, object};
 use crate::ggml::copies::{self, Caller, caller, function};
 use crate::ggml::probe::{Abi, Op};
 use crate::log::log;
+use crate::reason::Reason;
 use crate::startup::guarded;
+use crate::stats;
 
 /// `bool (*supports_op)(ggml_backend_dev_t, const struct ggml_tensor *)`
 type SupportsOp = unsafe extern "C" fn(*mut Device, *const Tensor) -> bool;
@@ -88,6 +91,10 @@ fn device(program: &Caller) -> Option<*mut Device> {
         if reg.is_null() {
             return None;
         }
+        if !is_address(reg.cast_const().cast::<usize>()) {
+            stats::event(Reason::GgmlAnswerOdd);
+            return Some(std::ptr::null_mut());
+        }
         let (Some(count), Some(get)) = (find(c"ggml_backend_reg_dev_count"), find(c"ggml_backend_reg_dev_get")) else {
             return Some(std::ptr::null_mut());
         };
@@ -102,7 +109,9 @@ fn device(program: &Caller) -> Option<*mut Device> {
 /// Whether the structure is [`Device`]: `reg` where it should be, before it functions of one library exactly where a BLAS
 /// device has some, and all of it writable memory.
 fn is_known(device: *mut Device, reg: *mut c_void) -> bool {
-    if device.is_null() || !copies::is_writable(device as usize..device as usize + size_of::<Device>()) {
+    let there =
+        device.addr().checked_add(size_of::<Device>()).is_some_and(|end| copies::is_writable(device.addr()..end));
+    if !there || !device.is_aligned() {
         return false;
     }
     // SAFETY: memory of a loaded library, as was just seen.
@@ -165,8 +174,10 @@ unsafe extern "C" fn supports_op(device: *mut Device, op: *const Tensor) -> bool
 /// # Safety
 /// A tensor of the ggml that `abi` belongs to.
 unsafe fn is_ours(abi: &Abi, op: *const Tensor) -> bool {
-    // SAFETY: by contract; the fields are read after `fits`.
+    // SAFETY: by contract.
+    let Some(op) = (unsafe { object(op) }) else { return false };
+    // SAFETY: as above; the fields are read after `fits`.
     unsafe {
-        abi.fits(op) && matches!(abi.op((*op).op), Op::Matrix(kind) if policy::decide_unplaced(abi, kind, &*op).is_ok())
+        abi.fits(op) && matches!(abi.op(op.op), Op::Matrix(kind) if policy::decide_unplaced(abi, kind, op).is_ok())
     }
 }

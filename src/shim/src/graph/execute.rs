@@ -100,8 +100,10 @@ impl<'a> Mine<'a> {
         if prepared.load(Ordering::Relaxed) != act.id {
             // The previous product's readers passed the barrier between the nodes.
             quantize(ith, nth, shared);
-            // SAFETY: all threads of the graph come here.
-            unsafe { self.abi.wait(self.params.threadpool) };
+            if nth > 1 {
+                // SAFETY: all threads of the graph come here.
+                unsafe { self.abi.wait(self.params.threadpool) };
+            }
             if ith == 0 {
                 prepared.store(act.id, Ordering::Relaxed);
             }

@@ -19,7 +19,7 @@ use super::policy::{self, Take};
 use super::scratch::Scratch;
 use crate::config::config;
 use crate::ggml::abi::Tensor;
-use crate::ggml::copies::c_str;
+use crate::ggml::checked;
 use crate::ggml::probe::{Abi, MatrixOp, Op};
 use crate::log::{self, LogLevel, log};
 use crate::memory::{reader, weights};
@@ -174,16 +174,21 @@ impl Plan {
         let mut last: Option<Last> = None;
         let mut ids = 0;
         // SAFETY: by contract.
-        let n = unsafe { (abi.graph_n_nodes)(cgraph) };
-        for i in 0..n {
-            // SAFETY: i is below the number of nodes.
-            let op = unsafe { &*(abi.graph_node)(cgraph, i) };
+        let nodes = unsafe { abi.nodes(cgraph) };
+        if nodes.is_none() {
+            stats::event(Reason::GraphOdd);
+        }
+        for op in nodes.into_iter().flatten() {
+            if op.is_none() {
+                stats::event(Reason::GraphOdd);
+            }
             // SAFETY: a node of this ggml.
-            if !unsafe { abi.fits(op) } {
+            let Some(op) = op.filter(|&op| unsafe { abi.fits(op) }) else {
                 self.nodes.clear();
                 self.attention.clear();
+                self.columns = 0;
                 break;
-            }
+            };
             match abi.op(op.op) {
                 Op::Matrix(kind) => {
                     // SAFETY: as above.
@@ -199,7 +204,7 @@ impl Plan {
                                 ids += 1;
                                 job.act.id = ids;
                                 // SAFETY: as above.
-                                let ranges = unsafe { [extent(abi, op.src[1]), extent(abi, op.src[2])] };
+                                let ranges = unsafe { [extent(abi, op.source(1)), extent(abi, op.source(2))] };
                                 last = Some(Last { key, id: ids, ranges });
                             }
                         }
@@ -219,8 +224,7 @@ impl Plan {
             }
             // Whatever writes over the activations ends their life.
             if let Some(l) = &last {
-                // SAFETY: as above.
-                let w = unsafe { extent(abi, op) };
+                let w = extent(abi, Some(op));
                 if l.ranges.iter().any(|r| w.start < r.end && r.start < w.end) {
                     last = None;
                 }
@@ -261,26 +265,26 @@ impl Plan {
     }
 
     unsafe fn node(&self, abi: &Abi, kind: MatrixOp, op: &Tensor) -> Node {
-        // SAFETY: by the contract of `make`; a product has two sources.
+        // SAFETY: by the contract of `make`.
         let decision = unsafe { policy::decide(abi, kind, op).map(|take| Job::new(kind, op, take, self.threads)) };
         // SAFETY: as above.
-        let src0 = unsafe { &*op.src[0] };
-        let ty = u8::try_from(src0.ty).unwrap_or(u8::MAX);
-        if let (Ok(job), Some(shares)) = (&decision, &self.team.shares) {
+        let src0 = unsafe { op.source(0) };
+        let ty = src0.and_then(|t| u8::try_from(t.ty).ok()).unwrap_or(u8::MAX);
+        if let (Ok(job), Some(shares), Some(src0)) = (&decision, &self.team.shares, src0) {
             placement::weights_seen(matrices(src0, job.take.rows), shares);
         }
         if let Ok(Job { take, .. }) = &decision {
             stats::set_kernel(kind.counted(), ty, take.regime.name(), take.kernel.isa.name());
         }
-        tell(kind, src0, &decision);
-        // SAFETY: as above.
-        let weights = unsafe { extent(abi, src0) };
+        if let Some(src0) = src0 {
+            tell(kind, src0, &decision);
+        }
         Node {
             op,
             kind,
             ty,
             decision,
-            weights,
+            weights: extent(abi, src0),
             next: Padded::default(),
             ahead: None,
             place: None,
@@ -406,29 +410,32 @@ impl Job {
     }
 }
 
-/// With `ZEN5TURBO_LOG=debug`, says once for every weight tensor and regime what computes it.
 /// Columns of activations that meet the weights of a product, whoever computes it; 0 when its first matrix is
 /// itself computed, an input or a view, as those of attention are.
 ///
 /// # Safety
-/// `op` is a product of the graph, with its sources.
+/// `op` is a product of the graph.
 unsafe fn columns(kind: MatrixOp, op: &Tensor) -> usize {
     /// `GGML_OP_NONE`, the first of the operations in every release.
     const NONE: c_int = 0;
     /// `GGML_TENSOR_FLAG_INPUT`: set anew for every graph, as rotations are.
     const INPUT: i32 = 1;
     // SAFETY: by contract.
-    let (src0, src1) = unsafe { (&*op.src[0], &*op.src[1]) };
+    let (Some(src0), Some(src1)) = (unsafe { (op.source(0), op.source(1)) }) else { return 0 };
     if src0.op != NONE || src0.flags & INPUT != 0 || !src0.view_src.is_null() {
+        return 0;
+    }
+    if !src1.is_sound() || !op.is_sound() {
         return 0;
     }
     let n = match kind {
         MatrixOp::MulMat => src1.ne[1] * src1.ne[2] * src1.ne[3],
         MatrixOp::MulMatId => op.ne[2], // of [rows, used, tokens]
     };
-    usize::try_from(n).unwrap_or(0)
+    n as usize
 }
 
+/// With `ZEN5TURBO_LOG=debug`, says once for every weight tensor and regime what computes it.
 fn tell(kind: MatrixOp, src0: &Tensor, decision: &Result<Job, Reason>) {
     static TOLD: Mutex<BTreeSet<(usize, &'static str)>> = Mutex::new(BTreeSet::new());
     if !log::enabled(LogLevel::Debug) {
@@ -440,8 +447,7 @@ fn tell(kind: MatrixOp, src0: &Tensor, decision: &Result<Job, Reason>) {
     };
     let mut told = TOLD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if told.len() < MOST_TOLD && told.insert((src0 as *const Tensor as usize, regime)) {
-        // SAFETY: a name is a C string inside the tensor.
-        let name = unsafe { c_str(src0.name.as_ptr()) }.to_string_lossy();
+        let name = checked::text(&src0.name);
         let (verb, columns) = if decision.is_ok() { ("", " columns: ") } else { ("left to ggml: ", "") };
         log!(debug, "{} {name} {:?}: {verb}{regime}{columns}{what}", kind.counted().as_str(), &src0.ne[..2]);
     }
@@ -465,16 +471,9 @@ unsafe fn act_key(op: &Tensor, job: &Job) -> ActKey {
     ActKey { data: src1.data, ne: src1.ne, nb: src1.nb, format: job.take.kernel.act, tiles, slices, ids }
 }
 
-/// The addresses that a tensor's elements lie in; none for null.
-unsafe fn extent(abi: &Abi, t: *const Tensor) -> Range<usize> {
-    if t.is_null() {
-        return 0..0;
-    }
-    // SAFETY: by the contract of `Plan::make`.
-    unsafe {
-        let start = (*t).data as usize;
-        start..start + (abi.nbytes)(t)
-    }
+/// The addresses that a tensor's elements lie in; none where there is no tensor.
+fn extent(abi: &Abi, t: Option<&Tensor>) -> Range<usize> {
+    t.map_or(0..0, |t| t.extent(abi.weight_type(t.ty)))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use zen5turbo_kernels::registry;
 
 use crate::config::{KernelChoice, config};
 use crate::ggml::abi::Tensor;
+use crate::ggml::checked::{is_address, object};
 use crate::ggml::probe::{Abi, MatrixOp, TYPE_F32};
 use crate::reason::Reason;
 use crate::startup;
@@ -30,9 +31,10 @@ pub struct Take {
 pub unsafe fn decide(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<Take, Reason> {
     // SAFETY: by contract.
     let take = unsafe { decide_unplaced(abi, kind, op)? };
-    // SAFETY: a product has two sources.
-    let data = unsafe { [(*op.src[0]).data, (*op.src[1]).data, op.data] };
-    if data.iter().any(|p| p.is_null()) { Err(Reason::ShapeNotSupported) } else { Ok(take) }
+    // SAFETY: a product that is taken has two sources.
+    let (weights, activations) = unsafe { ((*op.src[0]).data, (*op.src[1]).data) };
+    let placed = is_address::<u8>(weights.cast()) && [activations, op.data].iter().all(|p| is_address::<f32>(p.cast()));
+    if placed { Ok(take) } else { Err(Reason::ShapeNotSupported) }
 }
 
 /// [`decide`] for a product whose activations and result need not have their place in memory yet.
@@ -43,8 +45,9 @@ pub unsafe fn decide_unplaced(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<
     if config().kernels == KernelChoice::Off {
         return Err(Reason::KernelsOff);
     }
-    // SAFETY: a product has two sources.
-    let (src0, src1) = unsafe { (&*op.src[0], &*op.src[1]) };
+    // SAFETY: by contract.
+    let sources = unsafe { (op.source(0), op.source(1)) };
+    let (Some(src0), Some(src1)) = sources else { return Err(Reason::SourceMissing) };
     let weight = abi.weight_type(src0.ty).ok_or(Reason::TypeNotSupported)?;
     // SAFETY: a tensor of this ggml.
     if unsafe { is_repacked(src0) } {
@@ -68,7 +71,7 @@ pub unsafe fn decide_unplaced(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<
         return Err(Reason::Src0Permuted);
     }
     let plain = k.is_multiple_of(block)
-        && src0.ne.iter().chain(&src1.ne).chain(&op.ne).all(|&n| n > 0)
+        && [src0, src1, op].into_iter().all(Tensor::is_sound)
         && src1.ne[0] == src0.ne[0]
         && op.ne[0] == src0.ne[1]
         && src1.nb[0] == 4
@@ -98,7 +101,7 @@ pub unsafe fn decide_unplaced(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<
 /// `t` is a tensor of ggml.
 pub unsafe fn is_repacked(t: &Tensor) -> bool {
     // SAFETY: a view's source is a tensor.
-    !t.extra.is_null() || unsafe { t.view_src.as_ref() }.is_some_and(|viewed| !viewed.extra.is_null())
+    !t.extra.is_null() || unsafe { object(t.view_src.cast_const()) }.is_some_and(|viewed| !viewed.extra.is_null())
 }
 
 /// MUL_MAT: weights are broadcast over the columns of `ne2` and `ne3`.
@@ -106,15 +109,19 @@ fn dense_fits(op: &Tensor, src0: &Tensor, src1: &Tensor) -> bool {
     op.ne[1..] == src1.ne[1..] && src1.ne[2] % src0.ne[2] == 0 && src1.ne[3] % src0.ne[3] == 0
 }
 
+/// Picks are numbered with 32 bits.
+const MAX_PICKS: i64 = 1 << 31;
+
 /// MUL_MAT_ID: one matrix per expert in `src0.ne[2]`, ids of `[used, tokens]`.
 unsafe fn experts_fit(abi: &Abi, op: &Tensor, src0: &Tensor, src1: &Tensor) -> bool {
     // SAFETY: by contract.
-    let Some(ids) = (unsafe { op.src[2].as_ref() }) else { return false };
+    let Some(ids) = (unsafe { op.source(2) }) else { return false };
     abi.is_i32(ids.ty)
-        && !ids.data.is_null()
+        && is_address::<u8>(ids.data.cast())
+        && ids.is_sound()
+        && ids.ne[0] * ids.ne[1] <= MAX_PICKS
         && src0.ne[3] == 1
         && src1.ne[3] == 1
-        && ids.ne[0] > 0
         && ids.ne[2..] == [1, 1]
         && ids.ne[1] == src1.ne[2]
         && op.ne[1..] == [ids.ne[0], ids.ne[1], 1]

@@ -79,8 +79,8 @@ fn most() -> usize {
 }
 
 /// How many threads compute a graph for which the program asked for so many.
-pub fn count(asked: c_int) -> usize {
-    usize::try_from(asked).unwrap_or(0).min(most())
+pub fn count(asked: usize) -> usize {
+    asked.min(most())
 }
 
 /// The same for a graph of one column, which the threads of a CPU that others use would hold up.

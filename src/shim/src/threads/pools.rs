@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::config::{Threads, config};
 use crate::ggml::abi::{CPlan, PoolDo, PoolNew, PoolParams, PoolParamsInit};
 use crate::ggml::bound;
+use crate::ggml::checked::object;
 use crate::ggml::copies::{Caller, Scope, function};
 use crate::log::log;
 use crate::reason::Reason;
@@ -151,7 +152,7 @@ fn with_table<T>(work: impl FnOnce(&mut [Entry; POOLS]) -> T) -> T {
 /// `params` is what the program gave to the `ggml_threadpool_new` of the ggml that `functions` belong to.
 pub unsafe fn make(functions: Functions, params: *mut PoolParams) -> Option<*mut c_void> {
     // SAFETY: by contract; their places were compared.
-    let asked = unsafe { params.as_ref() }?;
+    let asked = unsafe { object(params) }?;
     let mut own = *asked;
     own.n_threads = useful(asked) as c_int;
     // SAFETY: the original, with parameters like the program's.
@@ -177,7 +178,7 @@ pub unsafe fn make(functions: Functions, params: *mut PoolParams) -> Option<*mut
 
 /// Threads of a pool with these parameters that can run at the same time.
 fn useful(params: &PoolParams) -> usize {
-    let asked = super::count(params.n_threads).max(1);
+    let asked = super::count(usize::try_from(params.n_threads).unwrap_or(0)).max(1);
     match (config().threads, params.cpumask.iter().filter(|&&byte| byte != 0).count()) {
         (Threads::Auto, cpus @ 1..) => asked.min(cpus),
         _ => asked,

@@ -168,6 +168,9 @@ pub fn settle(isa: Isa, find: impl Fn(&CStr) -> Option<*mut c_void>) {
     SETTLED.get_or_init(|| {
         // SAFETY: functions of a ggml, whose libraries are never closed (see `ggml::copies`).
         let ggml = unsafe { file::identity(find) };
+        if ggml.starts_with('-') {
+            stats::event(Reason::GgmlVersionUnknown);
+        }
         combine(loaded(), &Machine { cpu: &startup::cpu().brand, ggml: &ggml, isa }, is_forced())
     });
 }

@@ -7,6 +7,7 @@ use super::Job;
 use super::heads::Heads;
 use crate::config::{KernelChoice, config};
 use crate::ggml::abi::Tensor;
+use crate::ggml::checked::is_address;
 use crate::ggml::probe::{Abi, TYPE_F32};
 use crate::graph::policy::is_repacked;
 use crate::reason::Reason;
@@ -28,8 +29,8 @@ pub unsafe fn decide(abi: &Abi, op: &Tensor, threads: usize) -> Result<Job, Reas
         return Err(Reason::AttentionOff);
     }
     // SAFETY: null, or tensors.
-    let [q, k, v, mask, sinks] = unsafe { [0, 1, 2, 3, 4].map(|i| op.src[i].as_ref()) };
-    let (Some(q), Some(k), Some(v)) = (q, k, v) else { return Err(Reason::ShapeNotSupported) };
+    let [q, k, v, mask, sinks] = [0, 1, 2, 3, 4].map(|i| unsafe { op.source(i) });
+    let (Some(q), Some(k), Some(v)) = (q, k, v) else { return Err(Reason::SourceMissing) };
     if op.src[SOURCES..].iter().any(|s| !s.is_null()) {
         return Err(Reason::ShapeNotSupported);
     }
@@ -52,7 +53,7 @@ pub unsafe fn decide(abi: &Abi, op: &Tensor, threads: usize) -> Result<Job, Reas
     }
     let sources = [Some(q), Some(k), Some(v), mask, sinks];
     let sound =
-        [Some(op)].into_iter().chain(sources).flatten().all(|t| !t.data.is_null() && t.ne.iter().all(|&n| n > 0));
+        [Some(op)].into_iter().chain(sources).flatten().all(|t| is_address::<u8>(t.data.cast()) && t.is_sound());
     if !sound || !shapes_fit(op, [q, k, v], [key_type, value_type], mask, sinks) {
         return Err(Reason::ShapeNotSupported);
     }

@@ -143,7 +143,7 @@ impl Attentions {
         // SAFETY: by contract.
         let decision = unsafe { decide(abi, op, threads) };
         // SAFETY: as above.
-        let ty = unsafe { op.src[1].as_ref() }.map_or(u8::MAX, |k| u8::try_from(k.ty).unwrap_or(u8::MAX));
+        let ty = unsafe { op.source(1) }.map_or(u8::MAX, |k| u8::try_from(k.ty).unwrap_or(u8::MAX));
         if let Ok(job) = &decision {
             let regime = Regime::of(job.heads.tokens);
             stats::set_kernel(OpKind::FlashAttnExt, ty, regime.name(), job.attention.kernel.isa.name());
@@ -201,8 +201,10 @@ pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &Compu
             Order::Keys { parts, .. } => {
                 job.by_keys(parts, plan, node, [ith, nth]);
                 if parts > 1 {
-                    // all threads of the graph come here; then every part of every query is done
-                    abi.wait(params.threadpool);
+                    if nth > 1 {
+                        // all threads of the graph come here; then every part of every query is done
+                        abi.wait(params.threadpool);
+                    }
                     let stride = job.all_rows() * job.attention.sums_len();
                     for row in (ith..job.all_rows()).step_by(nth) {
                         let sums = plan.shared_attention().add(row * job.attention.sums_len());
