@@ -1,6 +1,6 @@
-//! The layout of Ollama and of a container, without Docker and without Ollama: a server with the shim in its
-//! environment starts a llama-server of stripped libraries in a private folder, and reads every line of it.
-//! The library is the one that is shipped.
+//! The layout of Ollama without Ollama: a server with the shim in its environment starts a llama-server of stripped
+//! libraries in a private folder, and reads every line of it. The library is the one that is shipped. `container.rs`
+//! does it in containers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,9 +8,7 @@ use std::process::Command;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use zen5turbo_tests::{
-    CONTAINER, MemoryGroup, Program, Refusal, Stats, gemma, is_zen5, llama, llama_dl, need, root, shipped, work_dir,
-};
+use zen5turbo_tests::{Program, Stats, gemma, is_zen5, llama, llama_dl, need, root, shipped, work_dir};
 
 /// Continued alike by stock and by the shim, whose sums differ in their order.
 const PROMPT: &str = "Monday, Tuesday,";
@@ -19,12 +17,9 @@ const PROMPT: &str = "Monday, Tuesday,";
 /// tells of, the lines are the same.
 const OPTIONS: &str = "-c 512 -b 64 -ub 64 -t 2 -np 1 --no-repack --no-warmup -lv 4";
 
-/// A default container may have this much, far more than a runner with Gemma takes.
-const MEMORY: u64 = 2 << 30;
-
 /// A runner with its libraries, as Ollama installs them: apart from each other, and stripped.
 struct Installed {
-    dir: TempDir,
+    _dir: TempDir,
     runner: PathBuf,
     libraries: PathBuf,
 }
@@ -52,7 +47,7 @@ fn installed(server: &Path, program_apart: bool) -> Installed {
         }
     }
     assert!(strip.status().expect("strip can be started").success());
-    Installed { dir, runner, libraries }
+    Installed { _dir: dir, runner, libraries }
 }
 
 impl Installed {
@@ -85,8 +80,8 @@ struct Served {
     stderr: Vec<String>,
 }
 
-/// Runs a server, which must end well, as must its runner. Also the server's user.
-fn served(server: Program) -> (Served, u64) {
+/// Runs a server, which must end well, as must its runner.
+fn served(server: Program) -> Served {
     let run = server.run().success();
     assert_eq!(run.stderr, "", "the server itself wrote lines");
     let told: Value = serde_json::from_str(&run.stdout).unwrap_or_else(|e| panic!("{e}\n{run}"));
@@ -96,7 +91,7 @@ fn served(server: Program) -> (Served, u64) {
         list.map(|line| without_timings(line.as_str().expect("text"))).collect()
     };
     let answer = told["answer"].as_str().unwrap_or_else(|| panic!("no answer\n{run}")).to_owned();
-    (Served { answer, stdout: lines("stdout"), stderr: lines("stderr") }, told["user"].as_u64().expect("a number"))
+    Served { answer, stdout: lines("stdout"), stderr: lines("stderr") }
 }
 
 /// A line without its time stamp, durations, rates and the number of the port.
@@ -142,10 +137,10 @@ fn assert_took_over(stats: &Stats) {
 }
 
 fn assert_serves_the_same(installed: &Installed) {
-    let (stock, _) = served(installed.server(Program::new));
+    let stock = served(installed.server(Program::new));
     assert!(stock.stderr.len() > 150 && stock.answer.contains("Wednesday"), "{stock:#?}");
     let out = work_dir();
-    let (shim, _) = served(installed.with_shim(out.path()));
+    let shim = served(installed.with_shim(out.path()));
     assert_same(&shim, &stock);
     assert_took_over(&runners_stats(out.path()));
 }
@@ -158,34 +153,6 @@ fn a_runner_with_a_library_path_of_its_own_answers_and_logs_line_by_line_as_with
 #[test]
 fn so_does_one_that_opens_its_backends() {
     assert_serves_the_same(&installed(&llama_dl("llama-server"), false));
-}
-
-#[test]
-fn so_does_one_in_a_container_with_a_read_only_root_and_another_user() {
-    let installed = installed(&llama("llama-server"), true);
-    let (stock, _) = served(installed.server(Program::new));
-    let out = work_dir();
-    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-    fs::set_permissions(out.path(), permissions).expect("the folder is ours");
-    let group = MemoryGroup::new(MEMORY);
-    let (mut container, read_only) = Refusal::new()
-        .unprivileged()
-        .limit("memlock", 8 << 20)
-        .calls(&CONTAINER)
-        .call("userfaultfd")
-        .read_only_but(out.path());
-    println!("read-only root: {read_only}, control group: {}", group.is_some());
-    if let Some(group) = &group {
-        container = container.in_group(group);
-    }
-    if read_only {
-        let touch = Program::new("/usr/bin/touch").arg(installed.dir.path().join("file")).inside(&container).run();
-        assert!(touch.exit(1).stderr.contains("Read-only file system"));
-    }
-    let (shim, user) = served(installed.with_shim(out.path()).inside(&container));
-    assert_same(&shim, &stock);
-    assert_ne!(user, 0);
-    assert_took_over(&runners_stats(out.path()));
 }
 
 #[test]
@@ -202,7 +169,7 @@ fn a_strict_gate_ends_the_runner_with_one_line_and_leaves_the_server_alone() {
     assert!(lines.len() == 1 && lines[0].to_string().contains("not an AMD Zen 5"), "{run}");
 }
 
-/// The texts that users copy name one place for the library, and only variables that there are.
+/// The texts that users copy name one place for the library and one for the command, and only variables that there are.
 #[test]
 fn the_files_for_ollama_agree() {
     for name in ["Dockerfile", "compose.yaml", "zen5turbo.conf"] {
@@ -210,6 +177,7 @@ fn the_files_for_ollama_agree() {
         let text = fs::read_to_string(file).expect("a text");
         let preload = text.lines().find(|line| line.contains("LD_PRELOAD")).expect("it sets LD_PRELOAD");
         assert!(preload.ends_with("/usr/local/lib/libzen5turbo.so"), "{name}: {preload}");
+        assert!(text.contains("bin/zen5turbo") && text.contains("/usr/local/bin/"), "{name}: no place for the command");
         let readme = fs::read_to_string(root().join("README.md")).expect("a text");
         let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         for variable in words.filter(|word| word.starts_with("ZEN5TURBO_")) {
