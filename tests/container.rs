@@ -6,9 +6,7 @@
 
 use std::fs;
 
-use zen5turbo_tests::{
-    Container, Engine, OLLAMA, PREFIX, Program, Stats, command, is_zen5, only_program, unpacked, work_dir,
-};
+use zen5turbo_tests::{Container, Engine, OLLAMA, PREFIX, Program, Stats, command, only_program, unpacked, work_dir};
 
 /// Continued alike by stock and by the shim, whose sums differ in their order.
 const PROMPT: &str = "Monday, Tuesday,";
@@ -19,6 +17,9 @@ const TOKENS: u32 = 4;
 /// One thread for the runner. Without it there is one for each core of the machine, and those that share a CPU wait for each
 /// other: with two of them stock takes minutes to answer, and the shim a second for a token.
 const ONE_THREAD: &str = "--env LLAMA_ARG_THREADS=1";
+
+/// A CPU that the strict gate refuses: an EPYC 7003, Zen 3.
+const MILAN: &str = "AuthenticAMD:19:01";
 
 /// The tests run on any CPU.
 const GATE_OFF: &str = "--env ZEN5TURBO_GATE=off";
@@ -64,6 +65,9 @@ fn the_image_of_the_dockerfile_answers_and_its_command_tells() {
     assert_eq!(shim.complete(PROMPT, TOKENS), stock(&engine, ""));
     let top = shim.exec("zen5turbo top --once").success();
     assert!(top.stdout.contains("llama-server") && top.stdout.contains("q4_K"), "{top}");
+    let all = shim.exec("zen5turbo doctor --all").success();
+    assert!(all.stdout.contains("/usr/lib/ollama/llama-server: has engaged\n"), "{all}");
+    assert!(all.stdout.contains("verdict: the shim has engaged in the process that loads ggml"), "{all}");
     // The command outside sees it as well.
     let runner = shim.runner().to_string();
     assert_took_over(&only_program(&Program::new(command()).args("top --json").arg(&runner).run().success()));
@@ -123,15 +127,28 @@ fn first_cpu() -> String {
     list.trim().split([',', '-']).next().expect("a number").to_owned()
 }
 
+/// Ollama ends its runner by SIGKILL, which no exit handler sees.
+#[test]
+fn the_statistics_file_of_a_runner_that_is_killed_is_written() {
+    let Some(engine) = Engine::new() else { return };
+    let out = work_dir();
+    let options = format!("{GATE_OFF} --volume {}:/stats --env ZEN5TURBO_STATS=/stats/%p.json", out.path().display());
+    let shim = engine.run(engine.with_shim(), &options);
+    assert!(shim.complete(PROMPT, TOKENS).contains("Wednesday"));
+    assert_eq!(shim.stop(), 0, "{}", shim.log());
+    let files = fs::read_dir(out.path()).expect("the folder is there").map(|entry| entry.expect("an entry").path());
+    let all: Vec<_> = files.map(|file| Stats::parse(&fs::read_to_string(file).expect("a text"))).collect();
+    // The process that lists the devices has a file as well, and has computed nothing.
+    let computed: Vec<_> = all.iter().filter(|stats| stats.taken("MUL_MAT", None) > 0).collect();
+    assert_eq!(computed.len(), 1, "of {} files", all.len());
+    assert_took_over(computed[0]);
+}
+
 /// The image says nothing about the gate, which is strict then.
 #[test]
 fn on_another_cpu_than_a_zen5_the_log_has_one_line_for_each_process_with_ggml() {
-    if is_zen5() {
-        println!("skipped: this CPU is a Zen 5, which the strict gate lets pass");
-        return;
-    }
     let Some(engine) = Engine::new() else { return };
-    let container = engine.run(engine.with_shim(), "");
+    let container = engine.run(engine.with_shim(), &format!("--env ZEN5TURBO_TEST_CPU={MILAN}"));
     assert_eq!(container.wait(), 1);
     let lines = own_lines(&container);
     assert!(lines.len() == 2 && lines.iter().all(|line| line.contains("not an AMD Zen 5")), "{}", container.log());
