@@ -20,7 +20,7 @@ enum zen5turbo_state {
     ZEN5TURBO_DISABLED = 0,
     /* ggml has not been used yet; nothing has been decided. */
     ZEN5TURBO_WAITING = 1,
-    /* Not a Zen 5, and ZEN5TURBO_GATE=passthrough: everything is left to ggml. */
+    /* ZEN5TURBO_GATE=passthrough: everything is left to ggml. */
     ZEN5TURBO_PASSTHROUGH = 2,
     /* Operations are taken over. */
     ZEN5TURBO_ACTIVE = 3
@@ -33,7 +33,7 @@ const char *zen5turbo_version(void);
 int zen5turbo_state(void);
 
 /*
- * The statistics so far as JSON, the same text that ZEN5TURBO_STATS=FILE writes at exit.
+ * The statistics so far as JSON, the same text that ZEN5TURBO_STATS=FILE writes.
  * Release it with zen5turbo_free(). NULL when it could not be made.
  */
 char *zen5turbo_stats_json(void);

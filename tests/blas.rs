@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use zen5turbo_tests::distance::compare_with_stock;
-use zen5turbo_tests::{Fixture, Outcome, Program, gemma, need, work_dir};
+use zen5turbo_tests::{Fixture, MILAN, Outcome, Program, ZEN5, gemma, need, work_dir};
 
 /// Debian's libblis4-pthread.
 const BLIS: &str = "/usr/lib/x86_64-linux-gnu/blis-pthread/libblis.so.4";
@@ -42,6 +42,22 @@ fn the_library_is_opened_for_itself_and_told_the_threads() {
     assert!(run.stderr.contains("fake BLIS: called, threads 0"), "{run}");
 }
 
+/// Only AMD's own library knows architectures by name.
+#[test]
+fn amds_library_is_told_that_the_cpu_is_a_zen5() {
+    let dir = work_dir();
+    let aocl = Fixture::new("fake_blis").options("-shared -fPIC -DVERSION=\"AOCL-BLIS\"").build(&dir, "libaocl.so");
+    let fake = Fixture::new("fake_blis").options("-shared -fPIC").build(&dir, "libfake.so");
+    let on_zen5: fn(PathBuf) -> Program = |path| Program::engaged(path).on(ZEN5);
+    let on_milan: fn(PathBuf) -> Program = |path| Program::engaged(path).on(MILAN);
+    for (start, library, architecture) in
+        [(on_zen5, &aocl, "zen5"), (on_milan, &aocl, "not set"), (on_zen5, &fake, "not set")]
+    {
+        let run = bench(start, &library.to_string_lossy());
+        assert!(run.stderr.contains(&format!("architecture {architecture}\n")), "{run}");
+    }
+}
+
 #[test]
 fn a_library_that_cannot_be_used_is_one_line_and_the_programs_own_computes() {
     let dir = work_dir();
@@ -65,9 +81,10 @@ fn a_library_that_cannot_be_used_is_one_line_and_the_programs_own_computes() {
 fn the_library_is_not_opened_where_the_shim_does_nothing() {
     let dir = work_dir();
     let fake = Fixture::new("fake_blis").options("-shared -fPIC").build(&dir, "libfake.so");
-    let off: [fn(PathBuf) -> Program; 2] = [
+    let off: [fn(PathBuf) -> Program; 3] = [
         |path| Program::preloaded(path).var("ZEN5TURBO", "0"),
-        |path| Program::preloaded(path).knob("GATE", "passthrough"),
+        |path| Program::preloaded(path).knob("GATE", "passthrough").on(ZEN5),
+        |path| Program::preloaded(path).knob("GATE", "passthrough").on(MILAN),
     ];
     for start in off {
         let run = bench(start, &fake.to_string_lossy());

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use tempfile::TempDir;
-use zen5turbo_tests::{Fixture, Outcome, Program, gemma, llama, llama_dl, work_dir};
+use zen5turbo_tests::{Fixture, MILAN, Outcome, Program, ZEN5, gemma, llama, llama_dl, work_dir};
 
 fn fixture(dir: &TempDir) -> PathBuf {
     Fixture::new("buffers").linked_with_ggml().build(dir, "buffers")
@@ -36,8 +36,8 @@ fn switched_off_every_buffer_is_the_originals() {
     assert_eq!(run.stats().number("/memory/buffers/thp/count"), 0);
     let run = Program::preloaded(&program).arg("plain").var("ZEN5TURBO", "0").run().success();
     assert_eq!(run.stdout, "0 failures\n", "{run}");
-    if !zen5turbo_tests::is_zen5() {
-        let run = Program::preloaded(&program).arg("plain").knob("GATE", "passthrough").run().success();
+    for cpu in [ZEN5, MILAN] {
+        let run = Program::preloaded(&program).arg("plain").on(cpu).knob("GATE", "passthrough").run().success();
         assert_eq!(run.stdout, "0 failures\n", "{run}");
     }
 }

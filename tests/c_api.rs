@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use tempfile::TempDir;
-use zen5turbo_tests::{Fixture, Outcome, Program, Stats, is_zen5, root, shim, work_dir};
+use zen5turbo_tests::{Fixture, MILAN, Outcome, Program, Stats, ZEN5, root, shim, work_dir};
 
 fn linked(fixture: Fixture) -> Fixture {
     let folder = shim().with_file_name("");
@@ -83,13 +83,12 @@ fn a_program_with_ggml_sees_what_was_taken_when_the_shim_is_preloaded_as_well() 
 
 #[test]
 fn passthrough_can_be_seen() {
-    if is_zen5() {
-        println!("skipped: this CPU is a Zen 5, where passthrough runs");
-        return;
-    }
     let dir = work_dir();
-    let run = Program::new(with_ggml(&dir)).knob("GATE", "passthrough").run().success();
-    assert_eq!((line(&run, "state"), line(&run, "taken ")), ("2", "0"));
+    let program = with_ggml(&dir);
+    for cpu in [ZEN5, MILAN] {
+        let run = Program::new(&program).on(cpu).knob("GATE", "passthrough").run().success();
+        assert_eq!((line(&run, "state"), line(&run, "taken ")), ("2", "0"));
+    }
 }
 
 #[test]

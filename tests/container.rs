@@ -6,7 +6,9 @@
 
 use std::fs;
 
-use zen5turbo_tests::{Container, Engine, OLLAMA, PREFIX, Program, Stats, command, only_program, unpacked, work_dir};
+use zen5turbo_tests::{
+    Container, Engine, MILAN, OLLAMA, PREFIX, Program, Stats, command, only_program, unpacked, work_dir,
+};
 
 /// Continued alike by stock and by the shim, whose sums differ in their order.
 const PROMPT: &str = "Monday, Tuesday,";
@@ -17,9 +19,6 @@ const TOKENS: u32 = 4;
 /// One thread for the runner. Without it there is one for each core of the machine, and those that share a CPU wait for each
 /// other: with two of them stock takes minutes to answer, and the shim a second for a token.
 const ONE_THREAD: &str = "--env LLAMA_ARG_THREADS=1";
-
-/// A CPU that the strict gate refuses: an EPYC 7003, Zen 3.
-const MILAN: &str = "AuthenticAMD:19:01";
 
 /// The tests run on any CPU.
 const GATE_OFF: &str = "--env ZEN5TURBO_GATE=off";

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use zen5turbo_tests::distance::compare_with_stock;
-use zen5turbo_tests::{Fixture, Outcome, Program, Stats, dl_backends, is_zen5, llama, llama_dl, tiers, work_dir};
+use zen5turbo_tests::{Fixture, Outcome, Program, Stats, ZEN5, dl_backends, llama, llama_dl, tiers, work_dir};
 
 /// Those that are exported, by the kernels that win: with AVX2, and with AVX-512 only.
 const AVX2: [&str; 14] = [
@@ -127,11 +127,7 @@ fn kill_switch_passthrough_and_kernels_off_leave_them_to_ggml() {
     let run = native(Program::engaged(&program)).knob("KERNELS", "off").run().success();
     assert_taken(run.stats(), &[]);
     assert_left(run.stats(), &all(), "kernels_off");
-    if is_zen5() {
-        println!("skipped: this CPU is a Zen 5, where passthrough runs");
-        return;
-    }
-    let run = native(Program::preloaded(&program)).knob("GATE", "passthrough").with_stats().run().success();
+    let run = native(Program::preloaded(&program)).on(ZEN5).knob("GATE", "passthrough").with_stats().run().success();
     assert_eq!(redirected(&run), all());
     assert_taken(run.stats(), &[]);
     assert_left(run.stats(), &all(), "gate_passthrough");

@@ -5,11 +5,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
 use zen5turbo_tests::{
-    CONTAINER, Fixture, Outcome, Program, Refusal, command, dl_backends, fake_ggml, llama_dl, shim, work_dir,
+    CONTAINER, Fixture, MILAN, Outcome, Program, Refusal, ZEN5, clean_environment, command, dl_backends, fake_ggml,
+    gemma, llama, llama_dl, shim, work_dir,
 };
 
 /// Asks about a target, on whatever CPU this is.
@@ -236,6 +238,21 @@ fn settings_that_are_wrong_or_switch_it_off_are_told() {
     assert!(run("ZEN5TURBO_KERNELS", "off").exit(1).stdout.contains("nothing is taken over"));
 }
 
+#[test]
+fn the_verdict_follows_from_cpu_and_gate() {
+    let (_dir, program) = fake_ggml("", "");
+    let run = |cpu: &str, options: &str| {
+        let doctor = Program::new(command()).arg("doctor").arg("--lib").arg(shim()).args(options);
+        doctor.arg(&program).on(cpu).run()
+    };
+    assert!(run(ZEN5, "").success().stdout.ends_with("verdict: will engage\n"));
+    assert!(run(MILAN, "").exit(1).stdout.contains("not an AMD Zen 5"));
+    for cpu in [ZEN5, MILAN] {
+        let run = run(cpu, "--gate passthrough").exit(1);
+        assert!(run.stdout.contains("no      gate") && run.stdout.contains("ZEN5TURBO_GATE=passthrough"), "{run}");
+    }
+}
+
 // ---- processes -------------------------------------------------------------------------------------
 
 /// A program that has computed and waits for the end of its input.
@@ -319,4 +336,98 @@ fn a_process_without_the_shim_or_switched_off_has_not_engaged() {
     let vars = [("LD_PRELOAD", shim.to_str().expect("UTF-8")), ("ZEN5TURBO", "0")];
     let run = Waiting::start(&program, &[], &vars).doctor().exit(1);
     assert!(run.stdout.contains("ZEN5TURBO=0: the shim is switched off"), "{run}");
+}
+
+/// llama-server with Gemma, until the value is dropped.
+struct Server(Child);
+
+impl Server {
+    fn start(vars: &[(&str, &str)]) -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+        let mut command = Command::new(llama("llama-server"));
+        clean_environment(&mut command);
+        command.arg("-m").arg(gemma()).args(["-c", "256", "-t", "1", "-np", "1", "--port", &port.to_string()]);
+        command.envs(vars.iter().copied());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Self(command.spawn().expect("the program can be started"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The lines of `doctor --all` on one process.
+fn part(text: &str, pid: u32) -> String {
+    let parts = text.split("process ").find(|part| part.starts_with(&format!("{pid} ")));
+    parts.unwrap_or_default().split("\n\n").next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn every_process_with_ggml_is_told_with_its_engagement() {
+    let shim = shim();
+    let preload = ("LD_PRELOAD", shim.to_str().expect("UTF-8"));
+    let with = Server::start(&[preload, ("ZEN5TURBO_GATE", "off")]);
+    let without = Server::start(&[]);
+    let passed = Server::start(&[preload, ("ZEN5TURBO_TEST_CPU", ZEN5), ("ZEN5TURBO_GATE", "passthrough")]);
+    let mut shell = Command::new("/bin/cat");
+    let mut shell = shell.env(preload.0, preload.1).stdin(Stdio::piped()).spawn().expect("cat can be started");
+    let all = |options: &str| Program::new(command()).args("doctor --all").args(options);
+    let deadline = Instant::now() + Duration::from_secs(200);
+    let run = loop {
+        let run = all("").run().exit(1);
+        let of = |server: &Server| part(&run.stdout, server.0.id());
+        // The models are loaded, and the first graph was computed.
+        if of(&with).contains("taken over: FLASH")
+            && of(&without).contains("not loaded")
+            && of(&passed).contains("live:")
+        {
+            break run;
+        }
+        assert!(Instant::now() < deadline, "{run}");
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    let of = |pid: u32| part(&run.stdout, pid);
+    let engaged = of(with.0.id());
+    assert!(engaged.contains("llama-server: has engaged") && engaged.contains("MUL_MAT q8_0"), "{run}");
+    assert!(engaged.contains("libzen5turbo.so is loaded") && !engaged.contains("why not"), "{run}");
+    let stock = of(without.0.id());
+    assert!(stock.contains("llama-server: has not engaged") && stock.contains("zen5turbo run --"), "{run}");
+    let passed = of(passed.0.id());
+    assert!(passed.contains("has not engaged") && passed.contains("because of ZEN5TURBO_GATE=passthrough"), "{run}");
+    assert!(of(shell.id()).contains("no ggml is loaded"), "{run}");
+    assert!(
+        run.stdout.lines().last().is_some_and(|line| line.starts_with("verdict: the shim has engaged in ")),
+        "{run}"
+    );
+
+    let report: Value = serde_json::from_str(&all("--json").run().exit(1).stdout).expect("JSON");
+    let subject = format!("{} ", with.0.id());
+    let sections = report["sections"].as_array().expect("sections");
+    let section = sections.iter().find(|s| s["subject"].as_str().expect("text").starts_with(&subject));
+    assert_eq!(section.expect("a section")["statistics"]["pid"], with.0.id(), "{report:#}");
+    assert!(report["engages"] == false && report["unreadable"].is_number(), "{report:#}");
+
+    // SAFETY: no preconditions.
+    if unsafe { libc::geteuid() } == 0 {
+        let run = all("").inside(&Refusal::new().unprivileged()).run().exit(1);
+        let said = if run.stdout.is_empty() { &run.stderr } else { &run.stdout };
+        assert!(said.contains("could not be looked into: run this as root"), "{run}");
+        assert_eq!(part(said, with.0.id()), "");
+    }
+    let _ = shell.kill();
+    let _ = shell.wait();
+}
+
+#[test]
+fn where_no_process_has_ggml_one_line_says_so() {
+    let root = work_dir();
+    std::fs::create_dir_all(root.path().join("proc/1")).expect("a new folder");
+    std::fs::write(root.path().join("proc/1/maps"), "").expect("a new file");
+    let run = Program::new(command()).args("doctor --all --root").arg(root.path()).run().exit(1);
+    assert!(run.only_line().starts_with("no process that loads ggml") && run.stdout.is_empty(), "{run}");
+    assert!(Program::new(command()).args("doctor --all 1").run().exit(2).stderr.contains("cannot be used with"));
 }

@@ -1,6 +1,6 @@
 //! The gate, the kill switch, and programs that have nothing to do with ggml.
 
-use zen5turbo_tests::{Fixture, Program, gemma, is_zen5, llama, work_dir};
+use zen5turbo_tests::{Fixture, MILAN, Program, ZEN5, gemma, llama, work_dir};
 
 /// A short generation with Gemma, greedy, on two threads.
 fn generation(start: impl Fn(std::path::PathBuf) -> Program) -> Program {
@@ -51,13 +51,17 @@ fn nothing_is_printed_in_normal_operation() {
 
 #[test]
 fn a_strict_gate_ends_the_program_with_78_and_one_line() {
-    if is_zen5() {
-        println!("skipped: this CPU is a Zen 5, which the strict gate lets pass");
-        return;
-    }
-    let run = generation(Program::preloaded).with_stats().run().exit(78);
+    let run = generation(Program::preloaded).on(MILAN).with_stats().run().exit(78);
     let line = run.only_line();
-    for part in ["this CPU is", "not an AMD Zen 5", "family 1Ah", "ZEN5TURBO_GATE=off", "ZEN5TURBO=0", "78"] {
+    for part in [
+        "error: this CPU is",
+        "family 19h, model 01h",
+        "not an AMD Zen 5",
+        "family 1Ah",
+        "ZEN5TURBO_GATE=off",
+        "ZEN5TURBO=0",
+        "78",
+    ] {
         assert!(line.contains(part), "{part:?} is not in {line:?}");
     }
     assert_eq!(run.stdout, "");
@@ -65,32 +69,27 @@ fn a_strict_gate_ends_the_program_with_78_and_one_line() {
 
 #[test]
 fn a_zen5_passes_the_strict_gate() {
-    if !is_zen5() {
-        println!("skipped: this CPU is not a Zen 5");
-        return;
-    }
-    let run = generation(Program::preloaded).with_stats().run().success();
+    let run = generation(Program::preloaded).on(ZEN5).with_stats().run().success();
     assert_eq!(run.stats().text("/gate/decision"), "run");
     assert!(run.stats().taken("MUL_MAT", None) > 0, "{}", run.stats());
     assert_eq!(run.shim_lines(), [""; 0]);
 }
 
 #[test]
-fn passthrough_warns_once_and_leaves_all_to_ggml() {
-    if is_zen5() {
-        println!("skipped: this CPU is a Zen 5, where passthrough runs");
-        return;
-    }
+fn passthrough_says_so_once_and_leaves_all_to_ggml_on_every_cpu() {
     let stock = generation(Program::new).run().success();
-    let run = generation(Program::preloaded).knob("GATE", "passthrough").with_stats().run().success();
-    let lines = run.shim_lines();
-    assert!(lines.len() == 1 && lines[0].contains("ZEN5TURBO_GATE=passthrough"), "{run}");
-    assert_eq!(run.stdout, stock.stdout);
-    let stats = run.stats();
-    assert_eq!(stats.text("/state"), "passthrough");
-    assert_eq!(stats.taken("MUL_MAT", None) + stats.taken("MUL_MAT_ID", None), 0);
-    assert_eq!(stats.events("gate_passthrough"), 1, "{stats}");
-    stats.assert_healthy();
+    for (cpu, says) in [(ZEN5, "everything is left"), (MILAN, "not an AMD Zen 5")] {
+        let run = generation(Program::preloaded).on(cpu).knob("GATE", "passthrough").with_stats().run().success();
+        let lines = run.shim_lines();
+        assert!(lines.len() == 1 && lines[0].contains("ZEN5TURBO_GATE=passthrough"), "{run}");
+        assert!(lines[0].contains(says) && !lines[0].starts_with("error:"), "{run}");
+        assert_eq!(run.stdout, stock.stdout);
+        let stats = run.stats();
+        assert_eq!(stats.text("/state"), "passthrough");
+        assert_eq!(stats.taken("MUL_MAT", None) + stats.taken("MUL_MAT_ID", None), 0);
+        assert_eq!(stats.events("gate_passthrough"), 1, "{stats}");
+        stats.assert_healthy();
+    }
 }
 
 /// With the default gate, in a container the shim is in all of these.
@@ -118,13 +117,9 @@ fn programs_without_ggml_are_untouched_and_silent() {
 
 #[test]
 fn the_gate_is_passed_before_main_when_ggml_is_linked() {
-    if is_zen5() {
-        println!("skipped: this CPU is a Zen 5, which the strict gate lets pass");
-        return;
-    }
     let dir = work_dir();
     let program = Fixture::new("one_product").linked_with_ggml().build(&dir, "one_product");
-    let run = Program::preloaded(&program).run().exit(78);
+    let run = Program::preloaded(&program).on(MILAN).run().exit(78);
     assert_eq!((run.only_line().is_empty(), run.stdout.as_str()), (false, ""));
     let _ = Program::new(&program).run().success();
 }

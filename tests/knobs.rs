@@ -1,7 +1,7 @@
 //! The environment variables, as a user meets them.
 
 use tempfile::TempDir;
-use zen5turbo_tests::{Fixture, Outcome, Program, is_zen5, llama, synthetic_q4_k, tiers, work_dir};
+use zen5turbo_tests::{Fixture, MILAN, Outcome, Program, ZEN5, llama, synthetic_q4_k, tiers, work_dir};
 
 struct Product {
     dir: TempDir,
@@ -54,12 +54,14 @@ fn a_bad_value_is_one_line_that_names_it_and_the_default_is_used() {
 
 #[test]
 fn a_bad_gate_is_named_and_the_strict_one_is_used() {
-    let run = Product::build().with(&[("ZEN5TURBO_GATE", "open")]);
-    let run = run.exit(if is_zen5() { 0 } else { 78 });
-    let lines = run.shim_lines();
-    let parts = ["ZEN5TURBO_GATE=open", "strict", "passthrough", "off", "default, strict"];
-    assert!(parts.iter().all(|part| lines[0].contains(part)), "{run}");
-    assert_eq!(lines.len(), if is_zen5() { 1 } else { 2 }, "{run}");
+    let product = Product::build();
+    for (cpu, status, said) in [(ZEN5, 0, 1), (MILAN, 78, 2)] {
+        let run = product.with(&[("ZEN5TURBO_GATE", "open"), ("ZEN5TURBO_TEST_CPU", cpu)]).exit(status);
+        let lines = run.shim_lines();
+        let parts = ["ZEN5TURBO_GATE=open", "strict", "passthrough", "off", "default, strict"];
+        assert!(parts.iter().all(|part| lines[0].contains(part)), "{run}");
+        assert_eq!(lines.len(), said, "{run}");
+    }
 }
 
 #[test]

@@ -103,7 +103,7 @@ fn segment(pid: u32) -> Option<PathBuf> {
 /// What a process counts only itself: where its memory lies now, and how its copies are made.
 fn counted(mut statistics: Value) -> Value {
     // In the file only.
-    for member in ["blas", "direct"] {
+    for member in ["blas", "computed", "direct"] {
         statistics.as_object_mut().expect("an object").remove(member);
     }
     let memory = statistics["memory"].as_object_mut().expect("an object");
@@ -212,10 +212,28 @@ fn a_forked_child_has_its_own_counters_or_none() {
     let seen = live(computing);
     assert_eq!((&seen["pid"], &seen["ops"]["MUL_MAT"]["q4_0"]["taken"]), (&computing.into(), &1.into()), "{seen:#}");
     assert_eq!(counted(live(program.pid())), before, "the children wrote nothing");
+    // Only what a child counted itself is written, to a file of its own.
+    let file = |pid: u32| fs::read_to_string(program.dir.path().join(format!("{pid}.json")));
+    let childs: Value = serde_json::from_str(&file(computing).expect("written after its graph")).expect("JSON");
+    assert_eq!(childs["ops"]["MUL_MAT"]["q4_0"]["taken"], 1, "{childs:#}");
+    assert!(file(idle).is_err());
     for child in [idle, computing] {
         // SAFETY: children of a child of this test's, which still runs.
         assert_eq!(unsafe { libc::kill(child as libc::pid_t, libc::SIGKILL) }, 0);
     }
+}
+
+#[test]
+fn a_forked_child_leaves_the_file_to_its_parent_while_both_run() {
+    let dir = work_dir();
+    let path = dir.path().join("stats.json");
+    let mut program = Live::start(&[("ZEN5TURBO_STATS", path.to_str().expect("UTF-8"))]);
+    program.compute();
+    let computing = program.tell("k", "child");
+    let file: Value = serde_json::from_str(&fs::read_to_string(&path).expect("written after a graph")).expect("JSON");
+    assert_eq!(file["pid"], program.pid(), "{file:#}");
+    // SAFETY: a child of a child of this test's, which still runs.
+    assert_eq!(unsafe { libc::kill(computing as libc::pid_t, libc::SIGKILL) }, 0);
 }
 
 #[test]

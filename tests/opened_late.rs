@@ -1,6 +1,6 @@
 //! Backends that are opened by dlopen with RTLD_LOCAL, stripped, as prebuilt packages have them.
 
-use zen5turbo_tests::{Fixture, Program, dl_backends, gemma, is_zen5, llama_dl, work_dir};
+use zen5turbo_tests::{Fixture, MILAN, Program, ZEN5, dl_backends, gemma, llama_dl, work_dir};
 
 /// A program that is not linked with ggml, started with all the backends there are.
 fn opened_late(dir: &tempfile::TempDir, start: impl Fn(std::path::PathBuf) -> Program) -> Program {
@@ -43,24 +43,16 @@ fn a_program_that_is_not_linked_with_ggml_engages_at_the_first_hook() {
 
 #[test]
 fn a_strict_gate_ends_the_program_at_the_first_hook_before_any_work() {
-    if is_zen5() {
-        println!("skipped: this CPU is a Zen 5, which the strict gate lets pass");
-        return;
-    }
     let dir = work_dir();
-    let run = opened_late(&dir, Program::preloaded).run().exit(78);
+    let run = opened_late(&dir, Program::preloaded).on(MILAN).run().exit(78);
     assert!(run.only_line().contains("not an AMD Zen 5"), "{run}");
     assert_eq!(run.stdout, "");
 }
 
 #[test]
 fn a_strict_gate_ends_llama_cpp_of_this_build() {
-    if is_zen5() {
-        println!("skipped: this CPU is a Zen 5, which the strict gate lets pass");
-        return;
-    }
     let program = Program::preloaded(llama_dl("llama-completion")).arg("-m").arg(gemma());
-    let run = program.args("-no-cnv --no-warmup -n 1 -p x").run().exit(78);
+    let run = program.args("-no-cnv --no-warmup -n 1 -p x").on(MILAN).run().exit(78);
     assert!(run.only_line().contains("not an AMD Zen 5"), "{run}");
     assert_eq!(run.stdout, "");
 }
@@ -70,12 +62,11 @@ fn passthrough_and_kill_switch_let_it_work() {
     let dir = work_dir();
     let run = opened_late(&dir, Program::preloaded).var("ZEN5TURBO", "0").run().success();
     assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("computed\n", ""));
-    if is_zen5() {
-        println!("skipped: this CPU is a Zen 5, where passthrough runs");
-        return;
+    for cpu in [ZEN5, MILAN] {
+        let run =
+            opened_late(&dir, Program::preloaded).on(cpu).knob("GATE", "passthrough").with_stats().run().success();
+        assert_eq!(run.stdout, "computed\n");
+        assert!(run.only_line().contains("ZEN5TURBO_GATE=passthrough"), "{run}");
+        assert_eq!(run.stats().taken("MUL_MAT", None), 0);
     }
-    let run = opened_late(&dir, Program::preloaded).knob("GATE", "passthrough").with_stats().run().success();
-    assert_eq!(run.stdout, "computed\n");
-    assert!(run.only_line().contains("ZEN5TURBO_GATE=passthrough"), "{run}");
-    assert_eq!(run.stats().taken("MUL_MAT", None), 0);
 }

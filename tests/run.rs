@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use zen5turbo_tests::{Fixture, Outcome, Program, Stats, command, fake_ggml, is_zen5, shim, work_dir};
+use zen5turbo_tests::{Fixture, MILAN, Outcome, Program, Stats, ZEN5, command, fake_ggml, shim, work_dir};
 
 /// `zen5turbo run OPTIONS -- PROGRAM`, with the gate open.
 fn run(options: &str, program: impl AsRef<Path>) -> Program {
@@ -163,14 +163,12 @@ fn a_program_that_cannot_be_reached_is_refused_and_started_anyway_when_asked() {
 
 #[test]
 fn a_cpu_that_the_gate_refuses_is_refused_before_the_program_starts() {
-    if is_zen5() {
-        println!("skipped: this CPU is a Zen 5, which the strict gate lets pass");
-        return;
-    }
-    let strict = Program::new(command()).arg("run").arg("--lib").arg(shim()).args("-- echo started");
-    refused(strict.run(), "not an AMD Zen 5");
-    let anyway = Program::new(command()).arg("run").arg("--lib").arg(shim()).args("--anyway -- echo started");
-    assert_eq!(anyway.run().success().stdout, "started\n");
+    let strict = |cpu: &str, options: &str| {
+        Program::new(command()).arg("run").arg("--lib").arg(shim()).args(options).on(cpu).run()
+    };
+    refused(strict(MILAN, "-- echo started"), "not an AMD Zen 5");
+    assert_eq!(strict(MILAN, "--anyway -- echo started").success().stdout, "started\n");
+    assert_eq!(strict(ZEN5, "-- echo started").success().stdout, "started\n");
 }
 
 #[test]
@@ -181,6 +179,11 @@ fn what_was_switched_off_on_purpose_is_said_and_runs() {
     let outcome = run("--kernels off", &program).run().success();
     assert!(outcome.stdout.starts_with("extra calls 2, computed 2"), "{outcome}");
     assert!(outcome.stderr.contains("takes nothing over"), "{outcome}");
+    for cpu in [ZEN5, MILAN] {
+        let outcome = run("--gate passthrough", &program).on(cpu).run().success();
+        assert!(outcome.stdout.starts_with("extra calls 2, computed 2"), "{outcome}");
+        assert!(outcome.stderr.contains("ZEN5TURBO_GATE=passthrough is set: the shim takes nothing over"), "{outcome}");
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub use fake_root::FakeRoot;
 pub use fixture::{Fixture, fake_ggml, ggml_headers, reopened, work_dir};
 pub use group::MemoryGroup;
 pub use guest::{Guest, GuestOutcome, page_nodes};
-pub use machine::{Tier, is_zen5, tiers};
+pub use machine::{MILAN, Tier, ZEN5, tiers};
 pub use outcome::{Outcome, Stats};
 pub use pages::{Mapping, Snapshot, cached};
 pub use program::{Program, TIME_LIMIT, clean_environment};

@@ -77,6 +77,13 @@ impl Program {
         self.var(&format!("ZEN5TURBO_{name}"), value)
     }
 
+    /// Has the gate see this CPU instead of the machine's: [`crate::ZEN5`] or [`crate::MILAN`]. What computes is still
+    /// what this machine can run.
+    #[must_use]
+    pub fn on(self, cpu: &str) -> Self {
+        self.knob("TEST_CPU", cpu)
+    }
+
     /// Asks the shim for statistics, which [`Outcome::stats`] then returns.
     #[must_use]
     pub fn with_stats(mut self) -> Self {

@@ -1,5 +1,6 @@
 //! `zen5turbo doctor`: what will engage on this machine, in a given program, or has in a process, and why not.
 
+mod all;
 mod calls;
 mod check;
 mod cpu;
@@ -13,7 +14,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use zen5turbo_host::Cpu;
 
 use crate::knobs::{Options, Settings};
 use crate::reach::Reach;
@@ -29,7 +29,8 @@ use check::{Kind, Report, Section};
 /// Every line is OK, limited (the shim engages, with less than it could have) or no (this keeps it from
 /// engaging), with what was expected and what to do. A program is read, not started; its libraries with
 /// ggml are loaded in a process of their own and asked for the sizes of their structures. Exit status: 0 when the shim will engage, or has
-/// engaged in the process; 1 when not, or when the target cannot be examined.
+/// engaged in the process; 1 when not, or when the target cannot be examined. With --all: 0 when processes load ggml and the
+/// shim has engaged in each of them.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// The shim library, or its folder [default: SHIM_LIB, else beside this command or in ../lib]
@@ -44,6 +45,9 @@ pub struct Args {
     /// Read proc/ and sys/ below this folder
     #[arg(long, value_name = "DIR", default_value = "/", hide = true)]
     root: PathBuf,
+    /// Every process that loads ggml or the shim, in short; in a container, those of the container
+    #[arg(long, conflicts_with_all = ["target", "gate", "lib"])]
+    all: bool,
     /// A program, a library, a folder of them, or the number of a process
     #[arg(value_name = "PROGRAM|FOLDER|PID")]
     target: Option<PathBuf>,
@@ -52,6 +56,11 @@ pub struct Args {
 /// Prints the findings; status 0 when the shim will engage, 1 when not.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let root = Root::new(&args.root);
+    if args.all {
+        let all = all::processes(&root)?;
+        let text = all.text();
+        return tell(args, &all.report(), &text);
+    }
     let report = Report::new(match args.target.as_deref() {
         None => vec![machine(args, &root, &settings(args))],
         Some(target) => match pid(target) {
@@ -68,10 +77,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             }
         },
     });
+    tell(args, &report, &report.text())
+}
+
+fn tell(args: &Args, report: &Report, text: &str) -> Result<ExitCode> {
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        println!("{}", serde_json::to_string_pretty(report)?);
     } else {
-        print!("{}", report.text());
+        print!("{text}");
     }
     Ok(if report.engages { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -106,7 +119,7 @@ fn pid(target: &Path) -> Option<u32> {
 }
 
 fn machine(args: &Args, root: &Root, settings: &Settings) -> Section {
-    let cpu = Cpu::detect();
+    let cpu = settings.cpu();
     let nodes = topology::Parts::of(root).map_or(1, |parts| parts.nodes);
     let mut section = Section::new(Kind::Machine, &cpu.brand);
     let checks = &mut section.checks;
@@ -127,7 +140,7 @@ fn machine(args: &Args, root: &Root, settings: &Settings) -> Section {
 /// What would keep the shim from engaging in a program that is about to be started with these settings.
 /// `None` for a program that could not be read, such as a script.
 pub fn against(settings: &Settings, program: Option<&Reach>) -> Vec<Check> {
-    let mut checks = cpu::gate_checks(&Cpu::detect(), settings);
+    let mut checks = cpu::gate_checks(&settings.cpu(), settings);
     // What may still open a ggml in its own way is not refused.
     if let Some(reach) = program.filter(|reach| !reach.unknown) {
         checks.extend(program::checks(reach));

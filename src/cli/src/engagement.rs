@@ -44,6 +44,8 @@ pub struct Stats {
     pub gate_mode: Option<String>,
     pub gate_decision: Option<String>,
     pub tier: Option<String>,
+    /// Whether a graph was computed; older files do not tell.
+    pub computed: Option<bool>,
     pub config: BTreeMap<String, String>,
     /// Copies of ggml: path, what became of it.
     pub ggml: Vec<(String, String)>,
@@ -62,16 +64,10 @@ impl Stats {
 
     /// Parses the text of a statistics file.
     pub fn parse(text: &str) -> Result<Stats> {
-        ensure!(
-            !text.trim().is_empty(),
-            "it is empty: the program did not come to a normal end, or is still running; expected the JSON object that ZEN5TURBO_STATS=FILE writes at exit"
-        );
+        ensure!(!text.trim().is_empty(), "it is empty; expected the JSON object that ZEN5TURBO_STATS=FILE writes");
         let root: Value = serde_json::from_str(text)
-            .context("found text that is not JSON; expected the object that ZEN5TURBO_STATS=FILE writes at exit")?;
-        ensure!(
-            root.is_object(),
-            "found JSON that is not an object; expected what ZEN5TURBO_STATS=FILE writes at exit"
-        );
+            .context("found text that is not JSON; expected the object that ZEN5TURBO_STATS=FILE writes")?;
+        ensure!(root.is_object(), "found JSON that is not an object; expected what ZEN5TURBO_STATS=FILE writes");
         let mut ops = BTreeMap::new();
         for (op, types) in entries(&root["ops"]) {
             for (kind, v) in entries(types) {
@@ -97,6 +93,7 @@ impl Stats {
             gate_mode: text_of(&root["gate"]["mode"]),
             gate_decision: text_of(&root["gate"]["decision"]),
             tier: text_of(&root["tier"]),
+            computed: root["computed"].as_bool(),
             config: entries(&root["config"]).filter_map(|(k, v)| Some((k.clone(), text_of(v)?))).collect(),
             ggml: ggml
                 .iter()
@@ -185,6 +182,9 @@ impl Stats {
             if items.is_empty() { "nothing".to_owned() } else { items.join(", ") }
         };
         let mut line = format!("taken over: {}; declined: {}", list(&taken), list(&declined));
+        if self.computed == Some(false) {
+            line = "no graph was computed".to_owned();
+        }
         if !self.events.is_empty() {
             let events: Vec<String> = self.events.iter().map(|(event, n)| format!("{event} {n}")).collect();
             line.push_str(&format!("; events: {}", events.join(", ")));
@@ -258,6 +258,8 @@ mod tests {
         let s = Stats::parse("{}").unwrap();
         assert_eq!(s.taken(), 0);
         assert_eq!(s.summary(), "taken over: nothing; declined: nothing");
+        let s = Stats::parse(r#"{"computed":false,"tier":"avx2"}"#).unwrap();
+        assert_eq!(s.summary(), "no graph was computed; tier avx2");
         let s = Stats::parse(r#"{"ops":{"MUL_MAT":{"q8_0":{"taken":2.0}},"X":null},"ggml":3,"version":2}"#).unwrap();
         assert_eq!((s.taken(), s.version.as_deref()), (2, Some("2")));
     }

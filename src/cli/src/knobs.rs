@@ -7,8 +7,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use zen5turbo_host::GateMode;
 use zen5turbo_host::cpuset::parse_list;
+use zen5turbo_host::identity::{TEST_CPU, TEST_CPU_VALUES};
+use zen5turbo_host::{Cpu, GateMode, Identity};
 
 use crate::shim::{self, Gate, Kernels, Log, word};
 
@@ -86,7 +87,7 @@ enum Switch {
 #[derive(clap::Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Knobs of the shim")]
 pub struct Options {
-    /// What to do on a CPU that is not Zen 5 (ZEN5TURBO_GATE) [default: strict]
+    /// Run on a Zen 5 only, leave all to ggml, or run on every CPU (ZEN5TURBO_GATE) [default: strict]
     #[arg(long)]
     pub gate: Option<Gate>,
     /// The highest kernel tier to use (ZEN5TURBO_KERNELS) [default: auto]
@@ -119,7 +120,7 @@ pub struct Options {
     /// What the shim says on stderr (ZEN5TURBO_LOG) [default: off]
     #[arg(long)]
     pub log: Option<Log>,
-    /// Write statistics to this file at exit; %p becomes the process id (ZEN5TURBO_STATS)
+    /// Write statistics to this file while it computes and at exit; %p becomes the process id (ZEN5TURBO_STATS)
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,
     /// Whether `zen5turbo top` can read the counters of the running program (ZEN5TURBO_LIVE) [default: on]
@@ -260,11 +261,21 @@ impl Settings {
         let complaint = |(name, value): (&String, &String)| {
             let expected = match KNOBS.iter().find(|(knob, _)| knob == name) {
                 Some((_, parser)) => parser(value).err()?.trim_start_matches("expected ").to_owned(),
+                None if name == TEST_CPU && Identity::parse(value).is_some() => return None,
+                None if name == TEST_CPU => TEST_CPU_VALUES.to_owned(),
                 None => format!("one of {}", KNOBS.map(|(knob, _)| knob).join(", ")),
             };
             Some((format!("{name}={value}"), expected))
         };
         self.iter().filter_map(complaint).collect()
+    }
+
+    /// The CPU as the shim sees it: in tests under the identity that they choose.
+    pub fn cpu(&self) -> Cpu {
+        match self.0.get(TEST_CPU).and_then(|value| Identity::parse(value)) {
+            Some(identity) => Cpu::detect().under(&identity),
+            None => Cpu::detect(),
+        }
     }
 
     /// The gate's mode.
@@ -360,5 +371,14 @@ mod tests {
         assert_eq!(complaints.len(), 2);
         let options = Options { gate: Some(Gate::Off), ..Options::default() };
         assert_eq!(settings.with(&options).gate(), GateMode::Off);
+    }
+
+    #[test]
+    fn the_cpu_is_the_one_that_the_shim_sees() {
+        let of = |value: &str| Settings::of([(TEST_CPU.to_owned(), value.to_owned())]);
+        assert!(of("AuthenticAMD:1A:02").cpu().is_zen5() && !of("AuthenticAMD:19:01").cpu().is_zen5());
+        assert!(of("AuthenticAMD:1A:02").complaints().is_empty());
+        assert_eq!(of("x").cpu(), Cpu::detect());
+        assert!(of("x").complaints()[0].1.contains("VENDOR:FAMILY:MODEL"));
     }
 }

@@ -34,8 +34,15 @@ impl Mapping {
         file_name(Path::new(self.path.trim_end_matches(DELETED)))
     }
 
-    /// Whether the file is our library.
+    /// Whether the file is a library of ggml, or of llama.cpp, which may have a ggml inside.
+    pub fn is_ggml(&self) -> bool {
+        let name = self.name();
+        name.starts_with("libggml") || name.starts_with("libllama")
+    }
+
+    /// Whether the file is our library, and not one that a compiler makes of it.
     pub fn is_shim(&self) -> bool {
-        self.name().starts_with("libzen5turbo")
+        let name = self.name();
+        name.starts_with("libzen5turbo") && name.contains(".so")
     }
 }

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
+use zen5turbo_host::GateMode;
 use zen5turbo_host::gate::EXIT_REFUSED;
-use zen5turbo_host::{Cpu, GateMode};
 
 use crate::doctor::{self, Check};
 use crate::knobs::{Options, Settings};
@@ -124,8 +124,8 @@ fn examine(settings: &Settings, path: &Path) -> Vec<Check> {
         Some("ZEN5TURBO=0 is set: the shim changes nothing")
     } else if settings.get("ZEN5TURBO_KERNELS") == Some("off") {
         Some("ZEN5TURBO_KERNELS=off is set: the shim takes nothing over")
-    } else if settings.gate() == GateMode::Passthrough && !Cpu::detect().is_zen5() {
-        Some("this CPU is not a Zen 5, and ZEN5TURBO_GATE=passthrough is set: the shim takes nothing over")
+    } else if settings.gate() == GateMode::Passthrough {
+        Some("ZEN5TURBO_GATE=passthrough is set: the shim takes nothing over")
     } else {
         None
     };

@@ -15,10 +15,10 @@ pub const LIBRARY: &str = "libzen5turbo.so";
 /// Every variable that begins so belongs to the shim.
 pub const PREFIX: &str = "ZEN5TURBO";
 
-/// `ZEN5TURBO_GATE`: what happens on a CPU that is not Zen 5.
+/// `ZEN5TURBO_GATE`: whether the shim may do its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Gate {
-    /// End the program with status 78.
+    /// Run on a Zen 5; end the program with status 78 elsewhere.
     Strict,
     /// Forward everything to the original.
     Passthrough,

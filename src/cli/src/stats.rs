@@ -56,7 +56,10 @@ fn render(stats: &Stats) -> String {
         ]);
     }
     text::right(&mut table, 2..=5);
-    if stats.ops.is_empty() {
+    if stats.computed == Some(false) {
+        out += "Nothing was computed: no graph had ended in this process when the file was written. Programs that only list \
+                devices or models leave such a file.\n";
+    } else if stats.ops.is_empty() {
         out += "No operation reached the shim: nothing was taken over and nothing declined. `zen5turbo doctor PROGRAM` tells why.\n";
     } else {
         out += &format!("{table}\n");
@@ -74,8 +77,16 @@ mod tests {
 
     #[test]
     fn a_file_without_operations_says_that_nothing_was_taken_over() {
-        let out = render(&Stats::parse("{}").unwrap());
-        assert!(out.contains("nothing was taken over"), "{out}");
+        for text in ["{}", r#"{"computed":true}"#] {
+            let out = render(&Stats::parse(text).unwrap());
+            assert!(out.contains("nothing was taken over"), "{out}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_a_program_that_computed_nothing_says_so() {
+        let out = render(&Stats::parse(r#"{"state":"active","computed":false,"ops":{}}"#).unwrap());
+        assert!(out.contains("Nothing was computed") && !out.contains("taken over"), "{out}");
     }
 
     #[test]

@@ -5,15 +5,15 @@ use crate::cpu::{Cpu, NotZen5};
 /// Exit status of a refused process: EX_CONFIG of `sysexits.h`.
 pub const EXIT_REFUSED: i32 = 78;
 
-/// What to do on a CPU that is not a Zen 5. On a Zen 5 every mode runs.
+/// What the shim may do. Only [`GateMode::Strict`] depends on the CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GateMode {
-    /// End the process with [`EXIT_REFUSED`] before any inference.
+    /// Run on a Zen 5; elsewhere end the process with [`EXIT_REFUSED`] before any inference.
     #[default]
     Strict,
-    /// Forward every call to the original.
+    /// Forward every call to the original, on every CPU.
     Passthrough,
-    /// Run with the best kernels this CPU has.
+    /// Run on every CPU, with the best kernels it has.
     Off,
 }
 
@@ -36,7 +36,7 @@ pub enum GateDecision {
     Run,
     /// Forward everything.
     Passthrough {
-        /// The warning.
+        /// Why.
         line: String,
     },
     /// End the process with [`EXIT_REFUSED`].
@@ -61,11 +61,29 @@ impl GateDecision {
 /// Decides from the CPU and the mode alone.
 #[must_use]
 pub fn gate(cpu: &Cpu, mode: GateMode) -> GateDecision {
-    let Err(why) = cpu.check_zen5() else {
-        return GateDecision::Run;
-    };
+    match (mode, problem(cpu)) {
+        (GateMode::Off, _) | (GateMode::Strict, None) => GateDecision::Run,
+        (GateMode::Passthrough, None) => GateDecision::Passthrough {
+            line: "everything is left to the original ggml because of ZEN5TURBO_GATE=passthrough".to_owned(),
+        },
+        (GateMode::Passthrough, Some(problem)) => GateDecision::Passthrough {
+            line: format!("{problem}; everything is left to the original ggml (ZEN5TURBO_GATE=passthrough)"),
+        },
+        (GateMode::Strict, Some(problem)) => GateDecision::Refuse {
+            line: format!(
+                "{problem}; exiting with status {EXIT_REFUSED}. \
+                 Set ZEN5TURBO_GATE=off to run with the best kernels for this CPU, \
+                 or ZEN5TURBO=0 to run without zen5turbo"
+            ),
+        },
+    }
+}
+
+/// Why this CPU is not a Zen 5 whose AVX-512 can be used, in one sentence.
+fn problem(cpu: &Cpu) -> Option<String> {
+    let why = cpu.check_zen5().err()?;
     let found = cpu.describe();
-    let problem = match why {
+    Some(match why {
         NotZen5::OtherCpu => format!(
             "this CPU is {found}, not an AMD Zen 5 \
              (AuthenticAMD, family 1Ah, model 00h-2Fh, 40h-4Fh or 60h-7Fh)"
@@ -79,20 +97,7 @@ pub fn gate(cpu: &Cpu, mode: GateMode) -> GateDecision {
              enabled (XCR0 is {:#x}, bits 1, 2, 5, 6 and 7 are needed)",
             cpu.xcr0
         ),
-    };
-    match mode {
-        GateMode::Off => GateDecision::Run,
-        GateMode::Passthrough => GateDecision::Passthrough {
-            line: format!("{problem}; everything is left to the original ggml (ZEN5TURBO_GATE=passthrough)"),
-        },
-        GateMode::Strict => GateDecision::Refuse {
-            line: format!(
-                "{problem}; exiting with status {EXIT_REFUSED}. \
-                 Set ZEN5TURBO_GATE=off to run with the best kernels for this CPU, \
-                 or ZEN5TURBO=0 to run without zen5turbo"
-            ),
-        },
-    }
+    })
 }
 
 #[cfg(test)]
@@ -105,10 +110,14 @@ mod tests {
     }
 
     #[test]
-    fn zen5_runs_in_every_mode() {
-        for mode in [GateMode::Strict, GateMode::Passthrough, GateMode::Off] {
+    fn zen5_runs_unless_passthrough_was_asked_for() {
+        for mode in [GateMode::Strict, GateMode::Off] {
             assert_eq!(gate(&zen5(), mode), GateDecision::Run);
         }
+        let GateDecision::Passthrough { line } = gate(&zen5(), GateMode::Passthrough) else {
+            panic!("not passed through")
+        };
+        assert!(line.contains("because of ZEN5TURBO_GATE=passthrough") && !line.contains("CPU"), "{line}");
     }
 
     #[test]

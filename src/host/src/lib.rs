@@ -10,6 +10,7 @@ pub mod cpuset;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod gate;
+pub mod identity;
 pub mod live;
 pub mod memory;
 pub mod numa;
@@ -21,4 +22,5 @@ pub mod topology;
 pub use caches::Caches;
 pub use cpu::{Cpu, Features};
 pub use gate::{GateDecision, GateMode, gate};
+pub use identity::Identity;
 pub use tier::{Tier, best_tier};

@@ -44,6 +44,23 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Whether this process may write a file of this size: one that grows beyond RLIMIT_FSIZE is a signal, which ends the
+/// program.
+///
+/// # Errors
+/// EFBIG when it may not.
+pub fn may_write(bytes: usize) -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: fills the local.
+    if unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if limit.rlim_cur < bytes as u64 {
+        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    }
+    Ok(())
+}
+
 /// The value in bytes of a line such as `VmHWM:   123456 kB`, as `/proc/self/status` and
 /// `/proc/meminfo` hold them; `None` when the key is absent or its line reads otherwise.
 #[must_use]

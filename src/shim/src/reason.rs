@@ -73,7 +73,7 @@ reasons! {
     KernelsOff = "kernels_off",
     /// `ZEN5TURBO_ATTENTION=off`.
     AttentionOff = "attention_off",
-    /// Not a Zen 5, and `ZEN5TURBO_GATE=passthrough`.
+    /// `ZEN5TURBO_GATE=passthrough`.
     GatePassthrough = "gate_passthrough",
     /// A defect in this library was caught; the original computed instead.
     InternalError = "internal_error",

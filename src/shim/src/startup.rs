@@ -142,9 +142,12 @@ pub fn data_path() -> DataPath {
     if SPLIT.load(Ordering::Relaxed) { DataPath::Split } else { DataPath::Full }
 }
 
-/// The CPU, asked once.
+/// The CPU, asked once; in tests under the identity that they choose.
 pub fn cpu() -> &'static Cpu {
-    CPU.get_or_init(Cpu::detect)
+    CPU.get_or_init(|| match &config().test_cpu {
+        Some(identity) => Cpu::detect().under(identity),
+        None => Cpu::detect(),
+    })
 }
 
 /// The gate's decision: `run`, `passthrough`, `refuse`, or `pending` while none was needed.
@@ -231,9 +234,10 @@ fn engage(config: &Config) -> bool {
 }
 
 /// Ends the process. Exit handlers are not run: in the constructor the program's are not set up, and
-/// in a hook other threads are in the middle of their work.
+/// in a hook other threads are in the middle of their work. `error:` marks the line for programs that read the
+/// output of the one that ends, such as Ollama, which shows its user what follows.
 fn refuse(line: &str) -> ! {
-    log::line(format_args!("{line}"));
+    log::line(format_args!("error: {line}"));
     // SAFETY: _exit has no preconditions.
     unsafe { libc::_exit(EXIT_REFUSED) }
 }

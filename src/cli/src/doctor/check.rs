@@ -143,6 +143,9 @@ pub struct Report {
     pub engages: bool,
     /// Why not, in short.
     pub reasons: Vec<String>,
+    /// How many processes could not be looked into, where all were to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unreadable: Option<usize>,
     pub sections: Vec<Section>,
 }
 
@@ -151,7 +154,8 @@ impl Report {
     pub fn new(sections: Vec<Section>) -> Report {
         let reasons: Vec<String> =
             sections.iter().flat_map(Section::against).map(|check| check.found.clone()).collect();
-        Report { schema: 1, version: env!("CARGO_PKG_VERSION"), engages: reasons.is_empty(), reasons, sections }
+        let engages = reasons.is_empty();
+        Report { schema: 1, version: env!("CARGO_PKG_VERSION"), engages, reasons, unreadable: None, sections }
     }
 
     /// For a terminal.

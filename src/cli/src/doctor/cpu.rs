@@ -27,8 +27,13 @@ pub fn gate_checks(cpu: &Cpu, settings: &Settings) -> Vec<Check> {
         GateDecision::Passthrough { line } | GateDecision::Refuse { line } => {
             // What follows the first semicolon is for a program that was started.
             let found = line.split(';').next().unwrap_or_default();
-            let todo = "set ZEN5TURBO_GATE=off (or run --gate off) to use the best kernels of this CPU";
-            Check::no("gate", format!("{said}: {found}"), "an AMD Zen 5, or ZEN5TURBO_GATE=off", todo)
+            let (expected, todo) = if cpu.is_zen5() {
+                ("ZEN5TURBO_GATE not set, or strict", "unset ZEN5TURBO_GATE")
+            } else {
+                let todo = "set ZEN5TURBO_GATE=off (or run --gate off) to use the best kernels of this CPU";
+                ("an AMD Zen 5, or ZEN5TURBO_GATE=off", todo)
+            };
+            Check::no("gate", format!("{said}: {found}"), expected, todo)
         }
     };
     vec![model, gate]
@@ -207,6 +212,9 @@ mod tests {
         assert_eq!(statuses(&gate_checks(&cpu(0x1A, 0xE7), &settings(&[]))), [Ok, Ok]);
         assert_eq!(statuses(&gate_checks(&cpu(0x19, 0xE7), &settings(&[]))), [Limited, No]);
         assert_eq!(statuses(&gate_checks(&cpu(0x19, 0xE7), &through)), [Limited, No]);
+        let zen5 = gate_checks(&cpu(0x1A, 0xE7), &through);
+        assert_eq!(statuses(&zen5), [Ok, No]);
+        assert_eq!(zen5[1].remedy.as_deref(), Some("unset ZEN5TURBO_GATE"));
         assert_eq!(statuses(&gate_checks(&cpu(0x19, 0xE7), &off)), [Limited, Ok]);
         let hidden = gate_checks(&cpu(0x1A, 0x7), &settings(&[]));
         assert_eq!(statuses(&hidden), [Limited, No]);

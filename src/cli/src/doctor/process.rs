@@ -64,10 +64,26 @@ impl<'a> Process<'a> {
         format!("proc/{}/{name}", self.pid)
     }
 
+    /// Whether a library of ggml is loaded.
+    pub fn has_ggml(&self) -> bool {
+        self.maps.iter().any(Mapping::is_ggml)
+    }
+
+    fn new_section(&self) -> Section {
+        let exe = fs::read_link(self.root.path(&self.file("exe"))).unwrap_or_else(|_| "?".into());
+        Section::new(Kind::Process, format!("{} {}", self.pid, exe.display()))
+    }
+
+    /// A process that has the shim and no use for it.
+    pub fn without_ggml(&self) -> Section {
+        let mut section = self.new_section();
+        section.checks = vec![self.shim(), Check::ok("process.ggml", "none is loaded: the shim does nothing here")];
+        section
+    }
+
     /// Everything about it.
     pub fn section(&self) -> Section {
-        let exe = fs::read_link(self.root.path(&self.file("exe"))).unwrap_or_else(|_| "?".into());
-        let mut section = Section::new(Kind::Process, format!("{} {}", self.pid, exe.display()));
+        let mut section = self.new_section();
         let shim = self.shim();
         let loaded = shim.found.clone();
         let engaged = shim.remedy.is_none();
@@ -137,8 +153,7 @@ impl<'a> Process<'a> {
         let exe = fs::read_link(self.root.path(&self.file("exe"))).unwrap_or_default();
         let mut found: Vec<(String, u64)> = Vec::new();
         for mapping in self.maps.iter().filter(|m| m.offset == 0 && !m.is_shim()) {
-            let name = mapping.name();
-            let ours = name.starts_with("libggml") || name.starts_with("libllama") || Path::new(&mapping.path) == exe;
+            let ours = mapping.is_ggml() || Path::new(&mapping.path) == exe;
             if ours && !found.iter().any(|(path, _)| *path == mapping.path) {
                 found.push((mapping.path.clone(), mapping.start));
             }
@@ -187,7 +202,7 @@ impl<'a> Process<'a> {
         Check::ok(ID, found)
     }
 
-    /// The live statistics, or those that the shim writes when the process ends, or when it executes the C API.
+    /// The live statistics, or those of the file that the shim writes.
     fn statistics(&self) -> (Check, Option<serde_json::Value>) {
         const ID: &str = "process.statistics";
         let written = self.written();
@@ -195,7 +210,7 @@ impl<'a> Process<'a> {
             Ok(value) => {
                 let summary = Stats::parse(&value.to_string()).map(|stats| stats.summary()).unwrap_or_default();
                 let file = match &written {
-                    Some((file, None)) => format!("; {} will be written when the process ends", file.display()),
+                    Some((file, None)) => format!("; {}", not_written_yet(file)),
                     _ => String::new(),
                 };
                 return (Check::ok(ID, format!("live: {summary}{file}")), Some(value));
@@ -207,12 +222,10 @@ impl<'a> Process<'a> {
                 let summary = Stats::parse(&text).map(|stats| stats.summary()).unwrap_or_default();
                 (Check::ok(ID, summary), serde_json::from_str(&text).ok())
             }
-            Some((file, None)) => {
-                (Check::ok(ID, format!("{} will be written when the process ends", file.display())), None)
-            }
+            Some((file, None)) => (Check::ok(ID, not_written_yet(&file)), None),
             None => {
                 let todo = "leave ZEN5TURBO_LIVE on, or start it with ZEN5TURBO_STATS=FILE (run --stats FILE) to have \
-                            them when it ends";
+                            them in a file";
                 let found = match absent {
                     Absent::Unpublished | Absent::Gone => {
                         "none: it publishes none, and no file was asked for".to_owned()
@@ -235,6 +248,11 @@ impl<'a> Process<'a> {
         let own = |text: &String| Stats::parse(text).is_ok_and(|stats| stats.pid == Some(self.pid.into()));
         Some((file, text.filter(own)))
     }
+}
+
+/// A file that was asked for and is not there. A pipe or a device is written to at exit only.
+fn not_written_yet(file: &Path) -> String {
+    format!("{} will be written when the first graph is computed, at the latest when the process ends", file.display())
 }
 
 /// The text of a file that the process named: statistics, and no larger than those can be.

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use zen5turbo_host::live::{Cell, Counters, Snapshot};
 
-/// The object, as `src/shim/src/stats/report.rs` writes it: without `blas`, `direct`, `memory.numa`,
+/// The object, as `src/shim/src/stats/report.rs` writes it: without `blas`, `computed`, `direct`, `memory.numa`,
 /// `memory.weights.now` and the status of copies.
 ///
 /// # Errors

@@ -85,6 +85,9 @@ fn process(stats: &Stats, json: &Value, wall: Duration, measured: &[Bandwidth]) 
     for (path, status) in &stats.ggml {
         out += &format!("ggml         {path}: {status}\n");
     }
+    if stats.computed == Some(false) {
+        out += "computed     nothing: no graph\n";
+    }
     if stats.taken() > 0 {
         out += &operations(stats, wall, measured);
     }

@@ -151,7 +151,8 @@ pub fn declined(declined: &Declined) -> [String; 4] {
 
 /// Where there is no program.
 pub const NO_PROGRAM: &str = "no running program with the shim was found; expected one that this user may look into: \
-                              start one with zen5turbo run -- PROGRAM ARGS (those of other users are shown to root)";
+                              start one with zen5turbo run -- PROGRAM ARGS (those of other users are shown to root); \
+                              zen5turbo doctor --all tells of programs with ggml that run without it";
 
 fn number(value: Option<f64>) -> String {
     value.map_or(NONE.to_owned(), text::number)

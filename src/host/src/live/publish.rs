@@ -10,6 +10,7 @@ use libc::{c_int, c_uint};
 
 use super::layout::{MAGIC, NAME, Segment, TEXT_BYTES, VERSION};
 use crate::memory::map::{FileId, mmap};
+use crate::proc::may_write;
 
 /// `MFD_NOEXEC_SEAL` of Linux 6.3; with `vm.memfd_noexec=2` others are refused.
 const MFD_NOEXEC_SEAL: c_uint = 8;
@@ -43,7 +44,7 @@ impl Published {
         let file = anonymous_file()?;
         // SAFETY: no memory is accessed.
         check(unsafe { libc::fchmod(file.as_raw_fd(), 0o600) })?;
-        may_have_size(bytes)?;
+        may_write(bytes)?;
         // Memory that is missing is an error here; at the first touch it would be a signal.
         // SAFETY: as above.
         check(unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, bytes as libc::off_t) })?;
@@ -115,17 +116,6 @@ fn anonymous_file() -> io::Result<OwnedFd> {
     let high = check(unsafe { libc::fcntl(low.as_raw_fd(), libc::F_DUPFD_CLOEXEC, FIRST_FD) })?;
     // SAFETY: as above.
     Ok(unsafe { OwnedFd::from_raw_fd(high) })
-}
-
-/// A file that grows beyond the limit is a signal, which would end the program.
-fn may_have_size(bytes: usize) -> io::Result<()> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: fills the local.
-    check(unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) })?;
-    if limit.rlim_cur < bytes as u64 {
-        return Err(io::Error::from_raw_os_error(libc::EFBIG));
-    }
-    Ok(())
 }
 
 fn map(file: &OwnedFd, bytes: usize) -> io::Result<&'static Segment<AtomicU64>> {

@@ -6,7 +6,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use zen5turbo_host::{GateMode, proc};
+use zen5turbo_host::identity::{TEST_CPU, TEST_CPU_VALUES};
+use zen5turbo_host::{GateMode, Identity, proc};
 
 use knobs::{KERNELS, word_of};
 pub use knobs::{KNOBS, show_pin};
@@ -136,7 +137,7 @@ pub struct Config {
     pub memcpy: Threshold,
     /// `ZEN5TURBO_LOG`.
     pub log: LogLevel,
-    /// `ZEN5TURBO_STATS`: where statistics are written at exit, `%p` not yet replaced.
+    /// `ZEN5TURBO_STATS`: where statistics are written, `%p` not yet replaced.
     pub stats: Option<PathBuf>,
     /// `ZEN5TURBO_LIVE`: whether the counters can be read while the program runs.
     pub live: bool,
@@ -144,6 +145,8 @@ pub struct Config {
     pub tune: Tune,
     /// `ZEN5TURBO_BLAS`: the library that `cblas_sgemm` is sent to.
     pub blas: Option<PathBuf>,
+    /// [`TEST_CPU`]: in tests, the identity that the gate sees instead of the CPU's own.
+    pub test_cpu: Option<Identity>,
     /// The user's cache folder: `XDG_CACHE_HOME`, or `.cache` in `HOME`.
     pub cache: Option<PathBuf>,
     /// What is wrong in the environment, one line each, to be shown once ggml is in use.
@@ -169,6 +172,7 @@ impl Default for Config {
             live: true,
             tune: Tune::default(),
             blas: None,
+            test_cpu: None,
             cache: None,
             complaints: Vec::new(),
         }
@@ -217,6 +221,16 @@ impl Config {
             }
             let ours = name == "ZEN5TURBO" || name.as_encoded_bytes().starts_with(b"ZEN5TURBO_");
             if !ours || value.is_empty() || name == OF_SCRIPTS {
+                continue;
+            }
+            if name == TEST_CPU {
+                config.test_cpu = value.to_str().and_then(Identity::parse);
+                if config.test_cpu.is_none() {
+                    config.complaints.push(format!(
+                        "{TEST_CPU}={} is not allowed: it must be {TEST_CPU_VALUES}; using the CPU's own identity",
+                        short(&value)
+                    ));
+                }
                 continue;
             }
             match KNOBS.iter().find(|knob| name == knob.name) {

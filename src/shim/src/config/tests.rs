@@ -72,6 +72,17 @@ fn an_unknown_variable_is_named() {
     assert!(config.complaints[0].starts_with("ZEN5TURBO_KERNEL is not a variable"));
 }
 
+/// It is no knob: a user is not told of it.
+#[test]
+fn the_identity_of_the_cpu_can_be_replaced_in_tests() {
+    let config = parse(&[("ZEN5TURBO_TEST_CPU", "AuthenticAMD:1A:02")]);
+    assert_eq!(config.test_cpu, Identity::parse("AuthenticAMD:1A:02"));
+    assert!(config.test_cpu.is_some() && config.complaints.is_empty());
+    assert!(KNOBS.iter().all(|knob| knob.name != TEST_CPU));
+    let config = parse(&[("ZEN5TURBO_TEST_CPU", "Zen 5")]);
+    assert!(config.test_cpu.is_none() && config.complaints[0].contains("VENDOR:FAMILY:MODEL"), "{config:?}");
+}
+
 #[test]
 fn an_empty_value_is_not_set() {
     let names: Vec<_> = KNOBS.iter().map(|k| (k.name, "")).collect();

@@ -191,6 +191,7 @@ unsafe extern "C" fn graph_compute(cgraph: *mut c_void, cplan: *mut CPlan, from:
     if state == State::Active {
         guarded((), weights::graph_ended);
     }
+    stats::graph_ended();
     status
 }
 

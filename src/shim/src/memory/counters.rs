@@ -62,12 +62,14 @@ pub fn totals() -> [u64; 2] {
 /// The member `weights`: bytes of model files mapped, bytes in pages that products read, those of them that were found
 /// in huge pages of the page cache, bytes moved to each kind of page since the start and moved back, bytes that lie on promoted pages now, and
 /// the microseconds that it took, and those of rest for the graphs' sake.
-pub fn report(j: &mut Json) {
+///
+/// What lies there now is left out when the registry stays locked for `patience` milliseconds.
+pub fn report(j: &mut Json, patience: u32) {
     // The promoter holds the lock for moments; the program itself, when a signal handler of it calls exit.
-    let locked = (0..100).find_map(|_| {
-        registry::try_lock().or_else(|| {
+    let locked = registry::try_lock().or_else(|| {
+        (0..patience).find_map(|_| {
             std::thread::sleep(std::time::Duration::from_millis(1));
-            None
+            registry::try_lock()
         })
     });
     let now = locked.map(|r| r.mappings.iter().map(|m| m.promoted() as u64).sum::<u64>());

@@ -14,10 +14,10 @@ use crate::{placement, stats, streaming};
 ///           heap: { count, bytes },                       advised
 ///           copies: { status, from, measured, streamed: { count, bytes } } }
 /// ```
-/// Since the start; why something was not done is among the events.
-pub fn report(j: &mut Json) {
+/// Since the start; why something was not done is among the events. `patience` as in [`weights::report`].
+pub fn report(j: &mut Json, patience: u32) {
     j.open(Some("memory"));
-    weights::report(j);
+    weights::report(j, patience);
     weights::report_prefetch(j);
     numa(j);
     j.open(Some("buffers"));

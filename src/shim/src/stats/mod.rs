@@ -10,7 +10,7 @@ pub mod live;
 mod memory;
 mod report;
 
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use zen5turbo_host::live::{Cell, GRAPH_CLASSES};
 
@@ -84,6 +84,9 @@ static TYPE_NAMES: [AtomicPtr<String>; TYPES] = [const { AtomicPtr::new(std::ptr
 
 static LIBRARY_LIST: [AtomicPtr<Library>; LIBRARIES] = [const { AtomicPtr::new(std::ptr::null_mut()) }; LIBRARIES];
 
+/// Whether a graph was computed, by whomever.
+static COMPUTED: AtomicBool = AtomicBool::new(false);
+
 fn cell(op: OpKind, ty: u8) -> &'static Cell<AtomicU64> {
     &counters().cells[op as usize][usize::from(ty).min(TYPES)]
 }
@@ -108,6 +111,22 @@ pub fn graph(columns: usize, ns: u64) {
     graphs.count.fetch_add(1, Relaxed);
     graphs.columns.fetch_add(columns as u64, Relaxed);
     graphs.ns.fetch_add(ns, Relaxed);
+}
+
+/// To be called by the thread that had a graph computed, after its end: it writes the file of `ZEN5TURBO_STATS` when
+/// that is due. `errno` stays.
+#[inline]
+pub fn graph_ended() {
+    if !COMPUTED.load(Relaxed) {
+        COMPUTED.store(true, Relaxed);
+    }
+    file::write_when_due();
+}
+
+/// Whether a graph was computed in this process, or an operation reached a hook.
+#[must_use]
+pub fn computed() -> bool {
+    COMPUTED.load(Relaxed) || any()
 }
 
 /// Counts one operation that was computed here: the time it took, the bytes of weights (of keys and values) it read and
@@ -249,6 +268,8 @@ pub fn any() -> bool {
 pub fn forget() {
     live::forget();
     direct::forget();
+    file::forget();
+    COMPUTED.store(false, Relaxed);
 }
 
 #[cfg(test)]

@@ -13,12 +13,14 @@ use crate::direct;
 use crate::graph::blas_device;
 use crate::reason::Reason;
 use crate::startup;
+use crate::stats;
 use crate::tuning;
 
 /// Everything known about this process, as one JSON object:
 ///
 /// ```text
 /// version, pid, program, state
+/// computed                            whether a graph was computed: false for a program that only lists devices
 /// cpu:     { vendor, brand, family, model, stepping, zen5, features: [...] }
 /// gate:    { mode, decision }         decision is "pending" until ggml is in use
 /// tier, isa, kernels                  the kernel family in use, with its width; the one asked for
@@ -40,9 +42,21 @@ use crate::tuning;
 /// `many`), adds those up, and their time. What was never counted is left out.
 #[must_use]
 pub fn json() -> String {
+    /// Milliseconds: nothing computes that would wait for it.
+    const PATIENCE: u32 = 100;
+    text(PATIENCE)
+}
+
+/// The same without waiting for another thread.
+pub fn json_at_once() -> String {
+    text(0)
+}
+
+fn text(patience: u32) -> String {
     let mut j = Json::default();
     j.open(None);
     circumstances(&mut j);
+    j.boolean("computed", stats::computed());
     let counters = counters();
     j.open(Some("graphs"));
     for (class, graphs) in graph_classes().iter().zip(&counters.graphs) {
@@ -66,7 +80,7 @@ pub fn json() -> String {
     }
     j.close();
     direct::report(&mut j);
-    memory::report(&mut j);
+    memory::report(&mut j, patience);
     j.open(Some("blas"));
     j.number("calls", blas::calls());
     j.number("refused", blas_device::refused());
@@ -77,7 +91,7 @@ pub fn json() -> String {
 }
 
 /// What those who read the counters from shared memory need beside them, as one JSON object: the members of
-/// [`json`] up to `ggml`, and
+/// [`json`] up to `ggml` but for `computed`, and
 ///
 /// ```text
 /// names:   { ops, types, reasons, graphs: [name] }     in the order of the counters
@@ -205,7 +219,6 @@ fn reasons(j: &mut Json, key: &str, counts: &[AtomicU64]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats;
 
     #[test]
     fn the_report_names_what_was_counted() {
@@ -218,6 +231,7 @@ mod tests {
         let expected = r#""q\"55":{"taken":1,"ns":7,"bytes":8,"mac":9,"kernels":{"gemm":"avx2_8x4"},"declined":{"hadamard_hint":1}}"#;
         assert!(text.contains(expected), "{text}");
         assert!(text.contains(r#""events":{"#) && text.contains(r#""abi_mismatch":1"#), "{text}");
+        assert!(text.contains(r#","computed":true,"#), "{text}");
         assert!(text.starts_with(r#"{"version":""#) && text.ends_with("}}"), "{text}");
         assert_eq!(text.matches('{').count(), text.matches('}').count());
     }
