@@ -34,7 +34,7 @@ cp "$built/libzen5turbo.so" "$folder/$name/lib/"
 cp "$built/zen5turbo" "$folder/$name/bin/"
 strip --strip-debug "$folder/$name/lib/libzen5turbo.so" "$folder/$name/bin/zen5turbo"
 cp include/zen5turbo.h "$folder/$name/include/"
-cp docs/command.md "$folder/$name/docs/"
+cp docs/command.md docs/containers.md "$folder/$name/docs/"
 cp -r scripts/ollama "$folder/$name/scripts/"
 cp README.md "$folder/$name/"
 # The same sources give the same archive.

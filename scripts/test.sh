@@ -43,7 +43,7 @@ kernel_tests_emulated() {
 }
 
 if ((whole)); then
-    stage "set-up: tools, llama.cpp, models" scripts/setup.sh all llama-dl builds vm preloads zig
+    stage "set-up: tools, llama.cpp, models" scripts/setup.sh all llama-dl builds containers vm preloads zig
 else
     stage "set-up: tools" scripts/setup.sh shim
 fi
@@ -58,7 +58,7 @@ if [[ -n $avx512 ]]; then
     stage "kernel tests with AVX-512 VNNI, $avx512" "kernel_tests_$avx512"
 fi
 if ((whole)); then
-    stage "the shipped library, against an old glibc" scripts/package.sh library
+    stage "what is shipped, against an old glibc" scripts/package.sh
     # One at a time: every one of them uses all cores, and ggml's spinning threads starve each other.
     stage "whole-program tests: build" cargo test --locked --release -p zen5turbo-tests --tests --no-run
     stage "whole-program tests" cargo test --locked --release -p zen5turbo-tests --tests --no-fail-fast -- --test-threads=1

@@ -1,6 +1,6 @@
-//! The layout of Ollama and of a container, without Docker and without Ollama: a server with the shim in its
-//! environment starts and kills what Ollama does, llama-server with stripped libraries in a private folder above all, and
-//! reads every line. The library is the one that is shipped.
+//! The layout of Ollama without Ollama: a server with the shim in its environment starts and kills what Ollama does,
+//! llama-server with stripped libraries in a private folder above all, and reads every line. The library is the one that is
+//! shipped. `container.rs` does it in containers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,8 +9,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use zen5turbo_tests::{
-    CONTAINER, Fixture, MILAN, MemoryGroup, Program, Refusal, Stats, dl_backends, gemma, llama, llama_dl, need, root,
-    shipped, work_dir,
+    Fixture, MILAN, Program, Stats, dl_backends, gemma, llama, llama_dl, need, root, shipped, work_dir,
 };
 
 /// Continued alike by stock and by the shim, whose sums differ in their order.
@@ -22,12 +21,9 @@ const OPTIONS: &str = "--load-mode none --flash-attn auto -b 512 -ub 512 --log-v
 /// The stock runner must not repack weights, which the shim's does not: it tells of every buffer.
 const STOCK: &str = "--no-repack";
 
-/// A default container may have this much, far more than a runner with Gemma takes.
-const MEMORY: u64 = 2 << 30;
-
 /// A runner with its libraries, as Ollama installs them: apart from each other, and stripped.
 struct Installed {
-    dir: TempDir,
+    _dir: TempDir,
     runner: PathBuf,
     libraries: PathBuf,
     /// A program of its own, and its backends.
@@ -58,7 +54,7 @@ fn installed(server: &Path, program_apart: bool) -> Installed {
     }
     assert!(strip.status().expect("strip can be started").success());
     let engine = engine(&dir);
-    Installed { dir, runner, libraries, engine }
+    Installed { _dir: dir, runner, libraries, engine }
 }
 
 /// Ollama's own engine of 0.12 to 0.24, see `fixtures/engine.c`, and the folder of its backends.
@@ -114,7 +110,6 @@ struct Told {
 
 /// What the server told.
 struct Served {
-    user: u64,
     pid: u64,
     first: Vec<Told>,
     runners: Vec<Told>,
@@ -142,12 +137,7 @@ fn served(server: Program) -> Served {
             })
             .collect()
     };
-    Served {
-        user: number(&told["user"]),
-        pid: number(&told["pid"]),
-        first: processes("first"),
-        runners: processes("runners"),
-    }
+    Served { pid: number(&told["pid"]), first: processes("first"), runners: processes("runners") }
 }
 
 /// Not how far a prompt has come, which llama-server tells every few seconds.
@@ -260,34 +250,6 @@ fn so_does_one_that_opens_its_backends() {
 }
 
 #[test]
-fn so_does_one_in_a_container_with_a_read_only_root_and_another_user() {
-    let installed = installed(&llama("llama-server"), true);
-    let stock = served(installed.server(Program::new, STOCK));
-    let out = work_dir();
-    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-    fs::set_permissions(out.path(), permissions).expect("the folder is ours");
-    let group = MemoryGroup::new(MEMORY);
-    let (mut container, read_only) = Refusal::new()
-        .unprivileged()
-        .limit("memlock", 8 << 20)
-        .calls(&CONTAINER)
-        .call("userfaultfd")
-        .read_only_but(out.path());
-    println!("read-only root: {read_only}, control group: {}", group.is_some());
-    if let Some(group) = &group {
-        container = container.in_group(group);
-    }
-    if read_only {
-        let touch = Program::new("/usr/bin/touch").arg(installed.dir.path().join("file")).inside(&container).run();
-        assert!(touch.exit(1).stderr.contains("Read-only file system"));
-    }
-    let shim = served(installed.with_shim(out.path()).inside(&container));
-    assert_same(&shim, &stock);
-    assert_ne!(shim.user, 0);
-    assert_took_over(&shim, out.path());
-}
-
-#[test]
 fn a_strict_gate_ends_the_runner_with_one_line_and_leaves_the_server_alone() {
     let installed = installed(&llama("llama-server"), true);
     let told = served(installed.server(Program::new, "").var("LD_PRELOAD", shipped()).on(MILAN));
@@ -305,7 +267,7 @@ fn a_strict_gate_ends_the_runner_with_one_line_and_leaves_the_server_alone() {
     assert_eq!(told.runners[0].lines.len(), 1);
 }
 
-/// The texts that users copy name one place for the library, and only variables that there are.
+/// The texts that users copy name one place for the library and one for the command, and only variables that there are.
 #[test]
 fn the_files_for_ollama_agree() {
     for name in ["Dockerfile", "compose.yaml", "zen5turbo.conf"] {
@@ -313,6 +275,7 @@ fn the_files_for_ollama_agree() {
         let text = fs::read_to_string(file).expect("a text");
         let preload = text.lines().find(|line| line.contains("LD_PRELOAD")).expect("it sets LD_PRELOAD");
         assert!(preload.ends_with("/usr/local/lib/libzen5turbo.so"), "{name}: {preload}");
+        assert!(text.contains("bin/zen5turbo") && text.contains("/usr/local/bin/"), "{name}: no place for the command");
         let readme = fs::read_to_string(root().join("README.md")).expect("a text");
         let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         for variable in words.filter(|word| word.starts_with("ZEN5TURBO_")) {

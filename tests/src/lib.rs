@@ -5,6 +5,7 @@
 //! that the caller happens to have set), with a time limit that only a deadlock reaches. A missing
 //! prerequisite fails the test with the command that provides it.
 
+mod container;
 pub mod distance;
 mod fake_root;
 mod fixture;
@@ -16,6 +17,7 @@ mod pages;
 mod program;
 mod refusal;
 
+pub use container::{Container, Engine, OLLAMA, only_program, unpacked};
 pub use fake_root::FakeRoot;
 pub use fixture::{Fixture, fake_ggml, ggml_headers, reopened, work_dir};
 pub use group::MemoryGroup;
@@ -59,6 +61,19 @@ pub fn shim() -> PathBuf {
 #[must_use]
 pub fn shipped() -> PathBuf {
     need("target/x86_64-unknown-linux-gnu/release/libzen5turbo.so", "scripts/package.sh library")
+}
+
+/// The archive that is handed on, made of that library and the command of the same build.
+///
+/// # Panics
+/// When it is missing, or older than the library.
+#[must_use]
+pub fn archive() -> PathBuf {
+    let name = concat!("zen5turbo-", env!("CARGO_PKG_VERSION"), "-x86_64-linux.tar.gz");
+    let archive = need(Path::new("dist").join(name), "scripts/package.sh");
+    let made = |path: &Path| path.metadata().and_then(|m| m.modified()).expect("the file system keeps times");
+    assert!(made(&archive) >= made(&shipped()), "{} is out of date; run: scripts/package.sh", archive.display());
+    archive
 }
 
 /// The command `zen5turbo`.

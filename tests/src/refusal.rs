@@ -1,8 +1,7 @@
 //! A process to which the kernel refuses some system calls, as in a container.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use tempfile::TempDir;
 
@@ -57,17 +56,6 @@ impl Refusal {
     pub fn without_thp(mut self) -> Self {
         self.args.push("--thp-off".into());
         self
-    }
-
-    /// Every file system is read-only but this folder, where this process may have mounts of its own; false
-    /// where it may not, as in most containers.
-    #[must_use]
-    pub fn read_only_but(mut self, writable: &Path) -> (Self, bool) {
-        let may_mount = Command::new("unshare").args(["--mount", "true"]).output().is_ok_and(|o| o.status.success());
-        if may_mount {
-            self.args.extend(["--writable".into(), writable.into()]);
-        }
-        (self, may_mount)
     }
 
     /// Runs in this control group.

@@ -190,7 +190,12 @@ mod tests {
 
     #[test]
     fn a_plan_has_threads_and_a_thread_is_one_of_them() {
-        let plan = |n_threads, at| CPlan { work_size: 0, work_data: std::ptr::without_provenance_mut(at), n_threads };
+        let plan = |n_threads, at| CPlan {
+            work_size: 0,
+            work_data: std::ptr::without_provenance_mut(at),
+            n_threads,
+            threadpool: std::ptr::null_mut(),
+        };
         assert!(plan(1, 0).usable().is_some() && plan(MAX_THREADS, 8192).usable().is_some());
         for bad in [plan(0, 8192), plan(-1, 8192), plan(MAX_THREADS + 1, 8192), plan(c_int::MAX, 8192), plan(1, 1)] {
             assert!(bad.usable().is_none());
