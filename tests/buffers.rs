@@ -1,6 +1,6 @@
 //! ggml's own buffers on huge pages.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use zen5turbo_tests::{Fixture, MILAN, Outcome, Program, ZEN5, gemma, llama, llama_dl, work_dir};
@@ -19,7 +19,7 @@ fn passed(run: &Outcome) {
 #[test]
 fn large_buffers_lie_on_huge_pages_and_come_back() {
     let dir = work_dir();
-    let run = Program::engaged(fixture(&dir)).arg("huge").run().success();
+    let run = Program::engaged(fixture(&dir)).arg("huge").knob("HUGEPAGES", "thp").run().success();
     passed(&run);
     let stats = run.stats();
     assert_eq!(stats.number("/memory/buffers/freed"), stats.number("/memory/buffers/thp/count"), "{stats}");
@@ -63,26 +63,52 @@ fn reserved_pages_are_used_or_the_step_down_is_counted() {
     }
 }
 
+/// Of the memory of a program that runs with these options and arguments: the most bytes seen on transparent huge pages before its
+/// first output and at all, and its statistics.
+fn seen_on_huge_pages(program: &Path, pages: &str, more: &str) -> (u64, u64, Outcome) {
+    // The shell samples the program's memory while it runs.
+    let script = r#"out=$(mktemp); "$0" "$@" >$out 2>/dev/null & p=$!
+        while kill -0 $p 2>/dev/null; do
+            echo "$(stat -c %s $out) $(grep AnonHugePages /proc/$p/smaps_rollup 2>/dev/null)"; sleep 0.02
+        done; rm -f $out; wait $p"#;
+    let run =
+        Program::engaged("/bin/sh").knob("HUGEPAGES", pages).arg("-c").arg(script).arg(program).arg("-m").arg(gemma());
+    let run = run.args("-p Hello -no-cnv -t 2 --no-warmup").args(more).run().success();
+    let (mut before, mut most) = (0, 0);
+    for line in run.stdout.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (Some(Ok(written)), Some(Ok(kib))) =
+            (words.first().map(|w| w.parse::<u64>()), words.get(2).map(|w| w.parse::<u64>()))
+        else {
+            continue;
+        };
+        most = most.max(kib * 1024);
+        if written == 0 {
+            before = before.max(kib * 1024);
+        }
+    }
+    (before, most, run)
+}
+
 /// A KV cache of 576 MiB for the largest context of this model, and compute buffers.
 #[test]
 fn the_kv_cache_of_llama_cpp_lies_on_huge_pages() {
     for program in [llama("llama-completion"), llama_dl("llama-completion")] {
-        // The shell samples the program's memory while it runs.
-        let script = r#""$0" "$@" >/dev/null 2>&1 & p=$!
-            while kill -0 $p 2>/dev/null; do grep AnonHugePages /proc/$p/smaps_rollup 2>/dev/null; sleep 0.02; done; wait $p"#;
-        let run = Program::engaged("/bin/sh").arg("-c").arg(script).arg(program);
-        let run = run
-            .arg("-m")
-            .arg(gemma())
-            .args("-c 32768 --swa-full -n 8 -p Hello -no-cnv -t 2 --no-warmup")
-            .run()
-            .success();
+        let (_, most, run) = seen_on_huge_pages(&program, "thp", "-c 32768 --swa-full -n 8");
         let stats = run.stats();
         let bytes = stats.number("/memory/buffers/thp/bytes");
         assert!(bytes >= 512 << 20, "{stats}");
         stats.assert_healthy();
-        let kib = run.stdout.lines().filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).max();
-        let kib = kib.expect("the program was seen while it ran");
-        assert!(kib * 1024 >= 512 << 20, "{kib} KiB on huge pages, {bytes} bytes of buffers");
+        assert!(most >= 512 << 20, "{most} bytes on huge pages, {bytes} bytes of buffers");
     }
+}
+
+/// A program that loads does not wait for huge pages. With no weights mapped, as Ollama has it on CPUs: 235 MiB of them.
+#[test]
+fn by_default_buffers_move_to_huge_pages_when_graphs_run() {
+    let (before, most, run) =
+        seen_on_huge_pages(&llama("llama-completion"), "auto", "-c 2048 -n 600 --ignore-eos --load-mode none");
+    assert!(before < 16 << 20, "{before} bytes before the first word");
+    assert!(most >= 32 << 20, "{most} bytes on huge pages");
+    run.stats().assert_healthy();
 }

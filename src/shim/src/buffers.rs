@@ -9,16 +9,20 @@
 
 use std::ffi::{CStr, c_void};
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::time::Duration;
 
-use zen5turbo_host::memory::map;
+use zen5turbo_host::memory::map::{self, HUGE_PAGE};
+use zen5turbo_host::thread;
 
 use crate::ggml::checked::is_address;
 use crate::ggml::copies::{Caller, function};
 use crate::log::log;
+use crate::memory::pace::Pace;
 use crate::pages::{Buffer, map_buffer};
 use crate::placement;
 use crate::reason::Reason;
+use crate::startup::guarded;
 use crate::stats;
 
 /// Buffers from this size on are taken over: two huge pages, below which alignment and a system
@@ -35,9 +39,18 @@ struct Slot {
     /// The address; 0 for an empty slot.
     start: AtomicUsize,
     len: AtomicUsize,
+    /// It lies on small pages, to be put onto huge ones.
+    later: AtomicBool,
 }
 
-static TABLE: [Slot; SLOTS] = [const { Slot { start: AtomicUsize::new(0), len: AtomicUsize::new(0) } }; SLOTS];
+static TABLE: [Slot; SLOTS] =
+    [const { Slot { start: AtomicUsize::new(0), len: AtomicUsize::new(0), later: AtomicBool::new(false) } }; SLOTS];
+
+/// Some buffer is to be put onto huge pages.
+static LATER: AtomicBool = AtomicBool::new(false);
+
+/// How long after a graph the first buffer is: a program that has computed its first one (to warm up) may still be loading.
+const AFTER: Duration = Duration::from_millis(300);
 
 /// Slots beyond this one were never used.
 static USED: AtomicUsize = AtomicUsize::new(0);
@@ -103,7 +116,43 @@ fn claim() -> Option<&'static Slot> {
 
 fn fill(slot: &Slot, buffer: Buffer) {
     slot.len.store(buffer.len, Relaxed);
+    slot.later.store(buffer.later, Relaxed);
+    if buffer.later {
+        LATER.store(true, Relaxed);
+    }
     slot.start.store(buffer.start, Release);
+}
+
+/// A graph has ended: what is loaded is loaded, and buffers can be put onto huge pages, by a thread that ends with them.
+#[inline]
+pub fn graph_ended() {
+    if LATER.load(Relaxed) && LATER.swap(false, Relaxed) {
+        thread::spawn_in_background("zen5turbo", || guarded((), collapse));
+    }
+}
+
+/// Puts all buffers that wait for it onto huge pages, one huge page at a time: their bytes are copied, while nobody notices.
+/// A buffer can be freed meanwhile. At its address there is then nothing, or memory that may lie on huge pages as well.
+fn collapse() {
+    std::thread::sleep(AFTER);
+    let pace = Pace::new();
+    let mut count = 0;
+    for slot in TABLE[..USED.load(Acquire)].iter().filter(|slot| slot.later.swap(false, Relaxed)) {
+        let (start, len) = (slot.start.load(Acquire), slot.len.load(Relaxed));
+        let pages = (start..start + len / HUGE_PAGE * HUGE_PAGE).step_by(HUGE_PAGE);
+        for page in pages.take_while(|_| slot.start.load(Relaxed) == start) {
+            match pace.step(|| map::collapse(page), std::thread::sleep) {
+                Ok(()) => count += 1,
+                // Never touched, or busy.
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EAGAIN | libc::EBUSY)) => {}
+                Err(_) => return stats::event_once(Reason::ThpRefused),
+            }
+        }
+        // What is touched later is huge from its first touch on.
+        // SAFETY: no bytes change, whatever lies there by now.
+        let _ = unsafe { map::advise(start..start + len, libc::MADV_HUGEPAGE) };
+    }
+    log!(info, "{count} huge pages of 2 MiB under large buffers");
 }
 
 /// Whether a buffer that is allocated for this call will be freed through the hook.
@@ -185,7 +234,7 @@ mod tests {
     #[test]
     fn a_buffer_is_recognised_once_and_only_by_its_address() {
         let region = map::Region::new(LARGE, map::Pages::Transparent).expect("memory");
-        let buffer = Buffer { start: region.into_range().start, len: LARGE, hugetlb: false };
+        let buffer = Buffer { start: region.into_range().start, len: LARGE, hugetlb: false, later: false };
         fill(claim().expect("a slot"), buffer);
         let p = buffer.start as *mut c_void;
         assert!(!free(p.wrapping_byte_add(64)));

@@ -21,6 +21,9 @@ pub const GIANT_PAGE: usize = 1 << 30;
 /// be a signal.
 const MADV_POPULATE_WRITE: c_int = 23;
 
+/// `MADV_COLLAPSE` of Linux 6.1: puts what lies in small pages onto huge ones, now.
+const MADV_COLLAPSE: c_int = 25;
+
 /// Which pages an anonymous region is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pages {
@@ -138,6 +141,17 @@ impl Region {
         // SAFETY: a new mapping at a place of the kernel's choice, which is aligned to its pages.
         let start = unsafe { mmap(0, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)? };
         Ok(Self { start, len })
+    }
+
+    /// Memory on small pages, at an address where huge ones can lie.
+    ///
+    /// # Errors
+    /// `ENOMEM`: no address space, or a limit.
+    pub fn small(len: usize) -> io::Result<Self> {
+        let region = Self::reserve(len, HUGE_PAGE)?;
+        // SAFETY: address space of our own.
+        unsafe { protect(region.range(), libc::PROT_READ | libc::PROT_WRITE)? };
+        Ok(region)
     }
 
     /// The addresses.
@@ -270,6 +284,23 @@ pub unsafe fn unmap(range: Range<usize>) {
 pub unsafe fn advise(range: Range<usize>, advice: c_int) -> io::Result<()> {
     // SAFETY: by contract.
     check(unsafe { libc::syscall(libc::SYS_madvise, range.start, range.len(), advice) }).map(drop)
+}
+
+/// Whether this kernel has [`collapse`], and nothing refuses it.
+#[must_use]
+pub fn can_collapse() -> bool {
+    // SAFETY: no bytes: the kernel looks at the advice only.
+    unsafe { advise(HUGE_PAGE..HUGE_PAGE, MADV_COLLAPSE) }.is_ok()
+}
+
+/// Puts the huge page at `start`, of anonymous memory that lies on small ones, onto one of its own. The bytes stay, whoever
+/// reads or writes them meanwhile; elsewhere nothing happens.
+///
+/// # Errors
+/// `EINVAL`: nothing lies there, or it is not such memory; `EAGAIN`, `EBUSY`: not now; `ENOMEM`: no huge page is to be had.
+pub fn collapse(start: usize) -> io::Result<()> {
+    // SAFETY: changes on which pages memory lies, not what is in it.
+    unsafe { advise(start..start + HUGE_PAGE, MADV_COLLAPSE) }
 }
 
 /// `mprotect`.

@@ -8,6 +8,7 @@ use std::arch::naked_asm;
 use std::ffi::{c_int, c_void};
 use std::time::Instant;
 
+use crate::buffers;
 use crate::ggml::abi::{CPlan, ComputeParams, STATUS_FAILED, Tensor};
 use crate::ggml::checked::object;
 use crate::ggml::copies::{Caller, caller};
@@ -203,6 +204,7 @@ unsafe extern "C" fn graph_compute(cgraph: *mut c_void, cplan: *mut CPlan, from:
         }
         placement::leave();
         weights::graph_ended();
+        buffers::graph_ended();
     });
     stats::graph_ended();
     status

@@ -284,6 +284,11 @@ pub fn place_buffer(memory: usize, len: usize) {
     }
 }
 
+/// Whether buffers are placed on memory nodes.
+pub fn places_buffers() -> bool {
+    buffer_policy() != Policy::Default
+}
+
 /// Counts what became of a policy; true when the kernel took it.
 fn settled(result: std::io::Result<()>, policy: Policy, len: usize) -> bool {
     match (&result, policy) {
