@@ -16,8 +16,8 @@ const PROMPT: &str = "Monday, Tuesday,";
 /// The next two days and their commas. On a busy machine each token costs much time, since ggml's threads spin.
 const TOKENS: u32 = 4;
 
-/// One thread for the runner. Without it there is one for each core of the machine, and those that share a CPU wait for each
-/// other: with two of them stock takes minutes to answer, and the shim a second for a token.
+/// One thread for stock's runner where it may use one CPU. Without it there is one for each core of the machine, and those that share
+/// a CPU wait for each other: with two of them stock takes minutes to answer. The shim's runner finds that out by itself.
 const ONE_THREAD: &str = "--env LLAMA_ARG_THREADS=1";
 
 /// The tests run on any CPU.
@@ -51,10 +51,24 @@ fn assert_engaged_and_silent(container: &Container) {
 
 /// Stock and the shim in containers with these options of `podman run`.
 fn answers_as_stock_does(options: &str) {
+    answers_as_stock_does_with(options, "", |_| ());
+}
+
+/// The same where stock's container needs other options too, with a look at the shim's container while it runs.
+fn answers_as_stock_does_with(options: &str, of_stock: &str, look: impl FnOnce(&Container)) {
     let Some(engine) = Engine::new() else { return };
     let shim = engine.run(engine.with_shim(), &format!("{GATE_OFF} {options}"));
-    assert_eq!(shim.complete(PROMPT, TOKENS), stock(&engine, options));
+    assert_eq!(shim.complete(PROMPT, TOKENS), stock(&engine, &format!("{options} {of_stock}")));
+    look(&shim);
     assert_engaged_and_silent(&shim);
+}
+
+/// The runner was started with a thread for each core of the machine; its graphs have one, for this reason.
+fn assert_one_thread(container: &Container, reason: &str) {
+    let top = container.exec("zen5turbo top --once").success();
+    let line = top.stdout.lines().find(|line| line.starts_with("threads ")).unwrap_or_else(|| panic!("{top}"));
+    let asked = std::thread::available_parallelism().map_or(1, usize::from);
+    assert!(line.contains(&format!("asked {asked}, used 1 ({reason}")), "{line}");
 }
 
 #[test]
@@ -106,17 +120,20 @@ fn root_without_capabilities_gets_the_same() {
 
 #[test]
 fn a_quota_of_one_cpu_changes_nothing() {
-    answers_as_stock_does("--cpus 1");
+    answers_as_stock_does_with("--cpus 1", "", |shim| assert_one_thread(shim, "CPU quota 100000/100000 us of "));
 }
 
 #[test]
 fn a_quota_that_is_no_whole_number_of_cpus_changes_nothing() {
-    answers_as_stock_does("--cpus 1.5");
+    answers_as_stock_does_with("--cpus 1.5", "", |shim| assert_one_thread(shim, "CPU quota 150000/100000 us of "));
 }
 
 #[test]
 fn one_cpu_of_several_changes_nothing() {
-    answers_as_stock_does(&format!("--cpuset-cpus {} {ONE_THREAD}", first_cpu()));
+    let cpu = first_cpu();
+    answers_as_stock_does_with(&format!("--cpuset-cpus {cpu}"), ONE_THREAD, |shim| {
+        assert_one_thread(shim, &format!("CPUs allowed: {cpu}"));
+    });
 }
 
 /// The first CPU that this process may use.

@@ -4,21 +4,36 @@
 //! 3 to 4 ms, while the others spin away the CPU that it waits for. This one spins as long as ggml's where the threads have
 //! their CPUs for themselves, and sleeps early where they are seen to lose them (see [`super::pressure`]).
 //!
+//! Up to eight threads meet at one counter. More of them meet by last-level cache (a CCX), and the last one of each cache at the top:
+//! a line that all write goes through every cache of the machine otherwise. Which cache a thread belongs to is where it ran at the
+//! graph's first barrier. (Not measured: no machine with more than one CCX was at hand.)
+//!
 //! A pool has a slot here while `ggml_graph_compute` runs in it: it is taken before the threads start, and given back behind
 //! the graph's last barrier, so all threads of a graph decide alike. A barrier of any other pool is ggml's own.
 
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::hint::spin_loop;
+use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::time::Instant;
 
+use zen5turbo_host::cpuset::{CpuSet, MAX_CPUS};
 use zen5turbo_host::thread::{sleep_while, wake_all};
+use zen5turbo_host::topology::{SYSFS, Topology};
 
 use crate::stats;
 
 /// Graphs that can use the barrier at the same time; further ones use ggml's.
 const SLOTS: usize = 16;
+
+/// Threads that meet at one counter.
+const FLAT: u32 = 8;
+
+/// Last-level caches that are told apart.
+const GROUPS: usize = 32;
 
 /// Keeps a counter away from what others write, and from the line that is fetched with it.
 #[repr(align(128))]
@@ -32,6 +47,21 @@ pub struct Slot {
     threads: AtomicU32,
     /// Pauses before a thread goes to sleep.
     spin: AtomicU32,
+    /// Counts the graphs: a thread that has the number of an earlier one has not yet met the others.
+    graph: AtomicU32,
+    /// All threads.
+    all: Meeting,
+    /// Those of each last-level cache.
+    groups: [Meeting; GROUPS],
+    /// Caches that have threads, and those of them whose threads have all come.
+    used_groups: AtomicU32,
+    full_groups: Line<AtomicU32>,
+}
+
+/// Threads that meet at one counter.
+struct Meeting {
+    /// How many there are.
+    members: AtomicU32,
     /// Threads that have come.
     arrived: Line<AtomicU32>,
     /// Barriers passed. It never goes back, also from one graph or pool to the next: a thread that is still on its way out
@@ -41,40 +71,37 @@ pub struct Slot {
     sleepers: Line<AtomicU32>,
 }
 
-static TABLE: [Slot; SLOTS] = [const { Slot::new() }; SLOTS];
-
-/// Slots below this have been used: what a search has to look at.
-static USED: AtomicUsize = AtomicUsize::new(0);
-
-impl Slot {
+impl Meeting {
     const fn new() -> Self {
-        Slot {
-            pool: AtomicUsize::new(0),
-            threads: AtomicU32::new(0),
-            spin: AtomicU32::new(0),
+        Meeting {
+            members: AtomicU32::new(0),
             arrived: Line(AtomicU32::new(0)),
             passed: Line(AtomicU32::new(0)),
             sleepers: Line(AtomicU32::new(0)),
         }
     }
 
-    /// Waits until all threads of the graph have come.
-    fn wait(&self) {
-        let threads = self.threads.load(Relaxed);
-        if threads == 1 {
-            return;
-        }
-        let passed = self.passed.0.load(Acquire);
-        if self.arrived.0.fetch_add(1, AcqRel) == threads - 1 {
+    /// Whether the calling thread is the last of the members to come.
+    fn arrive(&self) -> bool {
+        let last = self.arrived.0.fetch_add(1, AcqRel) == self.members.load(Relaxed) - 1;
+        if last {
             self.arrived.0.store(0, Relaxed);
-            // Ordered before the look at the sleepers: one of both sees the other.
-            self.passed.0.fetch_add(1, SeqCst);
-            if self.sleepers.0.load(SeqCst) != 0 {
-                wake_all(&self.passed.0);
-            }
-            return;
         }
-        for _ in 0..self.spin.load(Relaxed) {
+        last
+    }
+
+    /// Lets all that wait pass.
+    fn release(&self) {
+        // Ordered before the look at the sleepers: one of both sees the other.
+        self.passed.0.fetch_add(1, SeqCst);
+        if self.sleepers.0.load(SeqCst) != 0 {
+            wake_all(&self.passed.0);
+        }
+    }
+
+    /// Waits for the release that follows `passed` others: so many pauses, then asleep.
+    fn wait(&self, passed: u32, spin: u32) {
+        for _ in 0..spin {
             if self.passed.0.load(Acquire) != passed {
                 return;
             }
@@ -97,6 +124,114 @@ impl Slot {
     }
 }
 
+thread_local! {
+    /// The slot and graph in which this thread has met the others, and its group there.
+    static SEAT: Cell<(usize, u32, usize)> = const { Cell::new((0, 0, 0)) };
+}
+
+static TABLE: [Slot; SLOTS] = [const { Slot::new() }; SLOTS];
+
+/// Slots below this have been used: what a search has to look at.
+static USED: AtomicUsize = AtomicUsize::new(0);
+
+impl Slot {
+    const fn new() -> Self {
+        Slot {
+            pool: AtomicUsize::new(0),
+            threads: AtomicU32::new(0),
+            spin: AtomicU32::new(0),
+            graph: AtomicU32::new(0),
+            all: Meeting::new(),
+            groups: [const { Meeting::new() }; GROUPS],
+            used_groups: AtomicU32::new(0),
+            full_groups: Line(AtomicU32::new(0)),
+        }
+    }
+
+    /// Makes it ready for a graph; no thread of another one has to come any more.
+    fn begin(&self, threads: u32, spin: u32) {
+        self.threads.store(threads, Relaxed);
+        self.spin.store(spin, Relaxed);
+        self.all.members.store(threads, Relaxed);
+        if threads > FLAT {
+            self.groups.iter().for_each(|group| group.members.store(0, Relaxed));
+        }
+        self.graph.fetch_add(1, Relaxed);
+    }
+
+    /// Waits until all threads of the graph have come.
+    fn wait(&self) {
+        let (threads, spin) = (self.threads.load(Relaxed), self.spin.load(Relaxed));
+        if threads == 1 {
+            return;
+        }
+        if threads > FLAT {
+            let (slot, graph, group) = SEAT.get();
+            let now = self.graph.load(Relaxed);
+            if (slot, graph) == (std::ptr::from_ref(self).addr(), now) {
+                return self.wait_in_group(&self.groups[group], spin);
+            }
+            let group = group_of_this_cpu();
+            SEAT.set((std::ptr::from_ref(self).addr(), now, group));
+            self.groups[group].members.fetch_add(1, Relaxed);
+        }
+        let passed = self.all.passed.0.load(Acquire);
+        if self.all.arrive() {
+            let used = self.groups.iter().filter(|group| group.members.load(Relaxed) > 0).count();
+            self.used_groups.store(used as u32, Relaxed);
+            self.all.release();
+        } else {
+            self.all.wait(passed, spin);
+        }
+    }
+
+    /// The same with the threads of a cache, whose last one meets those of the others.
+    fn wait_in_group(&self, group: &Meeting, spin: u32) {
+        let passed = group.passed.0.load(Acquire);
+        if group.arrive() && self.full_groups.0.fetch_add(1, AcqRel) + 1 == self.used_groups.load(Relaxed) {
+            self.full_groups.0.store(0, Relaxed);
+            self.groups.iter().filter(|group| group.members.load(Relaxed) > 0).for_each(Meeting::release);
+        } else {
+            group.wait(passed, spin);
+        }
+    }
+}
+
+/// The last-level cache of the CPU that this thread runs on, as a number below [`GROUPS`].
+fn group_of_this_cpu() -> usize {
+    #[cfg(test)]
+    if let Some(group) = tests::GROUP.get() {
+        return group;
+    }
+    static GROUP_OF_CPUS: OnceLock<Vec<usize>> = OnceLock::new();
+    // SAFETY: no preconditions; a negative answer is no CPU's number.
+    let cpu = unsafe { libc::sched_getcpu() };
+    let groups = GROUP_OF_CPUS.get_or_init(|| groups_of_cpus().unwrap_or_default());
+    usize::try_from(cpu).ok().and_then(|cpu| groups.get(cpu)).map_or(0, |group| group % GROUPS)
+}
+
+/// For each CPU the number of its last-level cache.
+fn groups_of_cpus() -> Option<Vec<usize>> {
+    let topology = Topology::read(Path::new(SYSFS))?;
+    let nodes: Vec<usize> = topology.nodes.iter().map(|node| node.id).collect();
+    let cores = topology.spread_cores(&(0..MAX_CPUS).collect(), &nodes);
+    let mut caches: Vec<CpuSet> = Vec::new();
+    let mut groups = Vec::new();
+    for core in cores {
+        let at = caches.iter().position(|cache| *cache == core.domain).unwrap_or_else(|| {
+            caches.push(core.domain);
+            caches.len() - 1
+        });
+        for cpu in core.cpus.iter() {
+            if groups.len() <= cpu {
+                groups.resize(cpu + 1, 0);
+            }
+            groups[cpu] = at;
+        }
+    }
+    Some(groups)
+}
+
 /// A slot that belongs to a graph; given back when dropped.
 pub struct Taken(&'static Slot);
 
@@ -115,8 +250,7 @@ fn take_in(table: &'static [Slot], used: &AtomicUsize, pool: usize, threads: usi
     }
     for (i, slot) in table.iter().enumerate() {
         if slot.pool.compare_exchange(0, CLAIMED, Acquire, Relaxed).is_ok() {
-            slot.threads.store(threads, Relaxed);
-            slot.spin.store(spin, Relaxed);
+            slot.begin(threads, spin);
             used.fetch_max(i + 1, Relaxed);
             slot.pool.store(pool, Release);
             return Some(Taken(slot));
@@ -152,8 +286,15 @@ pub fn wait(pool: *mut c_void) -> bool {
 pub fn forget() {
     for slot in &TABLE {
         slot.pool.store(0, Relaxed);
-        slot.arrived.0.store(0, Relaxed);
-        slot.sleepers.0.store(0, Relaxed);
+        slot.full_groups.0.store(0, Relaxed);
+        for meeting in slot.groups.iter().chain([&slot.all]) {
+            for counter in [&meeting.arrived.0, &meeting.sleepers.0] {
+                // Memory that holds zeros stays shared with the parent.
+                if counter.load(Relaxed) != 0 {
+                    counter.store(0, Relaxed);
+                }
+            }
+        }
     }
 }
 
@@ -161,6 +302,11 @@ pub fn forget() {
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicU64;
+
+    thread_local! {
+        /// Stands for the cache of the CPU that a thread runs on.
+        pub static GROUP: Cell<Option<usize>> = const { Cell::new(None) };
+    }
 
     /// All threads add to a sum between two barriers; every one of them must see all of it behind the second one.
     fn meet(threads: usize, rounds: u64, spin: u32) {
@@ -170,8 +316,10 @@ mod tests {
         assert!(take(pool as *mut c_void, threads, spin).is_none(), "a pool computes one graph at a time");
         let sum = AtomicU64::new(0);
         std::thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| {
+            for i in 0..threads {
+                let (sum, groups) = (&sum, [1, 3, GROUPS][threads % 3]);
+                scope.spawn(move || {
+                    GROUP.set(Some(i * i % groups));
                     for round in 1..=rounds {
                         sum.fetch_add(1, Relaxed);
                         assert!(wait(pool as *mut c_void));
@@ -187,7 +335,7 @@ mod tests {
 
     #[test]
     fn nobody_passes_before_the_last_one_has_come() {
-        for threads in [1, 2, 3, 9, 17] {
+        for threads in [1, 2, 3, 8, 9, 16, 17] {
             meet(threads, 200, 0);
             meet(threads, 200, 100);
         }
@@ -201,6 +349,29 @@ mod tests {
                 scope.spawn(move || meet(threads, 300, 10));
             }
         });
+    }
+
+    #[test]
+    fn threads_meet_anew_in_every_graph_of_a_pool() {
+        static ONE: [Slot; 1] = [const { Slot::new() }; 1];
+        static USED: AtomicUsize = AtomicUsize::new(0);
+        for graph in 0..20 {
+            let _taken = take_in(&ONE, &USED, 64, 12, 50).expect("a slot");
+            std::thread::scope(|scope| {
+                for i in 0..12 {
+                    scope.spawn(move || {
+                        GROUP.set(Some((i + graph) % (1 + graph % 5)));
+                        (0..30).for_each(|_| ONE[0].wait());
+                    });
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn every_cpu_has_a_cache() {
+        let groups = groups_of_cpus().expect("sysfs");
+        assert!(!groups.is_empty() && group_of_this_cpu() < GROUPS);
     }
 
     #[test]
