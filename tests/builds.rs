@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use zen5turbo_tests::distance::{BETWEEN_PATHS_OF_STOCK, STANDARD_ERRORS, compare_with_stock, divergence};
-use zen5turbo_tests::{Fixture, Outcome, Program, Stats, gemma, need, smollm2, work_dir};
+use zen5turbo_tests::{Fixture, Outcome, Program, Stats, gemma, linked_symbolically, need, smollm2, work_dir};
 
 /// The weight types of Gemma.
 const GEMMA_TYPES: [&str; 4] = ["q4_K", "q5_0", "q6_K", "q8_0"];
@@ -108,16 +108,6 @@ fn a_backend_that_calls_the_hook_inside_itself_keeps_its_layout() {
     assert_eq!(run.stats().events("hook_out_of_reach"), 1, "{run}");
     assert_eq!(run.stats().taken("MUL_MAT", None), 0, "{run}");
     assert!(run.stderr.contains("CPU_REPACK"), "{run}");
-}
-
-/// An ELF file as `ld -Bsymbolic` would have marked it: an entry of its dynamic section that says nothing to the loader
-/// (DT_RELACOUNT) becomes DT_SYMBOLIC.
-fn linked_symbolically(mut file: Vec<u8>) -> Vec<u8> {
-    const RELACOUNT: [u8; 8] = 0x6fff_fff9_u64.to_le_bytes();
-    let entries: Vec<usize> = (0..file.len() - 16).step_by(8).filter(|&at| file[at..at + 8] == RELACOUNT).collect();
-    assert_eq!(entries.len(), 1, "one such entry");
-    file[entries[0]..entries[0] + 8].copy_from_slice(&16_u64.to_le_bytes());
-    file
 }
 
 /// A text of 70 words.

@@ -118,6 +118,20 @@ pub fn reopened(dir: &TempDir, start: impl Fn(PathBuf) -> Program, rounds: u32) 
     crate::dl_backends().iter().fold(start(program).arg(rounds.to_string()), |p, backend| p.arg(backend))
 }
 
+/// An ELF file as `ld -Bsymbolic` would have marked it: an entry of its dynamic section that says nothing to the loader
+/// (DT_RELACOUNT) becomes DT_SYMBOLIC.
+///
+/// # Panics
+/// When it has no such entry, or several.
+#[must_use]
+pub fn linked_symbolically(mut file: Vec<u8>) -> Vec<u8> {
+    const RELACOUNT: [u8; 8] = 0x6fff_fff9_u64.to_le_bytes();
+    let entries: Vec<usize> = (0..file.len() - 16).step_by(8).filter(|&at| file[at..at + 8] == RELACOUNT).collect();
+    assert_eq!(entries.len(), 1, "one such entry");
+    file[entries[0]..entries[0] + 8].copy_from_slice(&16_u64.to_le_bytes());
+    file
+}
+
 /// Builds the fake ggml of a variant (see `fixtures/fake_ggml.h`) and a program that uses it, whose path is
 /// returned. `options` are more options for the library with the CPU backend.
 #[must_use]

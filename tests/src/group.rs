@@ -1,4 +1,4 @@
-//! A control group with little memory.
+//! Control groups with little memory, or with a quota of CPU time.
 
 use std::fs;
 use std::io;
@@ -62,13 +62,65 @@ impl MemoryGroup {
 
 impl Drop for MemoryGroup {
     fn drop(&mut self) {
-        // A process that has just ended leaves its group a moment later.
-        for _ in 0..100 {
-            if fs::remove_dir(&self.path).is_ok() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(20));
+        remove(&self.path);
+    }
+}
+
+/// Removes the folder of a group whose processes end.
+fn remove(group: &Path) {
+    // A process that has just ended leaves its group a moment later.
+    for _ in 0..100 {
+        if fs::remove_dir(group).is_ok() {
+            return;
         }
-        eprintln!("{} could not be removed", self.path.display());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    eprintln!("{} could not be removed", group.display());
+}
+
+/// Microseconds of a period, in which a group's threads have its quota.
+const PERIOD: u64 = 100_000;
+
+/// A control group with a quota of CPU time; removed with the value, when the processes in it have ended.
+pub struct CpuGroup(PathBuf);
+
+impl CpuGroup {
+    /// A new group below the root, with a quota of so many CPUs. The error says why there can be none.
+    pub fn new(cpus: u64) -> Result<Self, String> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let second = Path::new("/sys/fs/cgroup");
+        let is_second = second.join("cgroup.controllers").exists();
+        let root = if is_second { second.to_owned() } else { second.join("cpu") };
+        if is_second {
+            // Handed down; an error shows when there is no file for the quota.
+            let _ = fs::write(root.join("cgroup.subtree_control"), "+cpu");
+        }
+        let path = root.join(format!("zen5turbo-test-{}-cpu{number}", std::process::id()));
+        fs::create_dir(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let group = Self(path);
+        group.set_quota(cpus).map_err(|e| format!("{}: {e}", group.0.display()))?;
+        Ok(group)
+    }
+
+    /// The file by which a process enters it.
+    #[must_use]
+    pub fn entrance(&self) -> PathBuf {
+        self.0.join("cgroup.procs")
+    }
+
+    /// Another quota, in whole CPUs.
+    pub fn set_quota(&self, cpus: u64) -> io::Result<()> {
+        if self.0.join("cpu.max").exists() {
+            return fs::write(self.0.join("cpu.max"), format!("{} {PERIOD}", cpus * PERIOD));
+        }
+        fs::write(self.0.join("cpu.cfs_period_us"), PERIOD.to_string())?;
+        fs::write(self.0.join("cpu.cfs_quota_us"), (cpus * PERIOD).to_string())
+    }
+}
+
+impl Drop for CpuGroup {
+    fn drop(&mut self) {
+        remove(&self.0);
     }
 }

@@ -19,8 +19,8 @@ mod refusal;
 
 pub use container::{Container, Engine, OLLAMA, only_program, unpacked};
 pub use fake_root::FakeRoot;
-pub use fixture::{Fixture, fake_ggml, ggml_headers, reopened, work_dir};
-pub use group::MemoryGroup;
+pub use fixture::{Fixture, fake_ggml, ggml_headers, linked_symbolically, reopened, work_dir};
+pub use group::{CpuGroup, MemoryGroup};
 pub use guest::{Guest, GuestOutcome, page_nodes};
 pub use machine::{MILAN, Tier, ZEN5, tiers};
 pub use outcome::{Outcome, Stats};

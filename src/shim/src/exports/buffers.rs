@@ -1,10 +1,12 @@
 //! `ggml_aligned_malloc` and `ggml_aligned_free`: where ggml's buffers in ordinary memory come from.
 
 use std::arch::naked_asm;
-use std::ffi::c_void;
+use std::ffi::{CStr, c_void};
+use std::sync::OnceLock;
 
 use crate::buffers;
-use crate::ggml::copies::caller;
+use crate::ggml::abi::AlignedFree;
+use crate::ggml::copies::{caller, function, holder};
 use crate::log;
 use crate::reason::Reason;
 use crate::startup::{State, first_ggml_call, guarded};
@@ -55,9 +57,18 @@ unsafe extern "C" fn aligned_free(p: *mut c_void, size: usize, from: usize) {
     if guarded(false, || buffers::free(p)) {
         return;
     }
-    match guarded(None, || caller(from)).and_then(|c| c.aligned_free) {
+    match guarded(None, || caller(from)).and_then(|c| c.aligned_free).or_else(any_aligned_free) {
         // SAFETY: the original with its own arguments.
         Some(original) => unsafe { original(p, size) },
         None => stats::event(Reason::OriginalMissing),
     }
+}
+
+/// The function of any copy of ggml; in all of them it is libc's `free`. For `ggml_threadpool_free`, which this library calls: its
+/// last call is a jump, which returns here, from where a copy that was opened with `RTLD_LOCAL` is not seen.
+fn any_aligned_free() -> Option<AlignedFree> {
+    static FOUND: OnceLock<Option<AlignedFree>> = OnceLock::new();
+    const NAME: &CStr = c"ggml_aligned_free";
+    // SAFETY: the symbol is ggml's, whose signature this is.
+    *FOUND.get_or_init(|| guarded(None, || holder(NAME)?.find(NAME).map(|p| unsafe { function(p) })))
 }

@@ -1,8 +1,8 @@
 //! Thread pools: those that the program makes, and those of ours that take their place.
 //!
-//! `ggml_threadpool_new` makes a pool with no more threads than the process has CPUs. Where the number of threads changes
-//! afterwards (a quota, a cpuset, a graph that few threads compute as fast), or where the program makes no pool and ggml
-//! would start and end threads for every graph, the graph runs in a pool of ours with the same parameters.
+//! `ggml_threadpool_new` makes a pool with no more threads than the process has CPUs, unless they are OpenMP's. Where the number
+//! of threads changes afterwards (a quota, a cpuset, a graph that few threads compute as fast), or where the program makes no
+//! pool and ggml would start and end threads for every graph, the graph runs in a pool of ours with the same parameters.
 
 use std::cell::UnsafeCell;
 use std::ffi::{c_int, c_void};
@@ -14,7 +14,7 @@ use crate::config::{Threads, config};
 use crate::ggml::abi::{CPlan, PoolDo, PoolNew, PoolParams, PoolParamsInit};
 use crate::ggml::bound;
 use crate::ggml::checked::object;
-use crate::ggml::copies::{Caller, Scope, function};
+use crate::ggml::copies::{Caller, Scope, caller, function};
 use crate::log::log;
 use crate::reason::Reason;
 use crate::stats;
@@ -34,11 +34,15 @@ pub struct Functions {
     init: PoolParamsInit,
     /// Its threads are those of OpenMP, which ends them and lets them sleep as it does, and a graph may get fewer.
     openmp: bool,
+    /// The CPU backend's graphs come through our `ggml_graph_compute`, and their plans are known.
+    graphs_are_seen: bool,
 }
 
 impl Functions {
     /// Those that are seen from a library that uses `graph_compute`; `None` when one is missing, as before August 2024, or when
     /// the parameters are not where they are known to be.
+    ///
+    /// `graph_compute` is an address in the CPU backend's library.
     pub fn find(scope: Scope, graph_compute: usize) -> Option<Self> {
         // SAFETY: ggml's functions of these names have had these signatures since they exist.
         let functions = unsafe {
@@ -48,6 +52,8 @@ impl Functions {
                 pause: function(scope.find(c"ggml_threadpool_pause")?),
                 init: function(scope.find(c"ggml_threadpool_params_init")?),
                 openmp: uses_openmp(scope, graph_compute),
+                graphs_are_seen: caller(graph_compute).is_some_and(|library| library.abi.is_some())
+                    && bound::reaches_others(graph_compute, c"ggml_graph_compute"),
             }
         };
         if !functions.parameters_fit() {
@@ -153,8 +159,14 @@ fn with_table<T>(work: impl FnOnce(&mut [Entry; POOLS]) -> T) -> T {
 pub unsafe fn make(functions: Functions, params: *mut PoolParams) -> Option<*mut c_void> {
     // SAFETY: by contract; their places were compared.
     let asked = unsafe { object(params) }?;
+    if !functions.graphs_are_seen {
+        return None; // a graph would ask for more threads than a smaller pool has
+    }
     let mut own = *asked;
-    own.n_threads = useful(asked) as c_int;
+    // A pool of OpenMP's has no threads that a smaller one would save.
+    if !functions.openmp {
+        own.n_threads = useful(asked) as c_int;
+    }
     // SAFETY: the original, with parameters like the program's.
     let pool = unsafe { (functions.new)(&raw mut own) };
     if pool.is_null() {
@@ -165,7 +177,7 @@ pub unsafe fn make(functions: Functions, params: *mut PoolParams) -> Option<*mut
         let slot = entries.iter().position(|e| !e.is_free() && e.programs == pool);
         let slot = slot.or_else(|| entries.iter().position(Entry::is_free))?;
         free_ours(&mut entries[slot]);
-        let made = own.n_threads as usize;
+        let made = usize::try_from(own.n_threads).unwrap_or(0);
         entries[slot] = Entry { programs: pool, params: *asked, made, functions: Some(functions), ..Entry::NONE };
         Some(())
     });
@@ -231,8 +243,8 @@ impl Drop for Lent {
     }
 }
 
-/// Puts a pool of exactly `threads` threads into the plan, where one can be had. `None` when nothing is known of pools there,
-/// or ggml is to start and end threads as ever.
+/// Puts a pool of exactly `threads` threads into the plan, or of as many as the program's pool can use. `None` when nothing is
+/// known of pools there, or ggml is to start and end threads as ever.
 ///
 /// # Safety
 /// As for [`super::Graph::start`].
@@ -247,6 +259,8 @@ pub unsafe fn lend(caller: &Caller, plan: &mut CPlan, threads: usize) -> Option<
             entries.iter().position(|e| !e.is_free() && e.programs == programs)?
         };
         let entry = &mut entries[i];
+        // No more threads than the program's pool was to have, or than it has CPUs.
+        let threads = if programs.is_null() { threads } else { threads.min(useful(&entry.params)) };
         if entry.busy {
             return None; // graphs at the same time in one pool: no program of ours does that
         }
@@ -256,7 +270,7 @@ pub unsafe fn lend(caller: &Caller, plan: &mut CPlan, threads: usize) -> Option<
         }
         entry.busy = true;
         let polls = entry.params.poll != 0;
-        Some(Lent { programs, address, threads: has, polls, has_own_threads: !functions.openmp, entry: i })
+        Some(Lent { programs, address, threads: has.min(threads), polls, has_own_threads: !functions.openmp, entry: i })
     })?;
     plan.threadpool = lent.address;
     Some(lent)
