@@ -1,5 +1,7 @@
 //! Pairs of turns, ours and the program's own, and what they permit to say.
 
+pub mod threads;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use std::{fmt, thread};
@@ -21,9 +23,10 @@ use crate::statistics::{Better, CONFIDENCE, Comparison, Verdict, median};
 /// median leaves out the three outermost ratios on either side, so that a turn that was held up harms nothing.
 const PAIRS: u32 = 24;
 
-/// Comparisons of one measurement: 16 types in 6 regimes, the width, and the cuts. All of them together keep
+/// Comparisons of one measurement: 16 types in 6 regimes, the width, the cuts, and numbers of threads. All of them together keep
 /// [`CONFIDENCE`] (Bonferroni): the chance that any of them decides something between equal things is 5 %.
-const MOST: usize = WeightType::ALL.len() * Regime::ALL.len() + 1 + super::CUTS.len();
+const MOST: usize =
+    WeightType::ALL.len() * Regime::ALL.len() + 1 + super::CUTS.len() + threads::LADDER.len() * threads::TYPES.len();
 
 /// Who is taken must be faster by more than this: switching costs something, too (activations are then
 /// quantised in two ways).
@@ -141,9 +144,21 @@ impl Sides {
         self.both(&Request::Weights { name: weight.ggml_name().to_owned() })
     }
 
-    /// All pairs of one type and regime. Every turn is preceded by a pause.
+    /// All pairs of one type and regime.
     fn pairs(&mut self, weight: WeightType, regime: Regime) -> Result<Times> {
         let columns = columns(regime);
+        let times = self.turns(weight, columns)?;
+        self.keep(&json!({ "type": weight.ggml_name(), "columns": columns, "ns": times }))?;
+        Ok(times)
+    }
+
+    /// Records what was measured, if asked for.
+    fn keep(&mut self, line: &serde_json::Value) -> Result<()> {
+        self.record.as_mut().map_or(Ok(()), |record| record.add(line))
+    }
+
+    /// All pairs of one type and number of columns. Every turn is preceded by a pause.
+    fn turns(&mut self, weight: WeightType, columns: usize) -> Result<Times> {
         // Memory is touched, and the caches hold what they will.
         self.ours.turn(weight, columns, 0)?;
         self.stock.turn(weight, columns, 0)?;
@@ -157,9 +172,6 @@ impl Sides {
                 };
                 list.push(arm.turn(weight, columns, TURN_MS)?);
             }
-        }
-        if let Some(record) = &mut self.record {
-            record.add(&json!({ "type": weight.ggml_name(), "columns": columns, "ns": times }))?;
         }
         Ok(times)
     }
@@ -304,7 +316,7 @@ mod tests {
     fn the_pairs_are_enough_for_all_comparisons_together() {
         let (comparison, _) = decide(&times(1.0, 0.02)).unwrap();
         let interval = comparison.interval.expect("so many pairs reach the confidence");
-        assert!(1.0 - interval.confidence <= 0.05 / 102.0 + 1e-12);
+        assert!(1.0 - interval.confidence <= 0.05 / MOST as f64 + 1e-12);
     }
 
     #[test]
