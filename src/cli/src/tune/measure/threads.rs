@@ -75,7 +75,7 @@ impl Sides {
                 self.ours.ask(&Request::Threads { threads })?;
                 self.ours.done()?.map_err(|why| anyhow::anyhow!(why))?;
                 let times = self.turns(weight, 1)?;
-                let (name, all) = (weight.ggml_name(), all);
+                let name = weight.ggml_name();
                 self.keep(&json!({ "type": name, "columns": 1, "threads": threads, "of": all, "ns": times }))?;
                 progress.done();
                 left -= 1;
