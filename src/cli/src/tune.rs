@@ -44,7 +44,8 @@ pub use worker::{Args as WorkerArgs, run as work};
 /// Measure our kernels against the program's own, and write the file by which the shim chooses
 ///
 /// For each weight type and number of columns, in the given build of ggml, on this CPU; in less than two
-/// minutes. Nothing is written for what shows no clear difference: there the built-in table holds. Other machines'
+/// minutes. Also the width of registers, the cut of products with many columns, and how many threads a graph of one column
+/// needs. Nothing is written for what shows no clear difference: there the built-in table holds. Other machines'
 /// and builds' calibrations in the file are kept. Exit status: 0 written (with --show: one fits), 1 not, 130
 /// interrupted.
 #[derive(clap::Args, Debug)]
