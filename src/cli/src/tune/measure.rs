@@ -17,7 +17,7 @@ use super::progress::Progress;
 use super::worker::Request;
 use crate::ab::order;
 use crate::record::Jsonl;
-use crate::statistics::{Better, CONFIDENCE, Comparison, Verdict, median};
+use crate::statistics::{Better, CONFIDENCE, Comparison, Interval, Verdict, median};
 
 /// Pairs of each comparison: with a confidence that is corrected for [`MOST`] comparisons, the interval of the
 /// median leaves out the three outermost ratios on either side, so that a turn that was held up harms nothing.
@@ -261,13 +261,18 @@ fn finding(weight: WeightType, regime: Regime, times: &Times) -> Option<Finding>
     Some(Finding { weight, regime, ours, stock, choice })
 }
 
+/// What the second side shows against itself.
+fn noise(times: &Times) -> Option<Option<Interval>> {
+    // Every second pair mirrors the one before it: two turns of the second side follow each other.
+    let (one, other): (Vec<f64>, Vec<f64>) = times.stock.chunks_exact(2).map(|two| (two[0], two[1])).unzip();
+    Some(Comparison::of_pairs(&other, &one, None, Better::Lower, CONFIDENCE)?.interval)
+}
+
 /// Who is clearly the faster one: outside of what the second side shows against itself, and by more than
 /// [`MARGIN`].
 fn decide(times: &Times) -> Option<(Comparison, Option<Choice>)> {
     let confidence = 1.0 - (1.0 - CONFIDENCE) / MOST as f64;
-    // Every second pair mirrors the one before it: two turns of the second side follow each other.
-    let (one, other): (Vec<f64>, Vec<f64>) = times.stock.chunks_exact(2).map(|two| (two[0], two[1])).unzip();
-    let noise = Comparison::of_pairs(&other, &one, None, Better::Lower, CONFIDENCE)?.interval;
+    let noise = noise(times)?;
     let comparison = Comparison::of_pairs(&times.ours, &times.stock, noise.as_ref(), Better::Lower, confidence)?;
     let choice = comparison.interval.and_then(|interval| match comparison.verdict {
         Verdict::Better if interval.high < 1.0 - MARGIN => Some(Choice::Ours),

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::json;
 use zen5turbo_kernels::formats::WeightType;
 
-use super::{Progress, Request, Sides, Times, decide};
+use super::{Progress, Request, Sides, Times, decide, noise};
 use zen5turbo_calibration::Choice;
 
 /// Numbers of threads that are tried against all threads.
@@ -42,8 +42,13 @@ struct Rung {
 }
 
 impl Rung {
-    /// `None` where the times permit to say nothing.
+    /// `None` where the times permit to say nothing: also where all threads against themselves differ by more than is asked
+    /// for, as beside other programs, which hold many threads up more than few.
     fn of(threads: usize, times: &Times) -> Option<Self> {
+        let (_, noise) = noise(times)??.around_one();
+        if noise > 1.0 + ENOUGH {
+            return None;
+        }
         let (comparison, choice) = decide(times)?;
         let interval = comparison.interval?;
         let faster = choice == Some(Choice::Ours);
@@ -144,6 +149,14 @@ mod tests {
     fn noise_finds_nothing() {
         assert_eq!(found(|_| 1.0, 0.6), None);
         assert_eq!(found(until(4), 0.6), None);
+    }
+
+    #[test]
+    fn all_threads_that_were_held_up_by_others_prove_nothing() {
+        let ours = vec![1e6; PAIRS as usize];
+        let stock: Vec<f64> = (0..PAIRS).map(|pair| if pair % 3 == 0 { 9e6 } else { 3e6 }).collect();
+        assert!(Rung::of(1, &Times { ours: ours.clone(), stock }).is_none());
+        assert!(Rung::of(1, &Times { stock: ours.clone(), ours }).is_some());
     }
 
     #[test]
