@@ -96,6 +96,35 @@ fn a_type_of_which_the_file_says_stock_is_left_to_ggml() {
     stats.assert_healthy();
 }
 
+/// With this line a graph of one column gets one thread, and a prompt as many as the program asks for.
+#[test]
+fn a_graph_of_one_column_gets_as_many_threads_as_the_file_says() {
+    let dir = work_dir();
+    let _ = tune_q4_k(&dir).run().success();
+    let head: String =
+        text(&dir).lines().filter(|line| !line.starts_with("threads")).map(|l| format!("{l}\n")).collect();
+    std::fs::write(file(&dir), head.replacen("\nmade ", "\nthreads 1\nmade ", 1)).expect("the file is written");
+    let shown = tune(&dir).args("--show --kernels").arg(best()).run().success();
+    assert!(shown.stdout.contains("threads      at most 1 thread for one column\n"), "{shown}");
+
+    // A fixed number: also beside other load, and on a machine with one CPU.
+    let bench = |tests: &str, threads: &str| {
+        let program = Program::engaged(llama("llama-bench")).var("ZEN5TURBO_TUNE", file(&dir)).knob("THREADS", threads);
+        let program = program.knob("KERNELS", best()).arg("-m").arg(synthetic_q4_k());
+        program.args(tests).args("-t 2 -r 1 --no-warmup").run().success()
+    };
+    let threads = |run: &Outcome| ["asked", "used", "capped"].map(|key| run.stats().number(&format!("/threads/{key}")));
+    let both = bench("-p 32 -n 3", "2");
+    assert_eq!(both.stats().text("/tuning/status"), "used", "{}", both.stats());
+    assert_eq!(both.stats().number("/tuning/threads"), 1, "{}", both.stats());
+    assert_eq!(threads(&both), [2, 1, 3], "the three graphs of one column\n{}", both.stats());
+    both.stats().assert_healthy();
+    let prompt = bench("-p 32 -n 0", "2");
+    assert_eq!(threads(&prompt), [2, 2, 0], "{}", prompt.stats());
+    let off = bench("-p 0 -n 3", "off");
+    assert_eq!(threads(&off), [2, 2, 0], "{}", off.stats());
+}
+
 /// Other builds of the same version have other kernels of their own.
 #[test]
 fn a_file_of_another_build_is_not_used_and_is_kept() {

@@ -95,7 +95,7 @@ pub fn fuzz(root: &Root, settings: &Settings) {
     let nodes = topology::Parts::of(root).map_or(1, |parts| parts.nodes);
     let mut section = Section::new(Kind::Machine, "machine");
     let lists = [
-        topology::checks(root),
+        topology::checks(root, settings),
         memory::checks(root, settings),
         calls::checks(root, nodes),
         policy::checks(root, nodes),
@@ -130,7 +130,7 @@ fn machine(args: &Args, root: &Root, settings: &Settings) -> Section {
         checks.push(cpu::library_check(&shim::locate(args.lib.as_deref())));
     }
     checks.extend(cpu::setting_checks(settings));
-    checks.extend(topology::checks(root));
+    checks.extend(topology::checks(root, settings));
     checks.extend(memory::checks(root, settings));
     checks.extend(calls::checks(root, nodes));
     checks.extend(policy::checks(root, nodes));

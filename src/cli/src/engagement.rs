@@ -8,7 +8,10 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use serde::Serialize;
 use serde_json::{Map, Value};
+
+use crate::text;
 
 /// One operation and weight type, e.g. MUL_MAT of q4_K.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -34,6 +37,84 @@ impl Op {
     }
 }
 
+/// Threads of the last graph.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Threads {
+    /// That the program asked for; 0 before the first graph.
+    pub asked: u64,
+    /// That computed it.
+    pub used: u64,
+    /// Graphs so far that fewer threads computed than were asked for.
+    pub capped: u64,
+    /// What limits the threads of every graph, in words.
+    pub limit: String,
+    /// CPUs that they lacked lately, as others had them.
+    pub lost_cpus: f64,
+    /// CPUs of the process; 0 where that is not known.
+    #[serde(skip)]
+    cpus: u64,
+    /// The most threads of a graph of one column, as `zen5turbo tune` measured it.
+    #[serde(skip)]
+    needed: Option<u64>,
+}
+
+impl Threads {
+    /// From the object of the statistics file.
+    fn of(statistics: &Value) -> Self {
+        let of = |key: &str| number(&statistics["threads"][key]);
+        Self {
+            asked: of("asked"),
+            used: of("used"),
+            capped: of("capped"),
+            limit: statistics["threads_limit"].as_str().unwrap_or_default().to_owned(),
+            lost_cpus: of("lost_mcpu") as f64 / 1000.0,
+            cpus: of("budget"),
+            needed: statistics["tuning"]["threads"].as_u64(),
+        }
+    }
+
+    /// Whether the last graph got fewer than the program asked for.
+    pub fn is_capped(&self) -> bool {
+        self.used < self.asked
+    }
+
+    /// Why the last graph got no more.
+    fn why(&self) -> &str {
+        let below_the_limit = self.is_capped() && (self.cpus == 0 || self.used < self.cpus);
+        if below_the_limit && self.needed == Some(self.used) {
+            "one column, as zen5turbo tune measured"
+        } else if below_the_limit && self.limit_counts_cpus() {
+            "one column, while others use the CPUs"
+        } else {
+            &self.limit
+        }
+    }
+
+    /// Whether the limit is the number of CPUs, not the user's.
+    fn limit_counts_cpus(&self) -> bool {
+        self.cpus > 0 && self.limit.starts_with("CPU")
+    }
+
+    /// `asked 8, used 2 (CPU quota 200000/100000 us of /sys/fs/cgroup/a); others had 0.50 CPUs that they could have used`
+    pub fn line(&self) -> String {
+        let why = match self.why() {
+            "" => String::new(),
+            why => format!(" ({why})"),
+        };
+        let lost = match self.lost_cpus {
+            lost if lost < 0.1 => String::new(),
+            lost => format!("; others had {} CPUs that they could have used", text::number(lost)),
+        };
+        format!("asked {}, used {}{why}{lost}", self.asked, self.used)
+    }
+
+    /// The same for all graphs; `None` where each got what was asked for.
+    pub fn line_of_all(&self) -> Option<String> {
+        let graphs = if self.capped == 1 { "graph" } else { "graphs" };
+        (self.capped > 0).then(|| format!("{}; {} {graphs} got fewer than asked", self.line(), self.capped))
+    }
+}
+
 /// A statistics file, or several merged.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
@@ -46,6 +127,7 @@ pub struct Stats {
     pub tier: Option<String>,
     /// Whether a graph was computed; older files do not tell.
     pub computed: Option<bool>,
+    pub threads: Threads,
     pub config: BTreeMap<String, String>,
     /// Copies of ggml: path, what became of it.
     pub ggml: Vec<(String, String)>,
@@ -94,6 +176,7 @@ impl Stats {
             gate_decision: text_of(&root["gate"]["decision"]),
             tier: text_of(&root["tier"]),
             computed: root["computed"].as_bool(),
+            threads: Threads::of(&root),
             config: entries(&root["config"]).filter_map(|(k, v)| Some((k.clone(), text_of(v)?))).collect(),
             ggml: ggml
                 .iter()
@@ -251,6 +334,40 @@ mod tests {
             "taken over: MUL_MAT q4_K 90 % of 100 by q4_k_avx512; declined: MUL_MAT iq1_s (type_not_supported 3), \
              MUL_MAT q4_K (use_ref 10); events: abi_mismatch 1; tier avx512"
         );
+    }
+
+    fn threads(text: &str) -> Threads {
+        Stats::parse(text).unwrap().threads
+    }
+
+    #[test]
+    fn threads_are_told_with_what_limits_them() {
+        let quota = threads(
+            r#"{"threads":{"asked":8,"used":2,"budget":2,"capped":5,"lost_mcpu":40},
+                "threads_limit":"CPU quota 200000/100000 us of /sys/fs/cgroup/a"}"#,
+        );
+        assert!(quota.is_capped());
+        assert_eq!(quota.line(), "asked 8, used 2 (CPU quota 200000/100000 us of /sys/fs/cgroup/a)");
+        assert_eq!(quota.line_of_all().unwrap(), format!("{}; 5 graphs got fewer than asked", quota.line()));
+        let set = threads(r#"{"threads":{"asked":8,"used":3,"budget":16},"threads_limit":"ZEN5TURBO_THREADS=3"}"#);
+        assert_eq!(set.line(), "asked 8, used 3 (ZEN5TURBO_THREADS=3)");
+        let all =
+            threads(r#"{"threads":{"asked":2,"used":2,"budget":4,"lost_mcpu":500},"threads_limit":"CPUs online"}"#);
+        assert_eq!(all.line(), "asked 2, used 2 (CPUs online); others had 0.50 CPUs that they could have used");
+        assert_eq!((all.is_capped(), all.line_of_all()), (false, None));
+    }
+
+    #[test]
+    fn a_graph_of_one_column_below_the_limit_says_why() {
+        let of = |tuning: &str| {
+            threads(&format!(
+                r#"{{"threads":{{"asked":64,"used":24,"budget":64}},"threads_limit":"CPUs online","tuning":{tuning}}}"#
+            ))
+        };
+        assert_eq!(of(r#"{"threads":24}"#).line(), "asked 64, used 24 (one column, as zen5turbo tune measured)");
+        for tuning in ["{}", r#"{"threads":32}"#] {
+            assert_eq!(of(tuning).line(), "asked 64, used 24 (one column, while others use the CPUs)");
+        }
     }
 
     #[test]

@@ -37,6 +37,9 @@ fn render(stats: &Stats) -> String {
     for (path, status) in &stats.ggml {
         out += &format!("ggml copy    {path}: {status}\n");
     }
+    if let Some(threads) = stats.threads.line_of_all() {
+        out += &text::facts(&[("threads", threads)]);
+    }
     let mut table = text::table();
     table.set_header(["operation", "type", "taken", "time", "weights read", "GMAC/s", "kernels", "declined"]);
     for ((op, kind), c) in &stats.ops {
@@ -87,6 +90,19 @@ mod tests {
     fn a_file_of_a_program_that_computed_nothing_says_so() {
         let out = render(&Stats::parse(r#"{"state":"active","computed":false,"ops":{}}"#).unwrap());
         assert!(out.contains("Nothing was computed") && !out.contains("taken over"), "{out}");
+    }
+
+    #[test]
+    fn threads_are_told_where_graphs_got_fewer_than_asked() {
+        let of = |capped: u64| {
+            let text = format!(
+                r#"{{"threads":{{"asked":8,"used":2,"budget":2,"capped":{capped}}},"threads_limit":"CPUs allowed: 0-1"}}"#
+            );
+            render(&Stats::parse(&text).unwrap())
+        };
+        let line = "threads      asked 8, used 2 (CPUs allowed: 0-1); 5 graphs got fewer than asked\n";
+        assert!(of(5).contains(line), "{}", of(5));
+        assert!(!of(0).contains("threads"), "{}", of(0));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod show;
 mod store;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -35,7 +36,7 @@ use crate::record::{Circumstances, Jsonl};
 use crate::shim::{self, Kernels, word};
 use arm::{Arm, Start};
 use build::Build;
-use measure::{BLOCKING_CELLS, Finding, Sides, WIDTH_CELLS};
+use measure::{BLOCKING_CELLS, Finding, Sides, WIDTH_CELLS, threads};
 use progress::Progress;
 
 pub use worker::{Args as WorkerArgs, run as work};
@@ -43,7 +44,8 @@ pub use worker::{Args as WorkerArgs, run as work};
 /// Measure our kernels against the program's own, and write the file by which the shim chooses
 ///
 /// For each weight type and number of columns, in the given build of ggml, on this CPU; in less than two
-/// minutes. Nothing is written for what shows no clear difference: there the built-in table holds. Other machines'
+/// minutes. Also the width of registers, the cut of products with many columns, and how many threads a graph of one column
+/// needs. Nothing is written for what shows no clear difference: there the built-in table holds. Other machines'
 /// and builds' calibrations in the file are kept. Exit status: 0 written (with --show: one fits), 1 not, 130
 /// interrupted.
 #[derive(clap::Args, Debug)]
@@ -197,11 +199,12 @@ fn tune(args: &Args) -> Result<ExitCode> {
         crate::text::bytes(plan.bytes as u64)
     );
     let wide = isa(plan.kernels).is_none();
-    let cells = if wide { WIDTH_CELLS } else { 0 } + if plan.self_check { 0 } else { CUTS.len() * BLOCKING_CELLS };
+    let tried = if plan.self_check { 0 } else { CUTS.len() * BLOCKING_CELLS + threads::cells(plan.threads) };
+    let cells = if wide { WIDTH_CELLS } else { 0 } + tried;
     let progress = Progress::new(plan.types.len() * Regime::ALL.len() + cells);
     let measured = plan.measure(start, &progress);
     progress.finish();
-    let (isa, width, cut, findings, skipped) = measured?;
+    let Outcome { isa, width, cut, needed, findings, skipped } = measured?;
     let seconds = start.elapsed().as_secs_f64();
 
     println!("{}\n{}", show::findings(&findings), show::LEGEND);
@@ -212,8 +215,9 @@ fn tune(args: &Args) -> Result<ExitCode> {
     let stock = lines.iter().filter(|line| line.choice == Choice::Stock).count();
     let registers = width.map_or(String::new(), |width| format!(", {} bits", width.name()));
     let bytes = |what, bytes: Option<usize>| bytes.map_or(String::new(), |n| format!(", {what} of {n} bytes"));
+    let needed_words = needed.map_or(String::new(), |n| format!(", {} for one column", show::threads(n)));
     let found = format!(
-        "{} choices ({} ours, {stock} stock) of {} measured{registers}{}{}, kernels {}, {seconds:.0} s",
+        "{} choices ({} ours, {stock} stock) of {} measured{registers}{}{}{needed_words}, kernels {}, {seconds:.0} s",
         lines.len(),
         lines.len() - stock,
         findings.len(),
@@ -238,7 +242,7 @@ fn tune(args: &Args) -> Result<ExitCode> {
         width,
         panel,
         prefetch,
-        threads: None,
+        threads: needed,
         made: Some(made),
         measured: lines,
     });
@@ -247,8 +251,17 @@ fn tune(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Instruction set, width, cut, findings and what was skipped.
-type Outcome = (Isa, Option<Width>, Cut, Vec<Finding>, std::collections::BTreeMap<&'static str, measure::Skipped>);
+/// What a measurement found.
+struct Outcome {
+    isa: Isa,
+    /// The faster width, where it was measured.
+    width: Option<Width>,
+    cut: Cut,
+    /// How many threads a graph of one column needs, where it does not need all.
+    needed: Option<usize>,
+    findings: Vec<Finding>,
+    skipped: BTreeMap<&'static str, measure::Skipped>,
+}
 
 /// How products of many columns are cut, where it is not the built-in way: see [`Calibration`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -300,9 +313,18 @@ impl Plan {
             }
         };
         let cut = if self.self_check { Cut::default() } else { self.best_cut(isa, progress)? };
+        let needed = if self.self_check { None } else { self.needed_threads((isa, cut), progress)? };
         let mut sides = self.sides((isa, cut), self.self_check.then_some((isa, cut)))?;
         let (findings, skipped) = sides.measure(&self.types, start, progress)?;
-        Ok((isa, width, cut, findings, skipped))
+        Ok(Outcome { isa, width, cut, needed, findings, skipped })
+    }
+
+    /// How many threads a graph of one column needs with these kernels, where fewer than all are clearly enough.
+    fn needed_threads(&self, ours: (Isa, Cut), progress: &Progress) -> Result<Option<usize>> {
+        if threads::cells(self.threads) == 0 {
+            return Ok(None);
+        }
+        self.sides(ours, Some(ours))?.threads_of_one_column(self.threads, progress)
     }
 
     /// The built-in cut, or those of [`CUTS`] that are clearly faster.
@@ -344,8 +366,12 @@ impl Plan {
         };
         let (isa, cut) = ours.unwrap_or((Isa::Scalar, Cut::default()));
         let file = self.everything(name, isa, cut)?;
-        let variables: [(&str, OsString); 2] =
-            [("ZEN5TURBO_KERNELS", word(kernels).into()), ("ZEN5TURBO_TUNE", file.into())];
+        // A graph of one column gets its threads also while others use the CPUs.
+        let variables: [(&str, OsString); 3] = [
+            ("ZEN5TURBO_KERNELS", word(kernels).into()),
+            ("ZEN5TURBO_TUNE", file.into()),
+            ("ZEN5TURBO_THREADS", "off".into()),
+        ];
         let start = Start {
             name,
             backend: &self.build.backend,

@@ -47,9 +47,16 @@ impl CpuBudget {
     /// The budget now. Some twenty small files and a system call for each thread: to be asked about once a second.
     #[must_use]
     pub fn of_this_process() -> Self {
-        let online = std::fs::read_to_string("/sys/devices/system/cpu/online");
-        let online = online.ok().and_then(|list| CpuSet::parse(&list)).map_or(0, |set| set.len());
-        Self::from(online, cpuset::affinity_of_all_threads(), smallest_quota(Path::new("/")))
+        let root = Path::new("/");
+        Self::from(online(root), cpuset::affinity_of_all_threads(), smallest_quota(root))
+    }
+
+    /// The budget of a process that this one starts, by the files below `root`: `/`, or a made tree.
+    #[must_use]
+    pub fn of_children(root: &Path) -> Self {
+        let status = std::fs::read_to_string(root.join("proc/self/status")).unwrap_or_default();
+        let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        Self::from(online(root), allowed.and_then(|list| CpuSet::parse(list.trim())), smallest_quota(root))
     }
 
     /// The smallest of the CPUs online, those allowed, and the quota rounded down. With a thread more than the quota has
@@ -67,6 +74,12 @@ impl CpuBudget {
         }
         budget
     }
+}
+
+/// CPUs online; 0 where that is not told.
+fn online(root: &Path) -> usize {
+    let list = std::fs::read_to_string(root.join("sys/devices/system/cpu/online"));
+    list.ok().and_then(|list| CpuSet::parse(&list)).map_or(0, |set| set.len())
 }
 
 /// The smallest quota of all groups around this process: whole CPUs, at least 1, and where it stands.
@@ -158,6 +171,22 @@ mod tests {
         assert_eq!(budget(0, cpus("1"), quota(4)).0, 1);
         assert_eq!(budget(8, None, None).0, 8);
         assert!(budget(0, None, None).0 >= 1);
+    }
+
+    #[test]
+    fn a_made_tree_has_a_budget() {
+        let of = |allowed, quota| {
+            let online = ("sys/devices/system/cpu/online", "0-15\n");
+            let status = format!("Name:\tx\nCpus_allowed_list:\t{allowed}\n");
+            let own = ("proc/self/cgroup", "0::/a\n");
+            let dir = tree(&[online, ("proc/self/status", &status), own, ("sys/fs/cgroup/a/cpu.max", quota)]);
+            let CpuBudget { cpus, limit } = CpuBudget::of_children(dir.path());
+            (cpus, limit.to_string())
+        };
+        assert_eq!(of("0-15", "max 100000"), (16, "CPUs online".into()));
+        assert_eq!(of("0-3", "max 100000"), (4, "CPUs allowed: 0-3".into()));
+        assert_eq!(of("0-3", "250000 100000").0, 2);
+        assert!(CpuBudget::of_children(Path::new("/")).cpus >= 1);
     }
 
     #[test]

@@ -7,7 +7,8 @@ use anyhow::{Result, ensure};
 
 use super::check::{Check, Report, Section, Status};
 use super::cpu;
-use super::process::Process;
+use super::process::{Process, THREADS};
+use crate::engagement::Stats;
 use crate::maps::Mapping;
 use crate::root::Root;
 
@@ -99,6 +100,10 @@ impl All {
             if section.statistics.is_some() {
                 line("statistics", found("process.statistics"));
             }
+            let threads = section.statistics.as_ref().and_then(|value| Stats::parse(&value.to_string()).ok());
+            if threads.is_some_and(|stats| stats.threads.is_capped()) {
+                line("threads", found(THREADS));
+            }
             for check in against.iter().filter(|check| check.id != "process.shim") {
                 line("why not", &check.found);
             }
@@ -152,6 +157,8 @@ mod tests {
     const SHIM: &str = "7f0000000000-7f0000001000 r--p 00000000 08:01 7     /opt/libzen5turbo.so\n";
     const GGML: &str = "7f0000002000-7f0000003000 r--p 00000000 08:01 8     /opt/libggml-base.so.0\n";
 
+    const CAPPED: &str = r#"{"pid": 11, "threads": {"asked": 8, "used": 2}, "threads_limit": "CPUs allowed: 0-1"}"#;
+
     #[test]
     fn processes_with_ggml_or_the_shim_are_told_and_others_are_not() {
         let both = format!("{SHIM}{GGML}");
@@ -162,6 +169,9 @@ mod tests {
             ("proc/8/environ", ""),
             ("proc/9/maps", SHIM),
             ("proc/9/environ", ""),
+            ("proc/11/maps", both.as_str()),
+            ("proc/11/environ", "ZEN5TURBO_STATS=/stats.%p\0"),
+            ("proc/11/root/stats.11", CAPPED),
             ("proc/10/maps", ""),
             ("proc/10/environ", ""),
             ("proc/uptime", "1"),
@@ -177,11 +187,14 @@ mod tests {
         assert_eq!(text.matches("do          start it again: zen5turbo run -- PROGRAM ARGS").count(), 1, "{text}");
         assert!(text.contains("process 9 ?: has the shim, which does nothing there"), "{text}");
         assert!(!text.contains("process 10"), "{text}");
+        let threads = "  threads     asked 8, used 2 (CPUs allowed: 0-1)\n";
+        let (_, capped) = text.split_once("process 11 ").unwrap();
+        assert!(capped.contains(threads) && text.matches("  threads ").count() == 1, "{text}");
         let verdict =
-            "verdict: the shim has engaged in 0 of 2 processes that load ggml; 1 with the shim and without ggml\n";
+            "verdict: the shim has engaged in 0 of 3 processes that load ggml; 1 with the shim and without ggml\n";
         assert!(text.ends_with(verdict), "{text}");
         let report = all.report();
-        assert_eq!((report.engages, report.sections.len(), report.unreadable), (false, 3, Some(0)));
+        assert_eq!((report.engages, report.sections.len(), report.unreadable), (false, 4, Some(0)));
     }
 
     #[test]

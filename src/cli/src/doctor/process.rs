@@ -19,6 +19,9 @@ use crate::reach::{COMPUTE, file_name, hooks};
 use crate::root::Root;
 use crate::{shim, text};
 
+/// The check that tells how many threads computed the last graph.
+pub const THREADS: &str = "process.threads";
+
 /// A process below `/proc`, or below a made tree.
 pub struct Process<'a> {
     root: &'a Root,
@@ -97,6 +100,7 @@ impl<'a> Process<'a> {
         }
         let (check, statistics) = self.statistics();
         section.checks.push(check);
+        section.checks.extend(statistics.as_ref().map(threads));
         section.statistics = statistics;
         section
     }
@@ -248,6 +252,13 @@ impl<'a> Process<'a> {
         let own = |text: &String| Stats::parse(text).is_ok_and(|stats| stats.pid == Some(self.pid.into()));
         Some((file, text.filter(own)))
     }
+}
+
+/// How many threads computed the last graph.
+fn threads(statistics: &serde_json::Value) -> Check {
+    let threads = Stats::parse(&statistics.to_string()).unwrap_or_default().threads;
+    let found = if threads.asked == 0 { "no graph was computed yet".to_owned() } else { threads.line() };
+    Check::ok(THREADS, found)
 }
 
 /// A file that was asked for and is not there. A pipe or a device is written to at exit only.

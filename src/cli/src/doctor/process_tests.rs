@@ -58,6 +58,22 @@ fn statistics_are_those_of_this_process_and_no_other() {
 }
 
 #[test]
+fn the_threads_of_the_last_graph_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("stats.json");
+    let environment = format!("ZEN5TURBO_STATS={}\0", file.display());
+    let found = |statistics: &str| {
+        fs::write(&file, statistics).unwrap();
+        check(&environment, "", "process.threads").found
+    };
+    let quota = "CPU quota 200000/100000 us of /sys/fs/cgroup/a";
+    let threads =
+        format!(r#"{{"pid": 7, "threads": {{"asked": 8, "used": 2, "budget": 2}}, "threads_limit": "{quota}"}}"#);
+    assert_eq!(found(&threads), format!("asked 8, used 2 ({quota})"));
+    assert_eq!(found(r#"{"pid": 7}"#), "no graph was computed yet");
+}
+
+#[test]
 fn what_a_process_names_as_its_statistics_and_is_no_file_is_not_waited_for() {
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe");

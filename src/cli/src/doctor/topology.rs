@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use zen5turbo_host::CpuBudget;
+use zen5turbo_host::cpu_budget::Limit;
 use zen5turbo_host::cpuset::{self, CpuSet};
 use zen5turbo_host::topology::Topology;
 
 use super::check::Check;
+use crate::knobs::Settings;
 use crate::root::Root;
 use crate::text;
 
@@ -147,13 +150,42 @@ fn kib(text: &str) -> Option<u64> {
     text.strip_suffix('K')?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The parts, SMT, and how many of the CPUs may be used.
-pub fn checks(root: &Root) -> Vec<Check> {
+/// The parts, SMT, how many of the CPUs may be used, and how many threads a graph gets.
+pub fn checks(root: &Root, settings: &Settings) -> Vec<Check> {
     let Some(parts) = Parts::of(root) else {
         let found = "neither hwloc nor /sys/devices/system/cpu tells it";
         return vec![Check::limited("topology", found, "sysfs mounted", "mount -t sysfs sysfs /sys")];
     };
-    vec![Check::ok("topology", parts.line()), smt(root, &parts), allowed(root, &parts)]
+    vec![
+        Check::ok("topology", parts.line()),
+        smt(root, &parts),
+        allowed(root, &parts),
+        threads(&CpuBudget::of_children(&root.path("")), settings),
+    ]
+}
+
+/// How many threads a graph of a process gets that is started here, and what limits it.
+fn threads(budget: &CpuBudget, settings: &Settings) -> Check {
+    const ID: &str = "cpus.threads";
+    let n = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let CpuBudget { cpus, limit } = budget;
+    match (settings.get("ZEN5TURBO_THREADS").unwrap_or("auto"), limit) {
+        ("auto", Limit::Quota { .. }) => Check::limited(
+            ID,
+            format!("a graph gets at most {} ({limit})", n(*cpus, "thread")),
+            "no CPU quota below the CPUs that are allowed",
+            "nothing if intended (docker run --cpus, CPUQuota= of a unit); a quota counts in whole CPUs",
+        ),
+        ("auto", _) => Check::ok(ID, format!("a graph gets at most {} ({limit})", n(*cpus, "thread"))),
+        (setting, _) => {
+            let most = match setting.parse() {
+                Ok(most) => format!("at most {}", n(most, "thread")),
+                Err(_) => "as many threads as the program asks for".to_owned(),
+            };
+            let rest = format!("(ZEN5TURBO_THREADS={setting}); the process has {} ({limit})", n(*cpus, "CPU"));
+            Check::ok(ID, format!("a graph gets {most} {rest}"))
+        }
+    }
 }
 
 fn smt(root: &Root, parts: &Parts) -> Check {
@@ -226,15 +258,35 @@ mod tests {
         assert_eq!(parts, expected);
         let line = "2 packages, 2 memory nodes, 4 dies, 4 L3 of 32.0 MiB for 2 cores, 8 cores, 16 CPUs (sysfs)";
         assert_eq!(parts.line(), line);
-        let checks = checks(&root);
+        let checks = checks(&root, &Settings::of([]));
         assert!(checks[1].found.contains("-t 8"), "{checks:?}");
         assert_eq!((checks[2].status, checks[2].found.as_str()), (Status::Limited, "4 of 16 (0-3)"));
+        let threads = "a graph gets at most 4 threads (CPUs allowed: 0-3)";
+        assert_eq!((checks[3].id.as_str(), checks[3].found.as_str()), ("cpus.threads", threads));
+    }
+
+    #[test]
+    fn the_threads_of_a_graph_are_told_with_what_limits_them() {
+        let quota = Limit::Quota { quota: 250_000, period: 100_000, group: "/sys/fs/cgroup/a".into() };
+        let of = |setting: Option<&str>, cpus, limit: &Limit| {
+            let set = setting.map(|value| ("ZEN5TURBO_THREADS".to_owned(), value.to_owned()));
+            let check = threads(&CpuBudget { cpus, limit: limit.clone() }, &Settings::of(set));
+            (check.status, check.found)
+        };
+        let found = "a graph gets at most 2 threads (CPU quota 250000/100000 us of /sys/fs/cgroup/a)";
+        assert_eq!(of(None, 2, &quota), (Status::Limited, found.into()));
+        assert_eq!(of(None, 1, &Limit::Online), (Status::Ok, "a graph gets at most 1 thread (CPUs online)".into()));
+        let set = "a graph gets at most 3 threads (ZEN5TURBO_THREADS=3); the process has 8 CPUs (CPUs online)";
+        assert_eq!(of(Some("3"), 8, &Limit::Online), (Status::Ok, set.into()));
+        let off = "a graph gets as many threads as the program asks for (ZEN5TURBO_THREADS=off); the process has 8 CPUs (CPUs online)";
+        assert_eq!(of(Some("off"), 8, &Limit::Online), (Status::Ok, off.into()));
+        assert_eq!(of(Some("many"), 8, &Limit::Online).1, "a graph gets at most 8 threads (CPUs online)");
     }
 
     #[test]
     fn a_machine_that_tells_nothing_is_limited() {
         let (_folder, root) = tree(&[]);
-        assert_eq!(checks(&root)[0].status, Status::Limited);
+        assert_eq!(checks(&root, &Settings::of([]))[0].status, Status::Limited);
     }
 
     #[test]

@@ -88,6 +88,9 @@ fn process(stats: &Stats, json: &Value, wall: Duration, measured: &[Bandwidth]) 
     if stats.computed == Some(false) {
         out += "computed     nothing: no graph\n";
     }
+    if let Some(threads) = stats.threads.line_of_all() {
+        out += &text::facts(&[("threads", threads)]);
+    }
     if stats.taken() > 0 {
         out += &operations(stats, wall, measured);
     }
@@ -178,6 +181,7 @@ mod tests {
             "kernels": {}, "declined": {"use_ref": 3}}}},
         "memory": {"weights": {"mapped": 4194304, "wanted": 4194304, "cached": 1048576, "promoted": {"thp": 2097152, "2m": 0, "1g": 0},
             "demoted": 0, "us": 1500000}, "buffers": {"thp": {"count": 2, "bytes": 1048576}}},
+        "threads": {"asked": 4, "used": 1, "budget": 1, "capped": 1}, "threads_limit": "CPUs allowed: 3",
         "events": {"thp_never": 1}}"#;
 
     #[test]
@@ -197,6 +201,7 @@ mod tests {
             "huge pages   3.0 MiB of 4.0 MiB that products read (4.0 MiB mapped): 1.0 MiB in the page cache; moved to 2.0 MiB transparent",
             "1.50 s",
             "buffers      1.0 MiB in 2 large buffers",
+            "threads      asked 4, used 1 (CPUs allowed: 3); 1 graph got fewer than asked\n",
             "event        thp_never: 1",
         ] {
             assert!(out.contains(part), "{part} in\n{out}");

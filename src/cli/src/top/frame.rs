@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 use zen5turbo_host::proc::field_kib;
 
-use crate::engagement::{Op, Stats};
+use crate::engagement::{Op, Stats, Threads};
 use crate::live::{self, Absent};
 use crate::root::Root;
 
@@ -148,19 +148,6 @@ pub struct Declined {
     pub count: u64,
 }
 
-/// Threads of the last graph.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Threads {
-    /// That the program asked for; 0 before the first graph.
-    pub asked: u64,
-    /// That computed it.
-    pub used: u64,
-    /// What limits them, in words.
-    pub limit: String,
-    /// CPUs that they lacked lately, as others had them.
-    pub lost_cpus: f64,
-}
-
 /// Weights on huge pages, bytes since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Promoted {
@@ -208,7 +195,7 @@ impl Frame {
                 .map(count)
                 .iter()
                 .sum(),
-            threads: threads(&now.statistics),
+            threads: stats.threads.clone(),
             usage: now.usage,
             events: stats.events.clone(),
             ..Frame::default()
@@ -309,16 +296,6 @@ fn operation((operation, kind): &(String, String), op: &Op, since: Option<(Op, f
     }
 }
 
-fn threads(statistics: &Value) -> Threads {
-    let of = |key: &str| count(&statistics["threads"][key]);
-    Threads {
-        asked: of("asked"),
-        used: of("used"),
-        limit: statistics["threads_limit"].as_str().unwrap_or_default().to_owned(),
-        lost_cpus: of("lost_mcpu") as f64 / 1000.0,
-    }
-}
-
 fn promoted(weights: &Value) -> Promoted {
     let moved: u64 = ["thp", "2m", "1g"].map(|kind| count(&weights["promoted"][kind])).iter().sum();
     let given_back = count(&weights["demoted"]);
@@ -350,6 +327,8 @@ pub mod tests {
             "memory": {"weights": {"wanted": 8 << 20, "cached": 2 << 20, "promoted": {"thp": 3 << 20}, "demoted": 1 << 20},
                        "buffers": {"thp": {"count": 1, "bytes": 2 << 20}}},
             "events": {"thp_refused": 1},
+            "threads": {"asked": 8, "used": 2, "budget": 2, "capped": 3, "lost_mcpu": 0},
+            "threads_limit": "CPU quota 200000/100000 us of /sys/fs/cgroup/a",
         });
         let usage = Usage { rss: 300 << 20, cpu_seconds: 1.5 * n as f64, ..Usage::default() };
         Reading { at: start + Duration::from_secs(seconds), statistics, usage }

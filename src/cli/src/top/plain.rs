@@ -90,6 +90,7 @@ mod tests {
             "4.00 GB/s read, 8.00 GB/s while products run: 25 % and 50 % of 16.0 GB/s (2 threads, measured 2026-11-21",
             "huge pages   4.0 MiB of 8.0 MiB that products read, 50 %: 2.0 MiB in the page cache, 2.0 MiB moved, 1.0 MiB given back",
             "300.0 MiB resident",
+            "threads      asked 8, used 2 (CPU quota 200000/100000 us of /sys/fs/cgroup/a)\n",
             "thp_refused 1",
             "q4_K",
             "src0_view",
@@ -106,6 +107,7 @@ mod tests {
         let program = &out["programs"][0];
         assert_eq!((&program["pid"], &program["operations"][0]["type"]), (&7.into(), &"q4_K".into()));
         assert_eq!(program["weights_per_second"], 4e9);
+        assert_eq!((&program["threads"]["asked"], &program["threads"]["used"]), (&8.into(), &2.into()));
         assert_eq!(program["statistics"]["ops"]["MUL_MAT"]["q4_K"]["taken"], 300);
     }
 }

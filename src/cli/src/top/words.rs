@@ -1,6 +1,6 @@
 //! The lines and cells of a program, the same on the screen and as text.
 
-use super::frame::{Declined, Frame, Graphs, Operation, Threads};
+use super::frame::{Declined, Frame, Graphs, Operation};
 use crate::bandwidth::Kept;
 use crate::text;
 
@@ -17,7 +17,7 @@ pub fn facts(frame: &Frame, limit: Option<&Kept>) -> Vec<(&'static str, String)>
         facts.push(("graphs", "none computed yet".to_owned()));
     }
     if frame.threads.asked > 0 {
-        facts.push(("threads", threads(&frame.threads)));
+        facts.push(("threads", frame.threads.line()));
     }
     facts.push(("weights", weights(frame, limit)));
     let promoted = frame.promoted;
@@ -71,16 +71,6 @@ fn line_of(graphs: &Graphs) -> (&'static str, String) {
             format!("{rate} graphs of more columns a second, {columns} columns/s; {share} of the time; {total} so far"),
         ),
     }
-}
-
-/// `asked 8, used 2 (CPU quota ...); others had 0.50 CPUs that they could have used`
-pub fn threads(threads: &Threads) -> String {
-    let why = if threads.limit.is_empty() { String::new() } else { format!(" ({})", threads.limit) };
-    let lost = match threads.lost_cpus {
-        lost if lost < 0.1 => String::new(),
-        lost => format!("; others had {} CPUs that they could have used", text::number(lost)),
-    };
-    format!("asked {}, used {}{why}{lost}", threads.asked, threads.used)
 }
 
 fn weights(frame: &Frame, limit: Option<&Kept>) -> String {

@@ -61,6 +61,7 @@ functions! {
     ggml_threadpool_params_init(*mut c_void, c_int);
     ggml_threadpool_new(*mut c_void) -> Object;
     ggml_threadpool_pause(Object);
+    ggml_threadpool_free(Object);
     ggml_backend_cpu_buffer_from_ptr(*mut c_void, usize) -> Object;
     ggml_backend_buffer_set_usage(Object, c_int);
     ggml_backend_tensor_alloc(Object, Object, *mut c_void) -> c_int;

@@ -1,5 +1,7 @@
 //! Pairs of turns, ours and the program's own, and what they permit to say.
 
+pub mod threads;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use std::{fmt, thread};
@@ -15,15 +17,16 @@ use super::progress::Progress;
 use super::worker::Request;
 use crate::ab::order;
 use crate::record::Jsonl;
-use crate::statistics::{Better, CONFIDENCE, Comparison, Verdict, median};
+use crate::statistics::{Better, CONFIDENCE, Comparison, Interval, Verdict, median};
 
 /// Pairs of each comparison: with a confidence that is corrected for [`MOST`] comparisons, the interval of the
 /// median leaves out the three outermost ratios on either side, so that a turn that was held up harms nothing.
 const PAIRS: u32 = 24;
 
-/// Comparisons of one measurement: 16 types in 6 regimes, the width, and the cuts. All of them together keep
+/// Comparisons of one measurement: 16 types in 6 regimes, the width, the cuts, and numbers of threads. All of them together keep
 /// [`CONFIDENCE`] (Bonferroni): the chance that any of them decides something between equal things is 5 %.
-const MOST: usize = WeightType::ALL.len() * Regime::ALL.len() + 1 + super::CUTS.len();
+const MOST: usize =
+    WeightType::ALL.len() * Regime::ALL.len() + 1 + super::CUTS.len() + threads::LADDER.len() * threads::TYPES.len();
 
 /// Who is taken must be faster by more than this: switching costs something, too (activations are then
 /// quantised in two ways).
@@ -141,9 +144,21 @@ impl Sides {
         self.both(&Request::Weights { name: weight.ggml_name().to_owned() })
     }
 
-    /// All pairs of one type and regime. Every turn is preceded by a pause.
+    /// All pairs of one type and regime.
     fn pairs(&mut self, weight: WeightType, regime: Regime) -> Result<Times> {
         let columns = columns(regime);
+        let times = self.turns(weight, columns)?;
+        self.keep(&json!({ "type": weight.ggml_name(), "columns": columns, "ns": times }))?;
+        Ok(times)
+    }
+
+    /// Records what was measured, if asked for.
+    fn keep(&mut self, line: &serde_json::Value) -> Result<()> {
+        self.record.as_mut().map_or(Ok(()), |record| record.add(line))
+    }
+
+    /// All pairs of one type and number of columns. Every turn is preceded by a pause.
+    fn turns(&mut self, weight: WeightType, columns: usize) -> Result<Times> {
         // Memory is touched, and the caches hold what they will.
         self.ours.turn(weight, columns, 0)?;
         self.stock.turn(weight, columns, 0)?;
@@ -157,9 +172,6 @@ impl Sides {
                 };
                 list.push(arm.turn(weight, columns, TURN_MS)?);
             }
-        }
-        if let Some(record) = &mut self.record {
-            record.add(&json!({ "type": weight.ggml_name(), "columns": columns, "ns": times }))?;
         }
         Ok(times)
     }
@@ -249,13 +261,18 @@ fn finding(weight: WeightType, regime: Regime, times: &Times) -> Option<Finding>
     Some(Finding { weight, regime, ours, stock, choice })
 }
 
+/// What the second side shows against itself.
+fn noise(times: &Times) -> Option<Option<Interval>> {
+    // Every second pair mirrors the one before it: two turns of the second side follow each other.
+    let (one, other): (Vec<f64>, Vec<f64>) = times.stock.chunks_exact(2).map(|two| (two[0], two[1])).unzip();
+    Some(Comparison::of_pairs(&other, &one, None, Better::Lower, CONFIDENCE)?.interval)
+}
+
 /// Who is clearly the faster one: outside of what the second side shows against itself, and by more than
 /// [`MARGIN`].
 fn decide(times: &Times) -> Option<(Comparison, Option<Choice>)> {
     let confidence = 1.0 - (1.0 - CONFIDENCE) / MOST as f64;
-    // Every second pair mirrors the one before it: two turns of the second side follow each other.
-    let (one, other): (Vec<f64>, Vec<f64>) = times.stock.chunks_exact(2).map(|two| (two[0], two[1])).unzip();
-    let noise = Comparison::of_pairs(&other, &one, None, Better::Lower, CONFIDENCE)?.interval;
+    let noise = noise(times)?;
     let comparison = Comparison::of_pairs(&times.ours, &times.stock, noise.as_ref(), Better::Lower, confidence)?;
     let choice = comparison.interval.and_then(|interval| match comparison.verdict {
         Verdict::Better if interval.high < 1.0 - MARGIN => Some(Choice::Ours),
@@ -304,7 +321,7 @@ mod tests {
     fn the_pairs_are_enough_for_all_comparisons_together() {
         let (comparison, _) = decide(&times(1.0, 0.02)).unwrap();
         let interval = comparison.interval.expect("so many pairs reach the confidence");
-        assert!(1.0 - interval.confidence <= 0.05 / 102.0 + 1e-12);
+        assert!(1.0 - interval.confidence <= 0.05 / MOST as f64 + 1e-12);
     }
 
     #[test]

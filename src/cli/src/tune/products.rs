@@ -83,24 +83,39 @@ impl Products {
     /// A backend with so many threads, and `bytes` for weights on huge pages, spread over all memory nodes.
     pub fn new(ggml: Ggml, threads: usize, bytes: usize) -> Result<Self> {
         let f = &ggml.functions;
-        let threads = c_int::try_from(threads)?;
         let memory = region(bytes)?;
-        let mut params: PoolParams = [0; 512];
-        // SAFETY: ggml's functions with their signatures. The parameters have room to spare; the buffer is
-        // given memory that lives as long as it does.
-        let (backend, pool, weights) = unsafe {
+        // SAFETY: ggml's functions with their signatures. The buffer is given memory that lives as long as it does.
+        let (backend, weights) = unsafe {
             let backend = (f.ggml_backend_cpu_init)();
             ensure!(!backend.is_null(), "ggml_backend_cpu_init failed");
-            (f.ggml_backend_cpu_set_n_threads)(backend, threads);
+            let weights = buffer(&ggml, &memory)?;
+            (f.ggml_backend_buffer_set_usage)(weights, USAGE_WEIGHTS);
+            (backend, weights)
+        };
+        let mut products = Products { ggml, backend, pool: std::ptr::null_mut(), memory, weights, of: None };
+        products.set_threads(threads)?;
+        Ok(products)
+    }
+
+    /// Computes with so many threads from now on, in a pool of exactly as many.
+    pub fn set_threads(&mut self, threads: usize) -> Result<()> {
+        let f = &self.ggml.functions;
+        let threads = c_int::try_from(threads)?;
+        let mut params: PoolParams = [0; 512];
+        // SAFETY: ggml's functions with their signatures. The parameters have room to spare; no graph runs, and the backend
+        // has the new pool before the old one is freed.
+        unsafe {
             (f.ggml_threadpool_params_init)(params.as_mut_ptr().cast(), threads);
             let pool = (f.ggml_threadpool_new)(params.as_mut_ptr().cast());
             ensure!(!pool.is_null(), "ggml_threadpool_new failed for {threads} threads");
-            (f.ggml_backend_cpu_set_threadpool)(backend, pool);
-            let weights = buffer(&ggml, &memory)?;
-            (f.ggml_backend_buffer_set_usage)(weights, USAGE_WEIGHTS);
-            (backend, pool, weights)
-        };
-        Ok(Products { ggml, backend, pool, memory, weights, of: None })
+            (f.ggml_backend_cpu_set_n_threads)(self.backend, threads);
+            (f.ggml_backend_cpu_set_threadpool)(self.backend, pool);
+            let old = std::mem::replace(&mut self.pool, pool);
+            if !old.is_null() {
+                (f.ggml_threadpool_free)(old);
+            }
+        }
+        Ok(())
     }
 
     /// Fills the memory with weights of this type.

@@ -41,6 +41,11 @@ pub fn findings(findings: &[Finding]) -> String {
     table(|weight, regime| find(weight, regime).map(cell))
 }
 
+/// So many threads at most.
+pub fn threads(n: usize) -> String {
+    format!("at most {n} thread{}", if n == 1 { "" } else { "s" })
+}
+
 /// How to read the tables.
 pub const LEGEND: &str = "Our speed over the program's own, by type and number of columns; stock: clearly slower, left to the program; \
                           in brackets: no clear difference, the built-in table holds.";
@@ -89,6 +94,10 @@ fn one(calibration: &Calibration, fits: String) -> String {
         ),
         ("panels", bytes(calibration.panel)),
         ("prefetch", bytes(calibration.prefetch)),
+        (
+            "threads",
+            calibration.threads.map_or("as many as there are".to_owned(), |n| format!("{} for one column", threads(n))),
+        ),
         ("made", or_none(calibration.made.as_deref())),
         ("fits", fits),
     ];
@@ -107,7 +116,7 @@ mod tests {
     use super::*;
 
     const TEXT: &str = "zen5turbo-tune 2\ncpu A\nggml 1 x avx2\ntier avx2\nq4_K 1 ours 100 150\nq4_K many stock 200 100\n\
-                        cpu B\nggml 1\ntier avx2\nwidth 256\nmade today\n";
+                        cpu B\nggml 1\ntier avx2\nwidth 256\nthreads 24\nmade today\n";
 
     fn show(here: &Here<'_>) -> (String, bool) {
         file(&zen5turbo_calibration::parse(TEXT).unwrap(), here)
@@ -123,6 +132,8 @@ mod tests {
             "yes, this CPU and kernel tier, and this build",
             "made for the CPU `B`",
             "256 bits",
+            "threads      as many as there are",
+            "threads      at most 24 threads for one column",
             "today",
             "no choice",
         ] {

@@ -27,6 +27,8 @@ pub struct Args {
 pub enum Request {
     /// Make threads and memory: `threads`, bytes of weights.
     Begin { threads: usize, bytes: usize },
+    /// Compute with so many threads from now on.
+    Threads { threads: usize },
     /// Fill the memory with weights of this type.
     Weights { name: String },
     /// Compute products with so many columns for so long.
@@ -71,6 +73,7 @@ fn serve(file: &Path) -> Result<()> {
                 products = Some((Products::new(ggml, threads, bytes)?, WeightType::F32));
                 Ok(Answer::Done)
             }
+            (Request::Threads { threads }, Some((products, _))) => products.set_threads(threads).map(|()| Answer::Done),
             (Request::Weights { name }, Some((products, current))) => {
                 *current = WeightType::from_ggml_name(&name).with_context(|| format!("no type {name}"))?;
                 products.fill(*current).map(|()| Answer::Done)

@@ -230,9 +230,9 @@ unsafe fn prepare(caller: &Caller, cgraph: *mut c_void, cplan: *mut CPlan) -> Op
     // SAFETY: arguments of ggml.
     let planned = unsafe { plan_graph(abi, caller, cgraph, work_data, all) };
     let one_column = planned.as_ref().is_some_and(|(_, columns)| *columns == 1);
-    let threads = if one_column { threads::count_for_one_column(all) } else { all };
+    let (threads, whole) = if one_column { threads::count_for_one_column(all) } else { (all, false) };
     // SAFETY: as above.
-    let graph = unsafe { Graph::start(caller, cplan, threads, one_column && threads == all) };
+    let graph = unsafe { Graph::start(caller, cplan, threads, whole) };
     let (running, columns) = planned.unzip();
     Some(Prepared { columns, _running: running, _threads: graph })
 }

@@ -160,6 +160,10 @@ fn circumstances(j: &mut Json) {
     j.open(Some("tuning"));
     j.string("file", &file);
     j.string("status", status);
+    match tuning::threads_of_one_column() {
+        usize::MAX => {}
+        threads => j.number("threads", threads as u64),
+    }
     j.close();
     j.string("threads_limit", &crate::threads::limit());
     j.open_array("ggml");

@@ -83,10 +83,16 @@ pub fn count(asked: usize) -> usize {
     asked.min(most())
 }
 
-/// The same for a graph of one column, which the threads of a CPU that others use would hold up.
-pub fn count_for_one_column(threads: usize) -> usize {
-    let threads = threads.min(tuning::threads_of_one_column());
-    if config().threads == Threads::Auto { pressure::beside_others(threads) } else { threads }
+/// The same for a graph of one column, which more threads than it needs do not make faster, and which the threads of a CPU
+/// that others use would hold up. Also whether none was left out because of others.
+pub fn count_for_one_column(threads: usize) -> (usize, bool) {
+    let needed = threads.min(tuning::threads_of_one_column());
+    let threads = match config().threads {
+        Threads::Off => return (threads, true),
+        Threads::AtMost(_) => needed,
+        Threads::Auto => pressure::beside_others(needed),
+    };
+    (threads, threads == needed)
 }
 
 /// A graph that is about to be computed by other threads than the program planned. Its plan is the program's again when
