@@ -1,4 +1,5 @@
-//! Threads on CPUs of their own (`ZEN5TURBO_PIN`), and affinities of the program that are left alone.
+//! Threads on CPUs of their own (`ZEN5TURBO_PIN`), and affinities of the program that are left alone. Some of these graphs have
+//! more threads than CPUs, which `ZEN5TURBO_THREADS=off` lets them have.
 //! Memory nodes are tested in `numa_guest.rs`.
 
 use tempfile::TempDir;
@@ -17,7 +18,12 @@ impl Placed {
     }
 
     fn run(&self, args: &str, pin: &str) -> Outcome {
-        let run = Program::engaged(self.dir.path().join("placed")).args(args).knob("PIN", pin).run().success();
+        let run = Program::engaged(self.dir.path().join("placed"))
+            .args(args)
+            .knob("PIN", pin)
+            .knob("THREADS", "off")
+            .run()
+            .success();
         run.stats().assert_healthy();
         assert_eq!(run.stats().taken("MUL_MAT_ID", Some("q8_0")) % 3, if args.contains("twice") { 2 } else { 0 });
         run
@@ -115,7 +121,7 @@ fn an_affinity_mask_is_respected() {
     let limited = |pin: &str, threads: &str| {
         let program = placed.dir.path().join("placed");
         let run = Program::engaged("/usr/bin/taskset").args(&format!("-c {first}")).arg(program);
-        run.arg(threads).arg("plain").knob("PIN", pin).run().success()
+        run.arg(threads).arg("plain").knob("PIN", pin).knob("THREADS", "off").run().success()
     };
     for (pin, reason) in [("auto", None), ("cores", Some("pin_too_many_threads"))] {
         let run = limited(pin, "2");

@@ -10,11 +10,16 @@ use zen5turbo_tests::{Fixture, MILAN, Outcome, Program, Stats, ZEN5, command, fa
 
 /// `zen5turbo run OPTIONS -- PROGRAM`, with the gate open.
 fn run(options: &str, program: impl AsRef<Path>) -> Program {
+    run_gated("off", options, program)
+}
+
+fn run_gated(gate: &str, options: &str, program: impl AsRef<Path>) -> Program {
     Program::new(command())
         .arg("run")
         .arg("--lib")
         .arg(shim())
-        .args("--gate off")
+        .args("--gate")
+        .arg(gate)
         .args(options)
         .arg("--")
         .arg(program.as_ref())
@@ -180,7 +185,7 @@ fn what_was_switched_off_on_purpose_is_said_and_runs() {
     assert!(outcome.stdout.starts_with("extra calls 2, computed 2"), "{outcome}");
     assert!(outcome.stderr.contains("takes nothing over"), "{outcome}");
     for cpu in [ZEN5, MILAN] {
-        let outcome = run("--gate passthrough", &program).on(cpu).run().success();
+        let outcome = run_gated("passthrough", "", &program).on(cpu).run().success();
         assert!(outcome.stdout.starts_with("extra calls 2, computed 2"), "{outcome}");
         assert!(outcome.stderr.contains("ZEN5TURBO_GATE=passthrough is set: the shim takes nothing over"), "{outcome}");
     }

@@ -162,6 +162,11 @@ pub unsafe fn make(functions: Functions, params: *mut PoolParams) -> Option<*mut
     if !functions.graphs_are_seen {
         return None; // a graph would ask for more threads than a smaller pool has
     }
+    if !with_table(|entries| entries.iter().any(Entry::is_free)) {
+        // As large as the program wants it: one that is not known here can not be replaced when there are more CPUs.
+        stats::event(Reason::PoolTableFull);
+        return None;
+    }
     let mut own = *asked;
     // A pool of OpenMP's has no threads that a smaller one would save.
     if !functions.openmp {

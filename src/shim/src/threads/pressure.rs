@@ -125,10 +125,11 @@ impl Measure {
     }
 }
 
-/// The running mean of lost time after a graph that took `wall` and lost `lost`, both in thousandths of a CPU.
+/// The running mean of lost time after a graph that took `wall` and lost `lost`, both in thousandths of a CPU. Without functions of
+/// libm, which this library does without.
 fn lately(before: usize, lost: f64, wall: Duration) -> usize {
-    let keep = (-wall.as_secs_f64() * 1e3 / MEMORY_MS).exp();
-    (before as f64 * keep + lost * (1.0 - keep)).round() as usize
+    let keep = MEMORY_MS / (MEMORY_MS + wall.as_secs_f64() * 1e3);
+    (before as f64 * keep + lost * (1.0 - keep) + 0.5) as usize
 }
 
 fn slept_us() -> u64 {
