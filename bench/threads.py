@@ -27,7 +27,7 @@ SHIM = {"LD_PRELOAD": str(ROOT / "target/release/libzen5turbo.so"), "ZEN5TURBO_G
 THREADS = (1, 2, 4, 8, 32)
 # Name, CPUs allowed, CPUs of the quota.
 BUDGETS = (("2 CPUs", "0,1", None), ("1 CPU", "1", None), ("quota 0.5", None, 0.5), ("quota 1", None, 1), ("quota 1.5", None, 1.5))
-LIMIT = 15  # seconds for one answer
+LIMIT = 8  # seconds for one answer
 TOKENS = 32
 
 
