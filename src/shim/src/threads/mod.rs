@@ -30,7 +30,7 @@ const READ_EVERY_MS: u64 = 1000;
 
 /// CPUs of the budget; 0 before it was read.
 static CPUS: AtomicUsize = AtomicUsize::new(0);
-/// When it is to be read again, milliseconds since [`start`].
+/// When it is to be read again, in milliseconds of [`now_ms`].
 static NEXT_READ: AtomicU64 = AtomicU64::new(0);
 /// What limits it, for the statistics.
 static LIMIT: Mutex<String> = Mutex::new(String::new());
