@@ -30,7 +30,7 @@ pub struct Weights {
     size: Size,
     pages: Pages,
     copies: usize,
-    memory: Memory,
+    memory: Rc<Memory>,
 }
 
 impl Weights {
@@ -42,13 +42,21 @@ impl Weights {
         let one = random_blocks(kind, size.rows * (size.k / block));
         debug_assert_eq!(one.len(), size.rows * size.k / block * block_bytes);
         let copies = copies.unwrap_or_else(|| uncached_bytes().div_ceil(one.len())).max(1);
-        let memory = Memory::repeat(&one, copies, pages)?;
+        let memory = Rc::new(Memory::repeat(&one, copies, pages)?);
         Ok(Weights { kind, size, pages, copies, memory })
+    }
+
+    /// The same memory taken for matrices of about `bytes` with rows of `k` elements, a multiple of the type's block.
+    pub fn reshaped(&self, k: usize, bytes: usize) -> Weights {
+        let row = self.kind.row_bytes(k);
+        let rows = (bytes.min(self.memory.len()) / row).max(1).next_multiple_of(LANES).min(self.memory.len() / row);
+        let (size, copies) = (Size { rows, k }, self.memory.len() / (rows * row));
+        Weights { size, copies, memory: Rc::clone(&self.memory), ..*self }
     }
 
     /// Bytes of one copy.
     pub fn bytes(&self) -> usize {
-        self.memory.len() / self.copies
+        self.kind.row_bytes(self.size.k) * self.size.rows
     }
 
     /// Rows and columns of one copy.
@@ -146,6 +154,11 @@ impl Activations {
     }
 }
 
+/// How this CPU computes 512-bit operations.
+pub fn data_path() -> DataPath {
+    width::measure().map_or(DataPath::Full, Width::data_path)
+}
+
 /// A product of one kernel, ready to run.
 #[derive(Debug)]
 pub struct Case {
@@ -171,8 +184,7 @@ impl Case {
     /// The product of `weights` and `columns` columns on `isa`; `None` where this CPU or the
     /// registry has no such kernel.
     pub fn new(weights: &Rc<Weights>, isa: Isa, columns: usize, blocking: Blocking) -> io::Result<Option<Case>> {
-        let path = width::measure().map_or(DataPath::Full, Width::data_path);
-        let Some(kernel) = registry::kernel_on(path, isa, weights.kind, columns) else { return Ok(None) };
+        let Some(kernel) = registry::kernel_on(data_path(), isa, weights.kind, columns) else { return Ok(None) };
         let Size { rows, k } = weights.size;
         Ok(Some(Case {
             kernel,

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use zen5turbo_bench::harness::{Case, Size, Times, Unknown, Weights, parse_isa, parse_type};
+use zen5turbo_bench::harness::{Case, Size, Times, Unknown, Weights, data_path, parse_isa, parse_type};
 use zen5turbo_bench::memory::Pages;
 use zen5turbo_bench::peaks::Peaks;
 use zen5turbo_bench::{median, report};
@@ -106,7 +106,7 @@ fn main() -> Result<()> {
             kind.ggml_name()
         );
     }
-    let mut blocking = Blocking::default();
+    let mut blocking = Blocking::of(data_path());
     blocking.panel_bytes = args.panel_bytes.unwrap_or(blocking.panel_bytes);
     blocking.prefetch_bytes = args.prefetch_bytes.unwrap_or(blocking.prefetch_bytes);
 

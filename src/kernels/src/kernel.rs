@@ -2,9 +2,11 @@
 //! around packing and micro-kernel, which are the same for all.
 
 use crate::act::QuantizeFn;
+use crate::fetch::Fetch;
 use crate::formats::{ActFormat, Codes, LINE, Shape, Values, WeightType};
 use crate::isa::{Isa, LANES};
 use crate::micro::{DirectFn, MicroFn};
+use crate::width::DataPath;
 use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 
 /// Packs `blocks` records of sixteen rows: row `r` starts at `src + r * stride`.
@@ -90,11 +92,21 @@ pub struct Blocking {
     pub panel_bytes: usize,
     /// Bytes of weights to prefetch ahead of packing, over the sixteen rows together, at most; 0: none.
     pub prefetch_bytes: usize,
+    /// What kernels without panels fetch ahead of quantised rows.
+    pub rows: Fetch,
+    /// The same of rows of floats.
+    pub floats: Fetch,
 }
 
 impl Blocking {
-    /// What was measured to be good.
-    pub const MEASURED: Self = Blocking { panel_bytes: 20 << 10, prefetch_bytes: 128 << 10 };
+    /// What was measured to be good; rows are left to the hardware's prefetcher.
+    pub const MEASURED: Self =
+        Blocking { panel_bytes: 20 << 10, prefetch_bytes: 128 << 10, rows: Fetch::NONE, floats: Fetch::NONE };
+
+    /// What was measured to be good on CPUs that compute 512-bit operations so.
+    pub const fn of(path: DataPath) -> Self {
+        Blocking { rows: Fetch::rows(path), floats: Fetch::floats(path), ..Self::MEASURED }
+    }
 
     /// The most of either that is of any use: what level-2 caches hold.
     pub const MOST: usize = 1 << 20;
@@ -210,7 +222,7 @@ impl Kernel {
         column: impl Fn(usize) -> *mut f32,
     ) {
         if p.tiles.count == p.tiles.columns && !self.direct.is_empty() && p.k >= DIRECT_LEAST_K {
-            return self.multiply_direct(p, panels, tiles, column);
+            return self.multiply_direct(p, panels, tiles, blocking, column);
         }
         let (block_k, block_bytes) = (self.shape.block, self.record_bytes());
         let blocks = p.k.div_ceil(block_k);
@@ -273,8 +285,10 @@ impl Kernel {
         p: &Product,
         panels: core::ops::Range<usize>,
         tiles: core::ops::Range<usize>,
+        blocking: &Blocking,
         column: impl Fn(usize) -> *mut f32,
     ) {
+        let fetch = if self.weight.block().0 == 1 { blocking.floats } else { blocking.rows };
         let bytes = self.act.bytes(p.k, 1);
         let groups = Tiles::new(tiles.len(), self.direct.len());
         for panel in panels {
@@ -288,7 +302,7 @@ impl Kernel {
                     *d = column(c).add(row);
                 }
                 let direct = self.direct[to - from - 1];
-                direct(weights, p.stride, rows, p.k, p.act.add(from * bytes), bytes, dst.as_ptr());
+                direct(weights, p.stride, rows, p.k, p.act.add(from * bytes), bytes, dst.as_ptr(), fetch);
             }
         }
     }

@@ -17,6 +17,7 @@ pub mod attention;
 pub mod copy;
 pub mod dequantize;
 pub mod dot;
+pub mod fetch;
 pub mod formats;
 pub mod isa;
 pub mod kernel;

@@ -1,6 +1,7 @@
 //! Which kernels exist: every weight type on every ISA. Adding a type is one file in
 //! [`crate::pack`], its line in [`WeightType`] and its line here.
 
+use crate::fetch::Fetch;
 use crate::formats::{Codes, Order, Shape, WeightType};
 use crate::isa::Isa;
 use crate::isa::avx512::Bf16;
@@ -102,9 +103,9 @@ macro_rules! isa_kernels {
             $(#[$attr])?
             unsafe fn direct<W: FloatWeight, const NC: usize>(
                 weights: *const u8, stride: usize, rows: usize, k: usize,
-                act: *const u8, act_stride: usize, dst: *const *mut f32,
+                act: *const u8, act_stride: usize, dst: *const *mut f32, fetch: Fetch,
             ) {
-                crate::micro::direct::values::<$lanes, W, NC>(weights, stride, rows, k, act, act_stride, dst)
+                crate::micro::direct::values::<$lanes, W, NC>(weights, stride, rows, k, act, act_stride, dst, fetch)
             }
 
             const fn table_direct<W: FloatWeight>() -> &'static [DirectFn] {
@@ -184,9 +185,9 @@ macro_rules! bf16_kernel {
             #[$attr]
             unsafe fn direct<const NC: usize>(
                 weights: *const u8, stride: usize, rows: usize, k: usize,
-                act: *const u8, act_stride: usize, dst: *const *mut f32,
+                act: *const u8, act_stride: usize, dst: *const *mut f32, fetch: Fetch,
             ) {
-                crate::micro::direct::pairs::<$lanes, NC>(weights, stride, rows, k, act, act_stride, dst)
+                crate::micro::direct::pairs::<$lanes, NC>(weights, stride, rows, k, act, act_stride, dst, fetch)
             }
 
             pub(super) static KERNEL: Kernel = $base::with::<crate::pack::Bf16Pairs>(
@@ -256,7 +257,7 @@ mod avx512_rows {
     use super::*;
     use crate::micro::DirectFn;
     use crate::pack::*;
-    use crate::rows::{Block32, Operands, Super256, product32, product256};
+    use crate::rows::{Block32, Operands, Super256, product_iq4_xs, product32, product256};
 
     macro_rules! product {
         ($name:ident, $table:ident, $kind:ident, $of:ident) => {
@@ -269,8 +270,9 @@ mod avx512_rows {
                 act: *const u8,
                 act_stride: usize,
                 dst: *const *mut f32,
+                fetch: Fetch,
             ) {
-                $of::<W, NC>(Operands { weights, stride, rows, k, act, act_stride, dst })
+                $of::<W, NC>(Operands { weights, stride, rows, k, act, act_stride, dst, fetch })
             }
 
             const fn $table<W: $kind>() -> &'static [DirectFn] {
@@ -280,6 +282,21 @@ mod avx512_rows {
     }
     product!(block32, table32, Block32, product32);
     product!(super256, table256, Super256, product256);
+
+    /// One column only.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn iq4_xs(
+        weights: *const u8,
+        stride: usize,
+        rows: usize,
+        k: usize,
+        act: *const u8,
+        act_stride: usize,
+        dst: *const *mut f32,
+        fetch: Fetch,
+    ) {
+        product_iq4_xs(Operands { weights, stride, rows, k, act, act_stride, dst, fetch })
+    }
 
     const fn kernel<W: Weight>(
         order: Order,
@@ -302,13 +319,13 @@ mod avx512_rows {
         kernel::<W>(W::ORDER, table256::<W>(), most_columns, most_columns)
     }
 
-    /// All types but IQ4_XS, sums of whose table values do not fit an `i16`. Blocks of 32: up to as many columns
+    /// Blocks of 32: up to as many columns
     /// as they need fewer instructions than panels, and on CPUs that split 512-bit operations up to as many as they
     /// are faster; super-blocks: up to as many as they are faster there, on all. (AMD EPYC, Zen 4, 2026-11-21, weights in memory, GMAC/s by rows and by panels at one column:
     /// q4_0 39, 30; q8_0 28, 21; q5_0 27, 23; q4_K 54, 31; q2_K 57, 32; at two: q4_0 62, 55; q8_0 43, 40; q4_K 78, 58;
     /// at three: q4_0 67, 75; q8_0 49, 56; q4_K 86, 77; q6_K 49, 58; at four: q4_K 86, 92.
     /// Instructions per 64 at four: q4_0 5.0, 6.4; q2_K 7.8, 5.8.)
-    pub(super) static KERNELS: [Kernel; 12] = [
+    pub(super) static KERNELS: [Kernel; 13] = [
         kernel32::<Q4_0>(2),
         kernel32::<Q4_1>(2),
         kernel32::<Q5_0>(2),
@@ -321,6 +338,7 @@ mod avx512_rows {
         kernel256::<Q4K>(3),
         kernel256::<Q5K>(3),
         kernel256::<Q6K>(2),
+        kernel::<Iq4Xs>(Order::Halves, &[iq4_xs], 1, 1),
     ];
 }
 

@@ -1,6 +1,7 @@
 //! Products of few columns with F16, BF16 and F32 weights: rows as they lie, consecutive `k` in lanes.
 //! Packing would cost more than the product.
 
+use crate::fetch::Fetch;
 use crate::isa::{DotBf16, LANES, Lanes};
 use crate::pack::{FloatWeight, unrolled};
 
@@ -96,6 +97,7 @@ struct Operands {
     act: *const u8,
     act_stride: usize,
     dst: *const *mut f32,
+    fetch: Fetch,
 }
 
 /// The same pointers, which the compiler takes for unrelated ones: it keeps them in registers and changes one
@@ -165,8 +167,12 @@ unsafe fn rows<S: Lanes, T: Step<S>, const NC: usize, const R: usize>(o: Operand
     }
     let (w, a) = (unrelated(w), unrelated(a));
     let mut acc = [[S::splatf(0.0); NC]; R];
+    let fetch = o.fetch.next_rows(R * o.stride);
     let mut i = -(whole as isize);
     while i != 0 {
+        for w in w {
+            fetch.lines(w.wrapping_offset(i * T::BYTES.0 as isize), turn * T::BYTES.0);
+        }
         unrolled!(s in [0, 1, 2, 3] {
             i = step::<S, T, NC, R>(&mut acc, w, a, i, s * T::K, None);
         });
@@ -228,8 +234,9 @@ pub unsafe fn values<S: Lanes, W: FloatWeight, const NC: usize>(
     act: *const u8,
     act_stride: usize,
     dst: *const *mut f32,
+    fetch: Fetch,
 ) {
-    all::<S, Values<W>, NC>(Operands { weights, stride, k, act, act_stride, dst }, rows);
+    all::<S, Values<W>, NC>(Operands { weights, stride, k, act, act_stride, dst, fetch }, rows);
 }
 
 /// Pairs of `bf16`.
@@ -245,6 +252,7 @@ pub unsafe fn pairs<S: DotBf16, const NC: usize>(
     act: *const u8,
     act_stride: usize,
     dst: *const *mut f32,
+    fetch: Fetch,
 ) {
-    all::<S, Pairs, NC>(Operands { weights, stride, k, act, act_stride, dst }, rows);
+    all::<S, Pairs, NC>(Operands { weights, stride, k, act, act_stride, dst, fetch }, rows);
 }

@@ -5,6 +5,7 @@ pub mod dp;
 pub mod float;
 pub mod madd;
 
+use crate::fetch::Fetch;
 use crate::formats::{LINE, Shape};
 use crate::isa::Lanes;
 
@@ -22,7 +23,7 @@ pub type MicroFn =
 /// Computes `rows` rows by `NC` columns without a panel, each row read once from where it lies.
 ///
 /// Row `r` is at `weights + r * stride`, column `c` is a tile of its own at `act + c * act_stride`;
-/// `dst` points to `NC` column pointers, each to the first of `rows` floats.
+/// `dst` points to `NC` column pointers, each to the first of `rows` floats. `fetch` says what is fetched ahead.
 ///
 /// # Safety
 /// `k` is at least 32. Rows must be readable for `k` elements, tiles for the records that hold `k` elements, the columns
@@ -35,6 +36,7 @@ pub type DirectFn = unsafe fn(
     act: *const u8,
     act_stride: usize,
     dst: *const *mut f32,
+    fetch: Fetch,
 );
 
 /// Writes or adds a tile.

@@ -84,7 +84,7 @@ pub(super) unsafe fn signed_codes(p: *const u8) -> [__m512i; 2] {
 
 /// The values of 4-bit codes.
 #[inline(always)]
-unsafe fn lookup(table: &[i8; 16], q: [__m512i; 2]) -> [__m512i; 2] {
+pub(super) unsafe fn lookup(table: &[i8; 16], q: [__m512i; 2]) -> [__m512i; 2] {
     // SAFETY: no instruction. Keeps the compiler from moving loads of the next blocks up between those of these: weights
     // are to be read from memory in the order in which they lie, which the hardware's prefetcher follows. (AMD EPYC,
     // Zen 4, 2026-11-22, iq4_nl in memory, one column, k = 4096, GB/s so and with the loads of two steps mixed: 25, 19.
@@ -248,6 +248,7 @@ impl<W: Block32> Row for Blocks<W> {
         let mut act = o.act;
         let mut acc = [_mm512_setzero_ps(); NC];
         for pair in 0..steps / 2 {
+            o.fetch.lines(p, 8 * block);
             for i in 0..2 {
                 step::<W, NC>(&mut acc, p.add(i * 4 * block), act.add(i * ROWS32.bytes), o.act_stride);
             }
@@ -255,6 +256,7 @@ impl<W: Block32> Row for Blocks<W> {
             act = act.add(stride(pair));
         }
         if steps % 2 > 0 {
+            o.fetch.lines(p, 4 * block);
             step::<W, NC>(&mut acc, p, act, o.act_stride);
             p = p.add(4 * block);
             act = act.add(ROWS32.bytes);
@@ -288,6 +290,7 @@ impl<W: Block32> Rows for Blocks<W> {
         let mut acc = [[_mm512_setzero_ps(); NC]; TOGETHER];
         for i in 0..steps {
             for (acc, p) in acc.iter_mut().zip(&mut p) {
+                o.fetch.lines(*p, bytes);
                 step::<W, NC>(acc, *p, act, o.act_stride);
                 *p = p.add(bytes);
             }

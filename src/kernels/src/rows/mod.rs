@@ -7,12 +7,15 @@
 
 mod block32;
 mod dot;
+mod iq4_xs;
 mod super256;
 
 pub use block32::{Block32, product32};
 pub use dot::dot32;
+pub use iq4_xs::product_iq4_xs;
 pub use super256::{Super256, product256};
 
+use crate::fetch::Fetch;
 use crate::isa::LANES;
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
@@ -27,6 +30,7 @@ pub struct Operands {
     pub act: *const u8,
     pub act_stride: usize,
     pub dst: *const *mut f32,
+    pub fetch: Fetch,
 }
 
 /// 64 bytes at `p`.

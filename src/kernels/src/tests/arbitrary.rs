@@ -12,6 +12,7 @@ use crate::formats::{Values, WeightType};
 use crate::isa::Isa;
 use crate::isa::avx2::Avx2;
 use crate::kernel::{Blocking, Kernel, MAX_TILE, Tiles};
+use crate::width::DataPath;
 use half::f16;
 
 /// Bytes of a fuzzer, and when they are used up pseudo-random ones, so that a short input can make a
@@ -84,7 +85,8 @@ pub fn product(data: &[u8]) {
     let rows = (1 + b.below(40)).min(MOST / (k * columns)).max(1);
     let stride = row_bytes(t, k) + b.below(20);
     let panel_bytes = [20 << 10, 0, 12 << 10, usize::MAX, b.below(60_000)][b.below(5)];
-    let blocking = Blocking { panel_bytes, prefetch_bytes: [0, 1 << 10, 1 << 20][b.below(3)] };
+    let blocking =
+        Blocking { panel_bytes, prefetch_bytes: [0, 1 << 10, 1 << 20][b.below(3)], ..Blocking::of(DataPath::Full) };
     let (gap, pieces, side) = (b.below(4), u64::from(b.word()), b.side());
     let inputs = b.columns(columns, k);
     let mut weights = vec![0xff; stride * (rows - 1) + row_bytes(t, k)];

@@ -93,7 +93,7 @@ fn check(kernel: &Kernel, rows: &[Vec<u8>], columns: &[Vec<f32>]) {
     let stride = row_bytes(kernel.weight, k);
     let expected = Expected::new(kernel, &matrix, stride, rows.len(), columns);
     for panel_bytes in [20 << 10, 0] {
-        let blocking = Blocking { panel_bytes, prefetch_bytes: 0 };
+        let blocking = Blocking { panel_bytes, prefetch_bytes: 0, ..Blocking::MEASURED };
         let case = Case {
             weights: &matrix,
             stride,

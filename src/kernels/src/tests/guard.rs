@@ -8,6 +8,7 @@ use crate::copy::stream;
 use crate::isa::LANES;
 use crate::isa::avx2::Avx2;
 use crate::kernel::{Blocking, Product};
+use crate::width::DataPath;
 
 /// Which end of the buffer is guarded tightly.
 #[derive(Clone, Copy, Debug)]
@@ -127,7 +128,7 @@ fn nothing_outside_the_buffers_is_touched() {
                 let stride = row_bytes(kernel.weight, k) + gap;
                 let (matrix, columns) = (random_matrix(kernel.weight, rows, k, stride, rng), random_columns(n, k, rng));
                 for (side, panel_bytes) in [(Side::Start, 20 << 10), (Side::End, 20 << 10), (Side::End, 0)] {
-                    let blocking = Blocking { panel_bytes, prefetch_bytes: 4 << 10 };
+                    let blocking = Blocking { panel_bytes, prefetch_bytes: 4 << 10, ..Blocking::of(DataPath::Full) };
                     let case = Case {
                         weights: &matrix,
                         stride,

@@ -6,6 +6,7 @@ use super::harness::{Case, Expected, bits, row_bytes};
 use super::{every_kernel, scale};
 use crate::formats::WeightType;
 use crate::kernel::Blocking;
+use crate::width::DataPath;
 use std::collections::HashMap;
 
 const ROWS: [usize; 9] = [1, 2, 7, 15, 16, 17, 31, 33, 48];
@@ -22,10 +23,10 @@ fn lengths(t: WeightType) -> [usize; 6] {
 
 /// The usual one; K cut at every block, without prefetch; cut unevenly; prefetch far beyond the end.
 const BLOCKINGS: [Blocking; 4] = [
-    Blocking { panel_bytes: 20 << 10, prefetch_bytes: 16 << 10 },
-    Blocking { panel_bytes: 0, prefetch_bytes: 0 },
-    Blocking { panel_bytes: 12 << 10, prefetch_bytes: 1 << 20 },
-    Blocking { panel_bytes: usize::MAX, prefetch_bytes: 1 << 10 },
+    Blocking { panel_bytes: 20 << 10, prefetch_bytes: 16 << 10, ..Blocking::of(DataPath::Full) },
+    Blocking { panel_bytes: 0, prefetch_bytes: 0, ..Blocking::MEASURED },
+    Blocking { panel_bytes: 12 << 10, prefetch_bytes: 1 << 20, ..Blocking::of(DataPath::Split) },
+    Blocking { panel_bytes: usize::MAX, prefetch_bytes: 1 << 10, ..Blocking::MEASURED },
 ];
 
 #[test]

@@ -5,6 +5,7 @@ use super::harness::{Case, Expected, bits, row_bytes};
 use super::{every_kernel, scale};
 use crate::formats::WeightType;
 use crate::kernel::{Blocking, MAX_TILE, Tiles};
+use crate::width::DataPath;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
@@ -62,7 +63,11 @@ fn any_product_agrees_with_the_reference_whole_and_in_pieces() {
                 rows: s.rows,
                 k,
                 columns: &columns,
-                blocking: Blocking { panel_bytes: s.panel_bytes, prefetch_bytes: s.prefetch_bytes },
+                blocking: Blocking {
+                    panel_bytes: s.panel_bytes,
+                    prefetch_bytes: s.prefetch_bytes,
+                    ..Blocking::of(DataPath::Full)
+                },
                 out_stride: s.rows + s.out_gap,
                 pieces: None,
             };

@@ -112,7 +112,7 @@ fn scratch_holds_a_panel_of_any_length() {
     for kernel in every_kernel() {
         for blocks in [1, 2, 3, 40, 1000] {
             for panel_bytes in [0, 1 << 10, 20 << 10, usize::MAX] {
-                let blocking = Blocking { panel_bytes, prefetch_bytes: 0 };
+                let blocking = Blocking { panel_bytes, prefetch_bytes: 0, ..Blocking::MEASURED };
                 let bytes = kernel.scratch_bytes(blocks * kernel.shape.block, &blocking);
                 let record = kernel.panel_record;
                 // at least a record and a copy of its rows; no more panel than asked for

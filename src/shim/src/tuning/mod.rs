@@ -178,7 +178,7 @@ pub fn settle(isa: Isa, find: impl Fn(&CStr) -> Option<*mut c_void>) {
 /// The table, with the file's choices where it fits `machine`.
 fn combine(loaded: &Loaded, machine: &Machine<'_>, forced: bool) -> Settled {
     let mut choices = Choices::defaults(forced);
-    let (blocking, threads) = (Blocking::MEASURED, usize::MAX);
+    let (blocking, threads) = (Blocking::of(startup::data_path()), usize::MAX);
     let file = match &loaded.contents {
         Contents::None => return Settled { choices, blocking, threads, status: NO_FILE },
         Contents::Unusable(reason) => return Settled { choices, blocking, threads, status: reason.as_str() },
@@ -203,6 +203,7 @@ fn combine(loaded: &Loaded, machine: &Machine<'_>, forced: bool) -> Settled {
     let blocking = Blocking {
         panel_bytes: calibration.panel.unwrap_or(blocking.panel_bytes),
         prefetch_bytes: calibration.prefetch.unwrap_or(blocking.prefetch_bytes),
+        ..blocking
     };
     let threads = calibration.threads.unwrap_or(threads);
     Settled { choices, blocking, threads, status: USED }
@@ -211,7 +212,7 @@ fn combine(loaded: &Loaded, machine: &Machine<'_>, forced: bool) -> Settled {
 /// How products of many columns are cut: as it was measured to be fastest, once [`settle`] knows.
 #[must_use]
 pub fn blocking() -> Blocking {
-    SETTLED.get().map_or(Blocking::MEASURED, |settled| settled.blocking)
+    SETTLED.get().map_or_else(|| Blocking::of(startup::data_path()), |settled| settled.blocking)
 }
 
 /// The most threads that make a graph of one column faster, as far as that was measured.

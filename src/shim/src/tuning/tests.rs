@@ -53,7 +53,7 @@ fn a_fitting_file_overrides_the_table_where_it_has_measured() {
     let loaded = calibrated("panel 32768\nq4_K many stock 103 100\nq4_K 3-4 ours 100 103\nf32 1 ours 1 2\n");
     let settled = combine(&loaded, &MACHINE, false);
     assert_eq!(settled.status, USED);
-    assert_eq!(settled.blocking, Blocking { panel_bytes: 32768, ..Blocking::MEASURED });
+    assert_eq!(settled.blocking, Blocking { panel_bytes: 32768, ..Blocking::of(startup::data_path()) });
     let get = |isa, regime| settled.choices.get(isa, WeightType::Q4K, regime);
     assert_eq!(get(Isa::Avx2, Regime::Many), Choice::Stock);
     assert_eq!(get(Isa::Avx2, Regime::Four), Choice::Ours);
@@ -90,7 +90,7 @@ fn without_a_usable_file_the_table_holds_and_the_status_says_why() {
         let settled = combine(loaded, &machine, false);
         assert_eq!(settled.status, status);
         assert_eq!(settled.choices, defaults, "{status}");
-        assert_eq!(settled.blocking, Blocking::MEASURED, "{status}");
+        assert_eq!(settled.blocking, Blocking::of(startup::data_path()), "{status}");
     }
 }
 
