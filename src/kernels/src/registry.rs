@@ -6,7 +6,7 @@ use crate::isa::Isa;
 use crate::isa::avx512::Bf16;
 use crate::kernel::Kernel;
 use crate::micro::dp::Structure;
-use crate::pack::{Rows, Weight};
+use crate::pack::{Pack, Rows};
 use crate::width::DataPath;
 
 /// The parts of a shape that change a micro-kernel's code; types that agree share it.
@@ -84,7 +84,7 @@ macro_rules! isa_kernels {
             }
 
             $(#[$attr])?
-            unsafe fn pack<W: Weight>(src: *const u8, stride: usize, blocks: usize, panel: *mut u8) {
+            unsafe fn pack<W: Pack>(src: *const u8, stride: usize, blocks: usize, panel: *mut u8) {
                 for b in 0..blocks {
                     let rows = Rows::new::<W>(src, stride, b);
                     let record = const { W::SHAPE.panel_record(<$lanes as crate::isa::Lanes>::MADD) };
@@ -119,7 +119,7 @@ macro_rules! isa_kernels {
                 const { &[$(super256::<Of<256, SUB, MIN, CODES>, $nc>),*] }
             }
 
-            const fn micro(s: Shape) -> &'static [MicroFn] {
+            pub(super) const fn micro(s: Shape) -> &'static [MicroFn] {
                 match (s.block, s.sub, s.min, $codes(s.codes)) {
                     (32, 32, false, WIDE) => table32::<false, WIDE>(),
                     (32, 32, false, SIGNED) => table32::<false, SIGNED>(),
@@ -135,7 +135,7 @@ macro_rules! isa_kernels {
                 }
             }
 
-            const fn kernel<W: Weight>() -> Kernel {
+            const fn kernel<W: Pack>() -> Kernel {
                 let direct = match W::TYPE {
                     WeightType::F16 => table_direct::<crate::pack::F16>(),
                     WeightType::Bf16 => table_direct::<crate::pack::Bf16>(),
@@ -145,7 +145,7 @@ macro_rules! isa_kernels {
                 with::<W>(micro(W::SHAPE), direct)
             }
 
-            pub(super) const fn with<W: Weight>(
+            pub(super) const fn with<W: Pack>(
                 micro: &'static [MicroFn], direct: &'static [DirectFn],
             ) -> Kernel {
                 Kernel {
@@ -157,6 +157,8 @@ macro_rules! isa_kernels {
                     pack: pack::<W>,
                     micro,
                     direct,
+                    fused: &[],
+                    near: false,
                     most_columns: usize::MAX,
                     most_columns_split: usize::MAX,
                     panel_record: W::SHAPE.panel_record(<$lanes as crate::isa::Lanes>::MADD),
@@ -281,7 +283,7 @@ mod avx512_rows {
     product!(block32, table32, Block32, product32);
     product!(super256, table256, Super256, product256);
 
-    const fn kernel<W: Weight>(
+    const fn kernel<W: Pack>(
         order: Order,
         direct: &'static [DirectFn],
         most_columns: usize,
@@ -295,10 +297,10 @@ mod avx512_rows {
             ..avx512::with::<W>(&[], direct)
         }
     }
-    const fn kernel32<W: Block32>(most_columns_split: usize) -> Kernel {
+    const fn kernel32<W: Block32 + Pack>(most_columns_split: usize) -> Kernel {
         kernel::<W>(Order::Halves, table32::<W>(), 4, most_columns_split)
     }
-    const fn kernel256<W: Super256>(most_columns: usize) -> Kernel {
+    const fn kernel256<W: Super256 + Pack>(most_columns: usize) -> Kernel {
         kernel::<W>(W::ORDER, table256::<W>(), most_columns, most_columns)
     }
 
@@ -324,6 +326,70 @@ mod avx512_rows {
     ];
 }
 
+/// Kernels for few columns that multiply at once what they unpack, in 512-bit registers.
+mod avx512_fused {
+    use super::*;
+    use crate::isa::avx512::Avx512;
+    use crate::micro::fused::{Fetch, FusedFn, product};
+    use crate::pack::*;
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn fused<W: Quantised, const NC: usize>(
+        weights: *const u8,
+        stride: usize,
+        blocks: usize,
+        act: *const u8,
+        dst: *const *mut f32,
+        rows: usize,
+        first: bool,
+        fetch: Fetch,
+    ) {
+        product::<W, Avx512, NC>(weights, stride, blocks, act, dst, rows, first, fetch)
+    }
+
+    const fn table<W: Quantised>() -> &'static [FusedFn] {
+        const {
+            &[
+                fused::<W, 1>,
+                fused::<W, 2>,
+                fused::<W, 3>,
+                fused::<W, 4>,
+                fused::<W, 5>,
+                fused::<W, 6>,
+                fused::<W, 7>,
+                fused::<W, 8>,
+            ]
+        }
+    }
+
+    const fn kernel<W: Quantised>(near: bool, most_columns: usize, most_columns_split: usize) -> Kernel {
+        let fused = table::<W>();
+        Kernel { fused, near, most_columns, most_columns_split, ..avx512::with::<W>(avx512::micro(W::SHAPE), &[]) }
+    }
+
+    /// For each type what fetches weights into the level-1 cache, for full data paths, and what fetches them into the
+    /// second, for split ones.
+    const fn both<W: Quantised>(most_columns: usize, most_columns_split: usize) -> [Kernel; 2] {
+        [kernel::<W>(true, most_columns, 0), kernel::<W>(false, 0, most_columns_split)]
+    }
+
+    pub(super) static KERNELS: [[Kernel; 2]; 13] = [
+        both::<Q4_0>(16, 16),
+        both::<Q4_1>(16, 16),
+        both::<Q5_0>(16, 16),
+        both::<Q5_1>(16, 16),
+        both::<Q8_0>(16, 16),
+        both::<Iq4Nl>(16, 16),
+        both::<Mxfp4>(16, 16),
+        both::<Q2K>(16, 16),
+        both::<Q3K>(16, 16),
+        both::<Q4K>(16, 16),
+        both::<Q5K>(16, 16),
+        both::<Q6K>(16, 16),
+        both::<Iq4Xs>(16, 16),
+    ];
+}
+
 /// The kernels of `isa` that this CPU can run: one for each of [`WeightType::ALL`], in that order, and
 /// behind them better ones for single types, which need more than the tier, or for few columns. `None`
 /// where the CPU lacks the tier.
@@ -332,14 +398,17 @@ pub fn kernels(isa: Isa) -> Option<Vec<&'static Kernel>> {
 }
 
 fn available(isa: Isa) -> Option<impl Iterator<Item = &'static Kernel>> {
-    let (all, bf16, rows): (_, _, &[Kernel]) = match isa {
-        Isa::Scalar => (&scalar::KERNELS, None, &[]),
-        Isa::Avx2 => (&avx2::KERNELS, None, &[]),
-        Isa::Vnni256 => (&vnni256::KERNELS, Some(&vnni256_bf16::KERNEL), &[]),
-        Isa::Avx512 => (&avx512::KERNELS, Some(&avx512_bf16::KERNEL), &avx512_rows::KERNELS),
+    let (all, bf16, few): (_, _, [&[Kernel]; 2]) = match isa {
+        Isa::Scalar => (&scalar::KERNELS, None, [&[]; 2]),
+        Isa::Avx2 => (&avx2::KERNELS, None, [&[]; 2]),
+        Isa::Vnni256 => (&vnni256::KERNELS, Some(&vnni256_bf16::KERNEL), [&[]; 2]),
+        Isa::Avx512 => {
+            let few = [avx512_fused::KERNELS.as_flattened(), &avx512_rows::KERNELS];
+            (&avx512::KERNELS, Some(&avx512_bf16::KERNEL), few)
+        }
     };
     // asking the tokens is what makes it sound to hand the kernels out
-    isa.available().then(|| all.iter().chain(bf16.filter(|_| Bf16::new().is_some())).chain(rows))
+    isa.available().then(|| all.iter().chain(bf16.filter(|_| Bf16::new().is_some())).chain(few.into_iter().flatten()))
 }
 
 /// The best kernel for one weight type and number of columns, where 512-bit operations are not split.
