@@ -253,7 +253,7 @@ bf16_kernel!(
     [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16], [1, 2, 3, 4, 5, 6]
 );
 
-/// Kernels for few columns, by rows, with AVX-512 in 512-bit registers.
+/// Kernels for one column, by rows, with AVX-512 in 512-bit registers.
 mod avx512_rows {
     use super::*;
     use crate::micro::DirectFn;
@@ -276,53 +276,46 @@ mod avx512_rows {
             }
 
             const fn $table<W: $kind>() -> &'static [DirectFn] {
-                const { &[$name::<W, 1>, $name::<W, 2>, $name::<W, 3>, $name::<W, 4>] }
+                const { &[$name::<W, 1>] }
             }
         };
     }
     product!(block32, table32, Block32, product32);
     product!(super256, table256, Super256, product256);
 
-    const fn kernel<W: Pack>(
-        order: Order,
-        direct: &'static [DirectFn],
-        most_columns: usize,
-        most_columns_split: usize,
-    ) -> Kernel {
+    const fn kernel<W: Pack>(order: Order, direct: &'static [DirectFn]) -> Kernel {
         Kernel {
             act: W::SHAPE.act_rows(order),
             quantize: crate::act::quantize_rows,
-            most_columns,
-            most_columns_split,
+            most_columns: 1,
+            most_columns_split: 1,
             ..avx512::with::<W>(&[], direct)
         }
     }
-    const fn kernel32<W: Block32 + Pack>(most_columns_split: usize) -> Kernel {
-        kernel::<W>(Order::Halves, table32::<W>(), 4, most_columns_split)
+    const fn kernel32<W: Block32 + Pack>() -> Kernel {
+        kernel::<W>(Order::Halves, table32::<W>())
     }
-    const fn kernel256<W: Super256 + Pack>(most_columns: usize) -> Kernel {
-        kernel::<W>(W::ORDER, table256::<W>(), most_columns, most_columns)
+    const fn kernel256<W: Super256 + Pack>() -> Kernel {
+        kernel::<W>(W::ORDER, table256::<W>())
     }
 
-    /// All types but IQ4_XS, sums of whose table values do not fit an `i16`. Blocks of 32: up to as many columns
-    /// as they need fewer instructions than panels, and on CPUs that split 512-bit operations up to as many as they
-    /// are faster; super-blocks: up to as many as they are faster there, on all. (AMD EPYC, Zen 4, 2026-11-21, weights in memory, GMAC/s by rows and by panels at one column:
-    /// q4_0 39, 30; q8_0 28, 21; q5_0 27, 23; q4_K 54, 31; q2_K 57, 32; at two: q4_0 62, 55; q8_0 43, 40; q4_K 78, 58;
-    /// at three: q4_0 67, 75; q8_0 49, 56; q4_K 86, 77; q6_K 49, 58; at four: q4_K 86, 92.
-    /// Instructions per 64 at four: q4_0 5.0, 6.4; q2_K 7.8, 5.8.)
+    /// All types but IQ4_XS, sums of whose table values do not fit an `i16`. One column: from two on
+    /// [`avx512_fused`] is faster, see [`crate::micro::fused`]. (AMD EPYC, Zen 4, 2026-11-30, weights in memory, two
+    /// columns, us by rows and fused: 2048 x 2048 from 163, 181 (q3_K) and 157, 171 (q6_K) to 147, 111 (q4_1); rows of
+    /// 14336 from 158, 100 (q4_0) to 439, 164 (q6_K).)
     pub(super) static KERNELS: [Kernel; 12] = [
-        kernel32::<Q4_0>(2),
-        kernel32::<Q4_1>(2),
-        kernel32::<Q5_0>(2),
-        kernel32::<Q5_1>(2),
-        kernel32::<Q8_0>(2),
-        kernel32::<Iq4Nl>(2),
-        kernel32::<Mxfp4>(2),
-        kernel256::<Q2K>(2),
-        kernel256::<Q3K>(2),
-        kernel256::<Q4K>(3),
-        kernel256::<Q5K>(3),
-        kernel256::<Q6K>(2),
+        kernel32::<Q4_0>(),
+        kernel32::<Q4_1>(),
+        kernel32::<Q5_0>(),
+        kernel32::<Q5_1>(),
+        kernel32::<Q8_0>(),
+        kernel32::<Iq4Nl>(),
+        kernel32::<Mxfp4>(),
+        kernel256::<Q2K>(),
+        kernel256::<Q3K>(),
+        kernel256::<Q4K>(),
+        kernel256::<Q5K>(),
+        kernel256::<Q6K>(),
     ];
 }
 
@@ -373,6 +366,10 @@ mod avx512_fused {
         [kernel::<W>(true, most_columns, 0), kernel::<W>(false, 0, most_columns_split)]
     }
 
+    /// Up to two tiles, but for the types of many small sub-blocks. (AMD EPYC, Zen 4, 2026-11-30, weights in memory,
+    /// 2048 x 2048, sixteen columns, us by panels and fused: q4_0 591, 413; q8_0 704, 463; q4_K 614, 516; q6_K 713, 564;
+    /// iq4_xs 563, 422; twelve: q2_K 421, 434; q3_K 531, 608. In the level-2 cache: q4_0 440, 397; q4_K 439, 498. More
+    /// than two tiles, and full data paths: unmeasured.)
     pub(super) static KERNELS: [[Kernel; 2]; 13] = [
         both::<Q4_0>(16, 16),
         both::<Q4_1>(16, 16),
@@ -381,8 +378,8 @@ mod avx512_fused {
         both::<Q8_0>(16, 16),
         both::<Iq4Nl>(16, 16),
         both::<Mxfp4>(16, 16),
-        both::<Q2K>(16, 16),
-        both::<Q3K>(16, 16),
+        both::<Q2K>(8, 8),
+        both::<Q3K>(8, 8),
         both::<Q4K>(16, 16),
         both::<Q5K>(16, 16),
         both::<Q6K>(16, 16),

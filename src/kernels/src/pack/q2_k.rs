@@ -6,7 +6,7 @@
 //! element 128n + 32j + l: qs[32n + l] bits 2j..2j+1
 //! ```
 
-use super::{Quantised, Rows, Sink, Weight, byte, give_d_min};
+use super::{Quantised, Rows, Sink, Weight, byte, give_d_min, unrolled};
 use crate::formats::WeightType;
 use crate::isa::Lanes;
 
@@ -39,13 +39,13 @@ impl Quantised for Q2K {
         let (n, h) = (step / 2, step % 2);
         sink.part();
         let qs = rows.words4::<S>(16 + 16 * step);
-        for j in 0..4 {
+        unrolled!(j in [0, 1, 2, 3] {
             let s = 8 * n + 2 * j + h;
             sink.open(s);
             for (w, &q) in qs.iter().enumerate() {
                 sink.codes(s, w, S::and(S::shr(q, 2 * j as u32), two));
             }
             sink.close(s);
-        }
+        });
     }
 }

@@ -19,7 +19,6 @@ impl Weight for Q3K {
 impl Quantised for Q3K {
     /// Sixteen bytes of `hmask` and what belongs to them.
     const STEPS: usize = 2;
-    const PARTS: usize = 4;
 
     #[inline(always)]
     unsafe fn header<S: Lanes, K: Sink<S>>(rows: &Rows, sink: &mut K) {
@@ -47,11 +46,11 @@ impl Quantised for Q3K {
     unsafe fn codes<S: Lanes, K: Sink<S>>(rows: &Rows, step: usize, sink: &mut K) {
         let two = S::splat(0x0303_0303);
         let third = S::splat(0x0404_0404);
+        sink.part();
         let hm = rows.words4::<S>(16 * step);
         unrolled!(n in [0, 1] {
-            sink.part();
             let qs = rows.words4::<S>(32 + 32 * n + 16 * step);
-            for j in 0..4 {
+            unrolled!(j in [0, 1, 2, 3] {
                 let bit = (4 * n + j) as u32;
                 let s = 8 * n + 2 * j + step;
                 sink.open(s);
@@ -61,7 +60,7 @@ impl Quantised for Q3K {
                     sink.codes(s, w, S::or(lo, S::and(hi, third)));
                 }
                 sink.close(s);
-            }
+            });
         });
     }
 }

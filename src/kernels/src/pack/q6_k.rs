@@ -9,7 +9,7 @@
 //!   element 128n + 96 + l:  ql[64n + 32 + l] high nibble, qh bits 6-7
 //! ```
 
-use super::{Quantised, Rows, Sink, Weight, sbyte};
+use super::{Quantised, Rows, Sink, Weight, sbyte, unrolled};
 use crate::formats::WeightType;
 use crate::isa::Lanes;
 
@@ -52,13 +52,13 @@ impl Quantised for Q6K {
         let q = rows.words4::<S>(128 + 16 * step);
         let s = 8 * n + h;
         if K::BY_SUB_BLOCK {
-            for j in 0..4 {
+            unrolled!(j in [0, 1, 2, 3] {
                 sink.open(s + 2 * j);
                 for w in 0..4 {
                     sink.codes(s + 2 * j, w, line::<S>(a[w], b[w], q[w], j));
                 }
                 sink.close(s + 2 * j);
-            }
+            });
         } else {
             // words are gone through once: not all are in registers on every ISA
             for w in 0..4 {
