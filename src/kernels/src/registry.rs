@@ -301,7 +301,7 @@ mod avx512_rows {
 
     /// All types but IQ4_XS, sums of whose table values do not fit an `i16`. One column: from two on
     /// [`avx512_fused`] is faster, see [`crate::micro::fused`]. (AMD EPYC, Zen 4, 2026-11-30, weights in memory, two
-    /// columns, us by rows and fused: 2048 x 2048 from 163, 181 (q3_K) and 157, 171 (q6_K) to 147, 111 (q4_1); rows of
+    /// columns, us by rows and fused: 2048 x 2048 from 157, 171 (q6_K) and 133, 145 (q5_K) to 147, 111 (q4_1); rows of
     /// 14336 from 158, 100 (q4_0) to 439, 164 (q6_K).)
     pub(super) static KERNELS: [Kernel; 12] = [
         kernel32::<Q4_0>(),
@@ -366,9 +366,9 @@ mod avx512_fused {
         [kernel::<W>(true, most_columns, 0), kernel::<W>(false, 0, most_columns_split)]
     }
 
-    /// Up to two tiles, but for the types of many small sub-blocks. (AMD EPYC, Zen 4, 2026-11-30, weights in memory,
+    /// Up to two tiles, but for Q2_K. (AMD EPYC, Zen 4, 2026-11-30, weights in memory,
     /// 2048 x 2048, sixteen columns, us by panels and fused: q4_0 591, 413; q8_0 704, 463; q4_K 614, 516; q6_K 713, 564;
-    /// iq4_xs 563, 422; twelve: q2_K 421, 434; q3_K 531, 608. In the level-2 cache: q4_0 440, 397; q4_K 439, 498. More
+    /// iq4_xs 563, 422; twelve: q3_K 426, 397; q2_K 420, 440. In the level-2 cache: q4_0 440, 397; q4_K 439, 498. More
     /// than two tiles, and full data paths: unmeasured.)
     pub(super) static KERNELS: [[Kernel; 2]; 13] = [
         both::<Q4_0>(16, 16),
@@ -379,7 +379,7 @@ mod avx512_fused {
         both::<Iq4Nl>(16, 16),
         both::<Mxfp4>(16, 16),
         both::<Q2K>(8, 8),
-        both::<Q3K>(8, 8),
+        both::<Q3K>(16, 16),
         both::<Q4K>(16, 16),
         both::<Q5K>(16, 16),
         both::<Q6K>(16, 16),

@@ -7,7 +7,8 @@ use crate::isa::Lanes;
 use core::marker::PhantomData;
 
 /// Takes the parts of a record of sixteen rows, rows in lanes: first scales, mins, `d` and the minimum, in any order,
-/// then the sub-blocks one by one, if it asks for that, and their lines of codes in any order.
+/// then the sub-blocks one by one and their lines of codes in any order. A sink that does not ask for
+/// [`Self::BY_SUB_BLOCK`] takes all of it in any order.
 ///
 /// # Safety
 /// See [`Lanes`]; what a number names must be in the record.
@@ -96,10 +97,10 @@ impl<W: Quantised, S: Lanes> Sink<S> for Panel<W, S> {
 pub unsafe fn pack_record<W: Quantised, S: Lanes>(rows: &Rows, rec: *mut u8) {
     const { assert!(W::STEPS <= 8) };
     let mut panel = Panel::<W, S> { rec, types: PhantomData };
-    W::header::<S, _>(rows, &mut panel);
     unrolled!(step in [0, 1, 2, 3, 4, 5, 6, 7] {
         if step < W::STEPS {
             W::codes::<S, _>(rows, step, &mut panel);
         }
     });
+    W::header::<S, _>(rows, &mut panel);
 }
