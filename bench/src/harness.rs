@@ -184,7 +184,9 @@ impl Case {
     /// The product of `weights` and `columns` columns on `isa`; `None` where this CPU or the
     /// registry has no such kernel.
     pub fn new(weights: &Rc<Weights>, isa: Isa, columns: usize, blocking: Blocking) -> io::Result<Option<Case>> {
-        let Some(kernel) = registry::kernel_on(data_path(), isa, weights.kind, columns) else { return Ok(None) };
+        let Some(kernel) = registry::kernel_on(data_path(), isa, weights.kind, (weights.size.k, columns)) else {
+            return Ok(None);
+        };
         let Size { rows, k } = weights.size;
         Ok(Some(Case {
             kernel,

@@ -2,9 +2,10 @@
 //! around packing and micro-kernel, which are the same for all.
 
 use crate::act::QuantizeFn;
-use crate::fetch::Fetch;
+use crate::fetch::{Cache, Fetch};
 use crate::formats::{ActFormat, Codes, LINE, Shape, Values, WeightType};
 use crate::isa::{Isa, LANES};
+use crate::micro::fused::{FetchNext, FusedFn};
 use crate::micro::{DirectFn, MicroFn};
 use crate::width::DataPath;
 use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
@@ -33,12 +34,18 @@ pub struct Kernel {
     pub(crate) micro: &'static [MicroFn],
     /// Kernels for so few columns that packing does not pay, for 1, 2, ... columns at a time.
     pub(crate) direct: &'static [DirectFn],
+    /// Kernels without a panel for whole groups of sixteen rows, for 1, 2, ... columns of a tile; none: by panels.
+    pub(crate) fused: &'static [FusedFn],
+    /// Those of [`Self::direct`] that fetch weights ahead, where that is not done by the same ones.
+    pub(crate) ahead: &'static [DirectFn],
     /// Bytes of a record of the panel.
     pub(crate) panel_record: usize,
     /// Products of more columns are another kernel's.
     pub most_columns: usize,
     /// The same on a CPU that splits 512-bit operations.
     pub most_columns_split: usize,
+    /// Products with longer rows are another kernel's.
+    pub most_k: usize,
 }
 
 /// Columns cut into tiles of nearly equal width, none wider than the kernel takes.
@@ -96,16 +103,24 @@ pub struct Blocking {
     pub rows: Fetch,
     /// The same of rows of floats.
     pub floats: Fetch,
+    /// Where fused kernels fetch to.
+    pub fused: Cache,
 }
 
 impl Blocking {
     /// What was measured to be good; rows are left to the hardware's prefetcher.
-    pub const MEASURED: Self =
-        Blocking { panel_bytes: 20 << 10, prefetch_bytes: 128 << 10, rows: Fetch::NONE, floats: Fetch::NONE };
+    pub const MEASURED: Self = Blocking {
+        panel_bytes: 20 << 10,
+        prefetch_bytes: 128 << 10,
+        rows: Fetch::NONE,
+        floats: Fetch::NONE,
+        fused: Cache::Level2,
+    };
 
     /// What was measured to be good on CPUs that compute 512-bit operations so.
     pub const fn of(path: DataPath) -> Self {
-        Blocking { rows: Fetch::rows(path), floats: Fetch::floats(path), ..Self::MEASURED }
+        let (rows, floats) = (Fetch::rows(path), Fetch::floats(path));
+        Blocking { rows, floats, fused: Cache::of(path), ..Self::MEASURED }
     }
 
     /// The most of either that is of any use: what level-2 caches hold.
@@ -124,6 +139,7 @@ impl Kernel {
         let more = match self.act.values {
             Values::Bf16Pairs => "+bf16",
             Values::Rows(_) => "+rows",
+            _ if !self.fused.is_empty() => "+fused",
             _ => "",
         };
         format!("{}{more}/{}", self.isa.name(), self.weight.ggml_name())
@@ -224,6 +240,9 @@ impl Kernel {
         if p.tiles.count == p.tiles.columns && !self.direct.is_empty() && p.k >= DIRECT_LEAST_K {
             return self.multiply_direct(p, panels, tiles, blocking, column);
         }
+        if !self.fused.is_empty() {
+            return self.multiply_fused(p, panels, tiles, blocking, scratch, column);
+        }
         let (block_k, block_bytes) = (self.shape.block, self.record_bytes());
         let blocks = p.k.div_ceil(block_k);
         let most = if p.tiles.count == 1 { self.single_tile_panel() } else { usize::MAX };
@@ -278,6 +297,54 @@ impl Kernel {
         }
     }
 
+    /// [`Self::multiply`] without storing a panel.
+    unsafe fn multiply_fused(
+        &self,
+        p: &Product,
+        panels: core::ops::Range<usize>,
+        tiles: core::ops::Range<usize>,
+        blocking: &Blocking,
+        scratch: *mut u8,
+        column: impl Fn(usize) -> *mut f32,
+    ) {
+        let (blocks, column_bytes) = (p.k / self.shape.block, self.act.bytes(p.k, 1));
+        let in_order = blocking.prefetch_bytes > 0 && p.stride == self.weight.row_bytes(p.k);
+        let mut dst = [core::ptr::null_mut(); MAX_TILE];
+        for panel in panels {
+            let row = panel * LANES;
+            let rows = LANES.min(p.rows - row);
+            let weights = p.weights.add(row * p.stride);
+            for t in tiles.clone() {
+                let (c0, c1) = (p.tiles.start(t), p.tiles.start(t + 1));
+                for (d, c) in dst.iter_mut().zip(c0..c1) {
+                    *d = column(c).add(row);
+                }
+                let (fused, dst) = (self.fused[c1 - c0 - 1], dst.as_ptr());
+                let act = p.act.add(c0 * column_bytes);
+                // with the first tile
+                let moves = in_order && rows == LANES && t == tiles.start;
+                let at = if moves { weights.wrapping_add(LANES * p.stride + FUSED_AHEAD) } else { weights };
+                let ahead = FetchNext { at, moves, into: blocking.fused };
+                if rows == LANES {
+                    fused(weights, p.stride, blocks, act, dst, rows, true, ahead);
+                    continue;
+                }
+                // rows below the matrix are not ours to read: a copy of what there is
+                let chunk = self.chunk_blocks(p.k, blocking.panel_bytes);
+                let stride = chunk * self.record_bytes();
+                for from in (0..blocks).step_by(chunk) {
+                    let n = chunk.min(blocks - from);
+                    for r in 0..rows {
+                        let at = weights.add(r * p.stride + from * self.record_bytes());
+                        core::ptr::copy_nonoverlapping(at, scratch.add(r * stride), n * self.record_bytes());
+                    }
+                    let act = act.add(from * self.act.record() * (c1 - c0));
+                    fused(scratch, stride, n, act, dst, rows, from == 0, ahead);
+                }
+            }
+        }
+    }
+
     /// [`Self::multiply`] without packing. Sixteen rows at a time, so that they are still in the
     /// level-1 or level-2 cache for the next group of columns.
     unsafe fn multiply_direct(
@@ -289,6 +356,8 @@ impl Kernel {
         column: impl Fn(usize) -> *mut f32,
     ) {
         let fetch = if self.weight.block().0 == 1 { blocking.floats } else { blocking.rows };
+        let is_ahead = fetch.into.is_some() && !self.ahead.is_empty();
+        let table = if is_ahead { self.ahead } else { self.direct };
         let bytes = self.act.bytes(p.k, 1);
         let groups = Tiles::new(tiles.len(), self.direct.len());
         for panel in panels {
@@ -301,7 +370,7 @@ impl Kernel {
                 for (d, c) in dst.iter_mut().zip(from..to) {
                     *d = column(c).add(row);
                 }
-                let direct = self.direct[to - from - 1];
+                let direct = table[to - from - 1];
                 direct(weights, p.stride, rows, p.k, p.act.add(from * bytes), bytes, dst.as_ptr(), fetch);
             }
         }
@@ -375,6 +444,9 @@ const SINGLE_TILE_PANEL: usize = 5 << 10;
 /// not leave the level-2 cache, and long tiles stream better. (Emerald Rapids, 2026-11-21, f16, 512
 /// columns, K=2048, GMAC/s with panels of 20, 64 and 128 kB: AVX-512 77, 90, 94; AVX2 47, 52, 53.)
 pub(crate) const FLOAT_PANEL: usize = 6;
+
+/// Bytes that fused products fetch ahead, beyond the next sixteen rows.
+const FUSED_AHEAD: usize = 8 << 10;
 
 /// Direct products end with the last 32 elements of a row once more, those already counted masked.
 const DIRECT_LEAST_K: usize = 32;

@@ -2,12 +2,12 @@
 //! [`crate::pack`], its line in [`WeightType`] and its line here.
 
 use crate::fetch::Fetch;
-use crate::formats::{Codes, Order, Shape, WeightType};
+use crate::formats::{Codes, Order, SPACED, Shape, WeightType};
 use crate::isa::Isa;
 use crate::isa::avx512::Bf16;
 use crate::kernel::Kernel;
 use crate::micro::dp::Structure;
-use crate::pack::{Rows, Weight};
+use crate::pack::{Pack, Rows};
 use crate::width::DataPath;
 
 /// The parts of a shape that change a micro-kernel's code; types that agree share it.
@@ -85,7 +85,7 @@ macro_rules! isa_kernels {
             }
 
             $(#[$attr])?
-            unsafe fn pack<W: Weight>(src: *const u8, stride: usize, blocks: usize, panel: *mut u8) {
+            unsafe fn pack<W: Pack>(src: *const u8, stride: usize, blocks: usize, panel: *mut u8) {
                 for b in 0..blocks {
                     let rows = Rows::new::<W>(src, stride, b);
                     let record = const { W::SHAPE.panel_record(<$lanes as crate::isa::Lanes>::MADD) };
@@ -120,7 +120,7 @@ macro_rules! isa_kernels {
                 const { &[$(super256::<Of<256, SUB, MIN, CODES>, $nc>),*] }
             }
 
-            const fn micro(s: Shape) -> &'static [MicroFn] {
+            pub(super) const fn micro(s: Shape) -> &'static [MicroFn] {
                 match (s.block, s.sub, s.min, $codes(s.codes)) {
                     (32, 32, false, WIDE) => table32::<false, WIDE>(),
                     (32, 32, false, SIGNED) => table32::<false, SIGNED>(),
@@ -136,7 +136,7 @@ macro_rules! isa_kernels {
                 }
             }
 
-            const fn kernel<W: Weight>() -> Kernel {
+            const fn kernel<W: Pack>() -> Kernel {
                 let direct = match W::TYPE {
                     WeightType::F16 => table_direct::<crate::pack::F16>(),
                     WeightType::Bf16 => table_direct::<crate::pack::Bf16>(),
@@ -146,7 +146,7 @@ macro_rules! isa_kernels {
                 with::<W>(micro(W::SHAPE), direct)
             }
 
-            pub(super) const fn with<W: Weight>(
+            pub(super) const fn with<W: Pack>(
                 micro: &'static [MicroFn], direct: &'static [DirectFn],
             ) -> Kernel {
                 Kernel {
@@ -158,8 +158,11 @@ macro_rules! isa_kernels {
                     pack: pack::<W>,
                     micro,
                     direct,
+                    fused: &[],
+                    ahead: &[],
                     most_columns: usize::MAX,
                     most_columns_split: usize::MAX,
+                    most_k: usize::MAX,
                     panel_record: W::SHAPE.panel_record(<$lanes as crate::isa::Lanes>::MADD),
                 }
             }
@@ -252,7 +255,7 @@ bf16_kernel!(
     [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16], [1, 2, 3, 4, 5, 6]
 );
 
-/// Kernels for few columns, by rows, with AVX-512 in 512-bit registers.
+/// Kernels for one column, by rows, with AVX-512 in 512-bit registers.
 mod avx512_rows {
     use super::*;
     use crate::micro::DirectFn;
@@ -260,85 +263,147 @@ mod avx512_rows {
     use crate::rows::{Block32, Operands, Super256, product_iq4_xs, product32, product256};
 
     macro_rules! product {
-        ($name:ident, $table:ident, $kind:ident, $of:ident) => {
+        ($name:ident, $kind:ident, $of:ident) => {
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-            unsafe fn $name<W: $kind, const NC: usize>(
+            unsafe fn $name<W: $kind, const AHEAD: bool>(
                 weights: *const u8,
                 stride: usize,
                 rows: usize,
                 k: usize,
                 act: *const u8,
-                act_stride: usize,
+                _act_stride: usize,
                 dst: *const *mut f32,
                 fetch: Fetch,
             ) {
-                $of::<W, NC>(Operands { weights, stride, rows, k, act, act_stride, dst, fetch })
-            }
-
-            const fn $table<W: $kind>() -> &'static [DirectFn] {
-                const { &[$name::<W, 1>, $name::<W, 2>, $name::<W, 3>, $name::<W, 4>] }
+                $of::<W, AHEAD>(Operands { weights, stride, rows, k, act, dst: *dst, fetch })
             }
         };
     }
-    product!(block32, table32, Block32, product32);
-    product!(super256, table256, Super256, product256);
+    product!(block32, Block32, product32);
+    product!(super256, Super256, product256);
 
-    /// One column only.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-    unsafe fn iq4_xs(
+    unsafe fn iq4_xs<const AHEAD: bool>(
         weights: *const u8,
         stride: usize,
         rows: usize,
         k: usize,
         act: *const u8,
-        act_stride: usize,
+        _act_stride: usize,
         dst: *const *mut f32,
         fetch: Fetch,
     ) {
-        product_iq4_xs(Operands { weights, stride, rows, k, act, act_stride, dst, fetch })
+        product_iq4_xs::<AHEAD>(Operands { weights, stride, rows, k, act, dst: *dst, fetch })
     }
 
-    const fn kernel<W: Weight>(
-        order: Order,
-        direct: &'static [DirectFn],
-        most_columns: usize,
-        most_columns_split: usize,
-    ) -> Kernel {
+    const fn kernel<W: Pack>(order: Order, [direct, ahead]: [&'static [DirectFn]; 2], most_k: usize) -> Kernel {
         Kernel {
             act: W::SHAPE.act_rows(order),
             quantize: crate::act::quantize_rows,
-            most_columns,
-            most_columns_split,
+            most_columns: 1,
+            most_columns_split: 1,
+            most_k,
+            ahead,
             ..avx512::with::<W>(&[], direct)
         }
     }
-    const fn kernel32<W: Block32>(most_columns_split: usize) -> Kernel {
-        kernel::<W>(Order::Halves, table32::<W>(), 4, most_columns_split)
+    const fn kernel32<W: Block32 + Pack>(most_k: usize) -> Kernel {
+        kernel::<W>(Order::Halves, const { [&[block32::<W, false>], &[block32::<W, true>]] }, most_k)
     }
-    const fn kernel256<W: Super256>(most_columns: usize) -> Kernel {
-        kernel::<W>(W::ORDER, table256::<W>(), most_columns, most_columns)
+    const fn kernel256<W: Super256 + Pack>(most_k: usize) -> Kernel {
+        kernel::<W>(W::ORDER, const { [&[super256::<W, false>], &[super256::<W, true>]] }, most_k)
     }
 
-    /// Blocks of 32: up to as many columns
-    /// as they need fewer instructions than panels, and on CPUs that split 512-bit operations up to as many as they
-    /// are faster; super-blocks: up to as many as they are faster there, on all. (AMD EPYC, Zen 4, 2026-11-21, weights in memory, GMAC/s by rows and by panels at one column:
-    /// q4_0 39, 30; q8_0 28, 21; q5_0 27, 23; q4_K 54, 31; q2_K 57, 32; at two: q4_0 62, 55; q8_0 43, 40; q4_K 78, 58;
-    /// at three: q4_0 67, 75; q8_0 49, 56; q4_K 86, 77; q6_K 49, 58; at four: q4_K 86, 92.
-    /// Instructions per 64 at four: q4_0 5.0, 6.4; q2_K 7.8, 5.8.)
+    /// Longest rows whose column stays in the level-1 cache beside the weights; longer ones are read again and again from
+    /// the second, and [`avx512_fused`] reads the column once for sixteen rows.
+    const LONG: usize = 8192;
+    const ALL: usize = usize::MAX;
+
+    /// One column: from two on [`avx512_fused`] is faster, see [`crate::micro::fused`]. (AMD EPYC, Zen 4, 2026-11-30,
+    /// weights in memory, us for 4 Mi weights by rows and fused. Two columns, rows of 2048: from 157, 171 (q6_K) and
+    /// 133, 145 (q5_K) to 147, 111 (q4_1). One column, rows of 14336: q4_0 136, 83; q8_0 214, 156; iq4_nl 148, 97; mxfp4 195,
+    /// 175; q4_K 91, 81; q3_K 147, 106; q5_K 123, 110; q2_K 94, 86; q6_K 146, 170.)
     pub(super) static KERNELS: [Kernel; 13] = [
-        kernel32::<Q4_0>(2),
-        kernel32::<Q4_1>(2),
-        kernel32::<Q5_0>(2),
-        kernel32::<Q5_1>(2),
-        kernel32::<Q8_0>(2),
-        kernel32::<Iq4Nl>(2),
-        kernel32::<Mxfp4>(2),
-        kernel256::<Q2K>(2),
-        kernel256::<Q3K>(2),
-        kernel256::<Q4K>(3),
-        kernel256::<Q5K>(3),
-        kernel256::<Q6K>(2),
-        kernel::<Iq4Xs>(Order::Halves, &[iq4_xs], 1, 1),
+        kernel32::<Q4_0>(LONG),
+        kernel32::<Q4_1>(LONG),
+        kernel32::<Q5_0>(LONG),
+        kernel32::<Q5_1>(LONG),
+        kernel32::<Q8_0>(LONG),
+        kernel32::<Iq4Nl>(SPACED),
+        kernel32::<Mxfp4>(SPACED),
+        kernel256::<Q2K>(LONG),
+        kernel256::<Q3K>(LONG),
+        kernel256::<Q4K>(LONG),
+        kernel256::<Q5K>(LONG),
+        kernel256::<Q6K>(ALL),
+        kernel::<Iq4Xs>(Order::Halves, [&[iq4_xs::<false>], &[iq4_xs::<true>]], LONG),
+    ];
+}
+
+/// Kernels for few columns that multiply at once what they unpack, in 512-bit registers.
+mod avx512_fused {
+    use super::*;
+    use crate::isa::avx512::Avx512;
+    use crate::micro::fused::{FetchNext, FusedFn, product};
+    use crate::pack::*;
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn fused<W: Quantised, const NC: usize>(
+        weights: *const u8,
+        stride: usize,
+        blocks: usize,
+        act: *const u8,
+        dst: *const *mut f32,
+        rows: usize,
+        first: bool,
+        ahead: FetchNext,
+    ) {
+        product::<W, Avx512, NC>(weights, stride, blocks, act, dst, rows, first, ahead)
+    }
+
+    const fn table<W: Quantised>() -> &'static [FusedFn] {
+        const {
+            &[
+                fused::<W, 1>,
+                fused::<W, 2>,
+                fused::<W, 3>,
+                fused::<W, 4>,
+                fused::<W, 5>,
+                fused::<W, 6>,
+                fused::<W, 7>,
+                fused::<W, 8>,
+            ]
+        }
+    }
+
+    const fn kernel<W: Quantised>(most_columns: usize) -> Kernel {
+        let most_columns_split = most_columns;
+        Kernel {
+            fused: table::<W>(),
+            most_columns,
+            most_columns_split,
+            ..avx512::with::<W>(avx512::micro(W::SHAPE), &[])
+        }
+    }
+
+    /// Up to two tiles, but for Q2_K. (AMD EPYC, Zen 4, 2026-11-30, weights in memory,
+    /// 2048 x 2048, sixteen columns, us by panels and fused: q4_0 591, 413; q8_0 704, 463; q4_K 614, 516; q6_K 713, 564;
+    /// iq4_xs 563, 422; twelve: q3_K 426, 397; q2_K 420, 440. In the level-2 cache: q4_0 440, 397; q4_K 439, 498. More
+    /// than two tiles, and full data paths: unmeasured.)
+    pub(super) static KERNELS: [Kernel; 13] = [
+        kernel::<Q4_0>(16),
+        kernel::<Q4_1>(16),
+        kernel::<Q5_0>(16),
+        kernel::<Q5_1>(16),
+        kernel::<Q8_0>(16),
+        kernel::<Iq4Nl>(16),
+        kernel::<Mxfp4>(16),
+        kernel::<Q2K>(8),
+        kernel::<Q3K>(16),
+        kernel::<Q4K>(16),
+        kernel::<Q5K>(16),
+        kernel::<Q6K>(16),
+        kernel::<Iq4Xs>(16),
     ];
 }
 
@@ -350,23 +415,31 @@ pub fn kernels(isa: Isa) -> Option<Vec<&'static Kernel>> {
 }
 
 fn available(isa: Isa) -> Option<impl Iterator<Item = &'static Kernel>> {
-    let (all, bf16, rows): (_, _, &[Kernel]) = match isa {
-        Isa::Scalar => (&scalar::KERNELS, None, &[]),
-        Isa::Avx2 => (&avx2::KERNELS, None, &[]),
-        Isa::Vnni256 => (&vnni256::KERNELS, Some(&vnni256_bf16::KERNEL), &[]),
-        Isa::Avx512 => (&avx512::KERNELS, Some(&avx512_bf16::KERNEL), &avx512_rows::KERNELS),
+    let (all, bf16, few): (_, _, [&[Kernel]; 2]) = match isa {
+        Isa::Scalar => (&scalar::KERNELS, None, [&[]; 2]),
+        Isa::Avx2 => (&avx2::KERNELS, None, [&[]; 2]),
+        Isa::Vnni256 => (&vnni256::KERNELS, Some(&vnni256_bf16::KERNEL), [&[]; 2]),
+        Isa::Avx512 => {
+            let few = [&avx512_fused::KERNELS[..], &avx512_rows::KERNELS];
+            (&avx512::KERNELS, Some(&avx512_bf16::KERNEL), few)
+        }
     };
     // asking the tokens is what makes it sound to hand the kernels out
-    isa.available().then(|| all.iter().chain(bf16.filter(|_| Bf16::new().is_some())).chain(rows))
+    isa.available().then(|| all.iter().chain(bf16.filter(|_| Bf16::new().is_some())).chain(few.into_iter().flatten()))
 }
 
-/// The best kernel for one weight type and number of columns, where 512-bit operations are not split.
+/// The best kernel for one weight type and number of columns of no great length, where 512-bit operations are not split.
 pub fn kernel(isa: Isa, weight: WeightType, columns: usize) -> Option<&'static Kernel> {
-    kernel_on(DataPath::Full, isa, weight, columns)
+    kernel_on(DataPath::Full, isa, weight, (0, columns))
 }
 
-/// The best kernel for one weight type and number of columns.
-pub fn kernel_on(path: DataPath, isa: Isa, weight: WeightType, columns: usize) -> Option<&'static Kernel> {
-    let most = |k: &Kernel| if path == DataPath::Full { k.most_columns } else { k.most_columns_split };
-    available(isa)?.filter(|k| k.weight == weight && columns <= most(k)).last()
+/// The best kernel for one weight type and a number of columns of `k` elements.
+pub fn kernel_on(
+    path: DataPath,
+    isa: Isa,
+    weight: WeightType,
+    (k, columns): (usize, usize),
+) -> Option<&'static Kernel> {
+    let most = |f: &Kernel| if path == DataPath::Full { f.most_columns } else { f.most_columns_split };
+    available(isa)?.filter(|f| f.weight == weight && columns <= most(f) && k <= f.most_k).last()
 }

@@ -131,7 +131,7 @@ impl Attention {
             return None;
         }
         let queries = queries.min(MOST_QUERIES);
-        let kernel = registry::kernel_on(path, isa, key_type, queries)?;
+        let kernel = registry::kernel_on(path, isa, key_type, (key_len, queries))?;
         let functions = functions(isa)?;
         let widen = match value_type {
             WeightType::F16 => Widen::Words(functions.widen_halves),

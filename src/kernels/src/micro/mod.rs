@@ -3,6 +3,7 @@
 pub mod direct;
 pub mod dp;
 pub mod float;
+pub mod fused;
 pub mod madd;
 
 use crate::fetch::Fetch;

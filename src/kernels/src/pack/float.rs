@@ -1,11 +1,11 @@
 //! The types that are values already: F16, BF16, F32. A record is sixteen elements of each row.
 
-use super::{Rows, Weight, put, unrolled};
+use super::{Pack, Rows, Weight, put, unrolled};
 use crate::formats::{Codes, LINE, Shape, WeightType, float};
 use crate::isa::Lanes;
 
 /// A type whose elements are values.
-pub trait FloatWeight: Weight {
+pub trait FloatWeight: Pack {
     /// Sixteen consecutive elements at `p`.
     ///
     /// # Safety
@@ -38,6 +38,8 @@ impl FloatWeight for F32 {
 pub struct F16;
 impl Weight for F16 {
     const TYPE: WeightType = WeightType::F16;
+}
+impl Pack for F16 {
     #[inline(always)]
     unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
         unrolled!(i in [0, 1] {
@@ -54,6 +56,8 @@ impl Weight for F16 {
 pub struct Bf16;
 impl Weight for Bf16 {
     const TYPE: WeightType = WeightType::Bf16;
+}
+impl Pack for Bf16 {
     #[inline(always)]
     unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
         let high = S::splat(0xffff_0000_u32 as i32);
@@ -71,6 +75,8 @@ pub struct Bf16Pairs;
 impl Weight for Bf16Pairs {
     const TYPE: WeightType = WeightType::Bf16;
     const SHAPE: Shape = float(Codes::Bf16Pairs);
+}
+impl Pack for Bf16Pairs {
     #[inline(always)]
     unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
         unrolled!(i in [0, 1] {
@@ -85,6 +91,8 @@ impl Weight for Bf16Pairs {
 pub struct F32;
 impl Weight for F32 {
     const TYPE: WeightType = WeightType::F32;
+}
+impl Pack for F32 {
     #[inline(always)]
     unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
         unrolled!(i in [0, 1, 2, 3] {

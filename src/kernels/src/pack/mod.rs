@@ -13,6 +13,7 @@ mod q2_k;
 mod q3_k;
 mod q4_k;
 mod q6_k;
+mod sink;
 
 pub use block32::{Iq4Nl, Mxfp4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 pub(crate) use block32::{MXFP4_VALUES_U, e8m0_half};
@@ -22,11 +23,12 @@ pub use q2_k::Q2K;
 pub use q3_k::Q3K;
 pub use q4_k::{Q4K, Q5K};
 pub use q6_k::Q6K;
+pub use sink::Sink;
 
 use crate::formats::{LINE, Shape, WeightType};
 use crate::isa::{Lanes, Quads};
 
-/// A weight type that can be packed.
+/// A weight type.
 pub trait Weight {
     /// Its name.
     const TYPE: WeightType;
@@ -34,13 +36,41 @@ pub trait Weight {
     const SHAPE: Shape = Self::TYPE.shape();
     /// Bytes of one record of one row.
     const BYTES: usize = Self::TYPE.row_bytes(Self::SHAPE.block);
+}
 
+/// A weight type that can be packed.
+pub trait Pack: Weight {
     /// Packs one record of sixteen rows.
     ///
     /// # Safety
-    /// Each of the rows must be readable for [`Self::BYTES`] bytes, `rec` writable for
+    /// Each of the rows must be readable for [`Weight::BYTES`] bytes, `rec` writable for
     /// [`Shape::panel_record`] bytes; see also [`Lanes`].
     unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8);
+}
+
+/// A weight type with codes and scales: how a record is unpacked.
+#[allow(clippy::missing_safety_doc)] // one set of conditions for both methods, below
+pub trait Quantised: Weight {
+    /// Steps in which the codes are unpacked, at most eight.
+    const STEPS: usize = 1;
+    /// Calls of [`Sink::part`] for a record, at even distances.
+    const PARTS: usize = Self::STEPS;
+
+    /// Hands scales, mins, `d` and the minimum to `sink`.
+    ///
+    /// # Safety
+    /// Each of the rows must be readable for [`Weight::BYTES`] bytes; see also [`Lanes`] and [`Sink`]. The same for
+    /// [`Self::codes`].
+    unsafe fn header<S: Lanes, K: Sink<S>>(rows: &Rows, sink: &mut K);
+    /// Hands the codes of a step to `sink`.
+    unsafe fn codes<S: Lanes, K: Sink<S>>(rows: &Rows, step: usize, sink: &mut K);
+}
+
+impl<W: Quantised> Pack for W {
+    #[inline(always)]
+    unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
+        sink::pack_record::<W, S>(rows, rec);
+    }
 }
 
 /// The block to pack of sixteen rows.
@@ -113,15 +143,6 @@ unsafe fn put<S: Lanes>(rec: *mut u8, i: usize, v: S::I) {
     S::store(rec.add(i * LINE), v);
 }
 
-/// Stores line `i` of signed codes, and their magnitudes where the ISA wants them.
-#[inline(always)]
-unsafe fn put_signed<W: Weight, S: Lanes>(rec: *mut u8, i: usize, v: S::I) {
-    put::<S>(rec, i, v);
-    if S::MADD {
-        S::store(rec.add(W::SHAPE.magnitudes_at() + i * LINE), S::abs_bytes(v));
-    }
-}
-
 /// Byte `j` of each lane, zero-extended.
 #[inline(always)]
 unsafe fn byte<S: Lanes>(v: S::I, j: u32) -> S::I {
@@ -134,25 +155,9 @@ unsafe fn sbyte<S: Lanes>(v: S::I, j: u32) -> S::I {
     if j == 3 { S::sar(v, 24) } else { S::sar(S::shl(v, 24 - 8 * j), 24) }
 }
 
-/// Stores an integer scale as the ISA's micro-kernels of integer-scaled types want it.
+/// `d` and the minimum from a word that holds both as half precision.
 #[inline(always)]
-unsafe fn put_scale<S: Lanes>(p: *mut u8, v: S::I) {
-    if S::MADD {
-        S::store(p, S::or(S::and(v, S::splat(0xffff)), S::shl(v, 16)));
-    } else {
-        S::storef(p, S::cvt(v));
-    }
-}
-
-/// Two neighbouring unsigned mins, `lo` for the even sub-block.
-#[inline(always)]
-unsafe fn put_mins<S: Lanes>(p: *mut u8, lo: S::I, hi: S::I) {
-    S::store(p, S::or(lo, S::shl(hi, 16)));
-}
-
-/// `d` and `dmin` from a word that holds both as half precision.
-#[inline(always)]
-unsafe fn put_d_dmin<S: Lanes>(rec: *mut u8, shape: Shape, dm: S::I) {
-    S::storef(rec.add(shape.d_at()), S::half_lo(dm));
-    S::storef(rec.add(shape.d_at() + LINE), S::half_lo(S::shr(dm, 16)));
+unsafe fn give_d_min<S: Lanes, K: Sink<S>>(sink: &mut K, dm: S::I) {
+    sink.d(S::half_lo(dm));
+    sink.min(S::half_lo(S::shr(dm, 16)));
 }

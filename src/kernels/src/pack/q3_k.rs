@@ -7,34 +7,21 @@
 //!         upper bits, two for each of scales i, 4 + i, 8 + i, 12 + i
 //! ```
 
-use super::{Rows, Weight, byte, put, put_scale, unrolled};
-use crate::formats::{LINE, WeightType};
+use super::{Quantised, Rows, Sink, Weight, byte, unrolled};
+use crate::formats::WeightType;
 use crate::isa::Lanes;
 
 /// 3-bit K-quant.
 pub struct Q3K;
 impl Weight for Q3K {
     const TYPE: WeightType = WeightType::Q3K;
+}
+impl Quantised for Q3K {
+    /// Sixteen bytes of `hmask` and what belongs to them.
+    const STEPS: usize = 2;
+
     #[inline(always)]
-    unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
-        let two = S::splat(0x0303_0303);
-        let third = S::splat(0x0404_0404);
-        let hm = [rows.words4::<S>(0), rows.words4::<S>(16)];
-        unrolled!(n in [0, 1] {
-            unrolled!(h in [0, 1] {
-                let hm = &hm[h];
-                let qs = rows.words4::<S>(32 + 32 * n + 16 * h);
-                for j in 0..4 {
-                    let bit = (4 * n + j) as u32;
-                    for w in 0..4 {
-                        let hi = hm[w];
-                        let hi = if bit < 2 { S::shl(hi, 2 - bit) } else { S::shr(hi, bit - 2) };
-                        let lo = S::and(S::shr(qs[w], 2 * j as u32), two);
-                        put::<S>(rec, 32 * n + 8 * j + 4 * h + w, S::or(lo, S::and(hi, third)));
-                    }
-                }
-            });
-        });
+    unsafe fn header<S: Lanes, K: Sink<S>>(rows: &Rows, sink: &mut K) {
         // scales 12 B and d are the last 14 bytes: read the 12 and the 2 apart
         let a = rows.words1::<S>(96);
         let b = rows.words1::<S>(100);
@@ -50,10 +37,30 @@ impl Weight for Q3K {
         let bias = S::splat(32);
         for (i, s) in scales.into_iter().enumerate() {
             for j in 0..4 {
-                let at = Self::SHAPE.scales_at() + (4 * i + j) * LINE;
-                put_scale::<S>(rec.add(at), S::sub(byte::<S>(s, j as u32), bias));
+                sink.scale(4 * i + j, S::sub(byte::<S>(s, j as u32), bias));
             }
         }
-        S::storef(rec.add(Self::SHAPE.d_at()), S::half_lo(rows.halves::<S>(108)));
+        sink.d(S::half_lo(rows.halves::<S>(108)));
+    }
+    #[inline(always)]
+    unsafe fn codes<S: Lanes, K: Sink<S>>(rows: &Rows, step: usize, sink: &mut K) {
+        let two = S::splat(0x0303_0303);
+        let third = S::splat(0x0404_0404);
+        sink.part();
+        let hm = rows.words4::<S>(16 * step);
+        unrolled!(n in [0, 1] {
+            let qs = rows.words4::<S>(32 + 32 * n + 16 * step);
+            unrolled!(j in [0, 1, 2, 3] {
+                let bit = (4 * n + j) as u32;
+                let s = 8 * n + 2 * j + step;
+                sink.open(s);
+                for w in 0..4 {
+                    let hi = if bit < 2 { S::shl(hm[w], 2 - bit) } else { S::shr(hm[w], bit - 2) };
+                    let lo = S::and(S::shr(qs[w], 2 * j as u32), two);
+                    sink.codes(s, w, S::or(lo, S::and(hi, third)));
+                }
+                sink.close(s);
+            });
+        });
     }
 }

@@ -63,7 +63,7 @@ pub fn kernel(path: DataPath, isa: Isa, weight: WeightType) -> Option<&'static K
     if isa == Isa::Scalar {
         return None;
     }
-    registry::kernel_on(path, isa, weight, GROUP_COLUMNS)
+    registry::kernel_on(path, isa, weight, (0, GROUP_COLUMNS))
 }
 
 impl Product {

@@ -1,18 +1,14 @@
 //! Blocks of 32, four at a time: lane `l` belongs to block `l / 4`. The first vector of codes holds the
 //! first halves of the four blocks, the second one the second halves.
 
-use super::{Operands, Row, Rows, TOGETHER, copy, load, long_product, nibbles, product};
-use crate::formats::{ROWS32, SPACED, rows32_strides};
+use super::{Operands, Row, copy, load, nibbles, product};
+use crate::formats::{ROWS32, rows32_strides};
 use crate::pack::{Iq4Nl, MXFP4_VALUES_U, Mxfp4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Weight, iq4_table};
 use core::arch::x86_64::*;
 
 /// A weight type with blocks of 32.
 #[allow(clippy::missing_safety_doc)] // one set of conditions for all methods
 pub trait Block32: Weight {
-    /// Most elements of a column, 2 bytes each, that are read again for every row. (AMD EPYC, Zen 4, 2026-11-22, weights
-    /// in memory, GB/s at k = 8192 with one row at a time and with several, q8_0: 25, 21; q4_0 20, 18; iq4_nl 13, 17.)
-    const SHORT: usize = 8192;
-
     /// The codes, unsigned.
     ///
     /// # Safety
@@ -113,9 +109,8 @@ unsafe fn fifth_bits<const STEP: usize, const AT: usize>(q: [__m512i; 2], p: *co
 }
 
 macro_rules! block32 {
-    ($type:ident $(, short: $short:expr)?, |$p:ident| $codes:expr, $scales:expr $(, $mins:expr)?) => {
+    ($type:ident, |$p:ident| $codes:expr, $scales:expr $(, $mins:expr)?) => {
         impl Block32 for $type {
-            $(const SHORT: usize = $short;)?
             #[inline(always)]
             unsafe fn codes($p: *const u8) -> [__m512i; 2] {
                 $codes
@@ -140,7 +135,6 @@ block32!(Q5_0, |p| fifth_bits::<22, 2>(nibbles(sixteen::<22, 6>(p)), p), halves:
 block32!(Q5_1, |p| fifth_bits::<24, 4>(nibbles(sixteen::<24, 8>(p)), p), halves::<24, 0>(p), halves::<24, 2>(p));
 block32!(
     Iq4Nl,
-    short: SPACED,
     |p| lookup(iq4_table::<crate::isa::avx512::Avx512>(), nibbles(sixteen::<18, 2>(p))),
     halves::<18, 0>(p)
 );
@@ -155,7 +149,6 @@ block32!(
 );
 block32!(
     Mxfp4,
-    short: SPACED,
     |p| {
         // An odd block size: blocks 0 and 2 by the words from byte 1 on, 1 and 3 by those from byte 4.
         const PICKS: [i16; 32] = {
@@ -195,111 +188,61 @@ block32!(
 
 /// Adds the products of four blocks.
 #[inline(always)]
-pub(super) unsafe fn step<W: Block32, const NC: usize>(
-    acc: &mut [__m512; NC],
-    p: *const u8,
-    act: *const u8,
-    act_stride: usize,
-) {
+pub(super) unsafe fn step<W: Block32>(acc: __m512, p: *const u8, act: *const u8) -> __m512 {
     let (d, q) = (W::scales(p), W::codes(p));
-    for (c, acc) in acc.iter_mut().enumerate() {
-        let a = act.add(c * act_stride);
-        let mut sum = if W::SHAPE.min { _mm512_setzero_si512() } else { load(a.add(ROWS32.aux)) };
-        for (i, q) in q.into_iter().enumerate() {
-            sum = _mm512_dpbusd_epi32(sum, q, load(a.add(64 * i)));
-        }
-        let da = _mm512_loadu_ps(a.add(ROWS32.d).cast());
-        *acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(d, da), *acc);
+    let mut sum = if W::SHAPE.min { _mm512_setzero_si512() } else { load(act.add(ROWS32.aux)) };
+    for (i, q) in q.into_iter().enumerate() {
+        sum = _mm512_dpbusd_epi32(sum, q, load(act.add(64 * i)));
     }
-    if W::SHAPE.min {
-        let m = W::mins(p);
-        for (c, acc) in acc.iter_mut().enumerate() {
-            let sums = _mm512_loadu_ps(act.add(c * act_stride + ROWS32.aux).cast());
-            *acc = _mm512_fmadd_ps(m, sums, *acc);
-        }
+    let da = _mm512_loadu_ps(act.add(ROWS32.d).cast());
+    let acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(d, da), acc);
+    if !W::SHAPE.min {
+        return acc;
     }
+    _mm512_fmadd_ps(W::mins(p), _mm512_loadu_ps(act.add(ROWS32.aux).cast()), acc)
 }
 
-/// The product of `NC` columns.
+/// The product of one column; `AHEAD`: weights are fetched.
 ///
 /// # Safety
 /// See [`crate::micro::DirectFn`].
 #[inline(always)]
-pub unsafe fn product32<W: Block32, const NC: usize>(o: Operands) {
-    if o.k > const { if NC == 1 { W::SHORT } else { LONG / NC } } {
-        return long_product::<Blocks<W>, NC>(o);
-    }
-    product::<Blocks<W>, NC>(o);
+pub unsafe fn product32<W: Block32, const AHEAD: bool>(o: Operands) {
+    product::<Blocks<W, AHEAD>>(o);
 }
 
-/// Most elements of two columns and more together that are read again for every row. (AMD EPYC, Zen 4, 2026-11-22, in the
-/// level-2 cache, GMAC/s with one row at a time and with several, four columns: q8_0, k = 2048 84, 85; 4096 65, 86; 5632 52, 88;
-/// 14336 51, 89; q4_0 91, 99; 75, 100; 56, 101; 54, 103. From memory several begin to win later: two columns at k = 5632,
-/// three at 4096, four at 3072.)
-const LONG: usize = 10 * 1024;
+struct Blocks<W, const AHEAD: bool>(W);
 
-struct Blocks<W>(W);
-
-impl<W: Block32> Row for Blocks<W> {
+impl<W: Block32, const AHEAD: bool> Row for Blocks<W, AHEAD> {
     #[inline(always)]
-    unsafe fn row<const NC: usize>(o: Operands, mut p: *const u8) -> [__m512; NC] {
+    unsafe fn row(o: Operands, mut p: *const u8) -> __m512 {
         let block = W::TYPE.block().1;
         let (steps, left, stride) = (o.k / 128, o.k % 128 / 32, rows32_strides(o.k));
         let mut act = o.act;
-        let mut acc = [_mm512_setzero_ps(); NC];
+        let mut acc = _mm512_setzero_ps();
         for pair in 0..steps / 2 {
-            o.fetch.lines(p, 8 * block);
+            if AHEAD {
+                o.fetch.lines(p, 8 * block);
+            }
             for i in 0..2 {
-                step::<W, NC>(&mut acc, p.add(i * 4 * block), act.add(i * ROWS32.bytes), o.act_stride);
+                acc = step::<W>(acc, p.add(i * 4 * block), act.add(i * ROWS32.bytes));
             }
             p = p.add(8 * block);
             act = act.add(stride(pair));
         }
+        if AHEAD {
+            o.fetch.lines(p, o.k % 256 / 32 * block);
+        }
         if steps % 2 > 0 {
-            o.fetch.lines(p, 4 * block);
-            step::<W, NC>(&mut acc, p, act, o.act_stride);
+            acc = step::<W>(acc, p, act);
             p = p.add(4 * block);
             act = act.add(ROWS32.bytes);
         }
-        if left > 0 { last::<W, NC>(acc, p, left, act, o.act_stride) } else { acc }
-    }
-}
-
-/// Adds the products of the `left` blocks at the end of a row.
-#[inline(always)]
-unsafe fn last<W: Block32, const NC: usize>(
-    mut acc: [__m512; NC],
-    p: *const u8,
-    left: usize,
-    act: *const u8,
-    act_stride: usize,
-) -> [__m512; NC] {
-    // the blocks that are missing have the scale zero, like their activations
-    let mut last = [0u8; 4 * 34];
-    copy_blocks::<W>(p, last.as_mut_ptr(), left);
-    step::<W, NC>(&mut acc, last.as_ptr(), act, act_stride);
-    acc
-}
-
-impl<W: Block32> Rows for Blocks<W> {
-    #[inline(always)]
-    unsafe fn rows<const NC: usize>(o: Operands, mut p: [*const u8; TOGETHER]) -> [[__m512; NC]; TOGETHER] {
-        let bytes = 4 * W::TYPE.block().1;
-        let (steps, left, stride) = (o.k / 128, o.k % 128 / 32, rows32_strides(o.k));
-        let mut act = o.act;
-        let mut acc = [[_mm512_setzero_ps(); NC]; TOGETHER];
-        for i in 0..steps {
-            for (acc, p) in acc.iter_mut().zip(&mut p) {
-                o.fetch.lines(*p, bytes);
-                step::<W, NC>(acc, *p, act, o.act_stride);
-                *p = p.add(bytes);
-            }
-            act = act.add(if i % 2 == 0 { ROWS32.bytes } else { stride(i / 2) - ROWS32.bytes });
-        }
         if left > 0 {
-            for (acc, p) in acc.iter_mut().zip(p) {
-                *acc = last::<W, NC>(*acc, p, left, act, o.act_stride);
-            }
+            // the blocks that are missing have the scale zero, like their activations
+            let mut last = [0u8; 4 * 34];
+            copy_blocks::<W>(p, last.as_mut_ptr(), left);
+            acc = step::<W>(acc, last.as_ptr(), act);
         }
         acc
     }

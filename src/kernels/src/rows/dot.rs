@@ -35,11 +35,11 @@ pub unsafe fn dot32<W: Block32>(n: usize, mut x: *const u8, mut y: *const u8) ->
     const { assert!(!W::SHAPE.min, "activations would be in blocks of another kind") };
     let mut rec = MaybeUninit::<[u8; ROWS32.bytes]>::uninit();
     let rec = rec.as_mut_ptr().cast::<u8>();
-    let mut acc = [_mm512_setzero_ps()];
+    let mut acc = _mm512_setzero_ps();
     let mut blocks = n / 32;
     while blocks >= 4 {
         record::<W>(y, rec);
-        block32::step::<W, 1>(&mut acc, x, rec, 0);
+        acc = block32::step::<W>(acc, x, rec);
         x = x.add(4 * W::TYPE.block().1);
         y = y.add(4 * BLOCK_Q8_0);
         blocks -= 4;
@@ -50,7 +50,7 @@ pub unsafe fn dot32<W: Block32>(n: usize, mut x: *const u8, mut y: *const u8) ->
         block32::copy_blocks::<W>(x, weights.as_mut_ptr(), blocks);
         copy::<BLOCK_Q8_0>(y, act.as_mut_ptr(), blocks);
         record::<W>(act.as_ptr(), rec);
-        block32::step::<W, 1>(&mut acc, weights.as_ptr(), rec, 0);
+        acc = block32::step::<W>(acc, weights.as_ptr(), rec);
     }
-    sum(acc[0])
+    sum(acc)
 }

@@ -87,34 +87,37 @@ unsafe fn step<const CLOSE: bool>(acc: __m512, p: *const u8, n: usize, act: *con
     acc
 }
 
-struct Blocks<const CLOSE: bool>;
+struct Blocks<const CLOSE: bool, const AHEAD: bool>;
 
-impl<const CLOSE: bool> Row for Blocks<CLOSE> {
+impl<const CLOSE: bool, const AHEAD: bool> Row for Blocks<CLOSE, AHEAD> {
     #[inline(always)]
-    unsafe fn row<const NC: usize>(o: Operands, mut p: *const u8) -> [__m512; NC] {
-        const { assert!(NC == 1) };
+    unsafe fn row(o: Operands, mut p: *const u8) -> __m512 {
         let record = const { rows256(CLOSE) };
         let (steps, left) = (o.k / record.k, o.k % record.k / 256);
         let (mut act, mut acc) = (o.act, _mm512_setzero_ps());
         for _ in 0..steps {
-            o.fetch.lines(p, 4 * BYTES);
+            if AHEAD {
+                o.fetch.lines(p, 4 * BYTES);
+            }
             acc = step::<CLOSE>(acc, p, 4, act);
             p = p.add(4 * BYTES);
             act = act.add(record.bytes);
         }
         if left > 0 {
-            o.fetch.lines(p, left * BYTES);
+            if AHEAD {
+                o.fetch.lines(p, left * BYTES);
+            }
             acc = step::<CLOSE>(acc, p, left, act);
         }
-        [acc; NC]
+        acc
     }
 }
 
-/// The product of one column.
+/// The product of one column; `AHEAD`: weights are fetched.
 ///
 /// # Safety
 /// See [`crate::micro::DirectFn`].
 #[inline(always)]
-pub unsafe fn product_iq4_xs(o: Operands) {
-    if o.k > SPACED { product::<Blocks<true>, 1>(o) } else { product::<Blocks<false>, 1>(o) }
+pub unsafe fn product_iq4_xs<const AHEAD: bool>(o: Operands) {
+    if o.k > SPACED { product::<Blocks<true, AHEAD>>(o) } else { product::<Blocks<false, AHEAD>>(o) }
 }

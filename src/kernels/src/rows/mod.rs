@@ -1,9 +1,8 @@
-//! Products of few columns with quantised weights, for AVX-512: rows as they lie, sixteen 32-bit
-//! lanes of consecutive `k`. Where packing cannot be shared by many columns it costs more than the
+//! Products of one column with quantised weights, for AVX-512: rows as they lie, sixteen 32-bit
+//! lanes of consecutive `k`. Where packing cannot be shared by several columns it costs more than the
 //! horizontal sum at the end of a row.
 //!
-//! Every row is computed by itself, and every column, so that neither the cuts of a product nor its
-//! number of columns change a result.
+//! Every row is computed by itself, so that the cuts of a product do not change a result.
 
 mod block32;
 mod dot;
@@ -20,7 +19,7 @@ use crate::isa::LANES;
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
 
-/// The operands of a product, see [`crate::micro::DirectFn`].
+/// The operands of a product of one column, see [`crate::micro::DirectFn`].
 #[derive(Clone, Copy)]
 pub struct Operands {
     pub weights: *const u8,
@@ -28,8 +27,7 @@ pub struct Operands {
     pub rows: usize,
     pub k: usize,
     pub act: *const u8,
-    pub act_stride: usize,
-    pub dst: *const *mut f32,
+    pub dst: *mut f32,
     pub fetch: Fetch,
 }
 
@@ -111,8 +109,8 @@ unsafe fn sum(v: __m512) -> f32 {
 
 /// How a row is computed. (Not a closure: those are not inlined where two places call them.)
 trait Row {
-    /// The products of the row at `p` with `NC` columns, in lanes still to be added up.
-    unsafe fn row<const NC: usize>(o: Operands, p: *const u8) -> [__m512; NC];
+    /// The products of the row at `p` with the column, in lanes still to be added up.
+    unsafe fn row(o: Operands, p: *const u8) -> __m512;
 }
 
 /// Begins to read the small page after the one in which the row at `p` ends: the hardware's prefetcher stops at the end of
@@ -130,68 +128,19 @@ unsafe fn touch_next_page(p: *const u8, stride: usize) {
 /// four rows at a time and prefetches four rows ahead, and so: q8_0 12, 26; q4_0 17, 37; q4_K 21, 43. Emerald
 /// Rapids liked the former better, q4_0 24 and 17.)
 #[inline(always)]
-unsafe fn product<T: Row, const NC: usize>(o: Operands) {
-    let mut sums = [[MaybeUninit::<__m512>::uninit(); LANES]; NC];
+unsafe fn product<T: Row>(o: Operands) {
+    let mut sums = [MaybeUninit::<__m512>::uninit(); LANES];
     let mut first = 0;
     while first + LANES <= o.rows {
-        for r in 0..LANES {
+        for (r, sum) in sums.iter_mut().enumerate() {
             let p = o.weights.add((first + r) * o.stride);
             touch_next_page(p, o.stride);
-            let row = T::row::<NC>(o, p);
-            for (sums, v) in sums.iter_mut().zip(row) {
-                sums[r].write(v);
-            }
+            sum.write(T::row(o, p));
         }
-        for (c, sums) in sums.iter().enumerate() {
-            _mm512_storeu_ps((*o.dst.add(c)).add(first), sums16(sums));
-        }
+        _mm512_storeu_ps(o.dst.add(first), sums16(&sums));
         first += LANES;
     }
     for r in first..o.rows {
-        let row = T::row::<NC>(o, o.weights.add(r * o.stride));
-        for (c, v) in row.into_iter().enumerate() {
-            (*o.dst.add(c)).add(r).write_unaligned(sum(v));
-        }
+        o.dst.add(r).write_unaligned(sum(T::row(o, o.weights.add(r * o.stride))));
     }
-}
-
-/// Rows of [`long_product`] at a time.
-const TOGETHER: usize = 4;
-
-/// Several rows at once.
-trait Rows: Row {
-    /// The products of the rows at `p` with `NC` columns, as [`Row::row`] has them.
-    unsafe fn rows<const NC: usize>(o: Operands, p: [*const u8; TOGETHER]) -> [[__m512; NC]; TOGETHER];
-}
-
-/// [`product`] with columns that do not stay in the level-1 cache beside the weights: four rows at a time share what
-/// is read of them. They are a quarter of a panel apart, so that each of the four streams is followed by the next row.
-/// (AMD EPYC, Zen 4, 2026-11-22, weights in memory, one column, GB/s with one row at a time and so, q8_0: k = 5632 28, 23;
-/// 8192 20, 22; 14336 14, 23; q4_0: 25, 18; 21, 19; 10, 19.)
-#[inline(always)]
-unsafe fn long_product<T: Rows, const NC: usize>(o: Operands) {
-    const APART: usize = LANES / TOGETHER;
-    let mut sums = [[MaybeUninit::<__m512>::uninit(); LANES]; NC];
-    let mut first = 0;
-    while first + LANES <= o.rows {
-        let panel = o.weights.add(first * o.stride);
-        for r in 0..APART {
-            let at = |i: usize| panel.add((r + i * APART) * o.stride);
-            for (i, row) in T::rows::<NC>(o, [at(0), at(1), at(2), at(3)]).into_iter().enumerate() {
-                for (sums, v) in sums.iter_mut().zip(row) {
-                    sums[r + i * APART].write(v);
-                }
-            }
-        }
-        for (c, sums) in sums.iter().enumerate() {
-            _mm512_storeu_ps((*o.dst.add(c)).add(first), sums16(sums));
-        }
-        first += LANES;
-    }
-    let mut rest = [core::ptr::null_mut(); NC];
-    for (c, rest) in rest.iter_mut().enumerate() {
-        *rest = (*o.dst.add(c)).add(first);
-    }
-    let weights = o.weights.add(first * o.stride);
-    product::<T, NC>(Operands { weights, rows: o.rows - first, dst: rest.as_ptr(), ..o });
 }

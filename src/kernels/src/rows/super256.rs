@@ -290,22 +290,16 @@ unsafe fn two(q: [__m512i; 4], a: *const u8, i: usize) -> __m512i {
     _mm512_packs_epi32(add(zero, q, a, i), add(zero, q, a, i + 1))
 }
 
-/// The sums of the sub-blocks of the super-block at `p`, packed, for each column: one vector with sub-blocks of 32,
-/// else two. (A function, because closures are not inlined.)
+/// The sums of the sub-blocks of the super-block at `p`, packed: one vector with sub-blocks of 32, else two.
 #[inline(always)]
-unsafe fn sums<W: Super256, const NC: usize>(p: *const u8, act: *const u8, act_stride: usize) -> [[__m512i; 2]; NC] {
-    let zero = _mm512_setzero_si512();
-    let (q, mut sums) = (W::codes(p), [[zero; 2]; NC]);
-    for (c, sums) in sums.iter_mut().enumerate() {
-        let a = act.add(c * act_stride);
-        *sums = if W::SHAPE.sub == 32 {
-            let (even, odd) = (add(add(zero, q, a, 0), q, a, 1), add(add(zero, q, a, 2), q, a, 3));
-            [_mm512_packs_epi32(even, odd), zero]
-        } else {
-            [two(q, a, 0), two(q, a, 2)]
-        };
+unsafe fn sums<W: Super256>(p: *const u8, a: *const u8) -> [__m512i; 2] {
+    let (zero, q) = (_mm512_setzero_si512(), W::codes(p));
+    if W::SHAPE.sub == 32 {
+        let (even, odd) = (add(add(zero, q, a, 0), q, a, 1), add(add(zero, q, a, 2), q, a, 3));
+        [_mm512_packs_epi32(even, odd), zero]
+    } else {
+        [two(q, a, 0), two(q, a, 2)]
     }
-    sums
 }
 
 /// Those of super-block `i`, times their scales, added up; with an offset also what is subtracted for it.
@@ -321,82 +315,74 @@ unsafe fn scaled<W: Super256>(sums: [__m512i; 2], scales: [__m512i; 2], less: __
 
 /// Adds the products of `n` super-blocks, one to four.
 #[inline(always)]
-unsafe fn step<W: Super256, const NC: usize, const CLOSE: bool>(
-    acc: &mut [__m512; NC],
-    p: *const u8,
-    n: usize,
-    act: *const u8,
-    act_stride: usize,
-) {
-    let (zero, places) = (_mm512_setzero_si512(), const { rows256(CLOSE) });
+unsafe fn step<W: Super256, const CLOSE: bool>(mut acc: __m512, p: *const u8, n: usize, act: *const u8) -> __m512 {
+    let places = const { rows256(CLOSE) };
     // the last one stands in for those that are not there: their activations are zero
     let at = |i: usize| p.add(i.min(n - 1) * W::BYTES);
-    let mut q = [const { MaybeUninit::<[[__m512i; 2]; NC]>::uninit() }; 4];
+    let mut q = [const { MaybeUninit::<[__m512i; 2]>::uninit() }; 4];
     for (i, q) in q.iter_mut().enumerate().take(n) {
-        q.write(sums::<W, NC>(at(i), act.add(places.codes[i]), act_stride));
+        q.write(sums::<W>(at(i), act.add(places.codes[i])));
     }
     // SAFETY: no instruction. Keeps the compiler from reading the headers before the codes: weights are to be read
     // from memory in the order in which they lie, which the hardware's prefetcher follows. (AMD EPYC, Zen 4,
     // 2026-11-21, weights in memory, one column, GMAC/s with headers first and last: q4_K 35, 54; q6_K 25, 38.)
     core::arch::asm!("", options(nostack, preserves_flags));
     let header = W::header([at(0), at(1), at(2), at(3)]);
-    let halves = _mm256_cvtph_ps(header.d);
-    let (mut d, mut less) = ([_mm512_setzero_ps(); NC], [zero; NC]);
-    for c in 0..NC {
-        let a = act.add(c * act_stride);
-        d[c] = _mm512_castps256_ps512(_mm256_mul_ps(halves, _mm256_loadu_ps(a.add(places.d).cast())));
-        less[c] = _mm512_madd_epi16(header.less[0], load(a.add(places.aux)));
-        if W::SHAPE.sub == 16 {
-            less[c] = dot2(less[c], header.less[1], load(a.add(places.aux + 64)));
-        }
-        if W::SHAPE.min {
-            let dmin = _mm512_permutexvar_ps(_mm512_setr_epi32(1, 1, 1, 1, 3, 3, 3, 3, 5, 5, 5, 5, 7, 7, 7, 7), d[c]);
-            acc[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(less[c]), dmin, acc[c]);
-        } else {
-            // the offset is a power of two; a constant shift becomes the immediate form
-            let shift = _mm_cvtsi32_si128(const { W::SHAPE.offset.trailing_zeros() as i32 });
-            less[c] = _mm512_sll_epi32(less[c], shift);
-        }
+    let d = _mm256_mul_ps(_mm256_cvtph_ps(header.d), _mm256_loadu_ps(act.add(places.d).cast()));
+    let d = _mm512_castps256_ps512(d);
+    let mut less = _mm512_madd_epi16(header.less[0], load(act.add(places.aux)));
+    if W::SHAPE.sub == 16 {
+        less = dot2(less, header.less[1], load(act.add(places.aux + 64)));
+    }
+    if W::SHAPE.min {
+        let dmin = _mm512_permutexvar_ps(_mm512_setr_epi32(1, 1, 1, 1, 3, 3, 3, 3, 5, 5, 5, 5, 7, 7, 7, 7), d);
+        acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(less), dmin, acc);
+    } else {
+        // the offset is a power of two; a constant shift becomes the immediate form
+        let shift = _mm_cvtsi32_si128(const { W::SHAPE.offset.trailing_zeros() as i32 });
+        less = _mm512_sll_epi32(less, shift);
     }
     for (i, q) in q.iter().enumerate().take(n) {
-        let (q, scales) = (q.assume_init_ref(), header.scales.map(|v| spread(v, i as i32)));
-        for c in 0..NC {
-            let sum = _mm512_cvtepi32_ps(scaled::<W>(q[c], scales, less[c], i));
-            let d = _mm512_permutexvar_ps(_mm512_set1_epi32(2 * i as i32), d[c]);
-            acc[c] = _mm512_fmadd_ps(sum, d, acc[c]);
-        }
+        let scales = header.scales.map(|v| spread(v, i as i32));
+        let sum = _mm512_cvtepi32_ps(scaled::<W>(q.assume_init_read(), scales, less, i));
+        acc = _mm512_fmadd_ps(sum, _mm512_permutexvar_ps(_mm512_set1_epi32(2 * i as i32), d), acc);
     }
+    acc
 }
 
-/// The product of `NC` columns.
+/// The product of one column; `AHEAD`: weights are fetched.
 ///
 /// # Safety
 /// See [`crate::micro::DirectFn`].
 #[inline(always)]
-pub unsafe fn product256<W: Super256, const NC: usize>(o: Operands) {
-    if o.k > SPACED { product::<Blocks<W, true>, NC>(o) } else { product::<Blocks<W, false>, NC>(o) }
+pub unsafe fn product256<W: Super256, const AHEAD: bool>(o: Operands) {
+    if o.k > SPACED { product::<Blocks<W, true, AHEAD>>(o) } else { product::<Blocks<W, false, AHEAD>>(o) }
 }
 
-struct Blocks<W, const CLOSE: bool>(W);
+struct Blocks<W, const CLOSE: bool, const AHEAD: bool>(W);
 
-impl<W: Super256, const CLOSE: bool> Row for Blocks<W, CLOSE> {
+impl<W: Super256, const CLOSE: bool, const AHEAD: bool> Row for Blocks<W, CLOSE, AHEAD> {
     #[inline(always)]
-    unsafe fn row<const NC: usize>(o: Operands, mut p: *const u8) -> [__m512; NC] {
+    unsafe fn row(o: Operands, mut p: *const u8) -> __m512 {
         // what the loop does without a block would be a call of `memset`
         core::hint::assert_unchecked(o.k >= 256);
         let record = const { rows256(CLOSE) };
         let (steps, left) = (o.k / record.k, o.k % record.k / 256);
         let mut act = o.act;
-        let mut acc = [_mm512_setzero_ps(); NC];
+        let mut acc = _mm512_setzero_ps();
         for _ in 0..steps {
-            o.fetch.lines(p, 4 * W::BYTES);
-            step::<W, NC, CLOSE>(&mut acc, p, 4, act, o.act_stride);
+            if AHEAD {
+                o.fetch.lines(p, 4 * W::BYTES);
+            }
+            acc = step::<W, CLOSE>(acc, p, 4, act);
             p = p.add(4 * W::BYTES);
             act = act.add(record.bytes);
         }
         if left > 0 {
-            o.fetch.lines(p, left * W::BYTES);
-            step::<W, NC, CLOSE>(&mut acc, p, left, act, o.act_stride);
+            if AHEAD {
+                o.fetch.lines(p, left * W::BYTES);
+            }
+            acc = step::<W, CLOSE>(acc, p, left, act);
         }
         acc
     }

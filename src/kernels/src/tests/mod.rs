@@ -14,6 +14,8 @@ mod data;
 mod exact;
 #[cfg(test)]
 mod extremes;
+#[cfg(test)]
+mod fused;
 mod guard;
 mod harness;
 #[cfg(test)]

@@ -25,9 +25,8 @@ fn every_weight_type_has_a_kernel_in_every_isa() {
             for columns in 1..20 {
                 let k = kernel(isa, t, columns).expect("a kernel");
                 assert!(k.weight == t && columns <= k.most_columns);
-                let split = kernel_on(DataPath::Split, isa, t, columns).expect("a kernel");
+                let split = kernel_on(DataPath::Split, isa, t, (256, columns)).expect("a kernel");
                 assert!(split.weight == t && columns <= split.most_columns_split);
-                assert!(split.most_columns_split <= split.most_columns);
             }
         }
     }

@@ -123,7 +123,8 @@ impl Take {
         let started = (self.ith == 0).then(Instant::now);
         let (columns, panels) = self.share();
         let share = Share { take: self, a, b, c, columns, panels };
-        let kernel = registry::kernel_on(startup::data_path(), startup::isa(), self.weight, share.columns.len());
+        let kernel =
+            registry::kernel_on(startup::data_path(), startup::isa(), self.weight, (self.k, share.columns.len()));
         if !share.panels.is_empty() && !share.columns.is_empty() {
             // SAFETY: by contract.
             unsafe {

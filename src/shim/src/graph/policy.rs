@@ -90,8 +90,8 @@ pub unsafe fn decide_unplaced(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<
     if tuning::stock_is_faster(startup::isa(), weight, columns) {
         return Err(Reason::StockIsFaster);
     }
-    let kernel =
-        registry::kernel_on(startup::data_path(), startup::isa(), weight, columns).ok_or(Reason::TypeNotSupported)?;
+    let kernel = registry::kernel_on(startup::data_path(), startup::isa(), weight, (k, columns))
+        .ok_or(Reason::TypeNotSupported)?;
     Ok(Take { kernel, regime: Regime::of(columns), rows: src0.ne[1] as usize, k })
 }
 

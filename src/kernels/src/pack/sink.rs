@@ -1,0 +1,106 @@
+//! What becomes of a record once it is unpacked: a [`Sink`] takes its parts. One sink stores them to a panel, the
+//! other, [`crate::micro::fused`], multiplies them at once, so that every type is unpacked by one piece of code.
+
+use super::{Quantised, Rows, unrolled};
+use crate::formats::{Codes, LINE, Shape};
+use crate::isa::Lanes;
+use core::marker::PhantomData;
+
+/// Takes the parts of a record of sixteen rows, rows in lanes: first scales, mins, `d` and the minimum, in any order,
+/// then the sub-blocks one by one and their lines of codes in any order. A sink that does not ask for
+/// [`Self::BY_SUB_BLOCK`] takes all of it in any order.
+///
+/// # Safety
+/// See [`Lanes`]; what a number names must be in the record.
+#[allow(clippy::missing_safety_doc)] // one set of conditions for all methods, above
+pub trait Sink<S: Lanes> {
+    /// Whether all lines of a sub-block must come between its `open` and `close`. Otherwise these two do nothing.
+    const BY_SUB_BLOCK: bool;
+
+    /// The scale of the record (super-blocks: of its integer scales).
+    unsafe fn d(&mut self, d: S::F);
+    /// The minimum of a block of 32, or the scale of the mins of a super-block.
+    unsafe fn min(&mut self, m: S::F);
+    /// The integer scale of sub-block `s`.
+    unsafe fn scale(&mut self, s: usize, v: S::I);
+    /// The mins of sub-blocks `2 * pair` and `2 * pair + 1`, unsigned.
+    unsafe fn mins(&mut self, pair: usize, even: S::I, odd: S::I);
+    /// A part of the codes begins: [`Quantised::PARTS`] times for a record, in the order of the loads.
+    unsafe fn part(&mut self);
+    /// Sub-block `s` begins.
+    unsafe fn open(&mut self, s: usize);
+    /// Line `i` of the codes of sub-block `s`: four bytes of each row.
+    unsafe fn codes(&mut self, s: usize, i: usize, v: S::I);
+    /// Sub-block `s` is complete.
+    unsafe fn close(&mut self, s: usize);
+}
+
+/// Stores everything to a record of a panel, see [`crate::formats`].
+struct Panel<W, S> {
+    rec: *mut u8,
+    types: PhantomData<(W, S)>,
+}
+
+impl<W: Quantised, S: Lanes> Panel<W, S> {
+    const SHAPE: Shape = W::SHAPE;
+    const SIGNED: bool = matches!(W::SHAPE.codes, Codes::Signed);
+}
+
+impl<W: Quantised, S: Lanes> Sink<S> for Panel<W, S> {
+    const BY_SUB_BLOCK: bool = false;
+
+    #[inline(always)]
+    unsafe fn d(&mut self, d: S::F) {
+        let at = if Self::SHAPE.block == 32 { Self::SHAPE.scales_at() } else { Self::SHAPE.d_at() };
+        S::storef(self.rec.add(at), d);
+    }
+    #[inline(always)]
+    unsafe fn min(&mut self, m: S::F) {
+        let at = if Self::SHAPE.block == 32 { Self::SHAPE.mins_at() } else { Self::SHAPE.d_at() + LINE };
+        S::storef(self.rec.add(at), m);
+    }
+    #[inline(always)]
+    unsafe fn scale(&mut self, s: usize, v: S::I) {
+        let p = self.rec.add(Self::SHAPE.scales_at() + s * LINE);
+        // signed 8-bit codes: every ISA scales in f32
+        if S::MADD && !Self::SIGNED {
+            S::store(p, S::or(S::and(v, S::splat(0xffff)), S::shl(v, 16)));
+        } else {
+            S::storef(p, S::cvt(v));
+        }
+    }
+    #[inline(always)]
+    unsafe fn mins(&mut self, pair: usize, even: S::I, odd: S::I) {
+        S::store(self.rec.add(Self::SHAPE.mins_at() + pair * LINE), S::or(even, S::shl(odd, 16)));
+    }
+    #[inline(always)]
+    unsafe fn part(&mut self) {}
+    #[inline(always)]
+    unsafe fn open(&mut self, _s: usize) {}
+    #[inline(always)]
+    unsafe fn codes(&mut self, s: usize, i: usize, v: S::I) {
+        let line = s * (Self::SHAPE.sub / 4) + i;
+        S::store(self.rec.add(line * LINE), v);
+        if S::MADD && Self::SIGNED {
+            S::store(self.rec.add(Self::SHAPE.magnitudes_at() + line * LINE), S::abs_bytes(v));
+        }
+    }
+    #[inline(always)]
+    unsafe fn close(&mut self, _s: usize) {}
+}
+
+/// Packs one record of sixteen rows.
+///
+/// # Safety
+/// See [`super::Pack::pack`].
+#[inline(always)]
+pub unsafe fn pack_record<W: Quantised, S: Lanes>(rows: &Rows, rec: *mut u8) {
+    const { assert!(W::STEPS <= 8) };
+    let mut panel = Panel::<W, S> { rec, types: PhantomData };
+    unrolled!(step in [0, 1, 2, 3, 4, 5, 6, 7] {
+        if step < W::STEPS {
+            W::codes::<S, _>(rows, step, &mut panel);
+        }
+    });
+    W::header::<S, _>(rows, &mut panel);
+}
