@@ -260,7 +260,7 @@ mod avx512_rows {
     use super::*;
     use crate::micro::DirectFn;
     use crate::pack::*;
-    use crate::rows::{Block32, Operands, Super256, product_iq4_xs, product32, product256};
+    use crate::rows::{Block32, Operands, Super256, product32, product256};
 
     macro_rules! product {
         ($name:ident, $kind:ident, $of:ident) => {
@@ -281,20 +281,6 @@ mod avx512_rows {
     }
     product!(block32, Block32, product32);
     product!(super256, Super256, product256);
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-    unsafe fn iq4_xs<const AHEAD: bool>(
-        weights: *const u8,
-        stride: usize,
-        rows: usize,
-        k: usize,
-        act: *const u8,
-        _act_stride: usize,
-        dst: *const *mut f32,
-        fetch: Fetch,
-    ) {
-        product_iq4_xs::<AHEAD>(Operands { weights, stride, rows, k, act, dst: *dst, fetch })
-    }
 
     const fn kernel<W: Pack>(order: Order, [direct, ahead]: [&'static [DirectFn]; 2], most_k: usize) -> Kernel {
         Kernel {
@@ -319,11 +305,14 @@ mod avx512_rows {
     const LONG: usize = 8192;
     const ALL: usize = usize::MAX;
 
+    /// All types but IQ4_XS, sums of whose table values do not fit an `i16`: with 32-bit sums it reads no faster by rows than
+    /// fused (same machine and day, 2048 x 2048, one column, us: 99, 97, in the level-2 cache 90, 92; by panels 150).
+    ///
     /// One column: from two on [`avx512_fused`] is faster, see [`crate::micro::fused`]. (AMD EPYC, Zen 4, 2026-11-30,
     /// weights in memory, us for 4 Mi weights by rows and fused. Two columns, rows of 2048: from 157, 171 (q6_K) and
     /// 133, 145 (q5_K) to 147, 111 (q4_1). One column, rows of 14336: q4_0 136, 83; q8_0 214, 156; iq4_nl 148, 97; mxfp4 195,
     /// 175; q4_K 91, 81; q3_K 147, 106; q5_K 123, 110; q2_K 94, 86; q6_K 146, 170.)
-    pub(super) static KERNELS: [Kernel; 13] = [
+    pub(super) static KERNELS: [Kernel; 12] = [
         kernel32::<Q4_0>(LONG),
         kernel32::<Q4_1>(LONG),
         kernel32::<Q5_0>(LONG),
@@ -336,7 +325,6 @@ mod avx512_rows {
         kernel256::<Q4K>(LONG),
         kernel256::<Q5K>(LONG),
         kernel256::<Q6K>(ALL),
-        kernel::<Iq4Xs>(Order::Halves, [&[iq4_xs::<false>], &[iq4_xs::<true>]], LONG),
     ];
 }
 
@@ -403,7 +391,6 @@ mod avx512_fused {
         kernel::<Q4K>(16),
         kernel::<Q5K>(16),
         kernel::<Q6K>(16),
-        kernel::<Iq4Xs>(16),
     ];
 }
 

@@ -80,7 +80,7 @@ pub(super) unsafe fn signed_codes(p: *const u8) -> [__m512i; 2] {
 
 /// The values of 4-bit codes.
 #[inline(always)]
-pub(super) unsafe fn lookup(table: &[i8; 16], q: [__m512i; 2]) -> [__m512i; 2] {
+unsafe fn lookup(table: &[i8; 16], q: [__m512i; 2]) -> [__m512i; 2] {
     // SAFETY: no instruction. Keeps the compiler from moving loads of the next blocks up between those of these: weights
     // are to be read from memory in the order in which they lie, which the hardware's prefetcher follows. (AMD EPYC,
     // Zen 4, 2026-11-22, iq4_nl in memory, one column, k = 4096, GB/s so and with the loads of two steps mixed: 25, 19.

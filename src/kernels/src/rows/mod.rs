@@ -6,12 +6,10 @@
 
 mod block32;
 mod dot;
-mod iq4_xs;
 mod super256;
 
 pub use block32::{Block32, product32};
 pub use dot::dot32;
-pub use iq4_xs::product_iq4_xs;
 pub use super256::{Super256, product256};
 
 use crate::fetch::Fetch;

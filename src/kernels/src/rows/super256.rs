@@ -46,7 +46,7 @@ pub trait Super256: Weight {
 /// header of each super-block together: 26, 26, 26, 30, 24; a loop that only reads 31. In llama.cpp the fourth over the
 /// first: 1.06. Nibbles left where they lie and sums shifted instead: 67 GMAC/s and 70 in the cache, no gain in memory.)
 #[inline(always)]
-pub(super) unsafe fn quarters(p: [*const u8; 4]) -> __m512i {
+unsafe fn quarters(p: [*const u8; 4]) -> __m512i {
     let [a, b, c, d] = p;
     let (d, c, b, a) = (in_turn(d), in_turn(c), in_turn(b), in_turn(a));
     _mm512_inserti64x4::<1>(_mm512_castsi256_si512(_mm256_set_m128i(b, a)), _mm256_set_m128i(d, c))
