@@ -2,10 +2,10 @@
 //! around packing and micro-kernel, which are the same for all.
 
 use crate::act::QuantizeFn;
-use crate::formats::{ActFormat, Codes, LINE, Shape, Values, WeightType};
+use crate::formats::{ActFormat, Codes, Shape, Values, WeightType};
 use crate::isa::{Isa, LANES};
 use crate::micro::{DirectFn, MicroFn};
-use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+use crate::prefetch::NextRows;
 
 /// Packs `blocks` records of sixteen rows: row `r` starts at `src + r * stride`.
 ///
@@ -218,7 +218,7 @@ impl Kernel {
         let chunk = self.chunk_blocks(p.k, blocking.panel_bytes.min(most));
         let chunks = blocks.div_ceil(chunk);
         let chunk_bytes = chunk * block_bytes;
-        let ahead = Ahead::new(p, chunks, chunk_bytes, blocking.prefetch_bytes);
+        let mut ahead = NextRows::new(p.stride, chunks, (chunk, chunk_bytes), tiles.len(), blocking.prefetch_bytes);
         let copy = scratch.add(chunk * self.panel_record);
         let (column_bytes, record) = (self.act.bytes(p.k, 1), self.act.record());
         let mut dst = [core::ptr::null_mut(); MAX_TILE];
@@ -237,8 +237,14 @@ impl Kernel {
                 // copy of what there is (what the missing rows hold does not matter, their results are
                 // not stored)
                 let direct = if rows == LANES { whole } else { 0 };
-                if direct > 0 {
-                    (self.pack)(at, p.stride, direct, scratch);
+                ahead.chunk(i, 1, src, src.wrapping_add(LANES * p.stride));
+                let mut packed = 0;
+                while packed < direct {
+                    ahead.pull();
+                    let n = ahead.piece.min(direct - packed);
+                    let panel = scratch.add(packed * self.panel_record);
+                    (self.pack)(at.add(packed * block_bytes), p.stride, n, panel);
+                    packed += n;
                 }
                 if direct < n {
                     let (done, stride) = (direct * block_bytes, (n - direct) * block_bytes);
@@ -250,8 +256,8 @@ impl Kernel {
                     }
                     (self.pack)(copy, stride, n - direct, scratch.add(direct * self.panel_record));
                 }
-                ahead.pull(i, src, src.wrapping_add(LANES * p.stride));
                 for t in tiles.clone() {
+                    ahead.pull();
                     let (c0, c1) = (p.tiles.start(t), p.tiles.start(t + 1));
                     let width = c1 - c0;
                     if i == 0 || tiles.len() > 1 {
@@ -292,64 +298,6 @@ impl Kernel {
             }
         }
     }
-}
-
-/// What to fetch from memory while a chunk is multiplied: the part that comes next, row by row.
-///
-/// The rows of a panel are packed in parallel, which no hardware prefetcher follows, and what is
-/// fetched into the level-1 cache waits in few line buffers. So a part of all sixteen rows is fetched
-/// in advance into the level-2 cache, in the order in which it lies in memory. (AMD EPYC, Zen 4,
-/// 2026-11-21, weights in memory, one column, GMAC/s along the rows into level 1, in order into
-/// level 1, in order into level 2: AVX2 q8_0 11, 11, 18; q4_K 14, 17, 30; q6_K 9, 10, 21.)
-struct Ahead {
-    /// Chunks of a row that are fetched together.
-    unit: usize,
-    chunks: usize,
-    chunk_bytes: usize,
-    stride: usize,
-}
-
-impl Ahead {
-    fn new(p: &Product, chunks: usize, chunk_bytes: usize, most: usize) -> Self {
-        let unit = if most == 0 { 0 } else { (most / (LANES * chunk_bytes)).clamp(1, chunks) };
-        Ahead { unit, chunks, chunk_bytes, stride: p.stride }
-    }
-
-    /// Fetches what falls to chunk `i` of the rows at `src`; after their last unit comes the first one
-    /// of the rows at `next`. Addresses need not be valid: a prefetch does not fault.
-    #[inline(always)]
-    fn pull(&self, i: usize, src: *const u8, next: *const u8) {
-        if self.unit == 0 {
-            return;
-        }
-        let first = i / self.unit * self.unit;
-        let (turn, turns) = (i - first, self.unit.min(self.chunks - first));
-        let from = first + turns;
-        let (at, from) = if from < self.chunks { (src.wrapping_add(from * self.chunk_bytes), from) } else { (next, 0) };
-        let bytes = self.unit.min(self.chunks - from) * self.chunk_bytes;
-        for row in LANES * turn / turns..LANES * (turn + 1) / turns {
-            let row = at.wrapping_add(row * self.stride);
-            let (mut line, end) = (row.map_addr(|a| a & !(LINE - 1)), row.wrapping_add(bytes));
-            // Four at a time: with few columns the loop itself is a part of what a product costs.
-            while line.wrapping_add(3 * LINE) < end {
-                for i in 0..4 {
-                    pull_line(line.wrapping_add(i * LINE));
-                }
-                line = line.wrapping_add(4 * LINE);
-            }
-            while line < end {
-                pull_line(line);
-                line = line.wrapping_add(LINE);
-            }
-        }
-    }
-}
-
-/// Fetches a line of memory into the level-2 cache.
-#[inline(always)]
-fn pull_line(line: *const u8) {
-    // SAFETY: a prefetch reads nothing; its instruction is part of x86-64.
-    unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
 }
 
 /// Panel bytes for a single tile: about 256 elements of sixteen rows, read back at once.
