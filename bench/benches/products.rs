@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use zen5turbo_bench::harness::{Case, Size, Times, Weights};
+use zen5turbo_bench::harness::{Case, Size, Times, Weights, data_path};
 use zen5turbo_bench::memory::Pages;
 use zen5turbo_bench::peaks::Peaks;
 use zen5turbo_bench::{arguments, median, report};
@@ -86,6 +86,6 @@ fn new_case(
     let weights = weights.get_or_insert_with(|| {
         Rc::new(Weights::random(kind, SIZE, copies, Pages::Huge).expect("memory for the weights"))
     });
-    let case = Case::new(weights, isa, columns, Blocking::default()).expect("memory for the product");
+    let case = Case::new(weights, (data_path(), isa), columns, Blocking::default()).expect("memory for the product");
     case.expect("a kernel for every type on every ISA of this CPU")
 }

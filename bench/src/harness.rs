@@ -146,6 +146,11 @@ impl Activations {
     }
 }
 
+/// How this CPU computes 512-bit operations.
+pub fn data_path() -> DataPath {
+    width::measure().map_or(DataPath::Full, Width::data_path)
+}
+
 /// A product of one kernel, ready to run.
 #[derive(Debug)]
 pub struct Case {
@@ -168,10 +173,14 @@ pub struct Times {
 }
 
 impl Case {
-    /// The product of `weights` and `columns` columns on `isa`; `None` where this CPU or the
-    /// registry has no such kernel.
-    pub fn new(weights: &Rc<Weights>, isa: Isa, columns: usize, blocking: Blocking) -> io::Result<Option<Case>> {
-        let path = width::measure().map_or(DataPath::Full, Width::data_path);
+    /// The product of `weights` and `columns` columns on `isa`, with the kernel for CPUs that compute 512-bit operations
+    /// as `path` says; `None` where this CPU or the registry has no such kernel.
+    pub fn new(
+        weights: &Rc<Weights>,
+        (path, isa): (DataPath, Isa),
+        columns: usize,
+        blocking: Blocking,
+    ) -> io::Result<Option<Case>> {
         let Some(kernel) = registry::kernel_on(path, isa, weights.kind, columns) else { return Ok(None) };
         let Size { rows, k } = weights.size;
         Ok(Some(Case {
@@ -297,11 +306,15 @@ mod tests {
             for pages in [Pages::Small, Pages::File] {
                 let weights = Rc::new(Weights::random(kind, size, Some(2), pages).unwrap());
                 for isa in Isa::ALL {
-                    let Some(mut case) = Case::new(&weights, isa, 5, Blocking::default()).unwrap() else { continue };
-                    case.run(3);
-                    // SAFETY: rows * columns floats, written by the run.
-                    let results = unsafe { std::slice::from_raw_parts(case.results.as_ptr().cast::<f32>(), 40 * 5) };
-                    assert!(results.iter().all(|x| x.is_normal()), "{}", case.kernel.name());
+                    for path in [DataPath::Full, DataPath::Split] {
+                        let case = Case::new(&weights, (path, isa), 9, Blocking::default()).unwrap();
+                        let Some(mut case) = case else { continue };
+                        case.run(3);
+                        // SAFETY: rows * columns floats, written by the run.
+                        let results =
+                            unsafe { std::slice::from_raw_parts(case.results.as_ptr().cast::<f32>(), 40 * 9) };
+                        assert!(results.iter().all(|x| x.is_normal()), "{}", case.kernel.name());
+                    }
                 }
             }
         }

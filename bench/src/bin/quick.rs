@@ -9,13 +9,14 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use zen5turbo_bench::harness::{Case, Size, Times, Unknown, Weights, parse_isa, parse_type};
+use zen5turbo_bench::harness::{Case, Size, Times, Unknown, Weights, data_path, parse_isa, parse_type};
 use zen5turbo_bench::memory::Pages;
 use zen5turbo_bench::peaks::Peaks;
 use zen5turbo_bench::{median, report};
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
 use zen5turbo_kernels::kernel::Blocking;
+use zen5turbo_kernels::width::DataPath;
 use zen5turbo_peaks::memory::uncached_bytes;
 
 /// Matrix products of one thread against this machine's peaks
@@ -28,6 +29,9 @@ struct Args {
     /// scalar, avx2, avx512vnni-256, avx512vnni [default: all that this CPU has, but scalar]
     #[arg(long, value_name = "I,I", value_delimiter = ',', value_parser = isa)]
     isa: Vec<Isa>,
+    /// Kernels for CPUs that compute 512-bit operations at once (full) or in halves (split) [default: measured]
+    #[arg(long, value_name = "PATH", value_parser = path)]
+    path: Option<DataPath>,
     /// Columns of activations
     #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "1,4,16,64,512")]
     columns: Vec<usize>,
@@ -72,6 +76,14 @@ fn weight(name: &str) -> Result<WeightType, Unknown> {
 
 fn isa(name: &str) -> Result<Isa, Unknown> {
     parse_isa(name)
+}
+
+fn path(name: &str) -> Result<DataPath, String> {
+    match name {
+        "full" => Ok(DataPath::Full),
+        "split" => Ok(DataPath::Split),
+        _ => Err("expected full or split".into()),
+    }
 }
 
 fn pages(name: &str) -> Result<Pages, String> {
@@ -147,10 +159,11 @@ fn measure(args: &Args, kind: WeightType, blocking: &Blocking, peaks: &Peaks) ->
     let size = Size { rows: args.rows, k: args.k };
     let weights = Rc::new(Weights::random(kind, size, args.copies, args.pages).context("allocating the weights")?);
     let cached = weights.bytes() * weights.copies() < uncached_bytes();
+    let path = args.path.unwrap_or_else(data_path);
     let mut cases = Vec::new();
     for &isa in &args.isa {
         for &columns in &args.columns {
-            let case = Case::new(&weights, isa, columns, *blocking).context("allocating a product")?;
+            let case = Case::new(&weights, (path, isa), columns, *blocking).context("allocating a product")?;
             cases.extend(case.map(|case| (case, 1, Vec::new())));
         }
     }

@@ -1,11 +1,13 @@
 //! One matrix product on one thread, to count its instructions (`scripts/icount.sh`) or to profile it.
 //!
-//! usage: one_product ISA TYPE M K N REPS
+//! usage: one_product [--path full|split] ISA TYPE M K N REPS
 //!
 //! ISA is a tier's name (`avx512vnni`, `avx512vnni-256`, `avx2`, `scalar`), TYPE a weight type as ggml
 //! spells it. The product is `M` rows by `N` columns of `K` elements, and one repetition is all that a
 //! program asks for: quantising the columns, packing the weights, multiplying. Two counts with
 //! different REPS give the cost of a repetition without that of the set-up.
+//! With `--path full` the kernels are those for CPUs that compute 512-bit operations at once, tiles of 32 rows by 6
+//! columns among them, which need more instructions and fewer loads; the default is `split`.
 //! `one_product --list` prints the types.
 
 use std::process::ExitCode;
@@ -13,6 +15,7 @@ use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::{Isa, LANES};
 use zen5turbo_kernels::kernel::{Blocking, Kernel, Product};
 use zen5turbo_kernels::registry;
+use zen5turbo_kernels::width::DataPath;
 
 /// Bytes aligned for scratch, activations and weights.
 #[repr(C, align(64))]
@@ -86,7 +89,16 @@ impl Problem {
 }
 
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    let mut path = Some(DataPath::Split);
+    if args.len() > 1 && args[0] == "--path" {
+        path = match args[1].as_str() {
+            "full" => Some(DataPath::Full),
+            "split" => Some(DataPath::Split),
+            _ => None,
+        };
+        args.drain(..2);
+    }
     if args == ["--list"] {
         WeightType::ALL.iter().for_each(|t| println!("{}", t.ggml_name()));
         return ExitCode::SUCCESS;
@@ -94,17 +106,17 @@ fn main() -> ExitCode {
     let number = |i: usize| args.get(i).and_then(|a: &String| a.parse::<usize>().ok()).filter(|&n| n > 0);
     let isa = args.first().and_then(|a| Isa::ALL.into_iter().find(|i| i.name() == a));
     let weight = args.get(1).and_then(|a| WeightType::from_ggml_name(a));
-    let (Some(isa), Some(weight), Some(rows), Some(k), Some(columns), Some(reps), 6) =
-        (isa, weight, number(2), number(3), number(4), number(5), args.len())
+    let (Some(path), Some(isa), Some(weight), Some(rows), Some(k), Some(columns), Some(reps), 6) =
+        (path, isa, weight, number(2), number(3), number(4), number(5), args.len())
     else {
-        eprintln!("usage: one_product ISA TYPE M K N REPS");
+        eprintln!("usage: one_product [--path full|split] ISA TYPE M K N REPS");
         return ExitCode::from(2);
     };
     if k % weight.block().0 != 0 {
         eprintln!("K must be a multiple of {}, the block size of {}", weight.block().0, weight.ggml_name());
         return ExitCode::from(2);
     }
-    let Some(kernel) = registry::kernel(isa, weight, columns) else {
+    let Some(kernel) = registry::kernel_on(path, isa, weight, columns) else {
         eprintln!("this CPU cannot run {}", isa.name());
         return ExitCode::from(2);
     };

@@ -135,7 +135,7 @@ macro_rules! isa_kernels {
                 }
             }
 
-            const fn kernel<W: Weight>() -> Kernel {
+            pub(super) const fn kernel<W: Weight>() -> Kernel {
                 let direct = match W::TYPE {
                     WeightType::F16 => table_direct::<crate::pack::F16>(),
                     WeightType::Bf16 => table_direct::<crate::pack::Bf16>(),
@@ -156,7 +156,9 @@ macro_rules! isa_kernels {
                     quantize: $quantize,
                     pack: pack::<W>,
                     micro,
+                    pair: &[],
                     direct,
+                    fewest_columns: 0,
                     most_columns: usize::MAX,
                     most_columns_split: usize::MAX,
                     panel_record: W::SHAPE.panel_record(<$lanes as crate::isa::Lanes>::MADD),
@@ -189,10 +191,11 @@ macro_rules! bf16_kernel {
                 crate::micro::direct::pairs::<$lanes, NC>(weights, stride, rows, k, act, act_stride, dst)
             }
 
-            pub(super) static KERNEL: Kernel = $base::with::<crate::pack::Bf16Pairs>(
-                &[$(pairs::<$nc>),*],
-                &[$(direct::<$dc>),*],
-            );
+            pub(super) const fn kernel() -> Kernel {
+                $base::with::<crate::pack::Bf16Pairs>(&[$(pairs::<$nc>),*], &[$(direct::<$dc>),*])
+            }
+
+            pub(super) static KERNEL: Kernel = kernel();
         }
     };
 }
@@ -250,6 +253,9 @@ bf16_kernel!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")],
     [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16], [1, 2, 3, 4, 5, 6]
 );
+
+// below the macros, which it uses
+mod avx512_pair;
 
 /// Kernels for few columns, by rows, with AVX-512 in 512-bit registers.
 mod avx512_rows {
@@ -331,15 +337,23 @@ pub fn kernels(isa: Isa) -> Option<Vec<&'static Kernel>> {
     available(isa).map(Iterator::collect)
 }
 
+/// Kernels of an ISA: for all CPUs that have it, and for those that have AVX512_BF16.
+type Lists = [(&'static [Kernel], Option<&'static Kernel>); 3];
+
 fn available(isa: Isa) -> Option<impl Iterator<Item = &'static Kernel>> {
-    let (all, bf16, rows): (_, _, &[Kernel]) = match isa {
-        Isa::Scalar => (&scalar::KERNELS, None, &[]),
-        Isa::Avx2 => (&avx2::KERNELS, None, &[]),
-        Isa::Vnni256 => (&vnni256::KERNELS, Some(&vnni256_bf16::KERNEL), &[]),
-        Isa::Avx512 => (&avx512::KERNELS, Some(&avx512_bf16::KERNEL), &avx512_rows::KERNELS),
+    let lists: Lists = match isa {
+        Isa::Scalar => [(&scalar::KERNELS, None), (&[], None), (&[], None)],
+        Isa::Avx2 => [(&avx2::KERNELS, None), (&[], None), (&[], None)],
+        Isa::Vnni256 => [(&vnni256::KERNELS, Some(&vnni256_bf16::KERNEL)), (&[], None), (&[], None)],
+        Isa::Avx512 => [
+            (&avx512::KERNELS, Some(&avx512_bf16::KERNEL)),
+            (&avx512_pair::KERNELS, Some(&avx512_pair::BF16)),
+            (&avx512_rows::KERNELS, None),
+        ],
     };
     // asking the tokens is what makes it sound to hand the kernels out
-    isa.available().then(|| all.iter().chain(bf16.filter(|_| Bf16::new().is_some())).chain(rows))
+    let bf16 = Bf16::new().is_some();
+    isa.available().then(|| lists.into_iter().flat_map(move |(all, more)| all.iter().chain(more.filter(|_| bf16))))
 }
 
 /// The best kernel for one weight type and number of columns, where 512-bit operations are not split.
@@ -350,5 +364,5 @@ pub fn kernel(isa: Isa, weight: WeightType, columns: usize) -> Option<&'static K
 /// The best kernel for one weight type and number of columns.
 pub fn kernel_on(path: DataPath, isa: Isa, weight: WeightType, columns: usize) -> Option<&'static Kernel> {
     let most = |k: &Kernel| if path == DataPath::Full { k.most_columns } else { k.most_columns_split };
-    available(isa)?.filter(|k| k.weight == weight && columns <= most(k)).last()
+    available(isa)?.filter(|k| k.weight == weight && (k.fewest_columns..=most(k)).contains(&columns)).last()
 }

@@ -18,7 +18,8 @@ use zen5turbo_kernels::width::DataPath;
 /// Modules of functions with target features, and the other such functions.
 const KERNEL_MODULES: [&str; 3] = ["registry::avx2::", "registry::vnni256::", "registry::avx512::"];
 /// Those of fewer types, and with one kernel each where the CPU has AVX512_BF16.
-const OTHER_MODULES: [&str; 3] = ["registry::avx512_rows::", "registry::vnni256_bf16::", "registry::avx512_bf16::"];
+const OTHER_MODULES: [&str; 4] =
+    ["registry::avx512_rows::", "registry::avx512_pair::", "registry::vnni256_bf16::", "registry::avx512_bf16::"];
 /// Those of attention.
 const ATTENTION_MODULES: [&str; 3] = ["attention::avx2::", "attention::vnni256::", "attention::avx512::"];
 const QUANTISERS: [&str; 3] = [

@@ -4,6 +4,7 @@ pub mod direct;
 pub mod dp;
 pub mod float;
 pub mod madd;
+pub mod pair;
 
 use crate::formats::{LINE, Shape};
 use crate::isa::Lanes;

@@ -125,6 +125,37 @@ fn pieces_in_any_order_give_the_bits_of_one_call() {
     }
 }
 
+/// Whether a row is one of 32 or of sixteen depends on how threads cut the matrix.
+#[test]
+fn two_panels_side_by_side_give_the_bits_of_one() {
+    let rng = &mut Rng(7);
+    for kernel in every_kernel().filter(|k| !k.pair.is_empty()) {
+        for (n, blocks) in [(1, 1), (6, 9), (12, 7), (23, 2)] {
+            let k = blocks * block(kernel.weight);
+            let stride = row_bytes(kernel.weight, k);
+            let (matrix, inputs) = (random_matrix(kernel.weight, 32, k, stride, rng), random_columns(n, k, rng));
+            let blocking = Blocking::default();
+            let case = Case {
+                weights: &matrix,
+                stride,
+                rows: 32,
+                k,
+                columns: &inputs,
+                blocking,
+                out_stride: 32,
+                pieces: None,
+            };
+            let both = bits(&case.run(kernel));
+            for half in 0..2 {
+                let one = Case { weights: &matrix[half * 16 * stride..], rows: 16, out_stride: 16, ..case.clone() };
+                for (c, one) in bits(&one.run(kernel)).chunks(16).enumerate() {
+                    assert_eq!(one, &both[c * 32 + half * 16..][..16], "{}, column {c} of {n}", kernel.name());
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_row_that_is_not_finite_changes_no_other_row() {
     let rng = &mut Rng(6);
