@@ -181,9 +181,15 @@ impl Case {
         columns: usize,
         blocking: Blocking,
     ) -> io::Result<Option<Case>> {
-        let Some(kernel) = registry::kernel_on(path, isa, weights.kind, columns) else { return Ok(None) };
+        let kernel = registry::kernel_on(path, isa, weights.kind, columns);
+        kernel.map(|kernel| Case::of(weights, kernel, columns, blocking)).transpose()
+    }
+
+    /// The same with a kernel for the type of the weights.
+    pub fn of(weights: &Rc<Weights>, kernel: &'static Kernel, columns: usize, blocking: Blocking) -> io::Result<Case> {
+        assert_eq!(kernel.weight, weights.kind);
         let Size { rows, k } = weights.size;
-        Ok(Some(Case {
+        Ok(Case {
             kernel,
             weights: Rc::clone(weights),
             turn: 0,
@@ -191,7 +197,7 @@ impl Case {
             results: Memory::zeroed(rows * columns * size_of::<f32>())?,
             scratch: Memory::zeroed(kernel.scratch_bytes(k, &blocking))?,
             blocking,
-        }))
+        })
     }
 
     /// The kernel.

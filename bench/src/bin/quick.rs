@@ -16,6 +16,7 @@ use zen5turbo_bench::{median, report};
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
 use zen5turbo_kernels::kernel::Blocking;
+use zen5turbo_kernels::registry::f16_as_bf16;
 use zen5turbo_kernels::width::DataPath;
 use zen5turbo_peaks::memory::uncached_bytes;
 
@@ -32,6 +33,9 @@ struct Args {
     /// Kernels for CPUs that compute 512-bit operations at once (full) or in halves (split) [default: measured]
     #[arg(long, value_name = "PATH", value_parser = path)]
     path: Option<DataPath>,
+    /// F16 weights rounded to BF16, as with ZEN5TURBO_F16=bf16
+    #[arg(long)]
+    f16_as_bf16: bool,
     /// Columns of activations
     #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "1,4,16,64,512")]
     columns: Vec<usize>,
@@ -163,7 +167,12 @@ fn measure(args: &Args, kind: WeightType, blocking: &Blocking, peaks: &Peaks) ->
     let mut cases = Vec::new();
     for &isa in &args.isa {
         for &columns in &args.columns {
-            let case = Case::new(&weights, (path, isa), columns, *blocking).context("allocating a product")?;
+            let rounding = args.f16_as_bf16 && kind == WeightType::F16;
+            let case = match rounding.then(|| f16_as_bf16(path, isa, columns)).flatten() {
+                Some(kernel) => Case::of(&weights, kernel, columns, *blocking).map(Some),
+                None => Case::new(&weights, (path, isa), columns, *blocking),
+            };
+            let case = case.context("allocating a product")?;
             cases.extend(case.map(|case| (case, 1, Vec::new())));
         }
     }

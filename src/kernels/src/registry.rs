@@ -256,6 +256,7 @@ bf16_kernel!(
 
 // below the macros, which it uses
 mod avx512_pair;
+mod f16_as_bf16;
 
 /// Kernels for few columns, by rows, with AVX-512 in 512-bit registers.
 mod avx512_rows {
@@ -365,4 +366,10 @@ pub fn kernel(isa: Isa, weight: WeightType, columns: usize) -> Option<&'static K
 pub fn kernel_on(path: DataPath, isa: Isa, weight: WeightType, columns: usize) -> Option<&'static Kernel> {
     let most = |k: &Kernel| if path == DataPath::Full { k.most_columns } else { k.most_columns_split };
     available(isa)?.filter(|k| k.weight == weight && (k.fewest_columns..=most(k)).contains(&columns)).last()
+}
+
+/// The kernel that rounds F16 weights and activations to BF16; `None` where there is none, or so few columns are faster
+/// exactly. [`kernel_on`] never gives it.
+pub fn f16_as_bf16(path: DataPath, isa: Isa, columns: usize) -> Option<&'static Kernel> {
+    f16_as_bf16::kernel(path, isa, columns)
 }

@@ -65,4 +65,8 @@ const fn kernel<W: Weight>() -> Kernel {
 }
 
 pub(super) static KERNELS: [Kernel; WeightType::ALL.len()] = every_weight!(kernel);
-pub(super) static BF16: Kernel = of(avx512_bf16::kernel());
+pub(super) const fn bf16() -> Kernel {
+    of(avx512_bf16::kernel())
+}
+
+pub(super) static BF16: Kernel = bf16();

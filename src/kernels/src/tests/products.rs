@@ -2,7 +2,7 @@
 
 use super::data::{Rng, block, is_float, random_columns, random_matrix};
 use super::guard::{Side, guarded};
-use super::harness::{Case, Expected, bits, row_bytes};
+use super::harness::{Case, Expected, bits, rounds_weights, row_bytes};
 use super::{every_kernel, scale};
 use crate::formats::WeightType;
 use crate::kernel::Blocking;
@@ -42,13 +42,14 @@ fn every_type_and_isa_agrees_with_the_reference_for_every_shape() {
                     let k = lengths(kernel.weight)[(turn + v) % 6];
                     let blocking = BLOCKINGS[(turn / 6 + v / 6) % 4];
                     let stride = row_bytes(kernel.weight, k) + 10;
-                    let (matrix, inputs, expected) = expected.entry((kernel.weight, k)).or_insert_with(|| {
-                        let rng = &mut Rng(k as u64);
-                        let matrix = random_matrix(kernel.weight, 48, k, stride, rng);
-                        let inputs = random_columns(24, k, rng);
-                        let expected = Expected::new(kernel, &matrix, stride, 48, &inputs);
-                        (matrix, inputs, expected)
-                    });
+                    let (matrix, inputs, expected) =
+                        expected.entry((kernel.weight, rounds_weights(kernel), k)).or_insert_with(|| {
+                            let rng = &mut Rng(k as u64);
+                            let matrix = random_matrix(kernel.weight, 48, k, stride, rng);
+                            let inputs = random_columns(24, k, rng);
+                            let expected = Expected::new(kernel, &matrix, stride, 48, &inputs);
+                            (matrix, inputs, expected)
+                        });
                     let case = Case {
                         weights: matrix,
                         stride,
