@@ -75,7 +75,7 @@ impl NextRows {
     /// valid: a prefetch does not fault.
     #[inline(always)]
     pub fn chunk(&mut self, i: usize, panels: usize, src: *const u8, next: *const u8) {
-        if self.unit == 0 || i % self.unit != 0 {
+        if self.unit == 0 || !i.is_multiple_of(self.unit) {
             return;
         }
         let turns = self.unit.min(self.chunks - i);

@@ -6,6 +6,9 @@
 //! limit: 16 x 8 89 %, 32 x 6 100 %.) Each result is the same additions in the same order as by the kernels of one panel,
 //! so that it does not matter which of them computes a row.
 
+// values are by panel and column, and the outer loop is that over columns
+#![allow(clippy::needless_range_loop)]
+
 use super::dp::Structure;
 use super::float::{CHAINS, chains, join};
 use crate::formats::{FLOAT_RECORD, LINE, Shape};
