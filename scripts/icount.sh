@@ -6,7 +6,7 @@ set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-usage: scripts/icount.sh [--isa ISA] [--n LIST] [TYPE ...]       e.g. scripts/icount.sh --n 1,64 q4_K
+usage: scripts/icount.sh [--isa ISA] [--path PATH] [--n LIST] [TYPE ...]       e.g. scripts/icount.sh --n 1,64 q4_K
 
 Counts what one matrix product on one thread executes, quantising the activations and packing the
 weights included, for M = 128 rows, K = 2048 and N = 1, 4, 16, 64, 512 columns (q4_K and q8_0 also with
@@ -15,25 +15,33 @@ CPU_REPACK buffer. All run on the emulator, so any x86-64 machine gives the same
 a count is half the difference of 3 repetitions and 1. An instruction with a REP prefix counts once.
 
   --isa ISA   our tier: avx512vnni (default), avx512vnni-256 or avx2
+  --path PATH split (default): kernels for CPUs that compute 512-bit operations in halves, with tiles of 16
+              rows by 8 columns, as in the record; full: those for CPUs that compute them at once, with tiles
+              of 32 rows by 6 columns, which have more instructions by design, because fewer of them load
   --n LIST    columns, separated by commas
   TYPE        weight types (default: all that have a kernel)
 
 Prints a line per case, instructions per 64 multiply-adds and the ratio to the better of upstream's two:
   TYPE N OURS UPSTREAM_PLAIN UPSTREAM_REPACKED RATIO
-writes them to bench/records/DATE-icount.csv (with --isa: DATE-icount-ISA.csv; a run for some types
-replaces their lines) and the same as a table beside it, .md. Upstream's counts are kept in .deps.
+writes them to bench/records/DATE-icount.csv (with --isa: DATE-icount-ISA.csv, with --path full:
+DATE-icount-full.csv; a run for some types replaces their lines) and the same as a table beside it, .md. Upstream's counts are kept in .deps.
 TEXT
 }
 
 ISA=avx512vnni
+DATA_PATH=split
 COLUMNS_LIST=1,4,16,64,512
 TYPES=()
 while (($#)); do
     case $1 in
     -h | --help) usage && exit 0 ;;
-    --isa | --n)
+    --isa | --path | --n)
         (($# > 1)) || die "$1 needs a value"
-        if [[ $1 == --isa ]]; then ISA=$2; else COLUMNS_LIST=$2; fi
+        case $1 in
+        --isa) ISA=$2 ;;
+        --path) DATA_PATH=$2 ;;
+        --n) COLUMNS_LIST=$2 ;;
+        esac
         shift
         ;;
     -*) usage >&2 && die "unknown option: $1" ;;
@@ -42,6 +50,7 @@ while (($#)); do
     shift
 done
 case $ISA in avx512vnni | avx512vnni-256 | avx2) ;; *) die "no tier is called $ISA; try avx512vnni, avx512vnni-256 or avx2" ;; esac
+case $DATA_PATH in split | full) ;; *) die "no data path is called $DATA_PATH; try split or full" ;; esac
 [[ $COLUMNS_LIST =~ ^[1-9][0-9]*(,[1-9][0-9]*)*$ ]] || die "--n wants numbers separated by commas, not $COLUMNS_LIST"
 IFS=, read -ra COLUMNS_WANTED <<<"$COLUMNS_LIST"
 
@@ -119,7 +128,7 @@ for type in "${TYPES[@]}"; do
         [[ $k == 2048 || $type == q4_K || $type == q8_0 ]] || continue
         for n in "${COLUMNS_WANTED[@]}"; do
             cases+=("$type $k $n")
-            jobs+=("$work/$type-$k-$n $M $k $n $OURS $ISA $type")
+            jobs+=("$work/$type-$k-$n $M $k $n $OURS --path $DATA_PATH $ISA $type")
             for layout in plain repack; do
                 file=$cache/$type-$k-$n-$layout
                 [[ -e $file ]] || jobs+=("$file $M $k $n $UPSTREAM $layout $type")
@@ -134,7 +143,7 @@ step "counting ${#cases[@]} cases (${#jobs[@]} to run)" >&2
 # shellcheck disable=SC2016 # the inner shell expands them
 printf '%s\n' "${jobs[@]}" |
     xargs -P "$(nproc)" -L 1 bash -c 'set -euo pipefail; file=$1 m=$2 k=$3 n=$4; shift 4
-        repetition "$file" "$m" "$k" "$n" "$1" "$2" "$3"' _ || die "a count failed"
+        repetition "$file" "$m" "$k" "$n" "$@"' _ || die "a count failed"
 
 # ---- the result ------------------------------------------------------------------------------------
 
@@ -159,6 +168,7 @@ awk '$2 != 2048 { print "# K = " $2 ": " $1, $3, $4, $5, $6, $7 }' "$work/result
 
 suffix=
 [[ $ISA == avx512vnni ]] || suffix=-$ISA
+[[ $DATA_PATH == split ]] || suffix+=-$DATA_PATH
 record=bench/records/$(date +%F)-icount$suffix
 mkdir -p bench/records
 [[ ! -e $record.csv ]] || sed 1d "$record.csv" | tr , ' ' >"$work/before"
@@ -172,7 +182,7 @@ mv "$work/csv" "$record.csv"
 {
     echo "# Instructions per 64 multiply-adds, $(date +%F)"
     echo
-    echo "Counted on the emulator by \`scripts/icount.sh\`: one thread, M = $M, tier $ISA at commit"
+    echo "Counted on the emulator by \`scripts/icount.sh\`: one thread, M = $M, tier $ISA, data path $DATA_PATH, at commit"
     echo "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)$(git diff --quiet HEAD -- src/kernels 2>/dev/null || echo ' with changes'), ggml of ${upstream##*/} (AVX-512 VNNI, VBMI, BF16)."
     echo "\`ratio\` is ours over the better of upstream's two layouts."
     if [[ $ISA == avx512vnni ]]; then

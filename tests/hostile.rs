@@ -14,10 +14,11 @@ use zen5turbo_tests::{
 };
 
 /// Every variable but the gate, whose default ends the program here; and those of the user's folders.
-const VARIABLES: [&str; 18] = [
+const VARIABLES: [&str; 19] = [
     "ZEN5TURBO",
     "ZEN5TURBO_KERNELS",
     "ZEN5TURBO_ATTENTION",
+    "ZEN5TURBO_F16",
     "ZEN5TURBO_REPACK",
     "ZEN5TURBO_PREFETCH",
     "ZEN5TURBO_NUMA",

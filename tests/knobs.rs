@@ -24,9 +24,10 @@ impl Product {
 #[test]
 fn a_bad_value_is_one_line_that_names_it_and_the_default_is_used() {
     let product = Product::build();
-    let cases: [(&str, &str, &[&str], &str, &str); 8] = [
+    let cases: [(&str, &str, &[&str], &str, &str); 9] = [
         ("ZEN5TURBO_KERNELS", "avx3", &["auto", "avx512", "avx512-256", "avx2", "scalar", "off"], "/kernels", "auto"),
         ("ZEN5TURBO_ATTENTION", "on", &["auto", "off"], "/config/ZEN5TURBO_ATTENTION", "auto"),
+        ("ZEN5TURBO_F16", "auto", &["exact", "bf16"], "/config/ZEN5TURBO_F16", "exact"),
         ("ZEN5TURBO_REPACK", "yes", &["auto", "keep", "off"], "/config/ZEN5TURBO_REPACK", "auto"),
         (
             "ZEN5TURBO_PREFETCH",

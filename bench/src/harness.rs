@@ -181,14 +181,23 @@ pub struct Times {
 }
 
 impl Case {
-    /// The product of `weights` and `columns` columns on `isa`; `None` where this CPU or the
-    /// registry has no such kernel.
-    pub fn new(weights: &Rc<Weights>, isa: Isa, columns: usize, blocking: Blocking) -> io::Result<Option<Case>> {
-        let Some(kernel) = registry::kernel_on(data_path(), isa, weights.kind, (weights.size.k, columns)) else {
-            return Ok(None);
-        };
+    /// The product of `weights` and `columns` columns on `isa`, with the kernel for CPUs that compute 512-bit operations
+    /// as `path` says; `None` where this CPU or the registry has no such kernel.
+    pub fn new(
+        weights: &Rc<Weights>,
+        (path, isa): (DataPath, Isa),
+        columns: usize,
+        blocking: Blocking,
+    ) -> io::Result<Option<Case>> {
+        let kernel = registry::kernel_on(path, isa, weights.kind, (weights.size.k, columns));
+        kernel.map(|kernel| Case::of(weights, kernel, columns, blocking)).transpose()
+    }
+
+    /// The same with a kernel for the type of the weights.
+    pub fn of(weights: &Rc<Weights>, kernel: &'static Kernel, columns: usize, blocking: Blocking) -> io::Result<Case> {
+        assert_eq!(kernel.weight, weights.kind);
         let Size { rows, k } = weights.size;
-        Ok(Some(Case {
+        Ok(Case {
             kernel,
             weights: Rc::clone(weights),
             turn: 0,
@@ -196,7 +205,7 @@ impl Case {
             results: Memory::zeroed(rows * columns * size_of::<f32>())?,
             scratch: Memory::zeroed(kernel.scratch_bytes(k, &blocking))?,
             blocking,
-        }))
+        })
     }
 
     /// The kernel.
@@ -311,11 +320,15 @@ mod tests {
             for pages in [Pages::Small, Pages::File] {
                 let weights = Rc::new(Weights::random(kind, size, Some(2), pages).unwrap());
                 for isa in Isa::ALL {
-                    let Some(mut case) = Case::new(&weights, isa, 5, Blocking::default()).unwrap() else { continue };
-                    case.run(3);
-                    // SAFETY: rows * columns floats, written by the run.
-                    let results = unsafe { std::slice::from_raw_parts(case.results.as_ptr().cast::<f32>(), 40 * 5) };
-                    assert!(results.iter().all(|x| x.is_normal()), "{}", case.kernel.name());
+                    for path in [DataPath::Full, DataPath::Split] {
+                        let case = Case::new(&weights, (path, isa), 9, Blocking::default()).unwrap();
+                        let Some(mut case) = case else { continue };
+                        case.run(3);
+                        // SAFETY: rows * columns floats, written by the run.
+                        let results =
+                            unsafe { std::slice::from_raw_parts(case.results.as_ptr().cast::<f32>(), 40 * 9) };
+                        assert!(results.iter().all(|x| x.is_normal()), "{}", case.kernel.name());
+                    }
                 }
             }
         }

@@ -16,6 +16,8 @@ use zen5turbo_bench::{median, report};
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
 use zen5turbo_kernels::kernel::Blocking;
+use zen5turbo_kernels::registry::f16_as_bf16;
+use zen5turbo_kernels::width::DataPath;
 use zen5turbo_peaks::memory::uncached_bytes;
 
 /// Matrix products of one thread against this machine's peaks
@@ -28,6 +30,12 @@ struct Args {
     /// scalar, avx2, avx512vnni-256, avx512vnni [default: all that this CPU has, but scalar]
     #[arg(long, value_name = "I,I", value_delimiter = ',', value_parser = isa)]
     isa: Vec<Isa>,
+    /// Kernels for CPUs that compute 512-bit operations at once (full) or in halves (split) [default: measured]
+    #[arg(long, value_name = "PATH", value_parser = path)]
+    path: Option<DataPath>,
+    /// F16 weights rounded to BF16, as with ZEN5TURBO_F16=bf16
+    #[arg(long)]
+    f16_as_bf16: bool,
     /// Columns of activations
     #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "1,4,16,64,512")]
     columns: Vec<usize>,
@@ -43,6 +51,9 @@ struct Args {
     /// Bytes to prefetch ahead [default: the kernels' own]
     #[arg(long, value_name = "N")]
     prefetch_bytes: Option<usize>,
+    /// Bytes that one column by rows fetches ahead, on full data paths [default: the kernels' own]
+    #[arg(long, value_name = "N")]
+    ahead_bytes: Option<u32>,
     /// Copies of the weights, read in turn; 1 keeps them in a cache [default: more than any cache holds]
     #[arg(long, value_name = "N")]
     copies: Option<usize>,
@@ -72,6 +83,14 @@ fn weight(name: &str) -> Result<WeightType, Unknown> {
 
 fn isa(name: &str) -> Result<Isa, Unknown> {
     parse_isa(name)
+}
+
+fn path(name: &str) -> Result<DataPath, String> {
+    match name {
+        "full" => Ok(DataPath::Full),
+        "split" => Ok(DataPath::Split),
+        _ => Err("expected full or split".into()),
+    }
 }
 
 fn pages(name: &str) -> Result<Pages, String> {
@@ -106,9 +125,10 @@ fn main() -> Result<()> {
             kind.ggml_name()
         );
     }
-    let mut blocking = Blocking::of(data_path());
+    let mut blocking = Blocking::of(args.path.unwrap_or_else(data_path));
     blocking.panel_bytes = args.panel_bytes.unwrap_or(blocking.panel_bytes);
     blocking.prefetch_bytes = args.prefetch_bytes.unwrap_or(blocking.prefetch_bytes);
+    blocking.rows.ahead = args.ahead_bytes.unwrap_or(blocking.rows.ahead);
 
     let mut csv = match &args.csv {
         Some(path) => {
@@ -147,10 +167,16 @@ fn measure(args: &Args, kind: WeightType, blocking: &Blocking, peaks: &Peaks) ->
     let size = Size { rows: args.rows, k: args.k };
     let weights = Rc::new(Weights::random(kind, size, args.copies, args.pages).context("allocating the weights")?);
     let cached = weights.bytes() * weights.copies() < uncached_bytes();
+    let path = args.path.unwrap_or_else(data_path);
     let mut cases = Vec::new();
     for &isa in &args.isa {
         for &columns in &args.columns {
-            let case = Case::new(&weights, isa, columns, *blocking).context("allocating a product")?;
+            let rounding = args.f16_as_bf16 && kind == WeightType::F16;
+            let case = match rounding.then(|| f16_as_bf16(path, isa, columns)).flatten() {
+                Some(kernel) => Case::of(&weights, kernel, columns, *blocking).map(Some),
+                None => Case::new(&weights, (path, isa), columns, *blocking),
+            };
+            let case = case.context("allocating a product")?;
             cases.extend(case.map(|case| (case, 1, Vec::new())));
         }
     }

@@ -87,7 +87,8 @@ fn sweep(args: &Args, isa: Isa, kind: WeightType) -> Result<usize> {
         Weights::random(kind, Size { rows: 256, k: 4096 }, None, Pages::Huge).context("allocating weights")?;
     let rate = |k: usize| -> Result<f64> {
         let weights = Rc::new(weights.reshaped(k, BYTES));
-        let case = Case::new(&weights, isa, args.columns, Blocking::of(data_path())).context("allocating a product")?;
+        let case = Case::new(&weights, (data_path(), isa), args.columns, Blocking::of(data_path()))
+            .context("allocating a product")?;
         let mut case = case.with_context(|| format!("no kernel of {} for {}", isa.name(), kind.ggml_name()))?;
         case.run(2); // touches everything
         Ok(weights.bytes() as f64 / case.run(6).multiply / 1e9)

@@ -33,6 +33,15 @@ pub enum Attention {
     Off,
 }
 
+/// `ZEN5TURBO_F16`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum F16 {
+    /// Computed as they are.
+    Exact,
+    /// Rounded to BF16 in products of many columns.
+    Bf16,
+}
+
 /// `ZEN5TURBO_HUGEPAGES`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum HugePages {
@@ -105,6 +114,9 @@ pub struct Options {
     /// Flash attention (ZEN5TURBO_ATTENTION) [default: auto]
     #[arg(long)]
     pub attention: Option<Attention>,
+    /// F16 weights in prompts: exact, or rounded to BF16 (ZEN5TURBO_F16) [default: exact]
+    #[arg(long)]
+    pub f16: Option<F16>,
     /// llama.cpp's repacked weights (ZEN5TURBO_REPACK) [default: auto]
     #[arg(long)]
     pub repack: Option<Repack>,
@@ -154,10 +166,11 @@ impl Options {
     pub fn variables(&self) -> Vec<(&'static str, OsString)> {
         let text = |text: &Option<String>| text.clone().map(OsString::from);
         let path = |path: &Option<PathBuf>| path.clone().map(PathBuf::into_os_string);
-        let all: [(&str, Option<OsString>); 17] = [
+        let all: [(&str, Option<OsString>); 18] = [
             ("ZEN5TURBO_GATE", self.gate.map(|v| word(v).into())),
             ("ZEN5TURBO_KERNELS", self.kernels.map(|v| word(v).into())),
             ("ZEN5TURBO_ATTENTION", self.attention.map(|v| word(v).into())),
+            ("ZEN5TURBO_F16", self.f16.map(|v| word(v).into())),
             ("ZEN5TURBO_REPACK", self.repack.map(|v| word(v).into())),
             ("ZEN5TURBO_PREFETCH", text(&self.prefetch)),
             ("ZEN5TURBO_HUGEPAGES", self.hugepages.map(|v| word(v).into())),
@@ -227,11 +240,12 @@ fn one_of<T: ValueEnum>(text: &str) -> Result<String, String> {
 
 /// Every knob, and what it accepts.
 type Parser = fn(&str) -> Result<String, String>;
-const KNOBS: [(&str, Parser); 18] = [
+const KNOBS: [(&str, Parser); 19] = [
     ("ZEN5TURBO", one_of::<Switch>),
     ("ZEN5TURBO_GATE", one_of::<Gate>),
     ("ZEN5TURBO_KERNELS", one_of::<Kernels>),
     ("ZEN5TURBO_ATTENTION", one_of::<Attention>),
+    ("ZEN5TURBO_F16", one_of::<F16>),
     ("ZEN5TURBO_REPACK", one_of::<Repack>),
     ("ZEN5TURBO_PREFETCH", prefetch),
     ("ZEN5TURBO_HUGEPAGES", one_of::<HugePages>),
@@ -357,7 +371,7 @@ mod tests {
 
     #[test]
     fn every_knob_but_the_kill_switch_is_an_option_that_sets_its_variable() {
-        let line = "x --gate off --kernels avx512-256 --attention off --repack keep --prefetch cache:4096 --hugepages 1g --malloc auto \
+        let line = "x --gate off --kernels avx512-256 --attention off --f16 bf16 --repack keep --prefetch cache:4096 --hugepages 1g --malloc auto \
                     --memcpy 65536 --numa shard --pin 0-3,8 --threads 4 --barrier off --log info --stats s.json --live off --tune off --blas b.so";
         let command = Command::parse_from(line.split_whitespace());
         let set = command.options.variables();

@@ -3,12 +3,13 @@
 
 use crate::act::QuantizeFn;
 use crate::fetch::{Cache, Fetch};
-use crate::formats::{ActFormat, Codes, LINE, Shape, Values, WeightType};
+use crate::formats::{ActFormat, Codes, Shape, Values, WeightType};
 use crate::isa::{Isa, LANES};
 use crate::micro::fused::{FetchNext, FusedFn};
+use crate::micro::pair::PairFn;
 use crate::micro::{DirectFn, MicroFn};
+use crate::prefetch::NextRows;
 use crate::width::DataPath;
-use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 
 /// Packs `blocks` records of sixteen rows: row `r` starts at `src + r * stride`.
 ///
@@ -32,6 +33,8 @@ pub struct Kernel {
     pub(crate) pack: PackFn,
     /// Micro-kernels for 1, 2, ... columns.
     pub(crate) micro: &'static [MicroFn],
+    /// The same for two panels side by side. As many widths as are used; none: one panel at a time.
+    pub(crate) pair: &'static [PairFn],
     /// Kernels for so few columns that packing does not pay, for 1, 2, ... columns at a time.
     pub(crate) direct: &'static [DirectFn],
     /// Kernels without a panel for whole groups of sixteen rows, for 1, 2, ... columns of a tile; none: by panels.
@@ -40,6 +43,8 @@ pub struct Kernel {
     pub(crate) ahead: &'static [DirectFn],
     /// Bytes of a record of the panel.
     pub(crate) panel_record: usize,
+    /// Products of fewer columns are another kernel's.
+    pub fewest_columns: usize,
     /// Products of more columns are another kernel's.
     pub most_columns: usize,
     /// The same on a CPU that splits 512-bit operations.
@@ -133,6 +138,15 @@ impl Default for Blocking {
     }
 }
 
+/// `k` elements of up to sixteen rows, from `at` on.
+#[derive(Clone, Copy)]
+struct Part {
+    at: *const u8,
+    stride: usize,
+    rows: usize,
+    k: usize,
+}
+
 impl Kernel {
     /// The name for logs and tests, e.g. `avx512vnni/q4_K`.
     pub fn name(&self) -> String {
@@ -142,12 +156,18 @@ impl Kernel {
             _ if !self.fused.is_empty() => "+fused",
             _ => "",
         };
-        format!("{}{more}/{}", self.isa.name(), self.weight.ggml_name())
+        let pair = if self.pair.is_empty() { "" } else { "+32rows" };
+        format!("{}{more}{pair}/{}", self.isa.name(), self.weight.ggml_name())
     }
 
     /// Widest tile, in columns; 0: products only by rows.
     pub fn widest_tile(&self) -> usize {
-        self.micro.len()
+        if self.pair.is_empty() { self.micro.len() } else { self.pair.len() }
+    }
+
+    /// Panels that are multiplied side by side.
+    fn side_by_side(&self) -> usize {
+        if self.pair.is_empty() { 1 } else { 2 }
     }
 
     /// The tiles for `columns` columns.
@@ -161,7 +181,7 @@ impl Kernel {
     /// Bytes of scratch that [`Self::multiply`] needs for each thread.
     pub fn scratch_bytes(&self, k: usize, blocking: &Blocking) -> usize {
         let blocks = self.chunk_blocks(k, blocking.panel_bytes);
-        blocks * (self.panel_record + LANES * self.record_bytes())
+        blocks * (self.side_by_side() * self.panel_record + LANES * self.record_bytes())
     }
 
     /// Bytes of a row that one record holds.
@@ -174,7 +194,8 @@ impl Kernel {
         let blocks = k.div_ceil(self.shape.block);
         let panel_bytes =
             if self.weight.block().0 == 1 { panel_bytes.saturating_mul(FLOAT_PANEL) } else { panel_bytes };
-        let most = (panel_bytes / self.panel_record).max(1);
+        let panel_bytes = if self.pair.is_empty() { panel_bytes } else { pair_bytes(panel_bytes) };
+        let most = (panel_bytes / (self.side_by_side() * self.panel_record)).max(1);
         // pieces of equal size
         blocks.div_ceil(blocks.div_ceil(most).max(1)).max(1)
     }
@@ -249,12 +270,16 @@ impl Kernel {
         let chunk = self.chunk_blocks(p.k, blocking.panel_bytes.min(most));
         let chunks = blocks.div_ceil(chunk);
         let chunk_bytes = chunk * block_bytes;
-        let ahead = Ahead::new(p, chunks, chunk_bytes, blocking.prefetch_bytes);
-        let copy = scratch.add(chunk * self.panel_record);
+        let mut ahead = NextRows::new(p.stride, chunks, (chunk, chunk_bytes), tiles.len(), blocking.prefetch_bytes);
+        let apart = chunk * self.panel_record;
+        let copy = scratch.add(self.side_by_side() * apart);
         let (column_bytes, record) = (self.act.bytes(p.k, 1), self.act.record());
         let mut dst = [core::ptr::null_mut(); MAX_TILE];
-        for panel in panels.clone() {
+        let mut panel = panels.start;
+        while panel < panels.end {
             let row = panel * LANES;
+            let two = self.side_by_side() == 2 && panel + 2 <= panels.end && row + 2 * LANES <= p.rows;
+            let many = if two { 2 } else { 1 };
             let rows = LANES.min(p.rows - row);
             let src = p.weights.add(row * p.stride);
             for i in 0..chunks {
@@ -262,27 +287,13 @@ impl Kernel {
                 let n = chunk.min(blocks - from);
                 // rows of float types may end within a record
                 let k = (n * block_k).min(p.k - from * block_k);
-                let whole = k / block_k;
-                let at = src.add(from * block_bytes);
-                // rows below the matrix, or elements past the end of a row, are not ours to read: pack a
-                // copy of what there is (what the missing rows hold does not matter, their results are
-                // not stored)
-                let direct = if rows == LANES { whole } else { 0 };
-                if direct > 0 {
-                    (self.pack)(at, p.stride, direct, scratch);
+                ahead.chunk(i, many, src, src.wrapping_add(many * LANES * p.stride));
+                for second in 0..many {
+                    let (at, panel) = (src.add(second * LANES * p.stride + from * block_bytes), second * apart);
+                    self.pack_rows(Part { at, stride: p.stride, rows, k }, n, scratch.add(panel), copy, &mut ahead);
                 }
-                if direct < n {
-                    let (done, stride) = (direct * block_bytes, (n - direct) * block_bytes);
-                    let bytes = self.weight.row_bytes(k) - done;
-                    for r in 0..rows {
-                        let to = copy.add(r * stride);
-                        core::ptr::copy_nonoverlapping(at.add(r * p.stride + done), to, bytes);
-                        to.add(bytes).write_bytes(0, stride - bytes);
-                    }
-                    (self.pack)(copy, stride, n - direct, scratch.add(direct * self.panel_record));
-                }
-                ahead.pull(i, src, src.wrapping_add(LANES * p.stride));
                 for t in tiles.clone() {
+                    ahead.pull();
                     let (c0, c1) = (p.tiles.start(t), p.tiles.start(t + 1));
                     let width = c1 - c0;
                     if i == 0 || tiles.len() > 1 {
@@ -291,9 +302,41 @@ impl Kernel {
                         }
                     }
                     let act = p.act.add(c0 * column_bytes + from * record * width);
-                    (self.micro[width - 1])(scratch, act, n, dst.as_ptr(), rows, i == 0);
+                    if two {
+                        (self.pair[width - 1])(scratch, apart, act, n, dst.as_ptr(), i == 0);
+                    } else {
+                        (self.micro[width - 1])(scratch, act, n, dst.as_ptr(), rows, i == 0);
+                    }
                 }
             }
+            panel += many;
+        }
+    }
+
+    /// Packs `n` records of a part of the matrix to `panel`.
+    #[inline(always)]
+    unsafe fn pack_rows(&self, part: Part, n: usize, panel: *mut u8, copy: *mut u8, ahead: &mut NextRows) {
+        let Part { at, stride, rows, k } = part;
+        // rows below the matrix, or elements past the end of a row, are not ours to read: pack a
+        // copy of what there is (what the missing rows hold does not matter, their results are
+        // not stored)
+        let direct = if rows == LANES { k / self.shape.block } else { 0 };
+        let mut packed = 0;
+        while packed < direct {
+            ahead.pull();
+            let n = ahead.piece.min(direct - packed);
+            (self.pack)(at.add(packed * self.record_bytes()), stride, n, panel.add(packed * self.panel_record));
+            packed += n;
+        }
+        if direct < n {
+            let (done, apart) = (direct * self.record_bytes(), (n - direct) * self.record_bytes());
+            let bytes = self.weight.row_bytes(k) - done;
+            for r in 0..rows {
+                let to = copy.add(r * apart);
+                core::ptr::copy_nonoverlapping(at.add(r * stride + done), to, bytes);
+                to.add(bytes).write_bytes(0, apart - bytes);
+            }
+            (self.pack)(copy, apart, n - direct, panel.add(direct * self.panel_record));
         }
     }
 
@@ -377,64 +420,6 @@ impl Kernel {
     }
 }
 
-/// What to fetch from memory while a chunk is multiplied: the part that comes next, row by row.
-///
-/// The rows of a panel are packed in parallel, which no hardware prefetcher follows, and what is
-/// fetched into the level-1 cache waits in few line buffers. So a part of all sixteen rows is fetched
-/// in advance into the level-2 cache, in the order in which it lies in memory. (AMD EPYC, Zen 4,
-/// 2026-11-21, weights in memory, one column, GMAC/s along the rows into level 1, in order into
-/// level 1, in order into level 2: AVX2 q8_0 11, 11, 18; q4_K 14, 17, 30; q6_K 9, 10, 21.)
-struct Ahead {
-    /// Chunks of a row that are fetched together.
-    unit: usize,
-    chunks: usize,
-    chunk_bytes: usize,
-    stride: usize,
-}
-
-impl Ahead {
-    fn new(p: &Product, chunks: usize, chunk_bytes: usize, most: usize) -> Self {
-        let unit = if most == 0 { 0 } else { (most / (LANES * chunk_bytes)).clamp(1, chunks) };
-        Ahead { unit, chunks, chunk_bytes, stride: p.stride }
-    }
-
-    /// Fetches what falls to chunk `i` of the rows at `src`; after their last unit comes the first one
-    /// of the rows at `next`. Addresses need not be valid: a prefetch does not fault.
-    #[inline(always)]
-    fn pull(&self, i: usize, src: *const u8, next: *const u8) {
-        if self.unit == 0 {
-            return;
-        }
-        let first = i / self.unit * self.unit;
-        let (turn, turns) = (i - first, self.unit.min(self.chunks - first));
-        let from = first + turns;
-        let (at, from) = if from < self.chunks { (src.wrapping_add(from * self.chunk_bytes), from) } else { (next, 0) };
-        let bytes = self.unit.min(self.chunks - from) * self.chunk_bytes;
-        for row in LANES * turn / turns..LANES * (turn + 1) / turns {
-            let row = at.wrapping_add(row * self.stride);
-            let (mut line, end) = (row.map_addr(|a| a & !(LINE - 1)), row.wrapping_add(bytes));
-            // Four at a time: with few columns the loop itself is a part of what a product costs.
-            while line.wrapping_add(3 * LINE) < end {
-                for i in 0..4 {
-                    pull_line(line.wrapping_add(i * LINE));
-                }
-                line = line.wrapping_add(4 * LINE);
-            }
-            while line < end {
-                pull_line(line);
-                line = line.wrapping_add(LINE);
-            }
-        }
-    }
-}
-
-/// Fetches a line of memory into the level-2 cache.
-#[inline(always)]
-fn pull_line(line: *const u8) {
-    // SAFETY: a prefetch reads nothing; its instruction is part of x86-64.
-    unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
-}
-
 /// Panel bytes for a single tile: about 256 elements of sixteen rows, read back at once.
 /// (Emerald Rapids, 2026-11-21, weights in memory, one column: q4_K 23.4 GMAC/s with 5 kB against
 /// 20.2 with 20 kB, q8_0 12.7 against 10.8.)
@@ -447,6 +432,11 @@ pub(crate) const FLOAT_PANEL: usize = 6;
 
 /// Bytes that fused products fetch ahead, beyond the next sixteen rows.
 const FUSED_AHEAD: usize = 8 << 10;
+/// Bytes of two panels side by side: half as large again. CPUs that compute 512-bit operations at once have a level-1 cache
+/// of 48 kB, others 32 kB. (AMD EPYC, Zen 4, 2026-11-30, q4_K, 512 columns, K=2048, GMAC/s with 20 and 40 kB: 150, 167.)
+pub(crate) const fn pair_bytes(panel_bytes: usize) -> usize {
+    panel_bytes.saturating_add(panel_bytes / 2)
+}
 
 /// Direct products end with the last 32 elements of a row once more, those already counted masked.
 const DIRECT_LEAST_K: usize = 32;

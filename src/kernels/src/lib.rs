@@ -24,6 +24,7 @@ pub mod kernel;
 pub mod micro;
 pub mod mix;
 pub mod pack;
+mod prefetch;
 pub mod registry;
 pub mod repacked;
 mod rows;

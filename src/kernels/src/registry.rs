@@ -136,7 +136,7 @@ macro_rules! isa_kernels {
                 }
             }
 
-            const fn kernel<W: Pack>() -> Kernel {
+            pub(super) const fn kernel<W: Pack>() -> Kernel {
                 let direct = match W::TYPE {
                     WeightType::F16 => table_direct::<crate::pack::F16>(),
                     WeightType::Bf16 => table_direct::<crate::pack::Bf16>(),
@@ -157,9 +157,11 @@ macro_rules! isa_kernels {
                     quantize: $quantize,
                     pack: pack::<W>,
                     micro,
+                    pair: &[],
                     direct,
                     fused: &[],
                     ahead: &[],
+                    fewest_columns: 0,
                     most_columns: usize::MAX,
                     most_columns_split: usize::MAX,
                     most_k: usize::MAX,
@@ -193,10 +195,11 @@ macro_rules! bf16_kernel {
                 crate::micro::direct::pairs::<$lanes, NC>(weights, stride, rows, k, act, act_stride, dst, fetch)
             }
 
-            pub(super) static KERNEL: Kernel = $base::with::<crate::pack::Bf16Pairs>(
-                &[$(pairs::<$nc>),*],
-                &[$(direct::<$dc>),*],
-            );
+            pub(super) const fn kernel() -> Kernel {
+                $base::with::<crate::pack::Bf16Pairs>(&[$(pairs::<$nc>),*], &[$(direct::<$dc>),*])
+            }
+
+            pub(super) static KERNEL: Kernel = kernel();
         }
     };
 }
@@ -254,6 +257,10 @@ bf16_kernel!(
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")],
     [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16], [1, 2, 3, 4, 5, 6]
 );
+
+// below the macros, which it uses
+mod avx512_pair;
+mod f16_as_bf16;
 
 /// Kernels for one column, by rows, with AVX-512 in 512-bit registers.
 mod avx512_rows {
@@ -391,6 +398,7 @@ mod avx512_fused {
         kernel::<Q4K>(16),
         kernel::<Q5K>(16),
         kernel::<Q6K>(16),
+        kernel::<Iq4Xs>(16),
     ];
 }
 
@@ -401,18 +409,24 @@ pub fn kernels(isa: Isa) -> Option<Vec<&'static Kernel>> {
     available(isa).map(Iterator::collect)
 }
 
+/// Kernels of an ISA: for all CPUs that have it, and for those that have AVX512_BF16.
+type Lists = [(&'static [Kernel], Option<&'static Kernel>); 4];
+
 fn available(isa: Isa) -> Option<impl Iterator<Item = &'static Kernel>> {
-    let (all, bf16, few): (_, _, [&[Kernel]; 2]) = match isa {
-        Isa::Scalar => (&scalar::KERNELS, None, [&[]; 2]),
-        Isa::Avx2 => (&avx2::KERNELS, None, [&[]; 2]),
-        Isa::Vnni256 => (&vnni256::KERNELS, Some(&vnni256_bf16::KERNEL), [&[]; 2]),
-        Isa::Avx512 => {
-            let few = [&avx512_fused::KERNELS[..], &avx512_rows::KERNELS];
-            (&avx512::KERNELS, Some(&avx512_bf16::KERNEL), few)
-        }
+    let lists: Lists = match isa {
+        Isa::Scalar => [(&scalar::KERNELS, None), (&[], None), (&[], None), (&[], None)],
+        Isa::Avx2 => [(&avx2::KERNELS, None), (&[], None), (&[], None), (&[], None)],
+        Isa::Vnni256 => [(&vnni256::KERNELS, Some(&vnni256_bf16::KERNEL)), (&[], None), (&[], None), (&[], None)],
+        Isa::Avx512 => [
+            (&avx512::KERNELS, Some(&avx512_bf16::KERNEL)),
+            (&avx512_pair::KERNELS, Some(&avx512_pair::BF16)),
+            (&avx512_fused::KERNELS, None),
+            (&avx512_rows::KERNELS, None),
+        ],
     };
     // asking the tokens is what makes it sound to hand the kernels out
-    isa.available().then(|| all.iter().chain(bf16.filter(|_| Bf16::new().is_some())).chain(few.into_iter().flatten()))
+    let bf16 = Bf16::new().is_some();
+    isa.available().then(|| lists.into_iter().flat_map(move |(all, more)| all.iter().chain(more.filter(|_| bf16))))
 }
 
 /// The best kernel for one weight type and number of columns of no great length, where 512-bit operations are not split.
@@ -428,5 +442,12 @@ pub fn kernel_on(
     (k, columns): (usize, usize),
 ) -> Option<&'static Kernel> {
     let most = |f: &Kernel| if path == DataPath::Full { f.most_columns } else { f.most_columns_split };
-    available(isa)?.filter(|f| f.weight == weight && columns <= most(f) && k <= f.most_k).last()
+    let fits = |f: &Kernel| f.weight == weight && (f.fewest_columns..=most(f)).contains(&columns) && k <= f.most_k;
+    available(isa)?.filter(|f| fits(f)).last()
+}
+
+/// The kernel that rounds F16 weights and activations to BF16; `None` where there is none, or so few columns are faster
+/// exactly. [`kernel_on`] never gives it.
+pub fn f16_as_bf16(path: DataPath, isa: Isa, columns: usize) -> Option<&'static Kernel> {
+    f16_as_bf16::kernel(path, isa, columns)
 }

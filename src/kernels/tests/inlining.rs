@@ -18,8 +18,14 @@ use zen5turbo_kernels::width::DataPath;
 /// Modules of functions with target features, and the other such functions.
 const KERNEL_MODULES: [&str; 3] = ["registry::avx2::", "registry::vnni256::", "registry::avx512::"];
 /// Those of fewer types, and with one kernel each where the CPU has AVX512_BF16.
-const OTHER_MODULES: [&str; 4] =
-    ["registry::avx512_rows::", "registry::avx512_fused::", "registry::vnni256_bf16::", "registry::avx512_bf16::"];
+const OTHER_MODULES: [&str; 6] = [
+    "registry::avx512_rows::",
+    "registry::avx512_fused::",
+    "registry::avx512_pair::",
+    "registry::vnni256_bf16::",
+    "registry::avx512_bf16::",
+    "registry::f16_as_bf16::",
+];
 /// Those of attention.
 const ATTENTION_MODULES: [&str; 3] = ["attention::avx2::", "attention::vnni256::", "attention::avx512::"];
 const QUANTISERS: [&str; 3] = [
@@ -94,6 +100,7 @@ fn functions() -> BTreeMap<u64, Function> {
 fn no_kernel_calls_a_helper() {
     // what nobody looks at would not be in this program
     Isa::ALL.into_iter().filter_map(registry::kernels).for_each(|kernels| _ = black_box(kernels));
+    black_box(registry::f16_as_bf16(DataPath::Full, Isa::Avx512, usize::MAX));
     let halves = (WeightType::F16, 64);
     for isa in Isa::ALL {
         black_box(Attention::new((DataPath::Full, isa), halves, halves, 1));

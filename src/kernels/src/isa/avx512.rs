@@ -320,6 +320,15 @@ unsafe impl DotBf16 for Avx512 {
         _mm512_dpbf16_ps(acc, transmute::<__m512i, __m512bh>(w), transmute::<__m512i, __m512bh>(Self::bcast(a)))
     }
     #[inline(always)]
+    unsafe fn to_bf16_pairs(low: __m512, high: __m512) -> __m512i {
+        use core::mem::transmute;
+        // the words of `low`, then those of `high`: both of a lane are brought together
+        let words = transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+        let (evens, odds) =
+            (_mm512_cvtepu16_epi32(_mm512_castsi512_si256(words)), _mm512_extracti64x4_epi64::<1>(words));
+        _mm512_or_si512(evens, _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(odds)))
+    }
+    #[inline(always)]
     unsafe fn last_words(a: __m512i, n: usize) -> __m512i {
         _mm512_maskz_mov_epi16((0xffff_ffff_u64 << (2 * LANES - n)) as __mmask32, a)
     }

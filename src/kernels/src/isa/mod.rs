@@ -241,6 +241,8 @@ pub unsafe trait DotBf16: Lanes {
     unsafe fn dot_bf16(acc: Self::F, w: Self::I, a: Self::I) -> Self::F;
     /// The same with the pair at `a` in every lane, an operand from memory.
     unsafe fn dot_bf16_pair(acc: Self::F, w: Self::I, a: *const u8) -> Self::F;
+    /// Pairs of `low` and `high`, rounded to nearest even; denormals become zero.
+    unsafe fn to_bf16_pairs(low: Self::F, high: Self::F) -> Self::I;
     /// The last `n` of the 32 16-bit words, zero in the others.
     unsafe fn last_words(a: Self::I, n: usize) -> Self::I;
 }

@@ -56,6 +56,18 @@ unsafe impl DotBf16 for Vnni256 {
         ]
     }
     #[inline(always)]
+    unsafe fn to_bf16_pairs(low: Self::F, high: Self::F) -> Self::I {
+        use core::mem::transmute;
+        let mut pairs = [_mm256_setzero_si256(); 2];
+        for (i, pairs) in pairs.iter_mut().enumerate() {
+            let words = transmute::<__m256bh, __m256i>(_mm256_cvtne2ps_pbh(high[i], low[i]));
+            let evens = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(words));
+            let odds = _mm256_cvtepu16_epi32(_mm256_extracti128_si256::<1>(words));
+            *pairs = _mm256_or_si256(evens, _mm256_slli_epi32::<16>(odds));
+        }
+        pairs
+    }
+    #[inline(always)]
     unsafe fn last_words(a: Self::I, n: usize) -> Self::I {
         let keep = (0xffff_ffff_u64 << (32 - n)) as u32;
         [_mm256_maskz_mov_epi16(keep as u16, a[0]), _mm256_maskz_mov_epi16((keep >> 16) as u16, a[1])]

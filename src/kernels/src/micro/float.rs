@@ -8,10 +8,10 @@ use crate::formats::{FLOAT_RECORD, LINE};
 use crate::isa::{DotBf16, Lanes};
 
 /// Most chains per result.
-const CHAINS: usize = 4;
+pub(super) const CHAINS: usize = 4;
 
 /// Chains per result: about eight independent additions in all (two per cycle, latency four).
-const fn chains<S: Lanes>(nc: usize) -> usize {
+pub(super) const fn chains<S: Lanes>(nc: usize) -> usize {
     match 8 / (nc * S::REGISTERS) {
         0 | 1 => 1,
         2 | 3 => 2,
@@ -21,7 +21,7 @@ const fn chains<S: Lanes>(nc: usize) -> usize {
 
 /// Adds the chains up.
 #[inline(always)]
-unsafe fn join<S: Lanes, const NC: usize>(acc: [[S::F; NC]; CHAINS]) -> [S::F; NC] {
+pub(super) unsafe fn join<S: Lanes, const NC: usize>(acc: [[S::F; NC]; CHAINS]) -> [S::F; NC] {
     let n = chains::<S>(NC);
     let mut sum = acc[0];
     for c in 0..NC {

@@ -5,6 +5,7 @@ pub mod dp;
 pub mod float;
 pub mod fused;
 pub mod madd;
+pub mod pair;
 
 use crate::fetch::Fetch;
 use crate::formats::{LINE, Shape};

@@ -2,7 +2,7 @@
 
 use super::{Pack, Rows, Weight, put, unrolled};
 use crate::formats::{Codes, LINE, Shape, WeightType, float};
-use crate::isa::Lanes;
+use crate::isa::{DotBf16, Lanes};
 
 /// A type whose elements are values.
 pub trait FloatWeight: Pack {
@@ -85,6 +85,19 @@ impl Pack for Bf16Pairs {
             }
         });
     }
+}
+
+/// A record of sixteen rows of F16, rounded to the pairs of [`Bf16Pairs`].
+///
+/// # Safety
+/// As of [`Weight::pack`]; the CPU has AVX512_BF16.
+#[inline(always)]
+pub unsafe fn pack_f16_as_bf16<S: DotBf16>(rows: &Rows, rec: *mut u8) {
+    unrolled!(i in [0, 1] {
+        for (j, w) in rows.words4::<S>(16 * i).into_iter().enumerate() {
+            put::<S>(rec, 4 * i + j, S::to_bf16_pairs(S::half_lo(w), S::half_lo(S::shr(w, 16))));
+        }
+    });
 }
 
 /// Single precision.

@@ -17,7 +17,7 @@ mod sink;
 
 pub use block32::{Iq4Nl, Mxfp4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 pub(crate) use block32::{MXFP4_VALUES_U, e8m0_half};
-pub use float::{Bf16, Bf16Pairs, F16, F32, FloatWeight};
+pub use float::{Bf16, Bf16Pairs, F16, F32, FloatWeight, pack_f16_as_bf16};
 pub use iq4_xs::Iq4Xs;
 pub use q2_k::Q2K;
 pub use q3_k::Q3K;

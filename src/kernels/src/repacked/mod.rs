@@ -58,12 +58,14 @@ pub struct Product {
 }
 
 /// The kernel for products of a repacked type; `None` where there is none, or ggml's own is as good.
-pub fn kernel(path: DataPath, isa: Isa, weight: WeightType) -> Option<&'static Kernel> {
+///
+/// It is the one of split data paths on all: tiles of six columns would begin within four columns.
+pub fn kernel(isa: Isa, weight: WeightType) -> Option<&'static Kernel> {
     unpacker(weight)?;
     if isa == Isa::Scalar {
         return None;
     }
-    registry::kernel_on(path, isa, weight, (0, GROUP_COLUMNS))
+    registry::kernel_on(DataPath::Split, isa, weight, (0, GROUP_COLUMNS))
 }
 
 impl Product {

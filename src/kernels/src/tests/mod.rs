@@ -32,7 +32,8 @@ mod rows;
 
 use crate::isa::Isa;
 use crate::kernel::Kernel;
-use crate::registry::kernels;
+use crate::registry::{f16_as_bf16, kernels};
+use crate::width::DataPath;
 
 /// Factor on the number of cases.
 fn scale() -> usize {
@@ -42,5 +43,7 @@ fn scale() -> usize {
 
 /// Every kernel that this CPU can run.
 fn every_kernel() -> impl Iterator<Item = &'static Kernel> {
-    Isa::ALL.into_iter().filter_map(kernels).flatten()
+    let rounding = [DataPath::Split, DataPath::Full].into_iter();
+    let rounding = rounding.filter_map(|path| f16_as_bf16(path, Isa::Avx512, usize::MAX));
+    Isa::ALL.into_iter().filter_map(kernels).flatten().chain(rounding)
 }

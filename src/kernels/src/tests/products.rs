@@ -2,7 +2,7 @@
 
 use super::data::{Rng, block, is_float, random_columns, random_matrix};
 use super::guard::{Side, guarded};
-use super::harness::{Case, Expected, bits, row_bytes};
+use super::harness::{Case, Expected, bits, rounds_weights, row_bytes};
 use super::{every_kernel, scale};
 use crate::formats::WeightType;
 use crate::kernel::Blocking;
@@ -43,13 +43,14 @@ fn every_type_and_isa_agrees_with_the_reference_for_every_shape() {
                     let k = lengths(kernel.weight)[(turn + v) % 6];
                     let blocking = BLOCKINGS[(turn / 6 + v / 6) % 4];
                     let stride = row_bytes(kernel.weight, k) + 10;
-                    let (matrix, inputs, expected) = expected.entry((kernel.weight, k)).or_insert_with(|| {
-                        let rng = &mut Rng(k as u64);
-                        let matrix = random_matrix(kernel.weight, 48, k, stride, rng);
-                        let inputs = random_columns(24, k, rng);
-                        let expected = Expected::new(kernel, &matrix, stride, 48, &inputs);
-                        (matrix, inputs, expected)
-                    });
+                    let (matrix, inputs, expected) =
+                        expected.entry((kernel.weight, rounds_weights(kernel), k)).or_insert_with(|| {
+                            let rng = &mut Rng(k as u64);
+                            let matrix = random_matrix(kernel.weight, 48, k, stride, rng);
+                            let inputs = random_columns(24, k, rng);
+                            let expected = Expected::new(kernel, &matrix, stride, 48, &inputs);
+                            (matrix, inputs, expected)
+                        });
                     let case = Case {
                         weights: matrix,
                         stride,
@@ -121,6 +122,37 @@ fn pieces_in_any_order_give_the_bits_of_one_call() {
             for _ in 0..2 {
                 case.pieces = Some(rng.next());
                 assert_eq!(whole, bits(&case.run(kernel)), "{}: pieces differ", kernel.name());
+            }
+        }
+    }
+}
+
+/// Whether a row is one of 32 or of sixteen depends on how threads cut the matrix.
+#[test]
+fn two_panels_side_by_side_give_the_bits_of_one() {
+    let rng = &mut Rng(7);
+    for kernel in every_kernel().filter(|k| !k.pair.is_empty()) {
+        for (n, blocks) in [(1, 1), (6, 9), (12, 7), (23, 2)] {
+            let k = blocks * block(kernel.weight);
+            let stride = row_bytes(kernel.weight, k);
+            let (matrix, inputs) = (random_matrix(kernel.weight, 32, k, stride, rng), random_columns(n, k, rng));
+            let blocking = Blocking::default();
+            let case = Case {
+                weights: &matrix,
+                stride,
+                rows: 32,
+                k,
+                columns: &inputs,
+                blocking,
+                out_stride: 32,
+                pieces: None,
+            };
+            let both = bits(&case.run(kernel));
+            for half in 0..2 {
+                let one = Case { weights: &matrix[half * 16 * stride..], rows: 16, out_stride: 16, ..case.clone() };
+                for (c, one) in bits(&one.run(kernel)).chunks(16).enumerate() {
+                    assert_eq!(one, &both[c * 32 + half * 16..][..16], "{}, column {c} of {n}", kernel.name());
+                }
             }
         }
     }

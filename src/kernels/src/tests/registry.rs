@@ -4,8 +4,8 @@ use super::data::is_float;
 use super::every_kernel;
 use crate::formats::{Codes, FLOAT_RECORD, WeightType};
 use crate::isa::Isa;
-use crate::kernel::{Blocking, FLOAT_PANEL, MAX_TILE};
-use crate::registry::{kernel, kernel_on, kernels};
+use crate::kernel::{Blocking, FLOAT_PANEL, MAX_TILE, pair_bytes};
+use crate::registry::{kernel_on, kernels};
 use crate::width::DataPath;
 
 #[test]
@@ -14,19 +14,19 @@ fn every_weight_type_has_a_kernel_in_every_isa() {
     for isa in Isa::ALL {
         assert_eq!(kernels(isa).is_some(), isa.available(), "{isa:?}");
         for t in WeightType::ALL.into_iter().filter(|_| isa.available()) {
-            let k = kernel(isa, t, usize::MAX).expect("a kernel");
-            assert_eq!((k.isa, k.weight), (isa, t));
-            if k.shape == t.shape() {
-                assert_eq!(k.name(), format!("{}/{}", isa.name(), t.ggml_name()));
-            } else {
-                assert_eq!((k.name(), t), (format!("{}+bf16/bf16", isa.name()), WeightType::Bf16));
-            }
-            assert!((1..=MAX_TILE).contains(&k.widest_tile()));
-            for columns in 1..20 {
-                let k = kernel(isa, t, columns).expect("a kernel");
-                assert!(k.weight == t && columns <= k.most_columns);
-                let split = kernel_on(DataPath::Split, isa, t, (256, columns)).expect("a kernel");
-                assert!(split.weight == t && columns <= split.most_columns_split);
+            for path in [DataPath::Full, DataPath::Split] {
+                let k = kernel_on(path, isa, t, (256, usize::MAX)).expect("a kernel");
+                assert_eq!((k.isa, k.weight), (isa, t));
+                assert!(k.shape == t.shape() || t == WeightType::Bf16);
+                let bf16 = if k.shape == t.shape() { "" } else { "+bf16" };
+                let pair = if path == DataPath::Full && isa == Isa::Avx512 { "+32rows" } else { "" };
+                assert_eq!(k.name(), format!("{}{bf16}{pair}/{}", isa.name(), t.ggml_name()));
+                assert!((1..=MAX_TILE).contains(&k.widest_tile()));
+                for columns in 1..20 {
+                    let k = kernel_on(path, isa, t, (256, columns)).expect("a kernel");
+                    let most = if path == DataPath::Full { k.most_columns } else { k.most_columns_split };
+                    assert!(k.weight == t && (k.fewest_columns..=most).contains(&columns));
+                }
             }
         }
     }
@@ -118,7 +118,9 @@ fn scratch_holds_a_panel_of_any_length() {
                 let rows = 16 * kernel.weight.row_bytes(kernel.shape.block);
                 assert!(bytes >= record + rows);
                 let factor = if is_float(kernel.weight) { FLOAT_PANEL } else { 1 };
-                assert!(bytes / (record + rows) <= (panel_bytes.saturating_mul(factor) / record).max(1));
+                let most = panel_bytes.saturating_mul(factor);
+                let most = if kernel.pair.is_empty() { most } else { pair_bytes(most) };
+                assert!(bytes / (record + rows) <= (most / record).max(1));
             }
         }
     }

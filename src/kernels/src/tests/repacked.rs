@@ -8,7 +8,6 @@ use crate::formats::{Aux, Values, WeightType};
 use crate::isa::Isa;
 use crate::kernel::Kernel;
 use crate::repacked::{MOST_K, Product, ROWS, kernel, unpacker};
-use crate::width::DataPath;
 use half::f16;
 
 const TYPES: [WeightType; 5] =
@@ -16,7 +15,7 @@ const TYPES: [WeightType; 5] =
 
 fn kernels(weight: WeightType) -> impl Iterator<Item = &'static Kernel> {
     let available = Isa::ALL.into_iter().filter(|isa| isa.available());
-    available.filter_map(move |isa| kernel(DataPath::Full, isa, weight))
+    available.filter_map(move |isa| kernel(isa, weight))
 }
 
 /// Scale and min of sub-block `j` of a block of Q4_K, and what is left of the second eight of their bits.
@@ -245,5 +244,5 @@ fn kernels_of_repacked_types_want_what_can_be_made() {
         assert_eq!((kernel.act.values, sums), (Values::Q8, kernel.act.block == 256), "{}", kernel.name());
         assert!(kernel.widest_tile().is_multiple_of(4), "{}", kernel.name());
     }
-    assert!(kernel(DataPath::Full, Isa::Scalar, WeightType::Q4_0).is_none());
+    assert!(kernel(Isa::Scalar, WeightType::Q4_0).is_none());
 }

@@ -46,6 +46,14 @@ pub const KNOBS: &[Knob] = &[
         get: |c| word_of(c.attention, AUTO_OFF).to_owned(),
     },
     Knob {
+        name: "ZEN5TURBO_F16",
+        default: "exact",
+        allowed: "exact or bf16",
+        help: "F16 weights in prompts: computed as they are, or rounded to BF16 with the activations, which is faster and less exact",
+        set: |c, v| choose(&mut c.f16_as_bf16, v, F16),
+        get: |c| word_of(c.f16_as_bf16, F16).to_owned(),
+    },
+    Knob {
         name: "ZEN5TURBO_REPACK",
         default: "auto",
         allowed: "auto, keep or off",
@@ -175,6 +183,7 @@ type Choices<T> = &'static [(&'static str, T)];
 
 const SWITCH: Choices<bool> = &[("0", false), ("1", true)];
 const ON_OFF: Choices<bool> = &[("off", false), ("on", true)];
+const F16: Choices<bool> = &[("exact", false), ("bf16", true)];
 const AUTO_OFF: Choices<bool> = &[("off", false), ("auto", true)];
 const GATES: Choices<GateMode> =
     &[("strict", GateMode::Strict), ("passthrough", GateMode::Passthrough), ("off", GateMode::Off)];

@@ -133,6 +133,8 @@ pub struct Config {
     pub kernels: KernelChoice,
     /// `ZEN5TURBO_ATTENTION`: whether attention is computed here.
     pub attention: bool,
+    /// `ZEN5TURBO_F16`: whether products of many columns round F16 weights to BF16.
+    pub f16_as_bf16: bool,
     /// `ZEN5TURBO_REPACK`.
     pub repack: Repack,
     /// `ZEN5TURBO_PREFETCH`.
@@ -176,6 +178,7 @@ impl Default for Config {
             gate: GateMode::default(),
             kernels: KernelChoice::default(),
             attention: true,
+            f16_as_bf16: false,
             repack: Repack::default(),
             prefetch: Prefetch::default(),
             numa: Numa::default(),

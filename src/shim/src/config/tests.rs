@@ -22,6 +22,7 @@ fn every_word_is_understood_and_said_back() {
         ("ZEN5TURBO_GATE", "strict passthrough off"),
         ("ZEN5TURBO_KERNELS", "auto avx512 avx2 scalar off"),
         ("ZEN5TURBO_ATTENTION", "auto off"),
+        ("ZEN5TURBO_F16", "exact bf16"),
         ("ZEN5TURBO_REPACK", "auto keep off"),
         ("ZEN5TURBO_PREFETCH", "auto off pages cache"),
         ("ZEN5TURBO_NUMA", "auto interleave shard local off"),

@@ -88,11 +88,10 @@ mod tests {
     use zen5turbo_kernels::formats::WeightType;
     use zen5turbo_kernels::isa::Isa;
     use zen5turbo_kernels::repacked;
-    use zen5turbo_kernels::width::DataPath;
 
     #[test]
     fn what_is_not_expected_is_left_to_ggml() {
-        let Some(kernel) = repacked::kernel(DataPath::Full, Isa::Avx2, WeightType::Q4K) else {
+        let Some(kernel) = repacked::kernel(Isa::Avx2, WeightType::Q4K) else {
             println!("skipped: the CPU has no AVX2, without which no product is taken");
             return;
         };

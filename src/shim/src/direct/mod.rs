@@ -222,7 +222,7 @@ fn decide(state: State, role: Role, scope: Scope, original: *mut c_void) -> Resu
                 (f as *const c_void, trial::dot(function(original), f, weight))
             }
             Role::Gemm(weight) => {
-                let kernel = repacked::kernel(startup::data_path(), isa, weight).ok_or(Reason::StockIsFaster)?;
+                let kernel = repacked::kernel(isa, weight).ok_or(Reason::StockIsFaster)?;
                 ((&raw const *kernel).cast(), trial::gemm(function(original), kernel))
             }
             Role::Gemv(_) => return Err(Reason::StockIsFaster),

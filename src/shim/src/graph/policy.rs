@@ -1,5 +1,6 @@
 //! Take a matrix product over, or leave it: a pure function of the node.
 
+use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::kernel::Kernel;
 use zen5turbo_kernels::registry;
 
@@ -87,11 +88,14 @@ pub unsafe fn decide_unplaced(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<
     }
     // SAFETY: as above.
     let columns = unsafe { columns(kind, op) };
-    if tuning::stock_is_faster(startup::isa(), weight, columns) {
-        return Err(Reason::StockIsFaster);
-    }
-    let kernel = registry::kernel_on(startup::data_path(), startup::isa(), weight, (k, columns))
-        .ok_or(Reason::TypeNotSupported)?;
+    let (path, isa) = (startup::data_path(), startup::isa());
+    let rounds = config().f16_as_bf16 && weight == WeightType::F16;
+    let kernel = match rounds.then(|| registry::f16_as_bf16(path, isa, columns)).flatten() {
+        // asked for, and never compared with stock
+        Some(kernel) => kernel,
+        None if tuning::stock_is_faster(isa, weight, columns) => return Err(Reason::StockIsFaster),
+        None => registry::kernel_on(path, isa, weight, (k, columns)).ok_or(Reason::TypeNotSupported)?,
+    };
     Ok(Take { kernel, regime: Regime::of(columns), rows: src0.ne[1] as usize, k })
 }
 
