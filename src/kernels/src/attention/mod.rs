@@ -5,9 +5,15 @@
 //! Products of queries and keys are those of activations and weights: keys are the rows of a matrix, of any weight type, and
 //! the kernels are those of [`crate::registry`]. Sums are `f32`; ggml sums values of F16 in F16.
 
+mod blocks;
+mod functions;
+mod heads;
+mod seen;
 mod soften;
 mod values;
 
+pub use heads::{KeyHeads, Rows};
+pub use seen::seen;
 pub use soften::{Known, Scale};
 
 use crate::dequantize::{DequantizeFn, dequantizer};
@@ -17,8 +23,10 @@ use crate::kernel::{Blocking, Kernel, Product, Tiles};
 use crate::registry;
 use crate::width::DataPath;
 use core::mem::MaybeUninit;
-use soften::{Mask, SoftenFn};
-use values::{Weighted, WeightedFn};
+use functions::{Functions, Sums, WidenFn, functions};
+use heads::Ahead;
+use seen::{filled, mask};
+use values::Weighted;
 
 /// Most queries that are computed together.
 pub const MOST_QUERIES: usize = 64;
@@ -34,25 +42,6 @@ const WIDEN_FROM: usize = 16;
 
 /// Floats from the scores of a query to those of the next one.
 const SCORES: usize = KEYS_OF_FEW;
-
-/// Queries that [`values::add`] is made for.
-const TOGETHER: usize = 6;
-
-/// The functions of one instruction set. Of sums: for one vector of sixteen elements, and for as many as pay; each for one to
-/// [`TOGETHER`] queries.
-#[derive(Debug)]
-struct Functions {
-    soften: SoftenFn,
-    exp: unsafe fn(f32) -> f32,
-    vectors: usize,
-    halves: [[WeightedFn; TOGETHER]; 2],
-    floats: [[WeightedFn; TOGETHER]; 2],
-    widen_halves: WidenFn,
-    widen_bf16: WidenFn,
-}
-
-/// Makes floats of so many 16-bit ones, a multiple of sixteen.
-type WidenFn = unsafe fn(*const u8, *mut f32, usize);
 
 /// Makes rows of values floats.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +63,8 @@ pub struct Attention {
     act: ActFormat,
     functions: &'static Functions,
     value_type: WeightType,
+    /// What adds values as they lie; `None` where they are made floats first.
+    direct: Option<&'static Sums>,
     widen: Widen,
     /// Elements of keys and queries, and of values and results.
     key_len: usize,
@@ -105,9 +96,6 @@ pub struct Query {
     pub slope: f32,
 }
 
-/// What a mask adds for keys that are not to be seen: negative infinity, as a half.
-const UNSEEN: u16 = 0xfc00;
-
 /// Parts of a thread's scratch, behind the queries: offsets in bytes.
 #[derive(Clone, Copy, Debug)]
 struct Layout {
@@ -133,12 +121,13 @@ impl Attention {
         let queries = queries.min(MOST_QUERIES);
         let kernel = registry::kernel_on(path, isa, key_type, (key_len, queries))?;
         let functions = functions(isa)?;
-        let widen = match value_type {
-            WeightType::F16 => Widen::Words(functions.widen_halves),
-            WeightType::Bf16 => Widen::Words(functions.widen_bf16),
-            WeightType::F32 => Widen::Floats,
-            _ => Widen::Blocks(dequantizer(isa, value_type)?),
+        let (widen, direct) = match value_type {
+            WeightType::F16 => (Widen::Words(functions.widen_halves), Some(&functions.halves)),
+            WeightType::Bf16 => (Widen::Words(functions.widen_bf16), Some(&functions.bf16)),
+            WeightType::F32 => (Widen::Floats, Some(&functions.floats)),
+            _ => (Widen::Blocks(dequantizer(isa, value_type)?), (functions.blocks)(value_type)),
         };
+        let direct = direct.filter(|_| value_len.is_multiple_of(LANES));
         // Against halves ggml rounds queries of few tokens only. There is nothing to gain by that.
         let act = match kernel.act.values {
             Values::F32(Rounding::F16) => ActFormat { values: Values::F32(Rounding::None), ..kernel.act },
@@ -146,7 +135,7 @@ impl Attention {
         };
         let empty = Layout { panel: 0, scores: 0, values: 0, bytes: 0 };
         let attention =
-            Attention { kernel, act, functions, value_type, widen, key_len, value_len, queries, layout: empty };
+            Attention { kernel, act, functions, value_type, direct, widen, key_len, value_len, queries, layout: empty };
         Some(Attention { layout: attention.layout(), ..attention })
     }
 
@@ -198,12 +187,7 @@ impl Attention {
 
     /// Whether values are made floats before they are used.
     fn widens(&self, queries: usize) -> bool {
-        let whole = self.value_len.is_multiple_of(LANES);
-        match self.value_type {
-            WeightType::F32 => !whole,
-            WeightType::F16 => !whole || queries >= WIDEN_FROM,
-            _ => true,
-        }
+        self.direct.is_none() || (self.value_type != WeightType::F32 && queries >= WIDEN_FROM)
     }
 
     /// Makes `n` queries' sums those of no key. Their sums lie [`Self::sums_len`] floats apart.
@@ -223,7 +207,7 @@ impl Attention {
     }
 
     /// Adds what the keys of the range give to the sums of `n` queries, at least one and not more than
-    /// [`Self::most_queries`].
+    /// [`Self::most_queries`]. The result is the number of products of a query and a key: keys that no query sees are left out.
     ///
     /// # Safety
     /// The keys, values, queries and masks are readable; `sums`, aligned to 4 bytes, is what [`Self::clear`] made, `scratch`
@@ -236,45 +220,68 @@ impl Attention {
         query: impl Fn(usize) -> Query,
         sums: *mut f32,
         scratch: *mut u8,
-    ) {
-        let layout = self.layout;
-        let (act, panel) = (scratch, scratch.add(layout.panel));
-        let scores: *mut f32 = scratch.add(layout.scores).cast();
+    ) -> usize {
         // asked once: to find a query takes divisions, and every tile of keys needs all of them
         let mut all = [const { MaybeUninit::<Query>::uninit() }; MOST_QUERIES];
         for (q, slot) in all[..n].iter_mut().enumerate() {
             slot.write(query(q));
         }
         let queries = core::slice::from_raw_parts(all.as_ptr().cast::<Query>(), n);
-        let tiles = self.kernel.tiles(n);
-        for t in 0..tiles.count {
-            self.kernel.quantize_tile_as(self.act, self.key_len, tiles, t, act, |q| queries[q].elements);
-        }
+        self.quantize(queries, scratch);
         let step = self.keys_of_tile(n);
+        let mut products = 0;
         let mut from = keys.start;
         while from < keys.end {
             let to = (from + step).min(keys.end);
-            if let Some(seen) = seen(from..to, queries.iter().map(|query| query.mask)) {
-                self.products(shared, seen.clone(), tiles, act, panel, scores);
-                let mut factors = [1.0; MOST_QUERIES];
-                for (q, factor) in factors[..n].iter_mut().enumerate() {
-                    let mask = mask(&queries[q], &seen);
-                    let known = &mut *self.known(sums.add(q * self.sums_len()));
-                    let soften = self.functions.soften;
-                    let scores = scores.add(q * SCORES);
-                    *factor = soften(scores, seen.len(), &mask, shared.scale, known);
-                    if known.max == f32::NEG_INFINITY {
-                        scores.write_bytes(0, seen.len());
-                    }
-                }
-                let values = scratch.add(layout.values).cast();
-                self.weigh(shared, seen, n, scores, &factors, sums, values);
-            }
+            products += n * self.add_tile(shared, from..to, queries, scratch, sums, scratch, &mut Ahead::nothing());
             from = to;
+        }
+        products
+    }
+
+    /// Queries in the form that products take, at `act`.
+    unsafe fn quantize(&self, queries: &[Query], act: *mut u8) {
+        let tiles = self.kernel.tiles(queries.len());
+        for t in 0..tiles.count {
+            self.kernel.quantize_tile_as(self.act, self.key_len, tiles, t, act, |q| queries[q].elements);
         }
     }
 
+    /// [`Self::add`] for one tile of keys and queries that are quantised at `act`. The result is the number of keys from the
+    /// first to the last one that is seen.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn add_tile(
+        &self,
+        shared: &Shared,
+        keys: core::ops::Range<usize>,
+        queries: &[Query],
+        act: *const u8,
+        sums: *mut f32,
+        scratch: *mut u8,
+        ahead: &mut Ahead,
+    ) -> usize {
+        let (layout, n) = (self.layout, queries.len());
+        let scores: *mut f32 = scratch.add(layout.scores).cast();
+        let Some(seen) = seen(keys, queries.iter().map(|query| query.mask)) else { return 0 };
+        let keys = seen.len();
+        self.products(shared, seen.clone(), self.kernel.tiles(n), act, scratch.add(layout.panel), scores, ahead);
+        let mut factors = [1.0; MOST_QUERIES];
+        for (q, factor) in factors[..n].iter_mut().enumerate() {
+            let mask = mask(&queries[q], &seen);
+            let known = &mut *self.known(sums.add(q * self.sums_len()));
+            let soften = self.functions.soften;
+            let scores = scores.add(q * SCORES);
+            *factor = soften(scores, seen.len(), &mask, shared.scale, known);
+            if known.max == f32::NEG_INFINITY {
+                scores.write_bytes(0, seen.len());
+            }
+        }
+        self.weigh(shared, seen, n, scores, &factors, sums, scratch.add(layout.values).cast(), ahead);
+        keys
+    }
+
     /// Products of all queries and these keys.
+    #[allow(clippy::too_many_arguments)]
     unsafe fn products(
         &self,
         shared: &Shared,
@@ -283,14 +290,20 @@ impl Attention {
         act: *const u8,
         panel: *mut u8,
         scores: *mut f32,
+        ahead: &mut Ahead,
     ) {
         let (start, stride) = shared.keys;
         let rows = keys.len();
         let weights = start.add(keys.start * stride);
         let product = Product { weights, stride, rows, k: self.key_len, act, tiles };
         let result = |q: usize| scores.add(q * SCORES);
-        let panels = 0..rows.div_ceil(LANES);
-        self.kernel.multiply(&product, panels, 0..tiles.count, &Blocking::MEASURED, panel, result);
+        let panels = rows.div_ceil(LANES);
+        // all at once, unless something is to be fetched between
+        let step = if ahead.is_done() { panels.max(1) } else { 1 };
+        for from in (0..panels).step_by(step) {
+            ahead.keys(LANES);
+            self.kernel.multiply(&product, from..from + step, 0..tiles.count, &Blocking::MEASURED, panel, result);
+        }
     }
 
     /// Adds the values of these keys, weighted, to the sums.
@@ -304,40 +317,42 @@ impl Attention {
         factors: &[f32; MOST_QUERIES],
         sums: *mut f32,
         widened: *mut f32,
+        ahead: &mut Ahead,
     ) {
         let (start, stride) = shared.values;
         let first = start.add(keys.start * stride);
-        let (mut values, mut values_stride, mut element) = (first, stride, 2);
-        let mut table = &self.functions.halves;
+        let (mut values, mut values_stride, mut value_type) = (first, stride, self.value_type);
+        let mut table = self.direct.unwrap_or(&self.functions.floats);
         if self.widens(n) {
             for key in 0..keys.len() {
                 self.widen_row(first.add(key * stride), widened.add(key * self.padded()));
             }
-            (values, values_stride, element) = (widened.cast_const().cast(), 4 * self.padded(), 4);
+            (values, values_stride, value_type) = (widened.cast_const().cast(), 4 * self.padded(), WeightType::F32);
             table = &self.functions.floats;
-        } else if self.value_type == WeightType::F32 {
-            (element, table) = (4, &self.functions.floats);
         }
-        let groups = Tiles::new(n, TOGETHER);
         let vectors = self.padded() / LANES;
+        let (fetch, fetch_stride, fetch_rows) = ahead.take_values(keys.len());
         let mut at = 0;
         while at < vectors {
-            let many = vectors - at >= self.functions.vectors;
+            let (together, functions) = table.choose(n, vectors - at);
+            let groups = Tiles::new(n, functions.len());
             for g in 0..groups.count {
                 let (q, end) = (groups.start(g), groups.start(g + 1));
-                let add = table[usize::from(many)][end - q - 1];
-                add(&Weighted {
+                let bytes = value_type.row_bytes(at * LANES);
+                functions[end - q - 1](&Weighted {
                     weights: weights.add(q * SCORES),
-                    weights_stride: SCORES,
-                    values: values.add(at * LANES * element),
+                    values: values.add(bytes),
                     values_stride,
                     keys: keys.len(),
                     sums: sums.add(q * self.sums_len() + at * LANES),
                     sums_stride: self.sums_len(),
                     factors: factors.as_ptr().add(q),
+                    fetch: fetch.wrapping_add(bytes),
+                    fetch_stride,
+                    fetch_rows: if g == 0 { fetch_rows } else { 0 },
                 });
             }
-            at += if many { self.functions.vectors } else { 1 };
+            at += together;
         }
     }
 
@@ -390,160 +405,4 @@ impl Attention {
             }
         }
     }
-}
-
-/// Fewer than sixteen halves, or others of their size, filled up with zeros.
-unsafe fn filled(halves: *const u8, n: usize) -> [u8; 2 * LANES] {
-    let mut all = [0; 2 * LANES];
-    core::ptr::copy_nonoverlapping(halves, all.as_mut_ptr(), 2 * n);
-    all
-}
-
-/// The mask of a query for these keys.
-unsafe fn mask(query: &Query, keys: &core::ops::Range<usize>) -> Mask {
-    let Query { mask, slope, .. } = *query;
-    if mask.is_null() {
-        return Mask { halves: mask, last: [0; 2 * LANES], slope };
-    }
-    let halves = mask.add(2 * keys.start);
-    let whole = keys.len() / LANES * LANES;
-    Mask { halves, last: filled(halves.add(2 * whole), keys.len() - whole), slope }
-}
-
-/// The keys from the first to the last one that a query with any of these masks, see [`Query::mask`], sees; `None` if none
-/// sees any.
-///
-/// # Safety
-/// The masks are null or readable for these keys.
-pub unsafe fn seen(
-    keys: core::ops::Range<usize>,
-    masks: impl Iterator<Item = *const u8>,
-) -> Option<core::ops::Range<usize>> {
-    let mut found: Option<core::ops::Range<usize>> = None;
-    let mut last = core::ptr::null();
-    for mask in masks {
-        if mask.is_null() {
-            return Some(keys);
-        }
-        if core::ptr::eq(mask, last) {
-            continue; // heads share it
-        }
-        last = mask;
-        // what is found already need not be looked at
-        let (start, end) = found.as_ref().map_or((keys.end, keys.start), |f| (f.start, f.end));
-        let first = first_seen(mask, keys.start..start);
-        let behind = behind_seen(mask, end.max(first)..keys.end);
-        if first < behind {
-            found = Some(first..behind);
-        }
-    }
-    found
-}
-
-/// The mask of eight keys that are not seen.
-const EIGHT_UNSEEN: u128 = (UNSEEN as u128) * (u128::MAX / 0xffff);
-
-/// The first key of the range that is seen, else its end.
-unsafe fn first_seen(mask: *const u8, keys: core::ops::Range<usize>) -> usize {
-    let mut key = keys.start;
-    while key + 8 <= keys.end && mask.add(2 * key).cast::<u128>().read_unaligned() == EIGHT_UNSEEN {
-        key += 8;
-    }
-    while key < keys.end && mask.add(2 * key).cast::<u16>().read_unaligned() == UNSEEN {
-        key += 1;
-    }
-    key
-}
-
-/// The key behind the last one of the range that is seen, else its start.
-unsafe fn behind_seen(mask: *const u8, keys: core::ops::Range<usize>) -> usize {
-    let mut end = keys.end;
-    while keys.start + 8 <= end && mask.add(2 * (end - 8)).cast::<u128>().read_unaligned() == EIGHT_UNSEEN {
-        end -= 8;
-    }
-    while keys.start < end && mask.add(2 * (end - 1)).cast::<u16>().read_unaligned() == UNSEEN {
-        end -= 1;
-    }
-    end
-}
-
-/// A module with the functions of one ISA; `$nv` vectors of values at a time.
-macro_rules! isa_functions {
-    ($name:ident, $lanes:ty, $nv:literal, $(#[$attr:meta])?) => {
-        mod $name {
-            use super::{Functions, TOGETHER};
-            use super::soften::{Known, Mask, Scale, exp1};
-            use super::values::{Weighted, WeightedFn};
-            use crate::isa::{LANES, Lanes};
-            use crate::pack::{Bf16, F16, F32, FloatWeight};
-
-            $(#[$attr])?
-            unsafe fn soften(scores: *mut f32, n: usize, mask: &Mask, scale: Scale, known: &mut Known) -> f32 {
-                super::soften::soften::<$lanes>(scores, n, mask, scale, known)
-            }
-
-            $(#[$attr])?
-            unsafe fn exp(x: f32) -> f32 {
-                exp1::<$lanes>(x)
-            }
-
-            #[inline(always)]
-            unsafe fn widen<W: FloatWeight>(from: *const u8, to: *mut f32, n: usize) {
-                for i in (0..n).step_by(LANES) {
-                    <$lanes>::storef(to.add(i).cast(), W::widen::<$lanes>(from.add(2 * i)));
-                }
-            }
-
-            $(#[$attr])?
-            unsafe fn widen_halves(from: *const u8, to: *mut f32, n: usize) {
-                widen::<F16>(from, to, n)
-            }
-
-            $(#[$attr])?
-            unsafe fn widen_bf16(from: *const u8, to: *mut f32, n: usize) {
-                widen::<Bf16>(from, to, n)
-            }
-
-            $(#[$attr])?
-            unsafe fn add<W: FloatWeight, const NQ: usize, const NV: usize>(w: &Weighted) {
-                super::values::add::<$lanes, W, NQ, NV>(w)
-            }
-
-            const fn table<W: FloatWeight, const NV: usize>() -> [WeightedFn; TOGETHER] {
-                [add::<W, 1, NV>, add::<W, 2, NV>, add::<W, 3, NV>, add::<W, 4, NV>, add::<W, 5, NV>, add::<W, 6, NV>]
-            }
-
-            pub(super) static FUNCTIONS: Functions = Functions {
-                soften,
-                exp,
-                vectors: $nv,
-                halves: [table::<F16, 1>(), table::<F16, $nv>()],
-                floats: [table::<F32, 1>(), table::<F32, $nv>()],
-                widen_halves,
-                widen_bf16,
-            };
-        }
-    };
-}
-
-isa_functions!(scalar, crate::isa::scalar::Scalar, 2,);
-isa_functions!(avx2, crate::isa::avx2::Avx2, 1, #[target_feature(enable = "avx2,fma,f16c")]);
-isa_functions!(
-    vnni256, crate::isa::vnni256::Vnni256, 2,
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-);
-isa_functions!(
-    avx512, crate::isa::avx512::Avx512, 4,
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-);
-
-/// The functions of `isa`; `None` where the CPU lacks it.
-fn functions(isa: Isa) -> Option<&'static Functions> {
-    let functions = match isa {
-        Isa::Scalar => &scalar::FUNCTIONS,
-        Isa::Avx2 => &avx2::FUNCTIONS,
-        Isa::Vnni256 => &vnni256::FUNCTIONS,
-        Isa::Avx512 => &avx512::FUNCTIONS,
-    };
-    isa.available().then_some(functions)
 }

@@ -1,15 +1,16 @@
 //! Sums of values, each with its weight.
 
+use super::SCORES;
+use super::heads::fetch_line;
+use crate::formats::LINE;
 use crate::isa::{LANES, Lanes};
 use crate::pack::FloatWeight;
 
 /// Weights and values of a tile of keys, and the sums they go to.
 #[derive(Clone, Copy)]
 pub struct Weighted {
-    /// The weights of the first query; a multiple of sixteen floats on, those of the next one.
+    /// The weights of the first query; [`SCORES`] floats on, those of the next one.
     pub weights: *const f32,
-    /// Floats from query to query.
-    pub weights_stride: usize,
     /// The value of the first key.
     pub values: *const u8,
     /// Bytes from key to key.
@@ -22,6 +23,10 @@ pub struct Weighted {
     pub sums_stride: usize,
     /// What each query's sums are multiplied by first.
     pub factors: *const f32,
+    /// Of so many rows, which lie so many bytes apart, as much as is read of a value is fetched into the level-2 cache.
+    pub fetch: *const u8,
+    pub fetch_stride: usize,
+    pub fetch_rows: usize,
 }
 
 /// Adds, for a number of queries that the function is made for, some vectors of sixteen elements of every value.
@@ -30,13 +35,40 @@ pub struct Weighted {
 /// Everything that [`Weighted`] names is readable, the sums writable.
 pub type WeightedFn = unsafe fn(w: &Weighted);
 
+/// How values of a type are read.
+pub trait Values<S: Lanes> {
+    /// Bytes of sixteen elements.
+    const BYTES: usize;
+
+    /// `16 * NV` elements, which begin at `p`: whole blocks.
+    ///
+    /// # Safety
+    /// They are readable; see also [`Lanes`].
+    unsafe fn read<const NV: usize>(p: *const u8) -> [S::F; NV];
+}
+
+/// Values of a float type.
+pub struct Floats<W>(W);
+
+impl<S: Lanes, W: FloatWeight> Values<S> for Floats<W> {
+    const BYTES: usize = W::TYPE.row_bytes(LANES);
+
+    #[inline(always)]
+    unsafe fn read<const NV: usize>(p: *const u8) -> [S::F; NV] {
+        let mut vectors = [S::splatf(0.0); NV];
+        for (v, vector) in vectors.iter_mut().enumerate() {
+            *vector = W::widen::<S>(p.add(v * W::TYPE.row_bytes(LANES)));
+        }
+        vectors
+    }
+}
+
 /// [`WeightedFn`] of `NQ` queries and `16 * NV` elements.
 ///
 /// # Safety
 /// That of [`WeightedFn`], and see [`Lanes`].
 #[inline(always)]
-pub unsafe fn add<S: Lanes, W: FloatWeight, const NQ: usize, const NV: usize>(w: &Weighted) {
-    let element = W::TYPE.row_bytes(1);
+pub unsafe fn add<S: Lanes, V: Values<S>, const NQ: usize, const NV: usize>(w: &Weighted) {
     let mut acc = [[S::splatf(0.0); NV]; NQ];
     for (q, acc) in acc.iter_mut().enumerate() {
         let factor = S::bcastf(w.factors.add(q).cast());
@@ -44,14 +76,17 @@ pub unsafe fn add<S: Lanes, W: FloatWeight, const NQ: usize, const NV: usize>(w:
             *acc = S::mulf(S::loadf(w.sums.add(q * w.sums_stride + v * LANES).cast()), factor);
         }
     }
-    let mut value = w.values;
+    let (mut value, mut fetch) = (w.values, w.fetch);
     for key in 0..w.keys {
-        let mut vectors = [S::splatf(0.0); NV];
-        for (v, vector) in vectors.iter_mut().enumerate() {
-            *vector = W::widen::<S>(value.add(v * LANES * element));
+        if key < w.fetch_rows {
+            for line in (0..NV * V::BYTES).step_by(LINE) {
+                fetch_line(fetch.wrapping_add(line));
+            }
+            fetch = fetch.wrapping_add(w.fetch_stride);
         }
+        let vectors = V::read::<NV>(value);
         for (q, acc) in acc.iter_mut().enumerate() {
-            let weight = S::bcastf(w.weights.add(q * w.weights_stride + key).cast());
+            let weight = S::bcastf(w.weights.add(q * SCORES + key).cast());
             for (acc, vector) in acc.iter_mut().zip(vectors) {
                 *acc = S::fma(weight, vector, *acc);
             }

@@ -140,6 +140,11 @@ pub fn taken(op: OpKind, ty: u8, ns: u64, bytes: u64, macs: u64) {
     cell.macs.fetch_add(macs, Relaxed);
 }
 
+/// Adds multiply-accumulates to an operation that another thread counts with [`taken`].
+pub fn computed_part(op: OpKind, ty: u8, macs: u64) {
+    cell(op, ty).macs.fetch_add(macs, Relaxed);
+}
+
 /// Counts one operation that was left to the original. To be called by one thread per operation.
 pub fn declined(op: OpKind, ty: u8, reason: Reason) {
     cell(op, ty).declined[reason as usize].fetch_add(1, Relaxed);

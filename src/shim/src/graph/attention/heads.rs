@@ -1,11 +1,8 @@
 //! Where the queries, keys, values and results of an attention lie.
 
-use std::ops::Range;
-
-use zen5turbo_kernels::attention::{Query, Scale, Shared};
+use zen5turbo_kernels::attention::{KeyHeads, Query, Rows, Scale, Shared};
 
 use crate::ggml::abi::Tensor;
-use crate::graph::ahead::fetch_lines;
 
 /// Where queries, keys, values and results lie.
 pub struct Heads {
@@ -129,17 +126,11 @@ impl Heads {
         (0..self.tokens * heads).map(move |i| self.mask(&Place { token: i / heads, head: i % heads, batch }))
     }
 
-    /// Fetches keys and values of these keys, of all heads, into the level-2 cache: in the order in which they lie in memory,
-    /// in which no hardware prefetcher sees the heads one by one.
-    pub fn fetch(&self, keys: Range<usize>, batch: usize, [key_bytes, value_bytes]: [usize; 2]) {
+    /// Keys and values of all heads of a batch.
+    pub fn all(&self, batch: usize, scale: Scale) -> KeyHeads {
         let batch = batch / self.batches_sharing;
-        for (rows, bytes) in [(&self.key, key_bytes), (&self.value, value_bytes)] {
-            for key in keys.clone() {
-                for head in 0..self.key_heads() {
-                    fetch_lines(rows.at(key, head, batch), 0..bytes);
-                }
-            }
-        }
+        let rows = |rows: &Strided| Rows { start: rows.at(0, 0, batch), stride: rows.nb[1], head: rows.nb[2] };
+        KeyHeads { count: self.key_heads(), keys: rows(&self.key), values: rows(&self.value), scale }
     }
 
     pub fn shared(&self, group: usize, scale: Scale) -> Shared {

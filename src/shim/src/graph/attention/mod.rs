@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use zen5turbo_kernels::attention::{Attention, Scale, seen};
-use zen5turbo_kernels::formats::WeightType;
+use zen5turbo_kernels::formats::{LINE, WeightType};
 use zen5turbo_kernels::isa::LANES;
 
 use super::execute::turns;
@@ -27,11 +27,6 @@ use crate::tuning::Regime;
 use decide::decide;
 use heads::Heads;
 use order::{Order, Work};
-
-/// Bytes of keys and values of all heads that are gone through before the next ones, which are fetched meanwhile: both
-/// stay in the level-2 cache. (AMD EPYC, Zen 4, 2026-11-22, 32 heads of 64, 2048 tokens before, tokens/s with one and two
-/// threads: 128 KiB 49 and 74, 256 KiB 47 and 65, 512 KiB 41 and 54, 1 MiB 37 and 52.)
-const TILE_BYTES: usize = 128 << 10;
 
 /// The attentions of a graph.
 pub struct Attentions {
@@ -57,11 +52,11 @@ pub struct Job {
     /// See [`Heads::slopes`].
     slopes: Vec<f32>,
     order: Order,
-    /// Bytes of a key, of a value.
-    row_bytes: [usize; 2],
     /// Of all keys and values, each read once; and products, for the statistics.
     bytes: u64,
     macs: u64,
+    /// Of one query and one key.
+    macs_of_product: u64,
 }
 
 impl Job {
@@ -90,9 +85,9 @@ impl Job {
             scale: Scale { scale: if cap == 0.0 { scale } else { scale / cap }, cap },
             slopes: heads.slopes(max_bias, |x| attention.exp(x)),
             order: Order::choose(&work, threads),
-            row_bytes,
             bytes: bytes as u64,
             macs: macs as u64,
+            macs_of_product: (key_len + value_len) as u64,
             heads,
             attention,
         }
@@ -112,8 +107,18 @@ impl Job {
         }
     }
 
+    /// Bytes of scratch before them.
+    fn scratch_bytes(&self) -> usize {
+        match self.order {
+            Order::Heads { .. } => self.attention.scratch_bytes(),
+            Order::Keys { .. } => {
+                self.attention.heads_scratch_bytes(self.heads.key_heads(), self.heads.rows()).next_multiple_of(LINE)
+            }
+        }
+    }
+
     fn thread_bytes(&self) -> usize {
-        self.attention.scratch_bytes() + 4 * self.attention.sums_len() * self.own_rows()
+        self.scratch_bytes() + 4 * self.attention.sums_len() * self.own_rows()
     }
 
     fn shared_bytes(&self) -> usize {
@@ -226,7 +231,7 @@ impl Job {
     /// A thread's scratch, and its own sums behind it.
     fn scratch(&self, plan: &Plan, ith: usize) -> (*mut u8, *mut f32) {
         let [scratch, ..] = plan.thread_scratch(ith);
-        (scratch, scratch.wrapping_add(self.attention.scratch_bytes()).cast())
+        (scratch, scratch.wrapping_add(self.scratch_bytes()).cast())
     }
 
     /// The result of query `row` of a group, see [`Attention::finish`].
@@ -240,6 +245,7 @@ impl Job {
     unsafe fn by_heads(&self, cuts: usize, plan: &Plan, node: &Node, [ith, nth]: [usize; 2]) {
         let (heads, attention) = (&self.heads, &self.attention);
         let (scratch, sums) = self.scratch(plan, ith);
+        let mut products = 0;
         for i in turns(ith, nth, heads.groups() * cuts, &node.next.0) {
             let (group, cut) = (i % heads.groups(), i / heads.groups());
             let (from, to) = (cut * heads.rows() / cuts, (cut + 1) * heads.rows() / cuts);
@@ -247,12 +253,14 @@ impl Job {
             // SAFETY: as in `run`.
             unsafe {
                 attention.clear(to - from, sums);
-                attention.add(&heads.shared(group, self.scale), 0..heads.keys, to - from, query, sums, scratch);
+                products +=
+                    attention.add(&heads.shared(group, self.scale), 0..heads.keys, to - from, query, sums, scratch);
                 for row in from..to {
                     self.finish(group, row, sums.add((row - from) * attention.sums_len()), 1, 0);
                 }
             }
         }
+        stats::computed_part(OpKind::FlashAttnExt, node.ty, products as u64 * self.macs_of_product);
     }
 
     /// The keys of a batch that any of its queries sees, and some before them: whole vectors. Programs keep room for more
@@ -266,12 +274,13 @@ impl Job {
         seen.start / LANES * LANES..seen.end
     }
 
-    /// The bytes and products of the keys that were gone through: with [`Order::Keys`] those that are seen.
+    /// The bytes and products of the keys that were gone through: with [`Order::Keys`] those that are seen. With
+    /// [`Order::Heads`] all keys are read, and every thread counts its own products.
     ///
     /// # Safety
     /// The mask is readable.
     unsafe fn done(&self) -> (u64, u64) {
-        let Order::Keys { .. } = self.order else { return (self.bytes, self.macs) };
+        let Order::Keys { .. } = self.order else { return (self.bytes, 0) };
         let all = self.heads.keys * self.heads.batches;
         // SAFETY: by contract.
         let seen: usize = (0..self.heads.batches).map(|batch| unsafe { self.seen(batch) }.len()).sum();
@@ -284,30 +293,17 @@ impl Job {
         let (heads, attention) = (&self.heads, &self.attention);
         let (scratch, own) = self.scratch(plan, ith);
         let (len, rows, count) = (attention.sums_len(), heads.rows(), heads.key_heads());
-        let bytes = count * (self.row_bytes[0] + self.row_bytes[1]);
-        let step = (TILE_BYTES / bytes / LANES * LANES).clamp(LANES, attention.keys_of_tile(rows));
         for i in turns(ith, nth, parts * heads.batches, &node.next.0) {
             let (part, batch) = (i / heads.batches, i % heads.batches);
             let first = batch * count;
             let at = part * self.all_rows() + first * rows;
             let sums = if parts == 1 { own } else { plan.shared_attention().wrapping_add(at * len) };
+            let query = |head: usize, row: usize| heads.query(&heads.place(first + head, row), &self.slopes);
             // SAFETY: as in `run`.
             unsafe {
                 let keys = order::part(self.seen(batch), part, parts);
-                let tile = |from: usize| from..(from + step).min(keys.end);
-                heads.fetch(tile(keys.start), batch, self.row_bytes);
                 attention.clear(count * rows, sums);
-                for from in keys.clone().step_by(step) {
-                    let now = tile(from);
-                    let next = tile(now.end);
-                    for head in 0..count {
-                        let share = |h: usize| next.start + next.len() * h / count;
-                        heads.fetch(share(head)..share(head + 1), batch, self.row_bytes);
-                        let (group, sums) = (first + head, sums.add(head * rows * len));
-                        let query = |row: usize| heads.query(&heads.place(group, row), &self.slopes);
-                        attention.add(&heads.shared(group, self.scale), now.clone(), rows, query, sums, scratch);
-                    }
-                }
+                attention.add_heads(&heads.all(batch, self.scale), keys, rows, query, sums, scratch);
                 if parts == 1 {
                     for row in 0..count * rows {
                         self.finish(first + row / rows, row % rows, sums.add(row * len), 1, 0);
