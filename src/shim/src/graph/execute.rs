@@ -6,7 +6,9 @@ use std::time::Instant;
 use zen5turbo_kernels::isa::LANES;
 
 use super::dense::{Columns, Pieces};
-use super::experts::{Experts, Groups, RowGroups};
+use super::expert_pieces::Cut;
+use super::experts::Experts;
+use super::groups::Groups;
 use super::plan::{Job, Node, Plan, Share, Work};
 use crate::ggml::abi::ComputeParams;
 use crate::ggml::probe::Abi;
@@ -40,11 +42,14 @@ pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &Compu
                 }
             },
             Work::Experts(experts) => {
-                let groups = experts.group(memory);
+                let grouped = &plan.grouped[ith].0;
+                let done = grouped.load(Ordering::Relaxed) == job.group_id;
+                let groups = experts.ids.group(memory, done);
+                grouped.store(job.group_id, Ordering::Relaxed);
                 match mine.share(node) {
-                    None => picked(&mine, experts, &groups, &experts.rows, &node.next.0),
+                    None => picked(&mine, experts, &groups, experts.cut, &node.next.0),
                     Some(Share { panels, threads, next, .. }) => {
-                        picked(&mine, experts, &groups, &experts.rows.part(panels, threads), next);
+                        picked(&mine, experts, &groups, Cut::new(panels, threads), next);
                     }
                 }
             }
@@ -144,35 +149,14 @@ pub fn turns(rank: usize, workers: usize, count: usize, next: &AtomicUsize) -> i
 }
 
 /// MUL_MAT_ID.
-unsafe fn picked(mine: &Mine<'_>, experts: &Experts, groups: &Groups<'_>, rows: &RowGroups, next: &AtomicUsize) {
-    let take = &mine.job.take;
-    // SAFETY: as in `dense`; the columns lie in the order of the groups.
+unsafe fn picked(mine: &Mine<'_>, experts: &Experts, groups: &Groups<'_>, cut: Cut, next: &AtomicUsize) {
+    let mut cursor = cut.cursor(groups);
+    // SAFETY: `policy` checked the tensors; the scratch has room for all columns; every tile is quantised and
+    // every piece computed by one thread.
     unsafe {
-        let act = mine.activations(|first, step, to| {
-            let mut number = 0;
-            for &e in groups.active() {
-                let (from, picks) = groups.of(e as usize);
-                let tiles = take.kernel.tiles(picks.len());
-                for t in 0..tiles.count {
-                    if number % step == first {
-                        let to = to.add(mine.bytes(from));
-                        take.kernel.quantize_tile(take.k, tiles, t, to, |c| experts.source(picks[c]));
-                    }
-                    number += 1;
-                }
-            }
-        });
-        loop {
-            let i = next.fetch_add(1, Ordering::Relaxed);
-            if i >= rows.pieces(groups) {
-                return;
-            }
-            let (e, panels) = rows.piece(groups, i);
-            let (from, picks) = groups.of(e);
-            let product = experts.product(e, picks.len(), take, act.add(mine.bytes(from)));
-            let tiles = 0..product.tiles.count;
-            let result = |c: usize| experts.result(picks[c]);
-            take.kernel.multiply(&product, panels, tiles, &mine.plan.blocking, mine.panel, result);
+        let act = mine.activations(|first, step, to| experts.quantize(groups, first, step, to));
+        while let Some(piece) = cursor.piece(next.fetch_add(1, Ordering::Relaxed)) {
+            experts.multiply(groups, piece, act, &mine.plan.blocking, mine.panel);
         }
     }
 }

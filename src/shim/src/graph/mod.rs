@@ -9,10 +9,13 @@
 mod ahead;
 pub mod attention;
 pub mod blas_device;
+mod by_columns;
 pub mod context;
 mod dense;
 pub mod execute;
+mod expert_pieces;
 mod experts;
+mod groups;
 mod index;
 pub mod plan;
 pub mod policy;

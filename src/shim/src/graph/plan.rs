@@ -52,6 +52,8 @@ pub struct Plan {
     /// Which activations each thread has quantised for itself, plus 1; and, at index `threads`,
     /// which ones lie in the shared buffer.
     pub prepared: Vec<Padded<AtomicU64>>,
+    /// Which picks each thread has grouped by expert.
+    pub grouped: Vec<Padded<AtomicU64>>,
     /// How panels are cut.
     pub blocking: Blocking,
     /// Where the threads run, and which rows are whose.
@@ -92,6 +94,8 @@ pub struct Job {
     pub take: Take,
     pub work: Work,
     pub act: Activations,
+    /// Of experts: products with the same number have the same picks; numbers start at 1 in every graph.
+    pub group_id: u64,
     /// Bytes of weights (of experts: at most) and multiply-adds, for the statistics.
     pub bytes: u64,
     pub macs: u64,
@@ -122,11 +126,22 @@ struct ActKey {
     ne: [i64; 4],
     nb: [usize; 4],
     format: ActFormat,
+    /// The formats of experts, by their columns.
+    formats: &'static [(usize, ActFormat)],
     tiles: Tiles,
     /// Slices interleave the columns differently.
     slices: usize,
     /// Who picked which expert, for MUL_MAT_ID: that decides the order of the columns.
     ids: (*const c_void, [usize; 4]),
+}
+
+/// The ids that the last product of experts used.
+struct LastIds {
+    /// Address, strides, numbers of slots and tokens, number of experts.
+    key: (*const u8, [usize; 4], [usize; 3]),
+    id: u64,
+    /// Memory that must not be written meanwhile.
+    range: Range<usize>,
 }
 
 /// The activations that the last product used.
@@ -152,6 +167,7 @@ impl Plan {
             private_bytes: 0,
             partial_at: 0,
             prepared: Vec::new(),
+            grouped: Vec::new(),
             blocking: Blocking::MEASURED,
             team: Team::new(),
             arrived: Vec::new(),
@@ -172,6 +188,7 @@ impl Plan {
         self.blocking = tuning::blocking();
         let (mut panel, mut private, mut shared, mut group) = (0, 0, 0, 0);
         let mut last: Option<Last> = None;
+        let mut last_ids: Option<LastIds> = None;
         let mut ids = 0;
         // SAFETY: by contract.
         let nodes = unsafe { abi.nodes(cgraph) };
@@ -212,7 +229,16 @@ impl Plan {
                         let most = if job.act.private { &mut private } else { &mut shared };
                         *most = job.act.bytes.max(*most);
                         if let Work::Experts(x) = &job.work {
-                            group = group.max(x.group_bytes());
+                            panel = panel.max(x.kernels.scratch_bytes(job.take.k, &self.blocking));
+                            group = group.max(x.ids.group_bytes());
+                            let key = (x.ids.data, x.ids.nb, [x.ids.used, x.ids.tokens, x.ids.experts]);
+                            if last_ids.as_ref().is_none_or(|l| l.key != key) {
+                                ids += 1;
+                                // SAFETY: as above; a MUL_MAT_ID has three sources.
+                                let range = extent(abi, unsafe { op.source(2) });
+                                last_ids = Some(LastIds { key, id: ids, range });
+                            }
+                            job.group_id = last_ids.as_ref().map_or(0, |l| l.id);
                         }
                     }
                     self.nodes.push(node);
@@ -220,14 +246,14 @@ impl Plan {
                 // SAFETY: as above.
                 Op::Attention => unsafe { self.attention.push(abi, op, threads) },
                 Op::Ordinary => {}
-                Op::Opaque => last = None,
+                Op::Opaque => (last, last_ids) = (None, None),
             }
-            // Whatever writes over the activations ends their life.
-            if let Some(l) = &last {
+            // Whatever writes over the activations or the ids ends their life.
+            if last.is_some() || last_ids.is_some() {
                 let w = extent(abi, Some(op));
-                if l.ranges.iter().any(|r| w.start < r.end && r.start < w.end) {
-                    last = None;
-                }
+                let written = |r: &Range<usize>| w.start < r.end && r.start < w.end;
+                last = last.filter(|l| !l.ranges.iter().any(written));
+                last_ids = last_ids.filter(|l| !written(&l.range));
             }
         }
         weights::used(self.nodes.iter().map(|node| node.weights.clone()));
@@ -252,6 +278,8 @@ impl Plan {
         self.look_ahead(config().prefetch.cache_bytes());
         self.prepared.clear();
         self.prepared.resize_with(threads + 1, Padded::default);
+        self.grouped.clear();
+        self.grouped.resize_with(threads, Padded::default);
         self.arrived.clear();
         self.next_of_nodes.clear();
         if self.team.is_attentive() {
@@ -384,25 +412,26 @@ impl Job {
     unsafe fn new(kind: MatrixOp, op: &Tensor, take: Take, threads: usize) -> Self {
         // SAFETY: by the contract of `Plan::make`.
         let (src0, src1) = unsafe { (&*op.src[0], &*op.src[1]) };
-        let (work, columns, matrices) = if kind == MatrixOp::MulMat {
+        let (work, columns, quantised, matrices) = if kind == MatrixOp::MulMat {
             let columns = Columns::new(op, src0, src1, &take);
             let pieces = Pieces::new(0..take.rows.div_ceil(LANES), columns.tiles, columns.slices, threads);
             let (n, slices) = (columns.per_slice * columns.slices, columns.slices);
-            (Work::Dense(columns, pieces), n, slices)
+            (Work::Dense(columns, pieces), n, n, slices)
         } else {
             // SAFETY: as above; a MUL_MAT_ID has three sources.
             let x = Experts::new(op, src0, src1, unsafe { &*op.src[2] }, &take, threads);
-            let (n, most) = (x.picks(), x.most_active());
-            (Work::Experts(x), n, most)
+            let (n, quantised, most) = (x.ids.picks(), x.columns(), x.most_active());
+            (Work::Experts(x), n, quantised, most)
+        };
+        let act_bytes = match &work {
+            Work::Dense(..) => take.kernel.act.bytes(take.k, columns),
+            Work::Experts(x) => x.act_bytes(),
         };
         let (block, block_bytes) = take.kernel.weight.block();
         Job {
             work,
-            act: Activations {
-                id: 0,
-                bytes: take.kernel.act.bytes(take.k, columns),
-                private: take.k * columns <= PRIVATE_ELEMENTS,
-            },
+            act: Activations { id: 0, bytes: act_bytes, private: take.k * quantised <= PRIVATE_ELEMENTS },
+            group_id: 0,
             bytes: (matrices * take.rows * (take.k / block) * block_bytes) as u64,
             macs: (take.rows * take.k * columns) as u64,
             take,
@@ -460,15 +489,15 @@ const MOST_TOLD: usize = 4096;
 unsafe fn act_key(op: &Tensor, job: &Job) -> ActKey {
     // SAFETY: by the contract of `Plan::make`.
     let src1 = unsafe { &*op.src[1] };
-    let (tiles, slices, ids) = match &job.work {
-        Work::Dense(c, _) => (c.tiles, c.slices, (std::ptr::null(), [0; 4])),
+    let (formats, tiles, slices, ids) = match &job.work {
+        Work::Dense(c, _) => (&[][..], c.tiles, c.slices, (std::ptr::null(), [0; 4])),
         Work::Experts(x) => {
             // SAFETY: as above; a MUL_MAT_ID has three sources.
             let ids = unsafe { &*op.src[2] };
-            (Tiles::new(x.picks(), x.picks()), 0, (ids.data.cast_const(), ids.nb))
+            (x.kernels.formats(), Tiles::new(x.ids.picks(), x.ids.picks()), 0, (ids.data.cast_const(), ids.nb))
         }
     };
-    ActKey { data: src1.data, ne: src1.ne, nb: src1.nb, format: job.take.kernel.act, tiles, slices, ids }
+    ActKey { data: src1.data, ne: src1.ne, nb: src1.nb, format: job.take.kernel.act, formats, tiles, slices, ids }
 }
 
 /// The addresses that a tensor's elements lie in; none where there is no tensor.
