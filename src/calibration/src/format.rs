@@ -164,8 +164,12 @@ impl Draft {
             ("width", Version::Two | Version::Three) => {
                 named("width", value, Width::ALL, Width::name).and_then(|width| set(&mut self.width, Some(width)))
             }
-            ("panel", Version::Two | Version::Three) => bytes(key, value, SMALLEST_PANEL).and_then(|n| set(&mut self.panel, Some(n))),
-            ("prefetch", Version::Two | Version::Three) => bytes(key, value, 0).and_then(|n| set(&mut self.prefetch, Some(n))),
+            ("panel", Version::Two | Version::Three) => {
+                bytes(key, value, SMALLEST_PANEL).and_then(|n| set(&mut self.panel, Some(n)))
+            }
+            ("prefetch", Version::Two | Version::Three) => {
+                bytes(key, value, 0).and_then(|n| set(&mut self.prefetch, Some(n)))
+            }
             ("threads", Version::Two | Version::Three) => threads(value).and_then(|n| set(&mut self.threads, Some(n))),
             ("made", Version::Two | Version::Three) => set(&mut self.made, normal(value)),
             _ if !self.is_complete() => {

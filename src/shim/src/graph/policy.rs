@@ -87,8 +87,8 @@ pub unsafe fn decide_unplaced(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<
     }
     // SAFETY: as above.
     let columns = unsafe { columns(kind, op) };
-    if tuning::stock_is_faster(startup::isa(), weight, columns) {
-        return Err(Reason::StockIsFaster);
+    if let Some(reason) = tuning::decline(startup::isa(), weight, columns) {
+        return Err(reason);
     }
     let kernel =
         registry::kernel_on(startup::data_path(), startup::isa(), weight, columns).ok_or(Reason::TypeNotSupported)?;
