@@ -46,7 +46,7 @@ fn every_type_tier_and_regime_has_an_answer_before_and_after_settling() {
         }
     }
     // Tests run with any environment; nothing settles the choices here.
-    assert_eq!(decline(Isa::Avx2, WeightType::Q4K, 1), None);
+    assert_eq!(decline(Isa::Avx2, WeightType::Q4K, 512), None);
     let portable = (!Circumstances::here().asked).then_some(Reason::Unmeasured);
     assert_eq!(decline(Isa::Scalar, WeightType::Q4K, 1), portable);
     assert_eq!(report().1, PENDING);
@@ -61,7 +61,7 @@ fn a_fitting_file_overrides_the_table_where_it_has_measured() {
     let get = |isa, regime| settled.choices.get(isa, WeightType::Q4K, regime);
     assert_eq!(get(Isa::Avx2, Regime::Many), Decision::Stock);
     assert_eq!(get(Isa::Avx2, Regime::Four), Decision::Ours, "repacked kernels are faster: not for plain weights");
-    assert_eq!(get(Isa::Avx2, Regime::One), Decision::Ours, "not measured: the table's");
+    assert_eq!(get(Isa::Avx2, Regime::Eight), Decision::Ours, "not measured: the table's");
     assert_eq!(settled.choices.get(Isa::Avx2, WeightType::F32, Regime::Four), Decision::Ours);
     assert_eq!(settled.choices.get(Isa::Avx2, WeightType::F32, Regime::Eight), Decision::Stock);
     assert_eq!(get(Isa::Avx512, Regime::Many), Decision::Ours, "another tier");
