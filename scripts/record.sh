@@ -90,6 +90,9 @@ note_file() {
 note_file 'unfinished: interrupted, or still running'
 trap 'say "interrupted: what was measured is in $folder"; exit 130' INT TERM
 
+# strip FILE: no paths of this machine, no builder of its kernel.
+strip() { sed -i "s|$folder/||g; s|$ROOT/||g; s|${HOME:-/nowhere}|~|g; s|$(uname -r)|$(uname -r | sed 's/-.*//')|g" "$1"; }
+
 # measure NAME SECONDS WHAT COMMAND...: says what it does, shows and keeps what COMMAND prints in NAME.txt; ends it after so many
 # seconds, or when the whole time is used up.
 measure() {
@@ -103,8 +106,7 @@ measure() {
     fi
     step "$what (at most $limit s; $(left) s are left for everything)"
     timeout --signal=INT --kill-after=10 "$limit" "$@" >"$file" 2>"$folder/.errors" || status=$?
-    # No paths of this machine, no builder of its kernel.
-    sed -i "s|$ROOT/||g; s|$folder/||g; s|${HOME:-/nowhere}|~|g; s|$(uname -r)|$(uname -r | sed 's/-.*//')|g" "$file"
+    strip "$file"
     cat "$file"
     if ((status == 124 || status == 137)); then
         skipped+=("$what: stopped after $limit s; raw values up to then are kept where there is a .csv")
@@ -143,6 +145,7 @@ done
 [[ ! $quick ]] || skipped+=("synth-q8_0, the other types, one thread, long prompts: left out by --quick")
 
 # Who built the kernel, and what it was started with, may name the place where the machine stands.
+for file in "$folder"/*.csv "$folder"/*.jsonl; do [[ ! -f $file ]] || strip "$file"; done
 for file in "$folder"/bios.txt "$folder"/bios/*.json; do
     [[ -f $file ]] || continue
     sed -i -E '/kernel.command_line/{s/(kernel.command_line +).*/\1(left out)/;n;s/("value": ").*"/\1(left out)"/}' "$file"
