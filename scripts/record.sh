@@ -105,7 +105,7 @@ measure() {
         return
     fi
     step "$what (at most $limit s; $(left) s are left for everything)"
-    timeout --signal=INT --kill-after=10 "$limit" "$@" >"$file" 2>"$folder/.errors" || status=$?
+    timeout --foreground --signal=INT --kill-after=10 "$limit" "$@" >"$file" 2>"$folder/.errors" || status=$?
     strip "$file"
     cat "$file"
     if ((status == 124 || status == 137)); then
