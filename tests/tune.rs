@@ -71,7 +71,12 @@ fn a_written_file_is_used_by_the_shim_in_llama_cpp() {
     let run = tune_q4_k(&dir).run().success();
     assert!(run.stdout.contains("q4_K") && run.stdout.contains("choices"), "{run}");
     let written = text(&dir);
-    assert!(written.starts_with("zen5turbo-tune 2\n") && written.contains("\nggml 0."), "{written}");
+    let lines: Vec<_> = written.lines().filter(|line| line.starts_with("q4_K ")).collect();
+    assert!(
+        !lines.is_empty() && lines.iter().all(|line| line.split(' ').count() == 6 && !line.ends_with(" -")),
+        "{written}"
+    );
+    assert!(written.starts_with("zen5turbo-tune 3\n") && written.contains("\nggml 0."), "{written}");
 
     let used = bench(&dir);
     assert_eq!(used.stats().text("/tuning/status"), "used", "{}", used.stats());
@@ -87,7 +92,7 @@ fn a_type_of_which_the_file_says_stock_is_left_to_ggml() {
     let dir = work_dir();
     let _ = tune_q4_k(&dir).run().success();
     let head: String = text(&dir).lines().filter(|line| !line.starts_with("q4_K")).map(|l| format!("{l}\n")).collect();
-    std::fs::write(file(&dir), format!("{head}q4_K 1 stock 200 100\n")).expect("the file is written");
+    std::fs::write(file(&dir), format!("{head}q4_K 1 stock 200 100 -\n")).expect("the file is written");
     let run = bench(&dir);
     let stats = run.stats();
     assert_eq!(stats.text("/tuning/status"), "used", "{stats}");

@@ -156,7 +156,7 @@ impl Activations {
 
 /// How this CPU computes 512-bit operations.
 pub fn data_path() -> DataPath {
-    width::measure().map_or(DataPath::Full, Width::data_path)
+    width::measure().map_or(DataPath::Split, Width::data_path)
 }
 
 /// A product of one kernel, ready to run.

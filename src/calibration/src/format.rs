@@ -1,7 +1,7 @@
 //! The text of the file.
 //!
 //! ```text
-//! zen5turbo-tune 2
+//! zen5turbo-tune 3
 //! # any remark
 //! cpu AMD EPYC 9755 128-Core Processor
 //! ggml 0.26.0 1a2b3c4 avx2,fma,f16c,avx512,avx512_vnni,avx512_bf16,llamafile
@@ -11,8 +11,8 @@
 //! prefetch 0
 //! threads 24
 //! made 2026-11-21T19:40:00Z by zen5turbo 0.1.0 with 128 threads
-//! q4_K 1 ours 103500 121000
-//! q4_K many stock 8123000 7010000
+//! q4_K 1 ours 103500 121000 98700
+//! f16 many stock 8123000 7010000 -
 //! ```
 //! The first line is the format and its version. A line `cpu` begins a calibration: `cpu` is the CPU's brand
 //! string, `ggml` the build ([`crate::identity`]) or the first words of it, `tier` the name of an [`Isa`]; each
@@ -20,15 +20,18 @@
 //! faster one of the two on that CPU where it was measured; `panel` and `prefetch` are the bytes of a packed panel and of
 //! weights to fetch ahead of packing, where others than the built-in ones were; `threads` is
 //! how many threads compute a graph of one column, where more of them gain nothing; `made` is for the reader. A measurement is
-//! `<type> <regime> <ours|stock> <our ns> <original's ns>`: the name of a type in ggml, in any case, a
-//! [`Regime`], who was clearly the faster one, and the times in whole nanoseconds of the same product computed
-//! by this library and by the original. Where neither was there is no line, and the built-in table
+//! `<type> <regime> <ours|stock> <our ns> <plain ns> <repacked ns>`: the name of a type in ggml, in any case, a
+//! [`Regime`], who computes products of plain weights, and the times in whole nanoseconds of the same product computed
+//! by this library, by ggml from plain weights, and by ggml from weights in its buffer type `CPU_REPACK`; `-` where
+//! ggml has no repacked kernel for the type. See [`Choice`] for what makes a choice. Where nothing decided there is no
+//! line, and the built-in table
 //! holds. Runs of blanks count as one; empty lines and lines that begin with `#` are skipped. Of a file
 //! with a line that is none of these, nothing is used.
 //!
-//! Version 1 had one calibration without `width` and `made`, its `ggml` was the version alone, its regimes
+//! Version 2 had no repacked time. Version 1 had one calibration without `width` and `made`, its `ggml` was the
+//! version alone, its regimes
 //! were `1`, `2-16` and `many`, and a measurement had no word for the choice: the original's where that was
-//! faster by more than 2 %. Such files are understood; version 2 is written.
+//! faster by more than 2 %. Both are understood; version 3 is written.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -98,7 +101,7 @@ pub fn read(path: &Path) -> io::Result<String> {
 
 impl fmt::Display for TuneFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{MAGIC} 2")?;
+        writeln!(f, "{MAGIC} 3")?;
         for calibration in &self.calibrations {
             writeln!(f, "\n{calibration}")?;
         }
@@ -120,8 +123,12 @@ impl fmt::Display for Calibration {
         if let Some(made) = &self.made {
             write!(f, "\nmade {made}")?;
         }
-        for Measured { weight, regime, choice, ours, stock } in &self.measured {
-            write!(f, "\n{} {} {} {ours} {stock}", weight.ggml_name(), regime.name(), choice.name())?;
+        for Measured { weight, regime, choice, ours, plain, repacked } in &self.measured {
+            write!(f, "\n{} {} {} {ours} {plain} ", weight.ggml_name(), regime.name(), choice.name())?;
+            match repacked {
+                Some(repacked) => write!(f, "{repacked}")?,
+                None => f.write_str(NONE)?,
+            }
         }
         Ok(())
     }
@@ -154,13 +161,17 @@ impl Draft {
             ("cpu", _) => set(&mut self.cpu, normal(value)),
             ("ggml", _) => set(&mut self.ggml, normal(value)),
             ("tier", _) => named("tier", value, Isa::ALL, Isa::name).and_then(|isa| set(&mut self.isa, Some(isa))),
-            ("width", Version::Two) => {
+            ("width", Version::Two | Version::Three) => {
                 named("width", value, Width::ALL, Width::name).and_then(|width| set(&mut self.width, Some(width)))
             }
-            ("panel", Version::Two) => bytes(key, value, SMALLEST_PANEL).and_then(|n| set(&mut self.panel, Some(n))),
-            ("prefetch", Version::Two) => bytes(key, value, 0).and_then(|n| set(&mut self.prefetch, Some(n))),
-            ("threads", Version::Two) => threads(value).and_then(|n| set(&mut self.threads, Some(n))),
-            ("made", Version::Two) => set(&mut self.made, normal(value)),
+            ("panel", Version::Two | Version::Three) => {
+                bytes(key, value, SMALLEST_PANEL).and_then(|n| set(&mut self.panel, Some(n)))
+            }
+            ("prefetch", Version::Two | Version::Three) => {
+                bytes(key, value, 0).and_then(|n| set(&mut self.prefetch, Some(n)))
+            }
+            ("threads", Version::Two | Version::Three) => threads(value).and_then(|n| set(&mut self.threads, Some(n))),
+            ("made", Version::Two | Version::Three) => set(&mut self.made, normal(value)),
             _ if !self.is_complete() => {
                 Err("the lines `cpu`, `ggml` and `tier` before the first measurement".to_owned())
             }
@@ -197,6 +208,18 @@ impl Draft {
 enum Version {
     One,
     Two,
+    Three,
+}
+
+impl Version {
+    /// The words of a measurement.
+    const fn words(self) -> &'static str {
+        match self {
+            Self::One => "`<type> <regime> <our ns> <original's ns>`",
+            Self::Two => "`<type> <regime> <ours|stock> <our ns> <original's ns>`",
+            Self::Three => "`<type> <regime> <ours|stock> <our ns> <plain ns> <repacked ns|->`",
+        }
+    }
 }
 
 /// Parses the text of a file.
@@ -209,7 +232,8 @@ pub fn parse(text: &str) -> Result<TuneFile, BadLine> {
     let version = match words(first).collect::<Vec<_>>()[..] {
         [MAGIC, "1"] => Version::One,
         [MAGIC, "2"] => Version::Two,
-        _ => return Err(bad(last, first, format!("`{MAGIC} 1` or `{MAGIC} 2`"))),
+        [MAGIC, "3"] => Version::Three,
+        _ => return Err(bad(last, first, format!("`{MAGIC} 1`, `{MAGIC} 2` or `{MAGIC} 3`"))),
     };
     let mut calibrations = Vec::new();
     let mut draft = Draft::default();
@@ -219,7 +243,7 @@ pub fn parse(text: &str) -> Result<TuneFile, BadLine> {
             continue;
         }
         let (key, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-        if key == "cpu" && version == Version::Two && draft.is_complete() {
+        if key == "cpu" && version != Version::One && draft.is_complete() {
             std::mem::take(&mut draft).end(&mut calibrations, number)?;
         }
         if draft.start.0 == 0 {
@@ -300,11 +324,13 @@ fn threads(text: &str) -> Result<usize, String> {
 /// A line of measurements: several in version 1, whose regimes were wider.
 fn parse_measured(version: Version, line: &str) -> Result<Vec<Measured>, String> {
     let words: Vec<&str> = words(line).collect();
-    let (weight, regime, choice, ours, stock) = match (version, &words[..]) {
-        (Version::One, [weight, regime, ours, stock]) => (*weight, *regime, None, *ours, *stock),
-        (Version::Two, [weight, regime, choice, ours, stock]) => (*weight, *regime, Some(*choice), *ours, *stock),
-        (Version::One, _) => return Err("`<type> <regime> <our ns> <original's ns>`".to_owned()),
-        (Version::Two, _) => return Err("`<type> <regime> <ours|stock> <our ns> <original's ns>`".to_owned()),
+    let (weight, regime, choice, ours, plain, repacked) = match (version, &words[..]) {
+        (Version::One, [weight, regime, ours, plain]) => (*weight, *regime, None, *ours, *plain, NONE),
+        (Version::Two, [weight, regime, choice, ours, plain]) => (*weight, *regime, Some(*choice), *ours, *plain, NONE),
+        (Version::Three, [weight, regime, choice, ours, plain, repacked]) => {
+            (*weight, *regime, Some(*choice), *ours, *plain, *repacked)
+        }
+        _ => return Err(version.words().to_owned()),
     };
     let weight = WeightType::ALL.into_iter().find(|w| w.ggml_name().eq_ignore_ascii_case(weight));
     let weight =
@@ -314,22 +340,23 @@ fn parse_measured(version: Version, line: &str) -> Result<Vec<Measured>, String>
             let known = FIRST_REGIMES.iter().find(|(name, _)| *name == regime).map(|(_, regimes)| regimes.to_vec());
             known.ok_or_else(|| FIRST_REGIMES.map(|(name, _)| name).join(", "))
         }
-        Version::Two => {
+        Version::Two | Version::Three => {
             let known = Regime::ALL.into_iter().find(|known| known.name() == regime).map(|regime| vec![regime]);
             known.ok_or_else(|| Regime::ALL.map(Regime::name).join(", "))
         }
     };
     let regimes = regimes.map_err(|names| format!("one of the regimes {names}"))?;
-    let (ours, stock) = (parse_ns(ours)?, parse_ns(stock)?);
+    let (ours, plain) = (parse_ns(ours)?, parse_ns(plain)?);
+    let repacked = if repacked == NONE { None } else { Some(parse_ns(repacked)?) };
     let choice = match choice {
-        None if u128::from(ours) * 100 > u128::from(stock) * (100 + MARGIN_PERCENT) => Choice::Stock,
+        None if u128::from(ours) * 100 > u128::from(plain) * (100 + MARGIN_PERCENT) => Choice::Stock,
         None => Choice::Ours,
         Some(word) => {
             let known = Choice::ALL.into_iter().find(|choice| choice.name() == word);
             known.ok_or_else(|| format!("one of the choices {}", Choice::ALL.map(Choice::name).join(", ")))?
         }
     };
-    Ok(regimes.into_iter().map(|regime| Measured { weight, regime, choice, ours, stock }).collect())
+    Ok(regimes.into_iter().map(|regime| Measured { weight, regime, choice, ours, plain, repacked }).collect())
 }
 
 fn parse_ns(word: &str) -> Result<u64, String> {

@@ -67,12 +67,17 @@ impl Regime {
     }
 }
 
-/// Who computes.
+/// Who computes a product of plain weights.
+///
+/// The rival is the better of ggml's two layouts, but what is written is a choice between the two that a program can
+/// have: weights lie plain for the whole process, or ggml repacks all that it can (`ZEN5TURBO_REPACK=keep`). So
+/// repacked kernels that win in one regime and lose in others must not send a product to ggml's plain kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// The kernels of this library.
+    /// The kernels of this library: clearly faster than ggml's plain ones, or slower than the repacked ones and
+    /// not clearly slower than the plain ones.
     Ours,
-    /// The original.
+    /// The original: its plain kernel is clearly faster.
     Stock,
 }
 
@@ -120,12 +125,22 @@ pub struct Measured {
     pub weight: WeightType,
     /// The number of columns.
     pub regime: Regime,
-    /// Who was the faster one, by more than the noise.
+    /// Who computes from plain weights.
     pub choice: Choice,
     /// Our time in nanoseconds, at least 1.
     pub ours: u64,
-    /// The original's time in nanoseconds, at least 1.
-    pub stock: u64,
+    /// The time of ggml's kernel for plain weights, at least 1.
+    pub plain: u64,
+    /// The time of ggml's kernel for repacked weights, at least 1; `None` where it has none, or was not measured.
+    pub repacked: Option<u64>,
+}
+
+impl Measured {
+    /// The better time of the original's two.
+    #[must_use]
+    pub fn rival(&self) -> u64 {
+        self.repacked.map_or(self.plain, |repacked| repacked.min(self.plain))
+    }
 }
 
 /// What was measured on one CPU with one build of ggml, for one tier of our kernels.

@@ -2,7 +2,8 @@
 //!
 //! Two workers ([`worker`]) run side by side under the shim: in one it takes every product over, in the other
 //! none. Both compute the same products in the program's own ggml, in short turns, interleaved pair by pair as in
-//! `ab`. A choice is written only where the interval of the ratio supports it ([`measure`]).
+//! `ab`; the second one from plain weights and, where ggml has kernels for them, from repacked ones ([`repack`]). A choice
+//! is written only where the interval of the ratio supports it ([`measure`]).
 
 mod arm;
 mod build;
@@ -10,6 +11,7 @@ mod ggml;
 mod measure;
 mod products;
 mod progress;
+mod repack;
 mod show;
 mod store;
 mod worker;
@@ -44,7 +46,7 @@ pub use worker::{Args as WorkerArgs, run as work};
 /// Measure our kernels against the program's own, and write the file by which the shim chooses
 ///
 /// For each weight type and number of columns, in the given build of ggml, on this CPU; in less than two
-/// minutes. Also the width of registers, the cut of products with many columns, and how many threads a graph of one column
+/// minutes. The program's own are its kernels for plain weights and, where it has them, for repacked ones. Also the width of registers, the cut of products with many columns, and how many threads a graph of one column
 /// needs. Nothing is written for what shows no clear difference: there the built-in table holds. Other machines'
 /// and builds' calibrations in the file are kept. Exit status: 0 written (with --show: one fits), 1 not, 130
 /// interrupted.
@@ -211,6 +213,9 @@ fn tune(args: &Args) -> Result<ExitCode> {
     for (name, why) in &skipped {
         println!("{name} was not measured: {why}");
     }
+    for line in show::repacked(&findings) {
+        println!("{line}");
+    }
     let lines: Vec<Measured> = findings.iter().filter_map(Finding::measured).collect();
     let stock = lines.iter().filter(|line| line.choice == Choice::Stock).count();
     let registers = width.map_or(String::new(), |width| format!(", {} bits", width.name()));
@@ -350,6 +355,7 @@ impl Plan {
             ours: self.arm("our", Some(ours))?,
             stock,
             record: self.jsonl.as_deref().map(Jsonl::open).transpose()?,
+            repacked: false,
         };
         sides.begin(self.threads, self.bytes)?;
         Ok(sides)
@@ -385,8 +391,16 @@ impl Plan {
 
     /// A calibration file that has the shim take everything over, whatever its own table says, and cut it like this.
     fn everything(&self, name: &str, isa: Isa, Cut { panel, prefetch }: Cut) -> Result<PathBuf> {
-        let all =
-            |weight| Regime::ALL.map(|regime| Measured { weight, regime, choice: Choice::Ours, ours: 1, stock: 1 });
+        let all = |weight| {
+            Regime::ALL.map(|regime| Measured {
+                weight,
+                regime,
+                choice: Choice::Ours,
+                ours: 1,
+                plain: 1,
+                repacked: None,
+            })
+        };
         let calibration = Calibration {
             cpu: self.cpu.clone(),
             ggml: self.build.identity.clone(),

@@ -10,9 +10,9 @@ use core::arch::x86_64::_rdtsc;
 /// How a CPU computes 512-bit operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DataPath {
-    /// At once, or it has none.
+    /// At once.
     Full,
-    /// In two halves.
+    /// In two halves, or it has none.
     Split,
 }
 

@@ -76,6 +76,11 @@ reasons! {
     OriginalDiffers = "original_differs",
     /// Measured: ggml's own kernel is faster for this type and shape.
     StockIsFaster = "stock_is_faster",
+    /// Measured: neither kernel is clearly faster, and for float weights nothing else speaks for ours.
+    NotFaster = "not_faster",
+    /// Nobody measured whether our kernel or ggml's is faster here, and `ZEN5TURBO_KERNELS` does not name ours;
+    /// `zen5turbo tune` decides it.
+    Unmeasured = "unmeasured",
     /// `ZEN5TURBO_KERNELS=off`.
     KernelsOff = "kernels_off",
     /// `ZEN5TURBO_ATTENTION=off`.

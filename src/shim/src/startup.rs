@@ -137,7 +137,7 @@ pub fn isa() -> Isa {
     }
 }
 
-/// How the CPU computes 512-bit operations.
+/// How the CPU computes 512-bit operations; `Split` also where it has none.
 pub fn data_path() -> DataPath {
     if SPLIT.load(Ordering::Relaxed) { DataPath::Split } else { DataPath::Full }
 }
@@ -276,7 +276,7 @@ fn measure_registers(choice: KernelChoice) {
         _ => false,
     };
     NARROW.store(narrow, Ordering::Relaxed);
-    SPLIT.store(width.is_some_and(|w| w.data_path() == DataPath::Split), Ordering::Relaxed);
+    SPLIT.store(width.is_none_or(|w| w.data_path() == DataPath::Split), Ordering::Relaxed);
 }
 
 /// Replaces the panic message of the standard library, of which this library has its own copy, by

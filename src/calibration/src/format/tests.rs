@@ -4,6 +4,7 @@ use super::*;
 
 const HEAD: &str = "zen5turbo-tune 1\ncpu AMD  EPYC 7003\nggml 0.9.4\ntier avx2\n";
 const HEAD_2: &str = "zen5turbo-tune 2\ncpu AMD  EPYC 7003\nggml 0.9.4 abc avx2\ntier avx2\n";
+const HEAD_3: &str = "zen5turbo-tune 3\ncpu AMD  EPYC 7003\nggml 0.9.4 abc avx2\ntier avx2\n";
 
 fn good(text: &str) -> Calibration {
     let mut file = parse(text).unwrap();
@@ -11,27 +12,36 @@ fn good(text: &str) -> Calibration {
     file.calibrations.remove(0)
 }
 
-fn measured(weight: WeightType, regime: Regime, choice: Choice, ours: u64, stock: u64) -> Measured {
-    Measured { weight, regime, choice, ours, stock }
+fn measured(weight: WeightType, regime: Regime, choice: Choice, ours: u64, plain: u64) -> Measured {
+    Measured { weight, regime, choice, ours, plain, repacked: None }
 }
 
 #[test]
 fn a_complete_file_is_understood() {
-    let text =
-        format!("{HEAD_2}\n# by hand\nwidth  256\nmade  on a Monday\nq4_K 1 ours 103 121\n  Q8_0\t3-4  stock 9 8 \n");
-    let parsed = good(&(text + "f16 many ours 1 2"));
+    let text = format!(
+        "{HEAD_3}\n# by hand\nwidth  256\nmade  on a Monday\nq4_K 1 ours 103 121 99\n  Q8_0\t3-4  stock 9 8 - \n"
+    );
+    let parsed = good(&(text + "f16 many ours 1 2 -"));
     assert_eq!((parsed.cpu.as_str(), parsed.ggml.as_str()), ("AMD EPYC 7003", "0.9.4 abc avx2"));
     assert_eq!((parsed.isa, parsed.width), (Isa::Avx2, Some(Width::Narrow)));
     assert_eq!(parsed.made.as_deref(), Some("on a Monday"));
     assert_eq!(
         parsed.measured,
         [
-            measured(WeightType::Q4K, Regime::One, Choice::Ours, 103, 121),
+            Measured { repacked: Some(99), ..measured(WeightType::Q4K, Regime::One, Choice::Ours, 103, 121) },
             measured(WeightType::Q8_0, Regime::Four, Choice::Stock, 9, 8),
             measured(WeightType::F16, Regime::Many, Choice::Ours, 1, 2),
         ]
     );
-    assert!(good(HEAD_2).measured.is_empty());
+    assert_eq!(parsed.measured.iter().map(Measured::rival).collect::<Vec<_>>(), [99, 8, 2]);
+    assert!(good(HEAD_3).measured.is_empty());
+}
+
+#[test]
+fn a_file_of_version_2_has_no_repacked_times() {
+    let parsed = good(&format!("{HEAD_2}width 512\nq4_K 1 ours 103 121\n"));
+    assert_eq!(parsed.width, Some(Width::Wide));
+    assert_eq!(parsed.measured, [measured(WeightType::Q4K, Regime::One, Choice::Ours, 103, 121)]);
 }
 
 #[test]
@@ -84,9 +94,9 @@ fn complaint(text: &str) -> String {
 
 #[test]
 fn a_first_line_of_another_kind_is_named() {
-    const EXPECTED: &str = "expected `zen5turbo-tune 1` or `zen5turbo-tune 2`";
+    const EXPECTED: &str = "expected `zen5turbo-tune 1`, `zen5turbo-tune 2` or `zen5turbo-tune 3`";
     assert_eq!(complaint(""), format!("line 1: found an empty line, {EXPECTED}"));
-    for first in ["zen5turbo-tune 3", "zen5turbo-tune", "zen5turbo-tune 10", "# zen5turbo-tune 1", "{}"] {
+    for first in ["zen5turbo-tune 4", "zen5turbo-tune", "zen5turbo-tune 10", "# zen5turbo-tune 1", "{}"] {
         assert_eq!(complaint(&format!("{first}\ncpu A\n")), format!("line 1: found `{first}`, {EXPECTED}"));
     }
 }
@@ -95,6 +105,7 @@ fn a_first_line_of_another_kind_is_named() {
 fn a_bad_line_is_named_with_what_was_expected() {
     const WORDS: &str = "`<type> <regime> <our ns> <original's ns>`";
     const WORDS_2: &str = "`<type> <regime> <ours|stock> <our ns> <original's ns>`";
+    const WORDS_3: &str = "`<type> <regime> <ours|stock> <our ns> <plain ns> <repacked ns|->`";
     let both =
         [("cpu B", "this line only once"), ("ggml 1", "this line only once"), ("tier avx2", "this line only once")];
     let of_1 = [
@@ -126,9 +137,20 @@ fn a_bad_line_is_named_with_what_was_expected() {
         ("prefetch 1048577", "`prefetch` with bytes from 0 to 1048576"),
         ("made", "a value, or `-` when there is none"),
     ];
+    let of_3 = [
+        ("q4_K 1 ours 103 121", WORDS_3),
+        ("q4_K 1 ours 103 121 99 1", WORDS_3),
+        ("q4_K 1 ours 103 121 0", "times in whole nanoseconds"),
+        ("q4_K 1 ours 103 121 --", "times in whole nanoseconds"),
+        ("q4_K 1 ours 103 - 99", "times in whole nanoseconds"),
+        ("q4_K 1 repacked 103 121 99", "one of the choices ours, stock"),
+        ("Q8_0 many stock 5 6 -", "only one line for q8_0 many"),
+    ];
     let first = format!("{HEAD}# first\nq8_0 many 1 2\n");
     let second = format!("{HEAD_2}# first\nq8_0 many ours 1 2\n");
-    let cases = of_1.iter().chain(&both).map(|case| (&first, case)).chain(of_2.iter().map(|case| (&second, case)));
+    let third = format!("{HEAD_3}# first\nq8_0 many ours 1 2 -\n");
+    let cases = of_1.iter().chain(&both).map(|case| (&first, case));
+    let cases = cases.chain(of_2.iter().map(|case| (&second, case))).chain(of_3.iter().map(|case| (&third, case)));
     for (head, (line, expected)) in cases {
         let message = complaint(&format!("{head}{line}\nq5_0 1 1 1\n"));
         assert!(message.starts_with(&format!("line 7: found `{line}`, expected {expected}")), "{message}");
@@ -142,7 +164,7 @@ fn a_bad_line_is_named_with_what_was_expected() {
 #[test]
 fn the_machine_stands_before_the_measurements_and_is_complete() {
     let before = "the lines `cpu`, `ggml` and `tier`";
-    for version in [1, 2] {
+    for version in [1, 2, 3] {
         let head = format!("zen5turbo-tune {version}");
         let message = complaint(&format!("{head}\ncpu A\nggml 1\nq4_0 1 1 1\ntier avx2\n"));
         assert_eq!(message, format!("line 4: found `q4_0 1 1 1`, expected {before} before the first measurement"));
@@ -170,7 +192,7 @@ fn a_long_line_is_not_repeated_whole() {
 
 #[test]
 fn any_text_is_answered_without_a_panic() {
-    let text = format!("{HEAD_2}width 512\nq4_K 1 ours 103 121\ncpu B\nggml 1\ntier avx2\nq8_0 many stock 1 2\n");
+    let text = format!("{HEAD_3}width 512\nq4_K 1 ours 103 121 99\ncpu B\nggml 1\ntier avx2\nq8_0 many stock 1 2 -\n");
     for end in 0..text.len() {
         let _ = parse(&text[..end]);
         for garbage in ["\0", "\r", "\u{2028}", " ", "#", "18446744073709551616"] {
@@ -192,7 +214,8 @@ fn a_file_of_absurd_size_is_not_read() {
 
 fn any_calibration() -> impl Strategy<Value = Calibration> {
     let one_of = |n: usize| 0..n;
-    let line = (one_of(WeightType::ALL.len()), one_of(6), any::<bool>(), 1..=u64::MAX, 1..=u64::MAX);
+    let times = (1..=u64::MAX, 1..=u64::MAX, prop::option::of(1..=u64::MAX));
+    let line = (one_of(WeightType::ALL.len()), one_of(6), any::<bool>(), times);
     let words = "[!-~]{1,9}( [!-~]{1,9}){0,3}";
     let width = prop::option::of(prop::sample::select(&Width::ALL[..]));
     let blocking =
@@ -200,9 +223,10 @@ fn any_calibration() -> impl Strategy<Value = Calibration> {
     (words, words, one_of(4), width, blocking, prop::option::of(words), prop::collection::vec(line, 0..40)).prop_map(
         |(cpu, ggml, isa, width, (panel, prefetch, threads), made, lines)| {
             let mut list: Vec<Measured> = Vec::new();
-            for (weight, regime, ours_wins, ours, stock) in lines {
+            for (weight, regime, ours_wins, (ours, plain, repacked)) in lines {
                 let choice = if ours_wins { Choice::Ours } else { Choice::Stock };
-                let _ = add(&mut list, measured(WeightType::ALL[weight], Regime::ALL[regime], choice, ours, stock));
+                let new = measured(WeightType::ALL[weight], Regime::ALL[regime], choice, ours, plain);
+                let _ = add(&mut list, Measured { repacked, ..new });
             }
             Calibration { cpu, ggml, isa: Isa::ALL[isa], width, panel, prefetch, threads, made, measured: list }
         },
@@ -222,6 +246,6 @@ proptest! {
     #[test]
     fn no_text_makes_it_panic(text in "\\PC{0,200}") {
         let _ = parse(&text);
-        let _ = parse(&format!("{HEAD_2}{text}"));
+        let _ = parse(&format!("{HEAD_3}{text}"));
     }
 }

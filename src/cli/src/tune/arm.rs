@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use zen5turbo_kernels::formats::WeightType;
 
+use super::products::Layout;
 use super::worker::{Answer, Request};
 use crate::interrupt::Interrupted;
 use crate::process::{self, TICK};
@@ -105,9 +106,22 @@ impl Arm {
         }
     }
 
-    /// Nanoseconds of a product of `weight` with so many columns.
-    pub fn turn(&mut self, weight: WeightType, columns: usize, ms: u64) -> Result<f64> {
-        self.ask(&Request::Turn { columns, ms })?;
+    /// Has ggml repack the weights, beside the plain ones; whether it can.
+    pub fn repack(&mut self) -> Result<bool> {
+        if self.ours {
+            return Ok(false); // there our kernels stand against our kernels
+        }
+        self.ask(&Request::Repack)?;
+        match self.answer()? {
+            Answer::Repacked { any } => Ok(any),
+            Answer::Failed { why } => bail!("the {} worker cannot repack weights: {why}", self.name),
+            other => bail!("the {} worker answered {other:?}", self.name),
+        }
+    }
+
+    /// Nanoseconds of a product of `weight` in this layout with so many columns.
+    pub fn turn(&mut self, weight: WeightType, layout: Layout, columns: usize, ms: u64) -> Result<f64> {
+        self.ask(&Request::Turn { layout, columns, ms })?;
         let (ns, products, taken, declined) = match self.answer()? {
             Answer::Took { ns, products, taken, declined } => (ns, products, taken, declined),
             Answer::Failed { why } => bail!("the {} worker failed at {}: {why}", self.name, weight.ggml_name()),

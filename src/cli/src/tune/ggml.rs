@@ -67,6 +67,14 @@ functions! {
     ggml_backend_tensor_alloc(Object, Object, *mut c_void) -> c_int;
     ggml_backend_buffer_free(Object);
     ggml_backend_graph_compute(Object, Object) -> c_int;
+    ggml_backend_cpu_reg() -> Object;
+    ggml_backend_reg_dev_get(Object, usize) -> Object;
+    ggml_backend_reg_get_proc_address(Object, *const c_char) -> *mut c_void;
+    ggml_backend_dev_supports_op(Object, Object) -> bool;
+    ggml_backend_buft_name(Object) -> *const c_char;
+    ggml_backend_buft_alloc_buffer(Object, usize) -> Object;
+    ggml_backend_buffer_get_base(Object) -> *mut c_void;
+    ggml_backend_tensor_set(Object, *const c_void, usize, usize);
 }
 
 /// An opened ggml.

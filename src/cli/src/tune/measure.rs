@@ -13,6 +13,7 @@ use zen5turbo_calibration::{Choice, Measured, Regime, Width};
 use zen5turbo_kernels::formats::WeightType;
 
 use super::arm::Arm;
+use super::products::Layout;
 use super::progress::Progress;
 use super::worker::Request;
 use crate::ab::order;
@@ -21,12 +22,14 @@ use crate::statistics::{Better, CONFIDENCE, Comparison, Interval, Verdict, media
 
 /// Pairs of each comparison: with a confidence that is corrected for [`MOST`] comparisons, the interval of the
 /// median leaves out the three outermost ratios on either side, so that a turn that was held up harms nothing.
-const PAIRS: u32 = 24;
+const PAIRS: u32 = 26;
 
-/// Comparisons of one measurement: 16 types in 6 regimes, the width, the cuts, and numbers of threads. All of them together keep
-/// [`CONFIDENCE`] (Bonferroni): the chance that any of them decides something between equal things is 5 %.
-const MOST: usize =
-    WeightType::ALL.len() * Regime::ALL.len() + 1 + super::CUTS.len() + threads::LADDER.len() * threads::TYPES.len();
+/// Comparisons of one measurement: 16 types in 6 regimes with both layouts, the width, the cuts, and numbers of threads. All of
+/// them together keep [`CONFIDENCE`] (Bonferroni): the chance that any of them decides something between equal things is 5 %.
+const MOST: usize = 2 * WeightType::ALL.len() * Regime::ALL.len()
+    + 1
+    + super::CUTS.len()
+    + threads::LADDER.len() * threads::TYPES.len();
 
 /// Who is taken must be faster by more than this: switching costs something, too (activations are then
 /// quantised in two ways).
@@ -71,7 +74,11 @@ pub const fn columns(regime: Regime) -> usize {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Times {
     ours: Vec<f64>,
+    /// The second side, from plain weights.
     stock: Vec<f64>,
+    /// The second side, from repacked weights; empty where it has no kernel for them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    repacked: Vec<f64>,
 }
 
 /// What may be said of one type and regime.
@@ -81,22 +88,50 @@ pub struct Finding {
     pub regime: Regime,
     /// Medians, nanoseconds of a product.
     pub ours: f64,
-    pub stock: f64,
-    /// Who is clearly faster.
-    pub choice: Option<Choice>,
+    pub plain: f64,
+    pub repacked: Option<f64>,
+    /// Who is clearly faster, ours or ggml's kernel for plain weights.
+    pub over_plain: Option<Choice>,
+    /// Who is clearly faster, ours or ggml's kernel for repacked weights.
+    pub over_repacked: Option<Choice>,
 }
 
 impl Finding {
-    /// How many times as fast ours is.
+    /// How many times as fast ours is as the better one of ggml's kernels.
     pub fn speed(&self) -> f64 {
-        self.stock / self.ours
+        self.repacked.map_or(self.plain, |repacked| repacked.min(self.plain)) / self.ours
+    }
+
+    /// Who is to compute from plain weights. Repacked kernels that are faster are no reason to leave a product to ggml's
+    /// plain ones: those it would get, not the repacked ones.
+    pub fn choice(&self) -> Option<Choice> {
+        match (self.over_plain, self.over_repacked) {
+            (None, Some(Choice::Stock)) => Some(Choice::Ours),
+            (over_plain, _) => over_plain,
+        }
+    }
+
+    /// Whether ggml's repacked kernel is the fastest of the three.
+    pub fn repacked_wins(&self) -> bool {
+        self.over_repacked == Some(Choice::Stock) && self.repacked.is_some_and(|repacked| repacked < self.plain)
+    }
+
+    /// Whether ours is clearly faster than all that ggml has.
+    pub fn ours_wins(&self) -> bool {
+        self.over_plain == Some(Choice::Ours) && (self.repacked.is_none() || self.over_repacked == Some(Choice::Ours))
     }
 
     /// The line of the file, if anything was decided.
     pub fn measured(&self) -> Option<Measured> {
         let ns = |time: f64| (time.round() as u64).max(1);
-        let Finding { weight, regime, ours, stock, .. } = *self;
-        Some(Measured { weight, regime, choice: self.choice?, ours: ns(ours), stock: ns(stock) })
+        Some(Measured {
+            weight: self.weight,
+            regime: self.regime,
+            choice: self.choice()?,
+            ours: ns(self.ours),
+            plain: ns(self.plain),
+            repacked: self.repacked.map(ns),
+        })
     }
 }
 
@@ -124,6 +159,8 @@ pub struct Sides {
     pub stock: Arm,
     /// Where every time goes, if asked for.
     pub record: Option<Jsonl>,
+    /// Whether the second side has repacked weights beside the plain ones now.
+    pub repacked: bool,
 }
 
 impl Sides {
@@ -140,8 +177,11 @@ impl Sides {
         Ok(ours.and(stock))
     }
 
+    /// Weights of this type, on the second side in both layouts where ggml has both.
     fn fill(&mut self, weight: WeightType) -> Result<Result<(), String>> {
-        self.both(&Request::Weights { name: weight.ggml_name().to_owned() })
+        let filled = self.both(&Request::Weights { name: weight.ggml_name().to_owned() })?;
+        self.repacked = filled.is_ok() && self.stock.repack()?;
+        Ok(filled)
     }
 
     /// All pairs of one type and regime.
@@ -160,20 +200,28 @@ impl Sides {
     /// All pairs of one type and number of columns. Every turn is preceded by a pause.
     fn turns(&mut self, weight: WeightType, columns: usize) -> Result<Times> {
         // Memory is touched, and the caches hold what they will.
-        self.ours.turn(weight, columns, 0)?;
-        self.stock.turn(weight, columns, 0)?;
+        let sides = if self.repacked { 3 } else { 2 };
+        for side in 0..sides {
+            self.turn(side, weight, columns, 0)?;
+        }
         let mut times = Times::default();
         for pair in 1..=PAIRS {
-            for side in order(pair, 2) {
+            for side in order(pair, sides) {
                 thread::sleep(PAUSE);
-                let (arm, list) = match side {
-                    0 => (&mut self.ours, &mut times.ours),
-                    _ => (&mut self.stock, &mut times.stock),
-                };
-                list.push(arm.turn(weight, columns, TURN_MS)?);
+                let ns = self.turn(side, weight, columns, TURN_MS)?;
+                [&mut times.ours, &mut times.stock, &mut times.repacked][side].push(ns);
             }
         }
         Ok(times)
+    }
+
+    /// Nanoseconds of a product on our side (0), or on the second one from plain (1) or repacked weights (2).
+    fn turn(&mut self, side: usize, weight: WeightType, columns: usize, ms: u64) -> Result<f64> {
+        match side {
+            0 => self.ours.turn(weight, Layout::Plain, columns, ms),
+            1 => self.stock.turn(weight, Layout::Plain, columns, ms),
+            _ => self.stock.turn(weight, Layout::Repacked, columns, ms),
+        }
     }
 
     /// Measures every type in every regime; what could not be, and why.
@@ -250,15 +298,17 @@ impl Sides {
         if all.is_empty() {
             return Ok(None);
         }
-        let whole = Times { ours: product(|t| &t.ours), stock: product(|t| &t.stock) };
+        let whole = Times { ours: product(|t| &t.ours), stock: product(|t| &t.stock), repacked: Vec::new() };
         Ok(decide(&whole).and_then(|(_, choice)| choice))
     }
 }
 
 fn finding(weight: WeightType, regime: Regime, times: &Times) -> Option<Finding> {
-    let (_, choice) = decide(times)?;
-    let (ours, stock) = (median(&times.ours)?, median(&times.stock)?);
-    Some(Finding { weight, regime, ours, stock, choice })
+    let (_, over_plain) = decide(times)?;
+    let noise = noise(times)?;
+    let over_repacked = clearly_faster(&times.ours, &times.repacked, noise.as_ref()).and_then(|(_, choice)| choice);
+    let (ours, plain) = (median(&times.ours)?, median(&times.stock)?);
+    Some(Finding { weight, regime, ours, plain, repacked: median(&times.repacked), over_plain, over_repacked })
 }
 
 /// What the second side shows against itself.
@@ -268,12 +318,16 @@ fn noise(times: &Times) -> Option<Option<Interval>> {
     Some(Comparison::of_pairs(&other, &one, None, Better::Lower, CONFIDENCE)?.interval)
 }
 
-/// Who is clearly the faster one: outside of what the second side shows against itself, and by more than
-/// [`MARGIN`].
+/// Who is clearly the faster one.
 fn decide(times: &Times) -> Option<(Comparison, Option<Choice>)> {
+    clearly_faster(&times.ours, &times.stock, noise(times)?.as_ref())
+}
+
+/// Who is clearly the faster one: outside of the noise, which is what the second side shows against itself, and by more
+/// than [`MARGIN`].
+fn clearly_faster(ours: &[f64], stock: &[f64], noise: Option<&Interval>) -> Option<(Comparison, Option<Choice>)> {
     let confidence = 1.0 - (1.0 - CONFIDENCE) / MOST as f64;
-    let noise = noise(times)?;
-    let comparison = Comparison::of_pairs(&times.ours, &times.stock, noise.as_ref(), Better::Lower, confidence)?;
+    let comparison = Comparison::of_pairs(ours, stock, noise, Better::Lower, confidence)?;
     let choice = comparison.interval.and_then(|interval| match comparison.verdict {
         Verdict::Better if interval.high < 1.0 - MARGIN => Some(Choice::Ours),
         Verdict::Worse if interval.low > 1.0 + MARGIN => Some(Choice::Stock),
@@ -290,7 +344,13 @@ mod tests {
     fn times(ours: f64, spread: f64) -> Times {
         let mut random = fastrand::Rng::with_seed(7);
         let mut list = |factor: f64| (0..PAIRS).map(|_| 1e6 * factor * (1.0 + spread * (random.f64() - 0.5))).collect();
-        Times { ours: list(ours), stock: list(1.0) }
+        Times { ours: list(ours), stock: list(1.0), repacked: Vec::new() }
+    }
+
+    /// With repacked weights as well.
+    fn against(ours: f64, repacked: f64) -> Finding {
+        let times = Times { repacked: times(repacked, 0.02).ours, ..times(ours, 0.02) };
+        finding(WeightType::Q4K, Regime::Two, &times).unwrap()
     }
 
     fn choice(ours: f64, spread: f64) -> Option<Choice> {
@@ -336,7 +396,30 @@ mod tests {
         let found = finding(WeightType::Q4K, Regime::Two, &times(0.5, 0.0)).unwrap();
         assert!((found.speed() - 2.0).abs() < 1e-9);
         let line = found.measured().unwrap();
-        assert_eq!((line.choice, line.ours, line.stock), (Choice::Ours, 500_000, 1_000_000));
+        assert_eq!((line.choice, line.ours, line.plain, line.repacked), (Choice::Ours, 500_000, 1_000_000, None));
         assert_eq!(finding(WeightType::Q4K, Regime::Two, &times(1.0, 0.02)).unwrap().measured(), None);
+    }
+
+    /// The choice is between kernels for plain weights; the better of ggml's layouts is what ours is measured by.
+    #[test]
+    fn faster_repacked_kernels_send_nothing_to_the_plain_ones() {
+        use Choice::{Ours, Stock};
+        for (ours, repacked, choice, speed, ours_wins, repacked_wins) in [
+            (0.5, 0.7, Some(Ours), 1.4, true, false),
+            (0.7, 0.5, Some(Ours), 0.71, false, true),
+            (1.0, 0.5, Some(Ours), 0.5, false, true),
+            (1.4, 0.5, Some(Stock), 0.36, false, true),
+            (1.4, 1.2, Some(Stock), 0.71, false, false),
+            (1.0, 1.5, None, 1.0, false, false),
+            (0.7, 0.7, Some(Ours), 1.0, false, false),
+        ] {
+            let found = against(ours, repacked);
+            let label = format!("{ours} {repacked}");
+            assert_eq!(found.choice(), choice, "{label}");
+            assert!((found.speed() - speed).abs() < 0.03, "{label}: {}", found.speed());
+            assert_eq!((found.ours_wins(), found.repacked_wins()), (ours_wins, repacked_wins), "{label}");
+        }
+        let line = against(0.5, 0.7).measured().unwrap();
+        assert!(line.repacked.is_some_and(|ns| ns.abs_diff(700_000) < 20_000), "{line:?}");
     }
 }

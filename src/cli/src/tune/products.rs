@@ -1,15 +1,17 @@
-//! Graphs of matrix products in ggml, on weights that do not fit the caches.
+//! Graphs of matrix products in ggml, on weights that do not fit the caches; plain, and as ggml repacks them.
 
 use std::ffi::{c_int, c_void};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
 use zen5turbo_host::memory::Pages;
 use zen5turbo_host::memory::map::{HUGE_PAGE, Region};
 use zen5turbo_host::numa::{self, Policy};
 use zen5turbo_kernels::formats::WeightType;
 
 use super::ggml::{Ggml, InitParams, Object};
+use super::repack::Repack;
 
 /// Rows and elements of a row of every second matrix; the others have them the other way round, as the
 /// two halves of a feed-forward layer. Both are multiples of every block.
@@ -36,7 +38,16 @@ const SHORT: Duration = Duration::from_millis(2);
 
 /// `GGML_BACKEND_BUFFER_USAGE_WEIGHTS`, and `GGML_STATUS_SUCCESS`.
 const USAGE_WEIGHTS: c_int = 1;
-const SUCCESS: c_int = 0;
+pub const SUCCESS: c_int = 0;
+
+/// How weights lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Layout {
+    /// As in the model's file.
+    Plain,
+    /// In ggml's buffer type `CPU_REPACK`.
+    Repacked,
+}
 
 /// Larger than `struct ggml_threadpool_params` of any release.
 type PoolParams = [u64; 512];
@@ -48,6 +59,8 @@ pub struct Products {
     pool: Object,
     memory: Region,
     weights: Object,
+    /// ggml's buffer type for repacked weights; `None` where it has none.
+    repack: Option<Repack>,
     of: Option<Kind>,
 }
 
@@ -57,7 +70,10 @@ struct Kind {
     matrices: usize,
     /// Bytes of a matrix.
     bytes: usize,
-    graphs: Option<Graphs>,
+    /// The repacked matrices, if there are any.
+    repacked: Vec<Object>,
+    /// In the order of [`Layout`].
+    graphs: [Option<Graphs>; 2],
 }
 
 /// Graphs that together read every matrix, one after the other.
@@ -92,7 +108,8 @@ impl Products {
             (f.ggml_backend_buffer_set_usage)(weights, USAGE_WEIGHTS);
             (backend, weights)
         };
-        let mut products = Products { ggml, backend, pool: std::ptr::null_mut(), memory, weights, of: None };
+        let repack = Repack::of(&ggml)?;
+        let mut products = Products { ggml, backend, pool: std::ptr::null_mut(), memory, weights, repack, of: None };
         products.set_threads(threads)?;
         Ok(products)
     }
@@ -123,7 +140,8 @@ impl Products {
     /// # Errors
     /// This ggml does not have it, or the memory has no room for two matrices.
     pub fn fill(&mut self, weight: WeightType) -> Result<()> {
-        self.forget_graphs();
+        self.forget_graphs(Layout::Plain);
+        self.forget_graphs(Layout::Repacked);
         self.of = None;
         let number = self.ggml.number_of(weight)?;
         let bytes = weight.row_bytes(ELEMENTS);
@@ -150,18 +168,30 @@ impl Products {
                 start.add(copy * sample).copy_from_nonoverlapping(start, sample);
             }
         }
-        self.of = Some(Kind { number, matrices, bytes, graphs: None });
+        self.of = Some(Kind { number, matrices, bytes, repacked: Vec::new(), graphs: [None, None] });
         Ok(())
     }
 
+    /// Has ggml repack the weights into a buffer beside them; whether it has kernels for them.
+    pub fn repack(&mut self) -> Result<bool> {
+        let kind = self.of.as_mut().context("no type was asked for")?;
+        let Some(repack) = &mut self.repack else { return Ok(false) };
+        let start = self.memory.range().start;
+        let matrices: Vec<_> = (0..kind.matrices).map(|matrix| (shape(matrix), start + matrix * kind.bytes)).collect();
+        kind.repacked = repack.fill(&self.ggml, kind.number, kind.bytes, &matrices)?;
+        Ok(!kind.repacked.is_empty())
+    }
+
     /// Computes products with so many columns for at least `time`, and every graph at least once.
-    pub fn turn(&mut self, columns: usize, time: Duration) -> Result<Turn> {
-        if self.of.as_ref().and_then(|kind| kind.graphs.as_ref()).is_none_or(|graphs| graphs.columns != columns) {
-            self.forget_graphs();
-            self.build(columns)?;
+    pub fn turn(&mut self, layout: Layout, columns: usize, time: Duration) -> Result<Turn> {
+        let built = self.of.as_ref().and_then(|kind| kind.graphs[layout as usize].as_ref());
+        if built.is_none_or(|graphs| graphs.columns != columns) {
+            self.forget_graphs(layout);
+            self.build(layout, columns)?;
         }
         let (f, backend) = (&self.ggml.functions, self.backend);
-        let graphs = self.of.as_mut().and_then(|kind| kind.graphs.as_mut()).context("no type was asked for")?;
+        let graphs = self.of.as_mut().and_then(|kind| kind.graphs[layout as usize].as_mut());
+        let graphs = graphs.context("no type was asked for")?;
         let mut pass = || {
             let graph = graphs.list[graphs.next];
             graphs.next = (graphs.next + 1) % graphs.list.len();
@@ -190,9 +220,10 @@ impl Products {
         Ok(Turn { ns: median * 1e9 / each as f64, products: all * each })
     }
 
-    fn build(&mut self, columns: usize) -> Result<()> {
+    fn build(&mut self, layout: Layout, columns: usize) -> Result<()> {
         let f = &self.ggml.functions;
         let kind = self.of.as_mut().context("no type was asked for")?;
+        ensure!(layout == Layout::Plain || !kind.repacked.is_empty(), "there are no repacked weights");
         let products_each = match columns {
             0..=FEW => kind.matrices,
             VERY_MANY.. => MANY,
@@ -227,9 +258,15 @@ impl Products {
                     anyhow::Ok(())
                 };
                 for matrix in first..first + products_each {
-                    let (rows, k) = if matrix % 2 == 0 { SHAPE } else { (SHAPE.1, SHAPE.0) };
-                    let weights = (f.ggml_new_tensor_2d)(context, kind.number, k as i64, rows as i64);
-                    place(self.weights, weights, self.memory.range().start + matrix * kind.bytes)?;
+                    let (rows, k) = shape(matrix);
+                    let weights = match layout {
+                        Layout::Repacked => kind.repacked[matrix],
+                        Layout::Plain => {
+                            let weights = (f.ggml_new_tensor_2d)(context, kind.number, k as i64, rows as i64);
+                            place(self.weights, weights, self.memory.range().start + matrix * kind.bytes)?;
+                            weights
+                        }
+                    };
                     let x = (f.ggml_new_tensor_2d)(context, 0, k as i64, columns as i64);
                     place(buffer, x, at)?;
                     at += k * columns * 4;
@@ -240,13 +277,14 @@ impl Products {
                 }
                 list.push(graph);
             }
-            kind.graphs = Some(Graphs { columns, products_each, list, next: 0, context, buffer, _memory: memory });
+            kind.graphs[layout as usize] =
+                Some(Graphs { columns, products_each, list, next: 0, context, buffer, _memory: memory });
         }
         Ok(())
     }
 
-    fn forget_graphs(&mut self) {
-        let Some(graphs) = self.of.as_mut().and_then(|kind| kind.graphs.take()) else { return };
+    fn forget_graphs(&mut self, layout: Layout) {
+        let Some(graphs) = self.of.as_mut().and_then(|kind| kind.graphs[layout as usize].take()) else { return };
         // SAFETY: both are of this ggml, and nothing uses them any more.
         unsafe {
             (self.ggml.functions.ggml_backend_buffer_free)(graphs.buffer);
@@ -257,17 +295,29 @@ impl Products {
 
 /// Memory on transparent huge pages where there are any, in turn on all memory nodes.
 fn region(bytes: usize) -> Result<Region> {
-    let region = Region::new(bytes, Pages::Transparent).with_context(|| {
-        format!(
-            "found no room for {} of weights; free memory, or lift a limit (ulimit -v)",
-            crate::text::bytes(bytes as u64)
-        )
-    })?;
+    let region = Region::new(bytes, Pages::Transparent).with_context(|| no_room(bytes))?;
+    spread(region.range().start, bytes);
+    Ok(region)
+}
+
+pub fn no_room(bytes: usize) -> String {
+    format!(
+        "found no room for {} of weights; free memory, or lift a limit (ulimit -v)",
+        crate::text::bytes(bytes as u64)
+    )
+}
+
+/// Spreads whole pages over all memory nodes, before they are touched.
+pub fn spread(start: usize, bytes: usize) {
     if let Some(nodes) = numa::allowed_nodes().filter(|nodes| nodes.len() > 1) {
         // Where it is refused, memory lies where it is touched first.
-        let _ = numa::apply(region.range().start, bytes, Policy::Interleave(nodes));
+        let _ = numa::apply(start, bytes, Policy::Interleave(nodes));
     }
-    Ok(region)
+}
+
+/// Rows and elements of a row.
+const fn shape(matrix: usize) -> (usize, usize) {
+    if matrix.is_multiple_of(2) { SHAPE } else { (SHAPE.1, SHAPE.0) }
 }
 
 /// A buffer of ggml's over this memory, as llama.cpp makes one over a mapped file.

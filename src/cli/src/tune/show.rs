@@ -1,25 +1,89 @@
 //! Calibrations and findings as text.
 
-use zen5turbo_calibration::{Calibration, Choice, Machine, Regime, TuneFile, fits_build};
+use zen5turbo_calibration::{Calibration, Choice, Machine, Measured, Regime, TuneFile, fits_build};
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
 
 use super::measure::Finding;
 use crate::text;
 
-/// Ours as a multiple of the program's own speed, with who was chosen where it is not ours.
-fn speed(speed: f64, choice: Option<Choice>) -> String {
-    match choice {
-        Some(Choice::Ours) => format!("{speed:.2}"),
-        Some(Choice::Stock) => format!("{speed:.2} stock"),
+/// Ours as a multiple of the better of ggml's kernels, with who is faster where it is not ours; in brackets where
+/// neither is clearly.
+fn speed(speed: f64, faster: Option<Faster>) -> String {
+    match faster {
+        Some(Faster::Ours) => format!("{speed:.2}"),
+        Some(Faster::Plain) => format!("{speed:.2} stock"),
+        Some(Faster::Repacked) => format!("{speed:.2} repacked"),
         None => format!("({speed:.2})"),
     }
 }
 
+/// Who is clearly faster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Faster {
+    Ours,
+    /// ggml's kernel for plain weights, to which the product is left.
+    Plain,
+    /// ggml's kernel for repacked weights.
+    Repacked,
+}
+
 /// One finding.
 pub fn cell(finding: &Finding) -> String {
-    speed(finding.speed(), finding.choice)
+    let faster = if finding.over_plain == Some(Choice::Stock) {
+        Some(Faster::Plain)
+    } else if finding.repacked_wins() {
+        Some(Faster::Repacked)
+    } else {
+        finding.ours_wins().then_some(Faster::Ours)
+    };
+    speed(finding.speed(), faster)
 }
+
+/// One line of a file, which does not tell what is clear beyond the choice.
+fn line(line: &Measured) -> String {
+    let faster = match (line.choice, line.repacked) {
+        (Choice::Stock, _) => Faster::Plain,
+        (Choice::Ours, Some(repacked)) if repacked < line.ours => Faster::Repacked,
+        (Choice::Ours, _) => Faster::Ours,
+    };
+    speed(line.rival() as f64 / line.ours as f64, Some(faster))
+}
+
+/// Repacked kernels count when they are faster by more than this: plain weights need no time to repack and no second copy.
+const CLEARLY_REPACKED: f64 = 0.05;
+
+/// Where ggml's repacked kernels are faster than both kernels for plain weights: one line, or one for each type with
+/// which they are so with every number of columns.
+pub fn repacked(findings: &[Finding]) -> Vec<String> {
+    let wins = |f: &Finding| f.repacked_wins() && f.speed() < 1.0 - CLEARLY_REPACKED;
+    let (mut everywhere, mut some) = (Vec::new(), Vec::new());
+    for weight in WeightType::ALL {
+        let of_type: Vec<_> = findings.iter().filter(|f| f.weight == weight).collect();
+        let won: Vec<_> = of_type.iter().filter(|f| wins(f)).collect();
+        let list: Vec<String> = won.iter().map(|f| format!("{} ({:.2})", f.regime.name(), f.speed())).collect();
+        if !won.is_empty() && won.len() == of_type.len() {
+            everywhere.push(format!(
+                "{}: ggml's repacked kernels are faster with every number of columns: {}. For models of this type try {KEEP}.",
+                weight.ggml_name(),
+                list.join(", ")
+            ));
+        } else if !won.is_empty() {
+            some.push(format!("{} with {}", weight.ggml_name(), list.join(", ")));
+        }
+    }
+    if !some.is_empty() {
+        everywhere.push(format!(
+            "ggml's repacked kernels are faster for {} columns. They need all weights repacked, and are slower elsewhere; \
+             to have them: {KEEP}.",
+            some.join("; ")
+        ));
+    }
+    everywhere
+}
+
+/// How to leave weights repacked; whether that pays in a whole program is measured with ab.
+const KEEP: &str = "ZEN5TURBO_REPACK=keep (zen5turbo ab --arm keep:ZEN5TURBO_REPACK=keep measures it)";
 
 /// A table with a row for each type that has something.
 fn table(of: impl Fn(WeightType, Regime) -> Option<String>) -> String {
@@ -47,8 +111,18 @@ pub fn threads(n: usize) -> String {
 }
 
 /// How to read the tables.
-pub const LEGEND: &str = "Our speed over the program's own, by type and number of columns; stock: clearly slower, left to the program; \
-                          in brackets: no clear difference, the built-in table holds.";
+pub const LEGEND: &str = "Our speed over the better of ggml's plain and repacked kernels, by type and number of columns; stock: \
+                          its plain one is clearly faster, left to the program; repacked: its repacked one is faster, ours computes \
+                          from plain weights; in brackets: no clear difference.";
+
+/// What stands in a file for the layouts that were measured: of one that was written before tune knew repacked kernels, too.
+fn rivals(calibration: &Calibration) -> &'static str {
+    if calibration.measured.iter().any(|line| line.repacked.is_some()) {
+        "ggml's plain and repacked kernels"
+    } else {
+        "ggml's plain kernels only; to measure its repacked ones as well run zen5turbo tune again"
+    }
+}
 
 /// What a file is held against.
 pub struct Here<'a> {
@@ -98,11 +172,12 @@ fn one(calibration: &Calibration, fits: String) -> String {
             "threads",
             calibration.threads.map_or("as many as there are".to_owned(), |n| format!("{} for one column", threads(n))),
         ),
+        ("rivals", rivals(calibration).to_owned()),
         ("made", or_none(calibration.made.as_deref())),
         ("fits", fits),
     ];
     let find = |weight, regime| calibration.measured.iter().find(|m| m.weight == weight && m.regime == regime);
-    let cell = |weight, regime| find(weight, regime).map(|m| speed(m.stock as f64 / m.ours as f64, Some(m.choice)));
+    let cell = |weight, regime| find(weight, regime).map(line);
     let table = if calibration.measured.is_empty() {
         "no choice: the built-in table holds everywhere".to_owned()
     } else {
@@ -115,7 +190,8 @@ fn one(calibration: &Calibration, fits: String) -> String {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "zen5turbo-tune 2\ncpu A\nggml 1 x avx2\ntier avx2\nq4_K 1 ours 100 150\nq4_K many stock 200 100\n\
+    const TEXT: &str = "zen5turbo-tune 3\ncpu A\nggml 1 x avx2\ntier avx2\nq4_K 1 ours 100 190 150\n\
+                        q4_K 2 ours 100 190 90\nq4_K many stock 200 100 90\n\
                         cpu B\nggml 1\ntier avx2\nwidth 256\nthreads 24\nmade today\n";
 
     fn show(here: &Here<'_>) -> (String, bool) {
@@ -128,7 +204,10 @@ mod tests {
         assert!(fits);
         for part in [
             "1.50",
-            "0.50 stock",
+            "0.90 repacked",
+            "0.45 stock",
+            "rivals       ggml's plain and repacked kernels\n",
+            "rivals       ggml's plain kernels only",
             "yes, this CPU and kernel tier, and this build",
             "made for the CPU `B`",
             "256 bits",
@@ -153,5 +232,36 @@ mod tests {
             let (text, fits) = show(&here);
             assert!(!fits && text.contains("it was made for the"), "{text}");
         }
+    }
+
+    fn finding(weight: WeightType, regime: Regime, repacked: f64) -> Finding {
+        let faster = |ours: bool| Some(if ours { Choice::Ours } else { Choice::Stock });
+        let over_repacked = faster(repacked > 1.0);
+        Finding {
+            weight,
+            regime,
+            ours: 1.0,
+            plain: 2.0,
+            repacked: Some(repacked),
+            over_plain: faster(true),
+            over_repacked,
+        }
+    }
+
+    #[test]
+    fn repacked_kernels_that_win_are_told_and_nothing_is_changed() {
+        let all = |weight, repacked| Regime::ALL.map(|regime| finding(weight, regime, repacked));
+        assert!(repacked(&all(WeightType::Q4K, 1.5)).is_empty());
+        assert!(repacked(&all(WeightType::Q4K, 0.96)).is_empty(), "not by much");
+        let [line] = &repacked(&all(WeightType::Q4K, 0.8))[..] else { panic!("one line") };
+        assert!(line.starts_with("q4_K: ") && line.contains("every number of columns: 1 (0.80), 2 (0.80)"), "{line}");
+        assert!(line.contains("ZEN5TURBO_REPACK=keep"), "{line}");
+        let mut some = all(WeightType::Q4K, 1.5).to_vec();
+        some[0] = finding(WeightType::Q4K, Regime::One, 0.9);
+        some.push(finding(WeightType::Q4_0, Regime::Two, 1.1));
+        let [line] = &repacked(&some)[..] else { panic!("one line") };
+        assert!(line.contains("faster for q4_K with 1 (0.90) columns"), "{line}");
+        assert_eq!(cell(&some[0]), "0.90 repacked");
+        assert_eq!(some[0].measured().map(|line| line.choice), Some(Choice::Ours));
     }
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use zen5turbo_kernels::formats::WeightType;
 
 use super::ggml::{Counters, Ggml};
-use super::products::Products;
+use super::products::{Layout, Products};
 
 /// The command that measures start.
 #[derive(clap::Args, Debug)]
@@ -31,8 +31,10 @@ pub enum Request {
     Threads { threads: usize },
     /// Fill the memory with weights of this type.
     Weights { name: String },
+    /// Copy the weights into ggml's repacked layout, where it has one for them.
+    Repack,
     /// Compute products with so many columns for so long.
-    Turn { columns: usize, ms: u64 },
+    Turn { layout: Layout, columns: usize, ms: u64 },
 }
 
 /// What it answers, one line of JSON each; the first comes unasked.
@@ -42,6 +44,8 @@ pub enum Answer {
     Opened { identity: String, score: Option<i32> },
     /// Done.
     Done,
+    /// Whether there are repacked weights now.
+    Repacked { any: bool },
     /// Nanoseconds for a product; products in all, those of them that the shim took over and that it left.
     Took { ns: f64, products: u64, taken: u64, declined: u64 },
     /// It cannot be done.
@@ -78,10 +82,11 @@ fn serve(file: &Path) -> Result<()> {
                 *current = WeightType::from_ggml_name(&name).with_context(|| format!("no type {name}"))?;
                 products.fill(*current).map(|()| Answer::Done)
             }
-            (Request::Turn { columns, ms }, Some((products, weight))) => {
+            (Request::Repack, Some((products, _))) => products.repack().map(|any| Answer::Repacked { any }),
+            (Request::Turn { layout, columns, ms }, Some((products, weight))) => {
                 let counted = || counters.as_ref().map_or((0, 0), |counters| counters.of(*weight));
                 let before = counted();
-                products.turn(columns, Duration::from_millis(ms)).map(|turn| {
+                products.turn(layout, columns, Duration::from_millis(ms)).map(|turn| {
                     let after = counted();
                     let (taken, declined) = (after.0 - before.0, after.1 - before.1);
                     Answer::Took { ns: turn.ns, products: turn.products, taken, declined }

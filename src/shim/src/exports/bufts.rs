@@ -63,7 +63,7 @@ fn of_this_copy(reg: *mut c_void, name: &CStr, p: *mut c_void) -> *mut c_void {
 /// The list function `p` for `program`, or what is to be called in its place.
 fn answer(program: &Caller, p: *mut c_void) -> *mut c_void {
     let unused =
-        config().kernels == KernelChoice::Off || tuning::stock_is_faster(startup::isa(), WeightType::Q4_0, 512);
+        config().kernels == KernelChoice::Off || tuning::decline(startup::isa(), WeightType::Q4_0, 512).is_some();
     // The CPU backend, which may be a library of its own.
     let Some(backend) = caller(p as usize) else {
         stats::event_once(Reason::GgmlAnswerOdd);

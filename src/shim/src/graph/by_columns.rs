@@ -16,6 +16,9 @@ use crate::startup;
 /// No kernel for few columns is chosen for more than this.
 const MOST_FEW: usize = 64;
 
+/// Rows of experts are short: no choice depends on their length.
+const EXPERT_K: usize = 0;
+
 /// One kernel with the most columns it is chosen for, from few columns to many.
 pub struct ByColumns {
     kernels: Vec<(usize, &'static Kernel)>,
@@ -30,8 +33,9 @@ impl ByColumns {
         static TABLES: [[OnceLock<ByColumns>; ISAS]; WeightType::ALL.len()] =
             [const { [const { OnceLock::new() }; ISAS] }; WeightType::ALL.len()];
         let isa = startup::isa();
-        TABLES[weight as usize][isa as usize]
-            .get_or_init(|| Self::new(|columns| registry::kernel_on(startup::data_path(), isa, weight, columns)))
+        TABLES[weight as usize][isa as usize].get_or_init(|| {
+            Self::new(|columns| registry::kernel_on(startup::data_path(), isa, weight, (EXPERT_K, columns)))
+        })
     }
 
     fn new(best: impl Fn(usize) -> Option<&'static Kernel>) -> Self {
@@ -80,7 +84,7 @@ mod tests {
         for weight in WeightType::ALL {
             for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
                 for path in [DataPath::Full, DataPath::Split] {
-                    let best = |columns| registry::kernel_on(path, isa, weight, columns);
+                    let best = |columns| registry::kernel_on(path, isa, weight, (EXPERT_K, columns));
                     let table = ByColumns::new(best);
                     for columns in (1..40).chain([500, usize::MAX]) {
                         let wanted = best(columns).expect("a kernel");

@@ -93,8 +93,12 @@ pub unsafe fn decide_unplaced(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<
     let kernel = match rounds.then(|| registry::f16_as_bf16(path, isa, columns)).flatten() {
         // asked for, and never compared with stock
         Some(kernel) => kernel,
-        None if tuning::stock_is_faster(isa, weight, columns) => return Err(Reason::StockIsFaster),
-        None => registry::kernel_on(path, isa, weight, (k, columns)).ok_or(Reason::TypeNotSupported)?,
+        None => {
+            if let Some(reason) = tuning::decline(isa, weight, columns) {
+                return Err(reason);
+            }
+            registry::kernel_on(path, isa, weight, (k, columns)).ok_or(Reason::TypeNotSupported)?
+        }
     };
     Ok(Take { kernel, regime: Regime::of(columns), rows: src0.ne[1] as usize, k })
 }

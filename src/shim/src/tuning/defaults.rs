@@ -1,107 +1,161 @@
-//! The built-in choices, per weight type, kernel tier and regime.
+//! The built-in choices, per weight type, kernel tier and regime: what `zen5turbo tune` measured.
 //!
-//! Everything is taken over unless it was measured to lose: a losing entry is `Stock` and has the
-//! ratio (our time / the original's), the machine and the date beside it.
+//! An entry says what was measured against ggml's plain kernels, and [`decision`] what follows from it.
 
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
+use zen5turbo_kernels::width::DataPath;
 
-use super::Regime;
-use zen5turbo_calibration::Choice::{self, Ours, Stock};
+use super::{Circumstances, Decision, Regime};
 
-/// The choices of one type on one tier, in the order of [`Regime::ALL`].
-type PerRegime = [Choice; Regime::ALL.len()];
+/// What was measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entry {
+    /// Our kernel is clearly faster.
+    Faster,
+    /// There was no clear difference. Quantised weights are taken: products that are taken share their quantised
+    /// activations. Float weights have nothing to share, and are left to ggml.
+    Even,
+    /// ggml's kernel is clearly faster: left to it.
+    Slower,
+    /// Nobody measured it. That is no ground for either side: whoever names kernels (`ZEN5TURBO_KERNELS`) gets
+    /// them, otherwise the program runs as it would without this library, and the statistics say `unmeasured`.
+    Unmeasured,
+}
 
-/// No entry loses.
-const WINS: PerRegime = [Ours; Regime::ALL.len()];
+/// The entries of one type on one tier, in the order of [`Regime::ALL`]: 1, 2, 3-4, 5-8, 9-16 columns, many.
+type PerRegime = [Entry; Regime::ALL.len()];
 
-/// Not measured yet: left to the original until it is.
-const UNMEASURED: PerRegime = [Stock; Regime::ALL.len()];
+use Entry::{Even as E, Faster as F, Slower as S, Unmeasured};
 
-/// The choices of one weight type.
-pub struct Row {
+/// Every entry is faster.
+const WINS: PerRegime = [F; Regime::ALL.len()];
+
+/// Every entry but that of one column, without a clear difference.
+const EVEN_1: PerRegime = [E, F, F, F, F, F];
+
+/// Every entry but that of one column, which loses.
+const LOST_1: PerRegime = [S, F, F, F, F, F];
+
+/// No entry was measured.
+const UNMEASURED: PerRegime = [Unmeasured; Regime::ALL.len()];
+
+/// What was measured of one weight type. On Zen 4 with two threads: floats in two runs on each tier, quantised types in two with 256
+/// bits (but Q3_K, IQ4_XS, Q4_1, Q5_0, Q5_1 with AVX2 in one) and in one with 512. With one column the kernels of 256 bits lose there:
+/// Q6_K 0.64 to 0.70 of ggml's speed (AVX2 once 0.88), Q8_0 0.73 to 0.82 (AVX2 once 1.56, disturbed), Q2_K 0.79 to 0.84, Q4_K 0.81 to 0.88.
+struct Row {
     /// Its name in ggml.
-    pub weight: &'static str,
-    /// With AVX2.
+    weight: &'static str,
+    /// With AVX2: Zen 4, a ggml built for Haswell, 2026-11-30.
     avx2: PerRegime,
-    /// With AVX-512 VNNI in 256-bit registers.
+    /// With AVX-512 VNNI in 256-bit registers: Zen 4, a ggml built for it, 2026-11-30.
     vnni256: PerRegime,
-    /// With AVX-512 VNNI in 512-bit registers.
-    avx512: PerRegime,
-    /// With portable code, where the user asked for it. Otherwise that tier runs only on a CPU
-    /// without AVX2, and there it declines everything: ggml's SSE code is faster.
-    scalar: PerRegime,
+    /// With AVX-512 VNNI in 512-bit registers on a CPU that splits them: Zen 4, a ggml built for it, 2026-11-30.
+    split: PerRegime,
+    /// The same on a CPU that does not: Zen 5, 2026-11-29 (`bench/records/2026-11-29-zen5-tune.txt`): 82 of 96 faster, none
+    /// slower with two threads; F16 with one column is 0.74 of ggml's with one (`2026-11-29-zen5-llama-bench.csv`).
+    full: PerRegime,
 }
 
-const fn row(weight: &'static str, avx2: PerRegime, vnni256: PerRegime, avx512: PerRegime, scalar: PerRegime) -> Row {
-    Row { weight, avx2, vnni256, avx512, scalar }
+const fn row(weight: &'static str, avx2: PerRegime, vnni256: PerRegime, split: PerRegime, full: PerRegime) -> Row {
+    Row { weight, avx2, vnni256, split, full }
 }
 
-/// The table.
+/// The table. Portable code has no column: nobody measured it against ggml's SSE code.
 #[rustfmt::skip] // one line per type
-pub static TABLE: &[Row] = &[
-    //             AVX2        VNNI 256    AVX-512     scalar, forced
-    row("q4_0",    WINS,       WINS,       WINS,       WINS),
-    row("q4_1",    WINS,       WINS,       WINS,       WINS),
-    row("q5_0",    WINS,       WINS,       WINS,       WINS),
-    row("q5_1",    WINS,       WINS,       WINS,       WINS),
-    row("q8_0",    WINS,       WINS,       WINS,       WINS),
-    row("q2_K",    WINS,       WINS,       WINS,       WINS),
-    row("q3_K",    WINS,       WINS,       WINS,       WINS),
-    row("q4_K",    WINS,       WINS,       WINS,       WINS),
-    row("q5_K",    WINS,       WINS,       WINS,       WINS),
-    row("q6_K",    WINS,       WINS,       WINS,       WINS),
-    row("iq4_nl",  WINS,       WINS,       WINS,       WINS),
-    row("iq4_xs",  WINS,       WINS,       WINS,       WINS),
-    row("mxfp4",   WINS,       WINS,       WINS,       WINS),
-    row("f16",     WINS,       UNMEASURED, WINS,       UNMEASURED),
-    row("bf16",    WINS,       UNMEASURED, WINS,       UNMEASURED),
-    row("f32",     UNMEASURED, UNMEASURED, UNMEASURED, UNMEASURED),
+static TABLE: &[Row] = &[
+    //             AVX2                VNNI 256            split               full
+    row("q4_0",    EVEN_1,             EVEN_1,             WINS,               WINS),
+    row("q4_1",    EVEN_1,             WINS,               WINS,               WINS),
+    row("q5_0",    EVEN_1,             EVEN_1,             WINS,               WINS),
+    row("q5_1",    EVEN_1,             EVEN_1,             WINS,               WINS),
+    row("q8_0",    LOST_1,             LOST_1,             EVEN_1,             EVEN_1),
+    row("q2_K",    LOST_1,             LOST_1,             WINS,               WINS),
+    row("q3_K",    LOST_1,             EVEN_1,             WINS,               WINS),
+    row("q4_K",    LOST_1,             LOST_1,             WINS,               WINS),
+    row("q5_K",    EVEN_1,             LOST_1,             WINS,               WINS),
+    row("q6_K",    LOST_1,             LOST_1,             WINS,               EVEN_1),
+    row("iq4_nl",  EVEN_1,             WINS,               WINS,               WINS),
+    row("iq4_xs",  LOST_1,             EVEN_1,             WINS,               WINS),
+    row("mxfp4",   EVEN_1,             EVEN_1,             WINS,               WINS),
+    row("f16",     [S, S, S, S, S, E], [S, E, S, S, S, E], [S, E, E, E, E, F], [S, E, F, F, E, F]),
+    row("bf16",    [S, E, S, S, E, F], [S, E, S, S, S, E], [S, E, E, E, E, F], [E, E, E, E, E, F]),
+    row("f32",     [E, E, S, S, E, F], [E, E, S, S, S, F], [E, E, E, E, F, F], [E, E, E, E, F, F]),
 ];
 
-/// The built-in choice; `forced`: the user asked for the portable kernels. A type without a row was
-/// not measured.
-pub fn choice(isa: Isa, weight: WeightType, regime: Regime, forced: bool) -> Choice {
-    let Some(row) = TABLE.iter().find(|row| row.weight == weight.ggml_name()) else { return Stock };
-    let choices = match isa {
-        Isa::Scalar if !forced => return Stock,
-        Isa::Scalar => row.scalar,
-        Isa::Avx2 => row.avx2,
-        Isa::Vnni256 => row.vnni256,
-        Isa::Avx512 => row.avx512,
-    };
-    choices[regime as usize]
+/// The built-in choice. A type without a row was not measured.
+pub fn decision(isa: Isa, weight: WeightType, regime: Regime, here: Circumstances) -> Decision {
+    let entries = TABLE.iter().find(|row| row.weight == weight.ggml_name()).map(|row| match (isa, here.path) {
+        (Isa::Scalar, _) => UNMEASURED,
+        (Isa::Avx2, _) => row.avx2,
+        (Isa::Vnni256, _) => row.vnni256,
+        (Isa::Avx512, DataPath::Split) => row.split,
+        (Isa::Avx512, DataPath::Full) => row.full,
+    });
+    match entries.unwrap_or(UNMEASURED)[regime as usize] {
+        Entry::Faster => Decision::Ours,
+        Entry::Even if weight.block().0 > 1 => Decision::Ours,
+        Entry::Even => Decision::Even,
+        Entry::Slower => Decision::Stock,
+        Entry::Unmeasured if here.asked => Decision::Ours,
+        Entry::Unmeasured => Decision::Unmeasured,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const PATHS: [DataPath; 2] = [DataPath::Split, DataPath::Full];
+
+    fn of(isa: Isa, weight: WeightType, path: DataPath, asked: bool) -> [Decision; Regime::ALL.len()] {
+        Regime::ALL.map(|regime| decision(isa, weight, regime, Circumstances { path, asked }))
+    }
+
     #[test]
-    fn every_weight_type_has_one_row() {
+    fn every_weight_type_has_one_row_in_which_all_tiers_with_vectors_are_measured() {
         for weight in WeightType::ALL {
-            let rows = TABLE.iter().filter(|row| row.weight == weight.ggml_name()).count();
-            assert_eq!(rows, 1, "{weight:?} needs one row in tuning::defaults::TABLE");
+            let rows: Vec<_> = TABLE.iter().filter(|row| row.weight == weight.ggml_name()).collect();
+            let [row] = rows[..] else { panic!("{weight:?} needs one row in tuning::defaults::TABLE") };
+            let all = [row.avx2, row.vnni256, row.split, row.full];
+            assert!(!all.concat().contains(&Unmeasured), "{weight:?}");
         }
     }
 
+    /// What nobody measured follows from what the user asked for, and is told apart from what was measured.
     #[test]
-    fn portable_kernels_are_used_only_when_asked_for() {
-        for regime in Regime::ALL {
+    fn what_is_unmeasured_is_taken_only_when_it_is_asked_for() {
+        for path in PATHS {
             for weight in WeightType::ALL {
-                assert_eq!(choice(Isa::Scalar, weight, regime, false), Stock, "{weight:?}");
+                assert_eq!(of(Isa::Scalar, weight, path, false), [Decision::Unmeasured; 6], "{weight:?}");
+                assert_eq!(of(Isa::Scalar, weight, path, true), [Decision::Ours; 6], "{weight:?}");
             }
-            assert_eq!(choice(Isa::Scalar, WeightType::Q4_0, regime, true), Ours);
         }
     }
 
     #[test]
-    fn being_forced_concerns_the_portable_tier_alone() {
+    fn naming_kernels_changes_nothing_that_was_measured() {
         for isa in [Isa::Avx2, Isa::Vnni256, Isa::Avx512] {
+            for (weight, path) in WeightType::ALL.into_iter().flat_map(|weight| PATHS.map(|path| (weight, path))) {
+                assert_eq!(of(isa, weight, path, false), of(isa, weight, path, true), "{weight:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_clear_difference_quantised_weights_are_taken_and_floats_are_left() {
+        for (weight, expected) in [(WeightType::Q8_0, Decision::Ours), (WeightType::F32, Decision::Even)] {
+            assert_eq!(of(Isa::Avx512, weight, DataPath::Full, true)[0], expected);
+        }
+    }
+
+    #[test]
+    fn the_data_path_decides_only_in_wide_registers() {
+        let [split, full] = PATHS.map(|path| of(Isa::Avx512, WeightType::F16, path, false));
+        assert_eq!((split[2], full[2]), (Decision::Even, Decision::Ours));
+        for isa in [Isa::Avx2, Isa::Vnni256] {
             for weight in WeightType::ALL {
-                for regime in Regime::ALL {
-                    assert_eq!(choice(isa, weight, regime, false), choice(isa, weight, regime, true));
-                }
+                assert_eq!(of(isa, weight, DataPath::Split, false), of(isa, weight, DataPath::Full, false));
             }
         }
     }

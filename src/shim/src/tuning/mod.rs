@@ -5,6 +5,10 @@
 //! where there is one that was made on this CPU, with this build of ggml, for the tier in use. The file is read
 //! when the shim engages; which ggml it must fit is known at the first graph, where [`settle`] puts both
 //! together. From then on the choices do not change, so that looking one up takes no lock and no memory.
+//!
+//! Weights lie plain for the whole process, so the choice is between our kernels and ggml's plain ones. Where ggml's
+//! repacked kernels are faster than both, a single product cannot have them; `zen5turbo tune` says so, and
+//! `ZEN5TURBO_REPACK=keep` is the user's to set.
 
 mod defaults;
 
@@ -17,6 +21,7 @@ pub use zen5turbo_calibration::{Regime, Width};
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
 use zen5turbo_kernels::kernel::Blocking;
+use zen5turbo_kernels::width::DataPath;
 
 use crate::config::{Config, KernelChoice, Tune, config};
 use crate::log::{self, log};
@@ -26,15 +31,53 @@ use crate::stats;
 
 const TYPES: usize = WeightType::ALL.len();
 
-/// The choice for every tier, weight type and regime.
+/// Who computes, and on what ground.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decision {
+    /// Our kernels.
+    Ours,
+    /// The original: measured to be faster.
+    Stock,
+    /// The original: measured to be no slower, and float weights have nothing to gain otherwise.
+    Even,
+    /// The original: nothing was measured, and nobody asked for our kernels.
+    Unmeasured,
+}
+
+impl From<Choice> for Decision {
+    fn from(choice: Choice) -> Self {
+        match choice {
+            Choice::Ours => Self::Ours,
+            Choice::Stock => Self::Stock,
+        }
+    }
+}
+
+/// What the built-in table is asked for.
+#[derive(Clone, Copy, Debug)]
+struct Circumstances {
+    /// How the CPU computes 512-bit operations.
+    path: DataPath,
+    /// `ZEN5TURBO_KERNELS` names the kernels.
+    asked: bool,
+}
+
+impl Circumstances {
+    fn here() -> Self {
+        let asked = !matches!(config().kernels, KernelChoice::Auto | KernelChoice::Off);
+        Self { path: startup::data_path(), asked }
+    }
+}
+
+/// The decision for every tier, weight type and regime.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Choices([[[Choice; Regime::ALL.len()]; TYPES]; Isa::ALL.len()]);
+struct Choices([[[Decision; Regime::ALL.len()]; TYPES]; Isa::ALL.len()]);
 
 impl Choices {
-    /// Those of the table; `forced`: the user asked for the portable kernels.
-    fn defaults(forced: bool) -> Self {
+    /// Those of the table.
+    fn defaults(here: Circumstances) -> Self {
         Self(Isa::ALL.map(|isa| {
-            WeightType::ALL.map(|weight| Regime::ALL.map(|regime| defaults::choice(isa, weight, regime, forced)))
+            WeightType::ALL.map(|weight| Regime::ALL.map(|regime| defaults::decision(isa, weight, regime, here)))
         }))
     }
 
@@ -43,13 +86,14 @@ impl Choices {
         let mut changed = 0;
         for measured in &calibration.measured {
             let choice = &mut self.0[calibration.isa as usize][measured.weight as usize][measured.regime as usize];
-            changed += usize::from(*choice != measured.choice);
-            *choice = measured.choice;
+            let decision = measured.choice.into();
+            changed += usize::from(*choice != decision);
+            *choice = decision;
         }
         changed
     }
 
-    fn get(&self, isa: Isa, weight: WeightType, regime: Regime) -> Choice {
+    fn get(&self, isa: Isa, weight: WeightType, regime: Regime) -> Decision {
         self.0[isa as usize][weight as usize][regime as usize]
     }
 }
@@ -171,13 +215,13 @@ pub fn settle(isa: Isa, find: impl Fn(&CStr) -> Option<*mut c_void>) {
         if ggml.starts_with('-') {
             stats::event(Reason::GgmlVersionUnknown);
         }
-        combine(loaded(), &Machine { cpu: &startup::cpu().brand, ggml: &ggml, isa }, is_forced())
+        combine(loaded(), &Machine { cpu: &startup::cpu().brand, ggml: &ggml, isa }, Circumstances::here())
     });
 }
 
 /// The table, with the file's choices where it fits `machine`.
-fn combine(loaded: &Loaded, machine: &Machine<'_>, forced: bool) -> Settled {
-    let mut choices = Choices::defaults(forced);
+fn combine(loaded: &Loaded, machine: &Machine<'_>, here: Circumstances) -> Settled {
+    let mut choices = Choices::defaults(here);
     let (blocking, threads) = (Blocking::of(startup::data_path()), usize::MAX);
     let file = match &loaded.contents {
         Contents::None => return Settled { choices, blocking, threads, status: NO_FILE },
@@ -229,23 +273,23 @@ pub fn measured_width(brand: &str) -> Option<Width> {
     }
 }
 
-/// Whether the user asked for the portable kernels, which are otherwise the last resort.
-fn is_forced() -> bool {
-    config().kernels == KernelChoice::Scalar
-}
-
-/// Whether the original computes a product of `columns` columns with weights of type `weight` faster
-/// than the kernels of `isa`: then it is declined with [`Reason::StockIsFaster`].
+/// Why a product of `columns` columns with weights of type `weight` is left to the original where the kernels of `isa`
+/// could compute it: [`Reason::StockIsFaster`], [`Reason::NotFaster`] or [`Reason::Unmeasured`]. `None`: it is taken.
 ///
 /// The answer is that of the table until [`settle`], and does not change after it.
 #[must_use]
-pub fn stock_is_faster(isa: Isa, weight: WeightType, columns: usize) -> bool {
+pub fn decline(isa: Isa, weight: WeightType, columns: usize) -> Option<Reason> {
     let regime = Regime::of(columns);
-    let choice = match SETTLED.get() {
+    let decision = match SETTLED.get() {
         Some(settled) => settled.choices.get(isa, weight, regime),
-        None => defaults::choice(isa, weight, regime, is_forced()),
+        None => defaults::decision(isa, weight, regime, Circumstances::here()),
     };
-    choice == Choice::Stock
+    match decision {
+        Decision::Ours => None,
+        Decision::Stock => Some(Reason::StockIsFaster),
+        Decision::Even => Some(Reason::NotFaster),
+        Decision::Unmeasured => Some(Reason::Unmeasured),
+    }
 }
 
 /// The file that was looked for (empty: none) and what became of it, for the statistics: `pending`

@@ -2,8 +2,11 @@ use super::*;
 
 const MACHINE: Machine<'_> = Machine { cpu: "A CPU", ggml: "0.9.4 abc avx2", isa: Isa::Avx2 };
 
+/// Nothing is asked for, and 512-bit operations are split.
+const HERE: Circumstances = Circumstances { path: DataPath::Split, asked: false };
+
 fn calibrated(lines: &str) -> Loaded {
-    let text = format!("zen5turbo-tune 2\ncpu A CPU\nggml 0.9.4 abc avx2\ntier avx2\n{lines}");
+    let text = format!("zen5turbo-tune 3\ncpu A CPU\nggml 0.9.4 abc avx2\ntier avx2\n{lines}");
     Loaded { path: None, contents: Contents::File(file::parse(&text).unwrap()) }
 }
 
@@ -32,54 +35,55 @@ impl Drop for Scratch {
 
 #[test]
 fn every_type_tier_and_regime_has_an_answer_before_and_after_settling() {
-    for forced in [false, true] {
-        let choices = Choices::defaults(forced);
+    for here in [HERE, Circumstances { asked: true, ..HERE }, Circumstances { path: DataPath::Full, ..HERE }] {
+        let choices = Choices::defaults(here);
         for isa in Isa::ALL {
             for weight in WeightType::ALL {
                 for regime in Regime::ALL {
-                    assert_eq!(choices.get(isa, weight, regime), defaults::choice(isa, weight, regime, forced));
+                    assert_eq!(choices.get(isa, weight, regime), defaults::decision(isa, weight, regime, here));
                 }
             }
         }
     }
     // Tests run with any environment; nothing settles the choices here.
-    assert!(!stock_is_faster(Isa::Avx2, WeightType::Q4K, 1));
-    assert_eq!(stock_is_faster(Isa::Scalar, WeightType::Q4K, 1), !is_forced());
+    assert_eq!(decline(Isa::Avx2, WeightType::Q4K, 512), None);
+    let portable = (!Circumstances::here().asked).then_some(Reason::Unmeasured);
+    assert_eq!(decline(Isa::Scalar, WeightType::Q4K, 1), portable);
     assert_eq!(report().1, PENDING);
 }
 
 #[test]
 fn a_fitting_file_overrides_the_table_where_it_has_measured() {
-    let loaded = calibrated("panel 32768\nq4_K many stock 103 100\nq4_K 3-4 ours 100 103\nf32 1 ours 1 2\n");
-    let settled = combine(&loaded, &MACHINE, false);
+    let loaded = calibrated("panel 32768\nq4_K many stock 103 100 120\nq4_K 3-4 ours 100 103 98\nf32 3-4 ours 1 2 -\n");
+    let settled = combine(&loaded, &MACHINE, HERE);
     assert_eq!(settled.status, USED);
     assert_eq!(settled.blocking, Blocking { panel_bytes: 32768, ..Blocking::of(startup::data_path()) });
     let get = |isa, regime| settled.choices.get(isa, WeightType::Q4K, regime);
-    assert_eq!(get(Isa::Avx2, Regime::Many), Choice::Stock);
-    assert_eq!(get(Isa::Avx2, Regime::Four), Choice::Ours);
-    assert_eq!(get(Isa::Avx2, Regime::One), Choice::Ours, "not measured: the table's");
-    assert_eq!(settled.choices.get(Isa::Avx2, WeightType::F32, Regime::One), Choice::Ours);
-    assert_eq!(settled.choices.get(Isa::Avx2, WeightType::F32, Regime::Many), Choice::Stock);
-    assert_eq!(get(Isa::Avx512, Regime::Many), Choice::Ours, "another tier");
-    assert_eq!(settled.choices.get(Isa::Avx2, WeightType::Q6K, Regime::Many), Choice::Ours, "another type");
+    assert_eq!(get(Isa::Avx2, Regime::Many), Decision::Stock);
+    assert_eq!(get(Isa::Avx2, Regime::Four), Decision::Ours, "repacked kernels are faster: not for plain weights");
+    assert_eq!(get(Isa::Avx2, Regime::Eight), Decision::Ours, "not measured: the table's");
+    assert_eq!(settled.choices.get(Isa::Avx2, WeightType::F32, Regime::Four), Decision::Ours);
+    assert_eq!(settled.choices.get(Isa::Avx2, WeightType::F32, Regime::Eight), Decision::Stock);
+    assert_eq!(get(Isa::Avx512, Regime::Many), Decision::Ours, "another tier");
+    assert_eq!(settled.choices.get(Isa::Avx2, WeightType::Q6K, Regime::Many), Decision::Ours, "another type");
 }
 
 #[test]
-fn a_file_of_version_1_can_turn_a_declined_default_round() {
+fn a_file_of_version_1_decides_what_the_table_does_not() {
     let text = "zen5turbo-tune 1\ncpu A CPU\nggml 0.9.4\ntier scalar\nq8_0 2-16 5 6\n";
     let loaded = Loaded { path: None, contents: Contents::File(file::parse(text).unwrap()) };
-    let settled = combine(&loaded, &Machine { isa: Isa::Scalar, ..MACHINE }, false);
+    let settled = combine(&loaded, &Machine { isa: Isa::Scalar, ..MACHINE }, HERE);
     let choices = Regime::ALL.map(|regime| settled.choices.get(Isa::Scalar, WeightType::Q8_0, regime));
-    use Choice::{Ours, Stock};
-    assert_eq!(choices, [Stock, Ours, Ours, Ours, Ours, Stock]);
+    use Decision::{Ours, Unmeasured};
+    assert_eq!(choices, [Unmeasured, Ours, Ours, Ours, Ours, Unmeasured]);
 }
 
 #[test]
 fn without_a_usable_file_the_table_holds_and_the_status_says_why() {
-    let defaults = Choices::defaults(false);
+    let defaults = Choices::defaults(HERE);
     let missing = Loaded { path: None, contents: Contents::None };
     let bad = Loaded { path: None, contents: Contents::Unusable(Reason::TuneBadFile) };
-    let good = calibrated("q4_K many stock 103 100\n");
+    let good = calibrated("q4_K many stock 103 100 -\n");
     for (loaded, machine, status) in [
         (&missing, MACHINE, "no_file"),
         (&bad, MACHINE, "tune_bad_file"),
@@ -87,7 +91,7 @@ fn without_a_usable_file_the_table_holds_and_the_status_says_why() {
         (&good, Machine { ggml: "0.9.5", ..MACHINE }, "tune_other_ggml"),
         (&good, Machine { isa: Isa::Avx512, ..MACHINE }, "tune_other_tier"),
     ] {
-        let settled = combine(loaded, &machine, false);
+        let settled = combine(loaded, &machine, HERE);
         assert_eq!(settled.status, status);
         assert_eq!(settled.choices, defaults, "{status}");
         assert_eq!(settled.blocking, Blocking::of(startup::data_path()), "{status}");

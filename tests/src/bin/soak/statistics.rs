@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-/// Why products may be left to ggml: F32 weights (`stock_is_faster`), the KV cache (`src0_view`).
-const DECLINED: [&str; 2] = ["stock_is_faster", "src0_view"];
+/// Why products may be left to ggml: F32 weights (`stock_is_faster`, `not_faster`), the KV cache (`src0_view`).
+const DECLINED: [&str; 3] = ["stock_is_faster", "not_faster", "src0_view"];
 
 /// What may happen to the process as a whole: it is squeezed.
 const EVENTS: [&str; 2] = ["memory_pressure", "memory_budget"];

@@ -115,8 +115,9 @@ mod tests {
         let mut list = |threads: usize| -> Vec<f64> {
             (0..PAIRS).map(|_| 1e6 * time(threads) * (1.0 + spread * (random.f64() - 0.5))).collect()
         };
-        let rungs =
-            ladder(ALL).filter_map(|threads| Rung::of(threads, &Times { ours: list(threads), stock: list(ALL) }));
+        let rungs = ladder(ALL).filter_map(|threads| {
+            Rung::of(threads, &Times { ours: list(threads), stock: list(ALL), repacked: Vec::new() })
+        });
         fewest(&rungs.collect::<Vec<_>>())
     }
 
@@ -155,8 +156,8 @@ mod tests {
     fn all_threads_that_were_held_up_by_others_prove_nothing() {
         let ours = vec![1e6; PAIRS as usize];
         let stock: Vec<f64> = (0..PAIRS).map(|pair| if pair % 3 == 0 { 9e6 } else { 3e6 }).collect();
-        assert!(Rung::of(1, &Times { ours: ours.clone(), stock }).is_none());
-        assert!(Rung::of(1, &Times { stock: ours.clone(), ours }).is_some());
+        assert!(Rung::of(1, &Times { ours: ours.clone(), stock, ..Times::default() }).is_none());
+        assert!(Rung::of(1, &Times { stock: ours.clone(), ours, ..Times::default() }).is_some());
     }
 
     #[test]
