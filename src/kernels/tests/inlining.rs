@@ -27,7 +27,8 @@ const OTHER_MODULES: [&str; 6] = [
     "registry::f16_as_bf16::",
 ];
 /// Those of attention.
-const ATTENTION_MODULES: [&str; 3] = ["attention::avx2::", "attention::vnni256::", "attention::avx512::"];
+const ATTENTION_MODULES: [&str; 3] =
+    ["attention::functions::avx2::", "attention::functions::vnni256::", "attention::functions::avx512::"];
 const QUANTISERS: [&str; 3] = [
     "zen5turbo_kernels::act::avx2::quantize_",
     "zen5turbo_kernels::act::avx512::quantize_",

@@ -240,18 +240,21 @@ impl Super256 for Q3K {
     }
 }
 
+/// The codes of half a super-block of Q6_K. (No closure: one of those is not inlined.)
+#[inline(always)]
+unsafe fn q6_half(p: *const u8, n: usize) -> [__m512i; 2] {
+    let m = _mm512_set1_epi8(0x30);
+    let [a, b] = nibbles(load(p.add(64 * n)));
+    // bits 2 * j of byte l: element 32 * j + l
+    let h = halves_shifted::<2>(p.add(128 + 32 * n));
+    [or_masked(a, _mm512_slli_epi16::<4>(h), m), or_masked(b, h, m)]
+}
+
 impl Super256 for Q6K {
     const ORDER: Order = Order::Plain;
     #[inline(always)]
     unsafe fn codes(p: *const u8) -> [__m512i; 4] {
-        let m = _mm512_set1_epi8(0x30);
-        let half = |n: usize| {
-            let [a, b] = nibbles(load(p.add(64 * n)));
-            // bits 2 * j of byte l: element 32 * j + l
-            let h = halves_shifted::<2>(p.add(128 + 32 * n));
-            [or_masked(a, _mm512_slli_epi16::<4>(h), m), or_masked(b, h, m)]
-        };
-        let ([a, b], [c, d]) = (half(0), half(1));
+        let ([a, b], [c, d]) = (q6_half(p, 0), q6_half(p, 1));
         [a, b, c, d]
     }
     #[inline(always)]
