@@ -20,10 +20,8 @@ fn assert_every_type_was_taken(run: &Outcome, tier: &str) {
     for ty in TYPES {
         let (taken, declined) = (stats.taken("MUL_MAT", Some(ty)), stats.declined("MUL_MAT", Some(ty)));
         assert!(taken > 0, "{ty} was not taken over\n{stats}");
-        // Some numbers of columns may be ggml's, by the table for this tier.
-        let left = declined.get("stock_is_faster").copied().unwrap_or(0);
-        let once = declined.get("use_ref").copied();
-        assert_eq!(once, Some(taken + left), "{ty}: every product is computed once with use_ref\n{stats}");
+        // What the table of this tier leaves to ggml is declined for that reason in both runs.
+        assert_eq!(declined.get("use_ref"), Some(&taken), "{ty}: every product is computed once with use_ref\n{stats}");
     }
     stats.assert_healthy();
 }
