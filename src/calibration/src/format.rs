@@ -9,6 +9,7 @@
 //! width 512
 //! panel 32768
 //! prefetch 0
+//! ahead 8192
 //! threads 24
 //! made 2026-11-21T19:40:00Z by zen5turbo 0.1.0 with 128 threads
 //! q4_K 1 ours 103500 121000 98700
@@ -18,7 +19,8 @@
 //! string, `ggml` the build ([`crate::identity`]) or the first words of it, `tier` the name of an [`Isa`]; each
 //! stands once, before the first measurement; `-` stands for what there is none of. `width`, 512 or 256, is the
 //! faster one of the two on that CPU where it was measured; `panel` and `prefetch` are the bytes of a packed panel and of
-//! weights to fetch ahead of packing, where others than the built-in ones were; `threads` is
+//! weights to fetch ahead of packing, where others than the built-in ones were, `ahead` the bytes that one column by rows
+//! fetches ahead; `threads` is
 //! how many threads compute a graph of one column, where more of them gain nothing; `made` is for the reader. A measurement is
 //! `<type> <regime> <ours|stock> <our ns> <plain ns> <repacked ns>`: the name of a type in ggml, in any case, a
 //! [`Regime`], who computes products of plain weights, and the times in whole nanoseconds of the same product computed
@@ -115,7 +117,9 @@ impl fmt::Display for Calibration {
         if let Some(width) = self.width {
             write!(f, "\nwidth {}", width.name())?;
         }
-        for (key, number) in [("panel", self.panel), ("prefetch", self.prefetch), ("threads", self.threads)] {
+        let numbers =
+            [("panel", self.panel), ("prefetch", self.prefetch), ("ahead", self.ahead), ("threads", self.threads)];
+        for (key, number) in numbers {
             if let Some(number) = number {
                 write!(f, "\n{key} {number}")?;
             }
@@ -145,6 +149,7 @@ struct Draft {
     width: Option<Width>,
     panel: Option<usize>,
     prefetch: Option<usize>,
+    ahead: Option<usize>,
     threads: Option<usize>,
     made: Option<String>,
     measured: Vec<Measured>,
@@ -170,6 +175,7 @@ impl Draft {
             ("prefetch", Version::Two | Version::Three) => {
                 bytes(key, value, 0).and_then(|n| set(&mut self.prefetch, Some(n)))
             }
+            ("ahead", Version::Three) => bytes(key, value, 0).and_then(|n| set(&mut self.ahead, Some(n))),
             ("threads", Version::Two | Version::Three) => threads(value).and_then(|n| set(&mut self.threads, Some(n))),
             ("made", Version::Two | Version::Three) => set(&mut self.made, normal(value)),
             _ if !self.is_complete() => {
@@ -193,8 +199,8 @@ impl Draft {
                 expected: "the lines `cpu`, `ggml` and `tier`".to_owned(),
             });
         };
-        let Self { width, panel, prefetch, threads, made, measured, .. } = self;
-        let new = Calibration { cpu, ggml, isa, width, panel, prefetch, threads, made, measured };
+        let Self { width, panel, prefetch, ahead, threads, made, measured, .. } = self;
+        let new = Calibration { cpu, ggml, isa, width, panel, prefetch, ahead, threads, made, measured };
         if done.iter().any(|old| old.is_for_the_same(&new)) {
             let expected = "only one calibration for the same `cpu`, `ggml` and `tier`".to_owned();
             return Err(bad(self.start.0, &self.start.1, expected));

@@ -159,6 +159,9 @@ pub struct Calibration {
     pub panel: Option<usize>,
     /// Bytes of weights to prefetch ahead of packing, likewise.
     pub prefetch: Option<usize>,
+    /// Bytes that one column by rows fetches ahead, likewise; only where the data path is full, see
+    /// [`Fetch::rows`](zen5turbo_kernels::fetch::Fetch::rows).
+    pub ahead: Option<usize>,
     /// Threads of graphs of one column, where more of them were measured to gain nothing: memory gives no more.
     pub threads: Option<usize>,
     /// When and with what it was made, for the reader.
@@ -210,6 +213,7 @@ mod tests {
             width: None,
             panel: None,
             prefetch: None,
+            ahead: None,
             threads: None,
             made: Some(made.into()),
             measured: Vec::new(),

@@ -30,7 +30,7 @@ use zen5turbo_host::topology::{SYSFS, Topology};
 use zen5turbo_host::{Caches, Cpu, Tier, best_tier};
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
-use zen5turbo_kernels::width;
+use zen5turbo_kernels::width::{self, DataPath};
 
 use crate::interrupt::{self, Interrupted, stop_at_signals};
 use crate::knobs::Settings;
@@ -222,12 +222,13 @@ fn tune(args: &Args) -> Result<ExitCode> {
     let bytes = |what, bytes: Option<usize>| bytes.map_or(String::new(), |n| format!(", {what} of {n} bytes"));
     let needed_words = needed.map_or(String::new(), |n| format!(", {} for one column", show::threads(n)));
     let found = format!(
-        "{} choices ({} ours, {stock} stock) of {} measured{registers}{}{}{needed_words}, kernels {}, {seconds:.0} s",
+        "{} choices ({} ours, {stock} stock) of {} measured{registers}{}{}{}{needed_words}, kernels {}, {seconds:.0} s",
         lines.len(),
         lines.len() - stock,
         findings.len(),
         bytes("panels", cut.panel),
         bytes("prefetch", cut.prefetch),
+        bytes("one column ahead", cut.ahead),
         isa.name()
     );
     if args.self_check {
@@ -239,7 +240,7 @@ fn tune(args: &Args) -> Result<ExitCode> {
     let date = Circumstances::now(String::new(), Vec::new()).date;
     let made = format!("{date} by zen5turbo {} with {} threads", env!("CARGO_PKG_VERSION"), plan.threads);
     let Plan { build, cpu, .. } = plan;
-    let Cut { panel, prefetch } = cut;
+    let Cut { panel, prefetch, ahead } = cut;
     file.put(Calibration {
         cpu,
         ggml: build.identity,
@@ -247,6 +248,7 @@ fn tune(args: &Args) -> Result<ExitCode> {
         width,
         panel,
         prefetch,
+        ahead,
         threads: needed,
         made: Some(made),
         measured: lines,
@@ -273,16 +275,28 @@ struct Outcome {
 struct Cut {
     panel: Option<usize>,
     prefetch: Option<usize>,
+    ahead: Option<usize>,
 }
 
 /// What is tried beside the built-in cut, one after the other; of the panels the fastest stays for what follows.
-const CUTS: [Cut; 5] = [
-    Cut { panel: Some(10 << 10), prefetch: None },
-    Cut { panel: Some(40 << 10), prefetch: None },
-    Cut { panel: None, prefetch: Some(0) },
-    Cut { panel: None, prefetch: Some(32 << 10) },
-    Cut { panel: None, prefetch: Some(512 << 10) },
-];
+const CUTS: [Cut; 7] = {
+    const BUILT_IN: Cut = Cut { panel: None, prefetch: None, ahead: None };
+    [
+        Cut { panel: Some(10 << 10), ..BUILT_IN },
+        Cut { panel: Some(40 << 10), ..BUILT_IN },
+        Cut { prefetch: Some(0), ..BUILT_IN },
+        Cut { prefetch: Some(32 << 10), ..BUILT_IN },
+        Cut { prefetch: Some(512 << 10), ..BUILT_IN },
+        Cut { ahead: Some(4 << 10), ..BUILT_IN },
+        Cut { ahead: Some(12 << 10), ..BUILT_IN },
+    ]
+};
+
+/// Those of [`CUTS`] that mean something to the kernels of `isa` on this CPU.
+fn cuts(isa: Isa) -> impl Iterator<Item = Cut> {
+    let is_full = isa == Isa::Avx512 && width::measure().is_some_and(|w| w.data_path() == DataPath::Full);
+    CUTS.into_iter().filter(move |cut| is_full || cut.ahead.is_none())
+}
 
 impl Plan {
     fn new(args: &Args) -> Result<Plan> {
@@ -335,10 +349,14 @@ impl Plan {
     /// The built-in cut, or those of [`CUTS`] that are clearly faster.
     fn best_cut(&self, isa: Isa, progress: &Progress) -> Result<Cut> {
         let mut best = Cut::default();
-        for cut in CUTS {
-            let tried = Cut { panel: cut.panel.or(best.panel), prefetch: cut.prefetch.or(best.prefetch) };
+        for cut in cuts(isa) {
+            let tried = Cut {
+                panel: cut.panel.or(best.panel),
+                prefetch: cut.prefetch.or(best.prefetch),
+                ahead: cut.ahead.or(best.ahead),
+            };
             let mut sides = self.sides((isa, tried), Some((isa, best)))?;
-            if sides.is_faster(progress)? {
+            if sides.is_faster(cut.ahead.is_some(), progress)? {
                 best = tried;
             }
         }
@@ -390,7 +408,7 @@ impl Plan {
     }
 
     /// A calibration file that has the shim take everything over, whatever its own table says, and cut it like this.
-    fn everything(&self, name: &str, isa: Isa, Cut { panel, prefetch }: Cut) -> Result<PathBuf> {
+    fn everything(&self, name: &str, isa: Isa, Cut { panel, prefetch, ahead }: Cut) -> Result<PathBuf> {
         let all = |weight| {
             Regime::ALL.map(|regime| Measured {
                 weight,
@@ -408,6 +426,7 @@ impl Plan {
             width: None,
             panel,
             prefetch,
+            ahead,
             threads: None,
             made: None,
             measured: WeightType::ALL.into_iter().flat_map(all).collect(),

@@ -145,6 +145,7 @@ fn a_bad_line_is_named_with_what_was_expected() {
         ("q4_K 1 ours 103 - 99", "times in whole nanoseconds"),
         ("q4_K 1 repacked 103 121 99", "one of the choices ours, stock"),
         ("Q8_0 many stock 5 6 -", "only one line for q8_0 many"),
+        ("ahead 1048577", "`ahead` with bytes from 0 to 1048576"),
     ];
     let first = format!("{HEAD}# first\nq8_0 many 1 2\n");
     let second = format!("{HEAD_2}# first\nq8_0 many ours 1 2\n");
@@ -218,17 +219,17 @@ fn any_calibration() -> impl Strategy<Value = Calibration> {
     let line = (one_of(WeightType::ALL.len()), one_of(6), any::<bool>(), times);
     let words = "[!-~]{1,9}( [!-~]{1,9}){0,3}";
     let width = prop::option::of(prop::sample::select(&Width::ALL[..]));
-    let blocking =
-        (prop::option::of(4096_usize..=1 << 20), prop::option::of(0_usize..=1 << 20), prop::option::of(1_usize..=512));
+    let ahead = || prop::option::of(0_usize..=1 << 20);
+    let blocking = (prop::option::of(4096_usize..=1 << 20), ahead(), ahead(), prop::option::of(1_usize..=512));
     (words, words, one_of(4), width, blocking, prop::option::of(words), prop::collection::vec(line, 0..40)).prop_map(
-        |(cpu, ggml, isa, width, (panel, prefetch, threads), made, lines)| {
+        |(cpu, ggml, isa, width, (panel, prefetch, ahead, threads), made, lines)| {
             let mut list: Vec<Measured> = Vec::new();
             for (weight, regime, ours_wins, (ours, plain, repacked)) in lines {
                 let choice = if ours_wins { Choice::Ours } else { Choice::Stock };
                 let new = measured(WeightType::ALL[weight], Regime::ALL[regime], choice, ours, plain);
                 let _ = add(&mut list, Measured { repacked, ..new });
             }
-            Calibration { cpu, ggml, isa: Isa::ALL[isa], width, panel, prefetch, threads, made, measured: list }
+            Calibration { cpu, ggml, isa: Isa::ALL[isa], width, panel, prefetch, ahead, threads, made, measured: list }
         },
     )
 }

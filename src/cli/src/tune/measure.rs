@@ -265,9 +265,15 @@ impl Sides {
         }))
     }
 
-    /// Whether our side, which cuts products in another way than the second one, is clearly faster.
-    pub fn is_faster(&mut self, progress: &Progress) -> Result<bool> {
-        let choice = self.over_all("panels and prefetch", &BLOCKING_TYPES, &BLOCKING_REGIMES, progress)?;
+    /// Whether our side, which cuts products in another way than the second one, is clearly faster; with `one_column`
+    /// where only that can differ.
+    pub fn is_faster(&mut self, one_column: bool, progress: &Progress) -> Result<bool> {
+        let (what, regimes) = if one_column {
+            ("fetching ahead", &[Regime::One; 1][..])
+        } else {
+            ("panels and prefetch", &BLOCKING_REGIMES[..])
+        };
+        let choice = self.over_all(what, &BLOCKING_TYPES, regimes, progress)?;
         Ok(choice == Some(Choice::Ours))
     }
 

@@ -168,6 +168,7 @@ fn one(calibration: &Calibration, fits: String) -> String {
         ),
         ("panels", bytes(calibration.panel)),
         ("prefetch", bytes(calibration.prefetch)),
+        ("ahead", bytes(calibration.ahead)),
         (
             "threads",
             calibration.threads.map_or("as many as there are".to_owned(), |n| format!("{} for one column", threads(n))),

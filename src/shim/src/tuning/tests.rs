@@ -54,10 +54,16 @@ fn every_type_tier_and_regime_has_an_answer_before_and_after_settling() {
 
 #[test]
 fn a_fitting_file_overrides_the_table_where_it_has_measured() {
-    let loaded = calibrated("panel 32768\nq4_K many stock 103 100 120\nq4_K 3-4 ours 100 103 98\nf32 3-4 ours 1 2 -\n");
+    let loaded = calibrated(
+        "panel 32768\nahead 8192\nq4_K many stock 103 100 120\nq4_K 3-4 ours 100 103 98\nf32 3-4 ours 1 2 -\n",
+    );
     let settled = combine(&loaded, &MACHINE, HERE);
     assert_eq!(settled.status, USED);
-    assert_eq!(settled.blocking, Blocking { panel_bytes: 32768, ..Blocking::of(startup::data_path()) });
+    let built_in = Blocking::of(startup::data_path());
+    assert_eq!(
+        settled.blocking,
+        Blocking { panel_bytes: 32768, rows: Fetch { ahead: 8192, ..built_in.rows }, ..built_in }
+    );
     let get = |isa, regime| settled.choices.get(isa, WeightType::Q4K, regime);
     assert_eq!(get(Isa::Avx2, Regime::Many), Decision::Stock);
     assert_eq!(get(Isa::Avx2, Regime::Four), Decision::Ours, "repacked kernels are faster: not for plain weights");
