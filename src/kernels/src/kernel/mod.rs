@@ -270,6 +270,12 @@ impl Kernel {
         let (blocks, column_bytes) = (p.k / self.shape.block, self.act.bytes(p.k, 1));
         let in_order = blocking.prefetch_bytes > 0 && p.stride == self.weight.row_bytes(p.k);
         let mut dst = [core::ptr::null_mut(); MAX_TILE];
+        if in_order && LANES * p.stride <= FUSED_START {
+            // nobody has fetched the first rows of a piece
+            blocking
+                .fused
+                .fetch(p.weights.wrapping_add(panels.start * LANES * p.stride), LANES * p.stride + FUSED_AHEAD);
+        }
         for panel in panels {
             let row = panel * LANES;
             let rows = LANES.min(p.rows - row);
@@ -349,6 +355,9 @@ pub(crate) const FLOAT_PANEL: usize = 6;
 
 /// Bytes that fused products fetch ahead, beyond the next sixteen rows.
 const FUSED_AHEAD: usize = 8 << 10;
+
+/// The most bytes of sixteen rows that they fetch at once before the first ones.
+const FUSED_START: usize = 64 << 10;
 /// Bytes of two panels side by side: half as large again. CPUs that compute 512-bit operations at once have a level-1 cache
 /// of 48 kB, others 32 kB. (AMD EPYC, Zen 4, 2026-11-30, q4_K, 512 columns, K=2048, GMAC/s with 20 and 40 kB: 150, 167.)
 pub(crate) const fn pair_bytes(panel_bytes: usize) -> usize {
