@@ -222,7 +222,7 @@ impl<W: Block32, const AHEAD: bool> Row for Blocks<W, AHEAD> {
         let mut acc = _mm512_setzero_ps();
         for pair in 0..steps / 2 {
             if AHEAD {
-                o.fetch.lines(p, 8 * block);
+                o.fetch.lines_near(p, 8 * block);
             }
             for i in 0..2 {
                 acc = step::<W>(acc, p.add(i * 4 * block), act.add(i * ROWS32.bytes));
@@ -231,7 +231,7 @@ impl<W: Block32, const AHEAD: bool> Row for Blocks<W, AHEAD> {
             act = act.add(stride(pair));
         }
         if AHEAD {
-            o.fetch.lines(p, o.k % 256 / 32 * block);
+            o.fetch.lines_near(p, o.k % 256 / 32 * block);
         }
         if steps % 2 > 0 {
             acc = step::<W>(acc, p, act);

@@ -375,7 +375,7 @@ impl<W: Super256, const CLOSE: bool, const AHEAD: bool> Row for Blocks<W, CLOSE,
         let mut acc = _mm512_setzero_ps();
         for _ in 0..steps {
             if AHEAD {
-                o.fetch.lines(p, 4 * W::BYTES);
+                o.fetch.lines_near(p, 4 * W::BYTES);
             }
             acc = step::<W, CLOSE>(acc, p, 4, act);
             p = p.add(4 * W::BYTES);
@@ -383,7 +383,7 @@ impl<W: Super256, const CLOSE: bool, const AHEAD: bool> Row for Blocks<W, CLOSE,
         }
         if left > 0 {
             if AHEAD {
-                o.fetch.lines(p, left * W::BYTES);
+                o.fetch.lines_near(p, left * W::BYTES);
             }
             acc = step::<W, CLOSE>(acc, p, left, act);
         }
