@@ -292,10 +292,9 @@ const CUTS: [Cut; 7] = {
     ]
 };
 
-/// Those of [`CUTS`] that mean something to the kernels of `isa` on this CPU.
-fn cuts(isa: Isa) -> impl Iterator<Item = Cut> {
-    let is_full = isa == Isa::Avx512 && width::measure().is_some_and(|w| w.data_path() == DataPath::Full);
-    CUTS.into_iter().filter(move |cut| is_full || cut.ahead.is_none())
+/// Whether the kernels of `isa` fetch one column ahead on this CPU.
+fn fetches_ahead(isa: Isa) -> bool {
+    isa == Isa::Avx512 && width::measure().is_some_and(|w| w.data_path() == DataPath::Full)
 }
 
 impl Plan {
@@ -349,7 +348,12 @@ impl Plan {
     /// The built-in cut, or those of [`CUTS`] that are clearly faster.
     fn best_cut(&self, isa: Isa, progress: &Progress) -> Result<Cut> {
         let mut best = Cut::default();
-        for cut in cuts(isa) {
+        let fetches_ahead = fetches_ahead(isa);
+        for cut in CUTS {
+            if cut.ahead.is_some() && !fetches_ahead {
+                progress.skip(BLOCKING_CELLS);
+                continue;
+            }
             let tried = Cut {
                 panel: cut.panel.or(best.panel),
                 prefetch: cut.prefetch.or(best.prefetch),

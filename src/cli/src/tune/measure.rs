@@ -266,12 +266,12 @@ impl Sides {
     }
 
     /// Whether our side, which cuts products in another way than the second one, is clearly faster; with `one_column`
-    /// where only that can differ.
+    /// where only that can differ (measured twice, so that every cut is as many cells).
     pub fn is_faster(&mut self, one_column: bool, progress: &Progress) -> Result<bool> {
         let (what, regimes) = if one_column {
-            ("fetching ahead", &[Regime::One; 1][..])
+            ("fetching ahead", &[Regime::One; BLOCKING_REGIMES.len()])
         } else {
-            ("panels and prefetch", &BLOCKING_REGIMES[..])
+            ("panels and prefetch", &BLOCKING_REGIMES)
         };
         let choice = self.over_all(what, &BLOCKING_TYPES, regimes, progress)?;
         Ok(choice == Some(Choice::Ours))
