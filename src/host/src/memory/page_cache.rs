@@ -22,7 +22,7 @@ const RWF_NOWAIT: c_int = 8;
 const MAY_MISS: usize = 64;
 
 /// Whether the page cache holds the byte at `bytes.start` of the file and every `step`-th one from
-/// there on, but for one in [`MAY_MISS`]; true also when the kernel does not tell. Where more are missing the search
+/// there on, but for one in `MAY_MISS`; true also when the kernel does not tell. Where more are missing the search
 /// ends, and the kernel may begin to read there. `mincore` tells this only to those who could write the file.
 #[must_use]
 pub fn is_cached(file: BorrowedFd<'_>, bytes: Range<u64>, step: usize) -> bool {

@@ -40,7 +40,7 @@ pub struct Product {
     pub rows: usize,
     /// Elements of a row, a multiple of the block size.
     pub k: usize,
-    /// The columns, quantised by [`Kernel::quantize_tile`], tile after tile.
+    /// The columns, quantised by [`super::Kernel::quantize_tile`], tile after tile.
     pub act: *const u8,
     /// How the columns are cut.
     pub tiles: Tiles,

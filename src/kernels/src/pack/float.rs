@@ -90,7 +90,7 @@ impl Pack for Bf16Pairs {
 /// A record of sixteen rows of F16, rounded to the pairs of [`Bf16Pairs`].
 ///
 /// # Safety
-/// As of [`Weight::pack`]; the CPU has AVX512_BF16.
+/// As of [`Pack::pack`]; the CPU has AVX512_BF16.
 #[inline(always)]
 pub unsafe fn pack_f16_as_bf16<S: DotBf16>(rows: &Rows, rec: *mut u8) {
     unrolled!(i in [0, 1] {
