@@ -86,7 +86,7 @@ fn new_case(
     let weights = weights.get_or_insert_with(|| {
         Rc::new(Weights::random(kind, SIZE, copies, Pages::Huge).expect("memory for the weights"))
     });
-    let case =
-        Case::new(weights, (data_path(), isa), columns, Blocking::of(data_path())).expect("memory for the product");
+    let path = data_path();
+    let case = Case::new(weights, (path, isa), columns, Blocking::of(path)).expect("memory for the product");
     case.expect("a kernel for every type on every ISA of this CPU")
 }

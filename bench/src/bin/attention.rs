@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use zen5turbo_bench::harness::{parse_isa, parse_type};
+use zen5turbo_bench::harness::{data_path, parse_isa, parse_type};
 use zen5turbo_bench::median;
 use zen5turbo_bench::memory::{Memory, Pages};
 use zen5turbo_kernels::attention::{Attention, KeyHeads, Query, Rows, Scale, Shared};
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
-use zen5turbo_kernels::width::{self, DataPath, Width};
+use zen5turbo_kernels::width::DataPath;
 use zen5turbo_peaks::memory::uncached_bytes;
 
 /// Most queries of a head of keys that are computed as the shim computes few tokens: all heads of a tile of keys, then the next
@@ -153,7 +153,7 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let isa = parse_isa(&args.isa)?;
     ensure!(isa.available(), "this CPU has no {}", isa.name());
-    let path = width::measure().map_or(DataPath::Full, Width::data_path);
+    let path = data_path();
     println!(
         "{:<8} {:>5} {:>6} {:>8} {:>7} {:>10} {:>8} {:>8}",
         "type", "head", "keys", "sharing", "tokens", "us", "GB/s", "GMAC/s"

@@ -125,7 +125,8 @@ fn main() -> Result<()> {
             kind.ggml_name()
         );
     }
-    let mut blocking = Blocking::of(args.path.unwrap_or_else(data_path));
+    let path = args.path.unwrap_or_else(data_path);
+    let mut blocking = Blocking::of(path);
     blocking.panel_bytes = args.panel_bytes.unwrap_or(blocking.panel_bytes);
     blocking.prefetch_bytes = args.prefetch_bytes.unwrap_or(blocking.prefetch_bytes);
     blocking.rows.ahead = args.ahead_bytes.unwrap_or(blocking.rows.ahead);
@@ -152,7 +153,7 @@ fn main() -> Result<()> {
     );
     println!("{}", report::header());
     for &kind in &args.types {
-        for (row, case) in measure(&args, kind, &blocking, &peaks)? {
+        for (row, case) in measure(&args, kind, path, &blocking, &peaks)? {
             println!("{}", report::line(&row, &peaks));
             if let Some(file) = &mut csv {
                 writeln!(file, "{}", report::csv(&row, &case, &peaks))?;
@@ -163,11 +164,16 @@ fn main() -> Result<()> {
 }
 
 /// All cases of one type, in the order of the table.
-fn measure(args: &Args, kind: WeightType, blocking: &Blocking, peaks: &Peaks) -> Result<Vec<(report::Row, Case)>> {
+fn measure(
+    args: &Args,
+    kind: WeightType,
+    path: DataPath,
+    blocking: &Blocking,
+    peaks: &Peaks,
+) -> Result<Vec<(report::Row, Case)>> {
     let size = Size { rows: args.rows, k: args.k };
     let weights = Rc::new(Weights::random(kind, size, args.copies, args.pages).context("allocating the weights")?);
     let cached = weights.bytes() * weights.copies() < uncached_bytes();
-    let path = args.path.unwrap_or_else(data_path);
     let mut cases = Vec::new();
     for &isa in &args.isa {
         for &columns in &args.columns {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use zen5turbo_bench::harness::{Case, Size, Unknown, Weights, data_path, parse_isa, parse_type};
+use zen5turbo_bench::harness::{Case, Size, Weights, data_path, parse_isa, parse_type};
 use zen5turbo_bench::median;
 use zen5turbo_bench::memory::Pages;
 use zen5turbo_kernels::formats::WeightType;
@@ -18,10 +18,10 @@ use zen5turbo_kernels::kernel::Blocking;
 #[command(name = "sweep")]
 struct Args {
     /// Weight types, ggml's names [default: all]
-    #[arg(long, value_name = "T,T", value_delimiter = ',', value_parser = parse_type_name)]
+    #[arg(long, value_name = "T,T", value_delimiter = ',', value_parser = parse_type)]
     types: Vec<WeightType>,
     /// The tier [default: the best of this CPU]
-    #[arg(long, value_name = "ISA", value_parser = parse_isa_name)]
+    #[arg(long, value_name = "ISA", value_parser = parse_isa)]
     isa: Option<Isa>,
     /// Columns of activations
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -41,14 +41,6 @@ struct Args {
     /// A length is slow below this share of its neighbours' median
     #[arg(long, value_name = "SHARE", default_value_t = 0.9)]
     least: f64,
-}
-
-fn parse_type_name(name: &str) -> Result<WeightType, Unknown> {
-    parse_type(name)
-}
-
-fn parse_isa_name(name: &str) -> Result<Isa, Unknown> {
-    parse_isa(name)
 }
 
 /// Weights of one product: so many that its start does not matter.
@@ -85,10 +77,11 @@ fn sweep(args: &Args, isa: Isa, kind: WeightType) -> Result<usize> {
     ensure!(!lengths.is_empty(), "--from and --to leave no row length for {}", kind.ggml_name());
     let weights =
         Weights::random(kind, Size { rows: 256, k: 4096 }, None, Pages::Huge).context("allocating weights")?;
+    let path = data_path();
     let rate = |k: usize| -> Result<f64> {
         let weights = Rc::new(weights.reshaped(k, BYTES));
-        let case = Case::new(&weights, (data_path(), isa), args.columns, Blocking::of(data_path()))
-            .context("allocating a product")?;
+        let case =
+            Case::new(&weights, (path, isa), args.columns, Blocking::of(path)).context("allocating a product")?;
         let mut case = case.with_context(|| format!("no kernel of {} for {}", isa.name(), kind.ggml_name()))?;
         case.run(2); // touches everything
         Ok(weights.bytes() as f64 / case.run(6).multiply / 1e9)

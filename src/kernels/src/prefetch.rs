@@ -1,8 +1,8 @@
 //! What to fetch from memory while rows are packed and multiplied.
 
+use crate::fetch::Cache;
 use crate::formats::LINE;
 use crate::isa::LANES;
-use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 
 /// Most lines that are fetched at once, as far as the work can be cut. (AMD EPYC, Zen 4, 2026-11-30, weights in memory,
 /// K=2048, GMAC/s with 16 and 32: q4_K N=16 136, 127; q8_0 N=12 113, 107; q2_K N=12 118, 126; q3_K N=12 123, 131. With
@@ -113,18 +113,9 @@ impl NextRows {
                 self.begin(self.end.wrapping_sub(self.run).wrapping_add(self.stride));
             }
             let n = lines.min((self.end.addr() - self.line.addr()).div_ceil(LINE));
-            for _ in 0..n {
-                pull_line(self.line);
-                self.line = self.line.wrapping_add(LINE);
-            }
+            Cache::Level2.fetch(self.line, n * LINE);
+            self.line = self.line.wrapping_add(n * LINE);
             lines -= n;
         }
     }
-}
-
-/// Fetches a line of memory into the level-2 cache.
-#[inline(always)]
-fn pull_line(line: *const u8) {
-    // SAFETY: a prefetch reads nothing; its instruction is part of x86-64.
-    unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
 }

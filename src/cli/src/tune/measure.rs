@@ -266,14 +266,15 @@ impl Sides {
     }
 
     /// Whether our side, which cuts products in another way than the second one, is clearly faster; with `one_column`
-    /// where only that can differ (measured twice, so that every cut is as many cells).
+    /// where only that can differ.
     pub fn is_faster(&mut self, one_column: bool, progress: &Progress) -> Result<bool> {
         let (what, regimes) = if one_column {
-            ("fetching ahead", &[Regime::One; BLOCKING_REGIMES.len()])
+            ("fetching ahead", &[Regime::One][..])
         } else {
-            ("panels and prefetch", &BLOCKING_REGIMES)
+            ("panels and prefetch", &BLOCKING_REGIMES[..])
         };
         let choice = self.over_all(what, &BLOCKING_TYPES, regimes, progress)?;
+        progress.skip(BLOCKING_CELLS - BLOCKING_TYPES.len() * regimes.len());
         Ok(choice == Some(Choice::Ours))
     }
 

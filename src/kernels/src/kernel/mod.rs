@@ -358,6 +358,7 @@ const FUSED_AHEAD: usize = 8 << 10;
 
 /// The most bytes of sixteen rows that they fetch at once before the first ones.
 const FUSED_START: usize = 64 << 10;
+
 /// Bytes of two panels side by side: half as large again. CPUs that compute 512-bit operations at once have a level-1 cache
 /// of 48 kB, others 32 kB. (AMD EPYC, Zen 4, 2026-11-30, q4_K, 512 columns, K=2048, GMAC/s with 20 and 40 kB: 150, 167.)
 pub(crate) const fn pair_bytes(panel_bytes: usize) -> usize {
