@@ -79,10 +79,23 @@ pub enum Policy {
 /// `EINVAL` when `start` is not on a page boundary or a node does not exist or is not allowed,
 /// `EFAULT` when the range is not mapped, `ENOMEM`, and `EPERM` or `ENOSYS` where it is refused.
 pub fn apply(start: usize, len: usize, policy: Policy) -> io::Result<()> {
+    bind(start, len, policy, 0)
+}
+
+/// The same, and moves the pages that are there already, as far as that is possible.
+///
+/// # Errors
+/// As [`apply`].
+pub fn move_to(start: usize, len: usize, policy: Policy) -> io::Result<()> {
+    const MPOL_MF_MOVE: u64 = 2;
+    bind(start, len, policy, MPOL_MF_MOVE)
+}
+
+fn bind(start: usize, len: usize, policy: Policy, flags: u64) -> io::Result<()> {
     let (mode, mask) = kernel_words(policy)?;
     let (nodes, bits) = pointer(&mask);
-    // SAFETY: a policy never changes the contents of memory; the mask outlives the call.
-    let got = unsafe { libc::syscall(libc::SYS_mbind, start, len, mode, nodes, bits, 0) };
+    // SAFETY: neither a policy nor a move changes the contents of memory; the mask outlives the call.
+    let got = unsafe { libc::syscall(libc::SYS_mbind, start, len, mode, nodes, bits, flags) };
     if got < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

@@ -44,6 +44,20 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Bytes that this process has locked in memory; `None` when procfs does not tell.
+#[must_use]
+pub fn locked_bytes() -> Option<u64> {
+    field_kib(&std::fs::read_to_string("/proc/self/status").ok()?, "VmLck")
+}
+
+/// Whether this process may lock as much memory as there is: no limit, whatever rights it has beside.
+#[must_use]
+pub fn may_lock_without_limit() -> bool {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: fills the local.
+    (unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) }) == 0 && limit.rlim_cur == libc::RLIM_INFINITY
+}
+
 /// Whether this process may write a file of this size: one that grows beyond RLIMIT_FSIZE is a signal, which ends the
 /// program.
 ///

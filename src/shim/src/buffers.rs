@@ -9,6 +9,7 @@
 
 use std::ffi::{CStr, c_void};
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::ggml::checked::is_address;
 use crate::ggml::copies::{Caller, function};
 use crate::log::log;
 use crate::memory::pace::Pace;
+use crate::memory::sources;
 use crate::pages::{Buffer, map_buffer};
 use crate::placement;
 use crate::reason::Reason;
@@ -92,14 +94,28 @@ pub fn free(p: *mut c_void) -> bool {
         if slot.start.load(Acquire) == address
             && slot.start.compare_exchange(address, CLAIMED, Acquire, Relaxed).is_ok()
         {
+            let range = address..address + slot.len.load(Relaxed);
+            if sources::may_concern(&range) {
+                sources::gone(&range);
+            }
             // SAFETY: the mapping is ours, and the program says that it has done with it.
-            unsafe { map::unmap(address..address + slot.len.load(Relaxed)) };
+            unsafe { map::unmap(range) };
             slot.start.store(0, Release);
             stats::counters().buffers.freed.fetch_add(1, Relaxed);
             return true;
         }
     }
     false
+}
+
+/// The buffer of ours that an address lies in.
+pub fn holding(address: usize) -> Option<Range<usize>> {
+    let slots = TABLE[..USED.load(Acquire)].iter();
+    let ranges = slots.map(|slot| {
+        let start = slot.start.load(Acquire);
+        start..start + slot.len.load(Relaxed)
+    });
+    ranges.filter(|range| range.start > CLAIMED).find(|range| range.contains(&address))
 }
 
 /// An empty slot, which is then the caller's.

@@ -9,6 +9,7 @@ use crate::config::config;
 use crate::placement;
 use crate::reason::Reason;
 use crate::stats;
+use crate::tuning;
 
 /// Which pages lie under the weights and under ggml's large buffers. Every kind falls back to the
 /// smaller ones where the kernel refuses; the statistics hold the reason of each step down.
@@ -26,6 +27,16 @@ pub enum HugePages {
     One,
     /// Whatever the program would have got by itself.
     Off,
+}
+
+/// Whether weights get copies: on pages that the user asks for, placed on several memory nodes, or where `zen5turbo tune` measured that
+/// huge pages are worth it.
+pub fn copies_weights() -> bool {
+    match config().huge_pages {
+        HugePages::Off => false,
+        HugePages::Thp | HugePages::Two | HugePages::One => true,
+        HugePages::Auto => placement::is_active() || tuning::copies_pay(),
+    }
 }
 
 /// A mapping for a large buffer.

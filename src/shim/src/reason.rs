@@ -115,10 +115,10 @@ reasons! {
     PinRefused = "pin_refused",
     /// No address was to be had at which huge pages can lie, so a model is mapped as ever.
     MappingNotPlaced = "mapping_not_placed",
-    /// The program changed a mapping whose pages had been replaced: they are the file's again.
-    MappingChanged = "mapping_changed",
-    /// The thread that moves weights to huge pages could not be started.
-    PromoterNotStarted = "promoter_not_started",
+    /// The model's file could not be opened a second time, so it is not read ahead and gets no copies.
+    FileNotReopened = "file_not_reopened",
+    /// The thread that copies weights could not be started.
+    CopierNotStarted = "copier_not_started",
     /// No page of 2 MiB is free in the hugetlb pool: smaller ones from here on.
     Hugetlb2mMissing = "hugetlb_2m_missing",
     /// The same for 1 GiB.
@@ -126,24 +126,20 @@ reasons! {
     /// Products do not read the whole of each 1 GiB of weights, as in a small model: smaller pages there.
     Weights1gInPart = "weights_1g_in_part",
     /// The kernel refused memory for a copy of weights.
-    PromotionOutOfMemory = "promotion_out_of_memory",
+    CopyOutOfMemory = "copy_out_of_memory",
     /// Not enough memory is available for (all) weights on pages of their own, or somebody waits for memory.
     MemoryBudget = "memory_budget",
-    /// Memory became short, and weights were given back.
+    /// Memory became short, and copies of weights were given back.
     MemoryPressure = "memory_pressure",
     /// The process has too many mappings already (`vm.max_map_count`).
     TooManyMappings = "too_many_mappings",
-    /// The program wants its model locked, and the limit of locked memory forbids it for huge pages.
-    LockRefused = "lock_refused",
-    /// The program has all memory locked that it maps from now on (`mlockall(MCL_FUTURE)`): models are mapped as ever,
-    /// and nothing more is moved or read ahead.
+    /// The program has memory locked (`mlock`), and a limit of it: what a copy of weights would lock, the program could be refused. Or it
+    /// has the weights themselves locked: they stay in memory beside their copy.
     MemoryLocked = "memory_locked",
     /// The descriptor of the model file is another file's: the program closed what it had not opened.
     FileChanged = "file_changed",
     /// The model file could not be read, or is shorter than its mapping.
     FileUnreadable = "file_unreadable",
-    /// The kernel refused to put huge pages in the place of the file's.
-    MoveRefused = "move_refused",
     /// The model is larger than the memory it may take: a part of it stays, the rest is read ahead.
     ModelLargerThanMemory = "model_larger_than_memory",
     /// The thread that reads ahead could not be started.

@@ -19,7 +19,7 @@ use crate::blas;
 use crate::config::{Config, KNOBS, KernelChoice, config};
 use crate::heap;
 use crate::log::{self, log};
-use crate::memory::{promoter, registry};
+use crate::memory::{copier, reader, sources};
 use crate::reason::Reason;
 use crate::stats;
 use crate::streaming;
@@ -297,25 +297,23 @@ fn report_panics_in_one_line() {
 /// Registers what runs at exit and in a forked child.
 fn register_handlers() {
     extern "C" fn at_exit() {
-        guarded((), promoter::stop_at_exit);
+        guarded((), copier::stop_at_exit);
         guarded((), stats::write_at_exit);
-    }
-    extern "C" fn before_fork() {
-        guarded((), registry::before_fork);
-    }
-    extern "C" fn in_parent() {
-        guarded((), || registry::after_fork(false));
     }
     extern "C" fn in_child() {
         FORKED.store(true, Ordering::Relaxed);
-        guarded((), || registry::after_fork(true));
+        guarded((), || {
+            sources::forget_in_child();
+            copier::forget_in_child();
+            reader::forget_in_child();
+        });
         stats::forget();
     }
     // SAFETY: the handlers are functions of this library, which is never unloaded (preloaded
     // libraries stay); both unwind nowhere.
     unsafe {
         libc::atexit(at_exit);
-        libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child));
+        libc::pthread_atfork(None, None, Some(in_child));
     }
 }
 

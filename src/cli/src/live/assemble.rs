@@ -88,8 +88,8 @@ fn memory(counters: &Counters<u64>) -> Value {
     let pair = |[count, bytes]: [u64; 2]| json!({"count": count, "bytes": bytes});
     json!({
         "weights": {
-            "mapped": w.mapped, "wanted": w.wanted, "cached": w.cached, "promoted": {"thp": w.thp, "2m": w.huge, "1g": w.giant},
-            "demoted": w.demoted, "us": w.us, "rested_us": w.rested_us,
+            "mapped": w.mapped, "wanted": w.wanted, "cached": w.cached, "copied": {"thp": w.thp, "2m": w.huge, "1g": w.giant},
+            "freed": w.freed, "us": w.us, "rested_us": w.rested_us,
         },
         "prefetch": {"bytes": p.bytes, "calls": p.calls, "us": p.us, "released": p.released},
         "buffers": {"thp": pair(b.thp), "hugetlb_2m": pair(b.hugetlb), "freed": b.freed},

@@ -144,8 +144,8 @@ fn operations(stats: &Stats, wall: Duration, measured: &[Bandwidth]) -> String {
 fn memory(json: &Value) -> String {
     let weights = &json["memory"]["weights"];
     let number = |value: &Value| value.as_u64().unwrap_or(0);
-    let promoted = &weights["promoted"];
-    let moved: u64 = ["thp", "2m", "1g"].iter().map(|kind| number(&promoted[*kind])).sum();
+    let copied = &weights["copied"];
+    let moved: u64 = ["thp", "2m", "1g"].iter().map(|kind| number(&copied[*kind])).sum();
     let total = number(&weights["cached"]) + moved;
     let mut out = format!(
         "huge pages   {} of {} that products read ({} mapped): {} in the page cache; moved to {} transparent, {} of 2 MiB, {} of 1 GiB pages; {} given back; {:.2} s\n",
@@ -153,10 +153,10 @@ fn memory(json: &Value) -> String {
         text::bytes(number(&weights["wanted"])),
         text::bytes(number(&weights["mapped"])),
         text::bytes(number(&weights["cached"])),
-        text::bytes(number(&promoted["thp"])),
-        text::bytes(number(&promoted["2m"])),
-        text::bytes(number(&promoted["1g"])),
-        text::bytes(number(&weights["demoted"])),
+        text::bytes(number(&copied["thp"])),
+        text::bytes(number(&copied["2m"])),
+        text::bytes(number(&copied["1g"])),
+        text::bytes(number(&weights["freed"])),
         number(&weights["us"]) as f64 / 1e6
     );
     let buffers = &json["memory"]["buffers"];
@@ -179,8 +179,8 @@ mod tests {
         "gate": {"mode": "off", "decision": "run"}, "ggml": [{"path": "/x/libggml-cpu.so", "status": "bound"}],
         "ops": {"MUL_MAT": {"q4_K": {"taken": 4, "ns": 500000000, "bytes": 4000000000, "mac": 50000000000,
             "kernels": {}, "declined": {"use_ref": 3}}}},
-        "memory": {"weights": {"mapped": 4194304, "wanted": 4194304, "cached": 1048576, "promoted": {"thp": 2097152, "2m": 0, "1g": 0},
-            "demoted": 0, "us": 1500000}, "buffers": {"thp": {"count": 2, "bytes": 1048576}}},
+        "memory": {"weights": {"mapped": 4194304, "wanted": 4194304, "cached": 1048576, "copied": {"thp": 2097152, "2m": 0, "1g": 0},
+            "freed": 0, "us": 1500000}, "buffers": {"thp": {"count": 2, "bytes": 1048576}}},
         "threads": {"asked": 4, "used": 1, "budget": 1, "capped": 1}, "threads_limit": "CPUs allowed: 3",
         "events": {"thp_never": 1}}"#;
 

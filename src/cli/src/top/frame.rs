@@ -297,8 +297,8 @@ fn operation((operation, kind): &(String, String), op: &Op, since: Option<(Op, f
 }
 
 fn promoted(weights: &Value) -> Promoted {
-    let moved: u64 = ["thp", "2m", "1g"].map(|kind| count(&weights["promoted"][kind])).iter().sum();
-    let given_back = count(&weights["demoted"]);
+    let moved: u64 = ["thp", "2m", "1g"].map(|kind| count(&weights["copied"][kind])).iter().sum();
+    let given_back = count(&weights["freed"]);
     Promoted {
         wanted: count(&weights["wanted"]),
         cached: count(&weights["cached"]),
@@ -324,7 +324,7 @@ pub mod tests {
                 "q4_K": {"taken": 100 * n, "ns": n * 500_000_000, "bytes": n * 4_000_000_000, "mac": n * 1_000_000_000,
                          "kernels": {"1": "avx512vnni", "many": "avx512vnni"}, "declined": {"use_ref": 3}},
                 "f16": {"declined": {"src0_view": 7}}}},
-            "memory": {"weights": {"wanted": 8 << 20, "cached": 2 << 20, "promoted": {"thp": 3 << 20}, "demoted": 1 << 20},
+            "memory": {"weights": {"wanted": 8 << 20, "cached": 2 << 20, "copied": {"thp": 3 << 20}, "freed": 1 << 20},
                        "buffers": {"thp": {"count": 1, "bytes": 2 << 20}}},
             "events": {"thp_refused": 1},
             "threads": {"asked": 8, "used": 2, "budget": 2, "capped": 3, "lost_mcpu": 0},

@@ -115,15 +115,15 @@ pub struct Weights<N> {
     pub wanted: N,
     /// Of those, in huge pages of the page cache.
     pub cached: N,
-    /// Moved to transparent huge pages.
+    /// Copied to transparent huge pages.
     pub thp: N,
     /// To reserved pages of 2 MiB.
     pub huge: N,
     /// To reserved pages of 1 GiB.
     pub giant: N,
-    /// The file's again.
-    pub demoted: N,
-    /// Microseconds that moving took.
+    /// Of copies freed.
+    pub freed: N,
+    /// Microseconds that copying took.
     pub us: N,
     /// Microseconds of rest between, because graphs computed on all CPUs.
     pub rested_us: N,

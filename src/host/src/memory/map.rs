@@ -6,7 +6,6 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use libc::{c_int, c_long};
 
@@ -96,19 +95,11 @@ impl Region {
     /// # Errors
     /// No address space, or too many mappings.
     pub fn reserve(len: usize, align: usize) -> io::Result<Self> {
-        Self::reserve_after(0, len, align)
-    }
-
-    /// The same, but its byte `head`, a multiple of the small page below `align`, is what lies at a multiple of `align`.
-    ///
-    /// # Errors
-    /// As [`Self::reserve`].
-    pub fn reserve_after(head: usize, len: usize, align: usize) -> io::Result<Self> {
         let whole = len.checked_add(align).ok_or(io::ErrorKind::InvalidInput)?;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new mapping at a place of the kernel's choice.
         let at = unsafe { mmap(0, whole, libc::PROT_NONE, flags, -1, 0)? };
-        let start = (at + head).next_multiple_of(align) - head;
+        let start = at.next_multiple_of(align);
         // SAFETY: both ends lie inside the mapping just made.
         unsafe {
             unmap(at..start);
@@ -165,21 +156,8 @@ impl Region {
     /// # Errors
     /// `ENOMEM` (limit, no memory), `EFAULT` or `EHWPOISON` (no page of the pool, a hugetlb limit).
     pub fn populate(&self) -> io::Result<()> {
-        self.populate_part(0..self.len)
-    }
-
-    /// The same for a part, from page to page: byte offsets.
-    ///
-    /// # Errors
-    /// As [`Self::populate`].
-    pub fn populate_part(&self, part: Range<usize>) -> io::Result<()> {
-        assert!(part.start <= part.end && part.end <= self.len);
-        // SAFETY: inside a region of ours; populating takes nothing away.
-        match unsafe { advise(self.start + part.start..self.start + part.end, MADV_POPULATE_WRITE) } {
-            // Before Linux 5.14. Pages of the pool must not be touched unpopulated; others may.
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Err(io::ErrorKind::Unsupported.into()),
-            other => other,
-        }
+        // SAFETY: a region of ours; populating takes nothing away.
+        unsafe { populate(self.range()) }
     }
 
     /// `madvise` on the whole region.
@@ -189,62 +167,6 @@ impl Region {
     pub fn advise(&self, advice: c_int) -> io::Result<()> {
         // SAFETY: a region of ours; no advice used here takes memory away that someone refers to.
         unsafe { advise(self.range(), advice) }
-    }
-
-    /// Fills a part of the region, byte offsets, from byte `offset` of the file on.
-    ///
-    /// # Errors
-    /// A read error, or `UnexpectedEof` when the file is shorter.
-    pub fn fill(&mut self, part: Range<usize>, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
-        assert!(part.start <= part.end && part.end <= self.len);
-        let mut done = 0;
-        while done < part.len() {
-            let (at, rest) = (self.start + part.start + done, part.len() - done);
-            // SAFETY: writes into the region, which is writable and borrowed mutably.
-            let n = unsafe { libc::syscall(libc::SYS_pread64, file.as_raw_fd(), at, rest, offset + done as u64) };
-            match check(n) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => done += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
-    }
-
-    /// Locks the region in memory.
-    ///
-    /// # Errors
-    /// `ENOMEM` or `EPERM`: the limit of locked memory.
-    pub fn lock(&self) -> io::Result<()> {
-        // SAFETY: no memory is accessed.
-        check(unsafe { libc::syscall(libc::SYS_mlock, self.start, self.len) }).map(drop)
-    }
-
-    /// Forbids writing, then moves the pages to `target` (aligned, as long as the region, mapped by
-    /// the caller) in place of what is there. Whoever reads there meanwhile sees the old or the new
-    /// bytes, or waits.
-    ///
-    /// # Errors
-    /// The region stays where it is. The kernel may have unmapped the target before it failed.
-    ///
-    /// # Safety
-    /// The target is memory that the caller may replace, with the same bytes for its readers.
-    pub unsafe fn move_to(self, target: usize) -> Result<(), (io::Error, Self)> {
-        // SAFETY: a region of ours.
-        if let Err(e) = unsafe { protect(self.range(), libc::PROT_READ) } {
-            return Err((e, self));
-        }
-        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-        // SAFETY: by contract.
-        let moved = unsafe { libc::syscall(libc::SYS_mremap, self.start, self.len, self.len, flags, target) };
-        match check(moved) {
-            Ok(_) => {
-                std::mem::forget(self);
-                Ok(())
-            }
-            Err(e) => Err((e, self)),
-        }
     }
 
     /// Hands the address space over: nothing is unmapped any more.
@@ -315,10 +237,150 @@ pub unsafe fn protect(range: Range<usize>, prot: c_int) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_mprotect, range.start, range.len(), prot) }).map(drop)
 }
 
-/// `munlock`: pages may be taken out of memory, which changes nothing that is read.
-pub fn unlock(range: Range<usize>) {
+/// Gives every page of the range memory. A missing page is an error here, and a signal at a touch elsewhere.
+///
+/// # Errors
+/// `ENOMEM` (limit, no memory), `EFAULT` or `EHWPOISON` (no page of the pool, a hugetlb limit); `Unsupported` before Linux 5.14.
+///
+/// # Safety
+/// The range is writable memory of the caller's.
+pub unsafe fn populate(range: Range<usize>) -> io::Result<()> {
+    // SAFETY: by contract; populating takes nothing away.
+    match unsafe { advise(range, MADV_POPULATE_WRITE) } {
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Err(io::ErrorKind::Unsupported.into()),
+        other => other,
+    }
+}
+
+/// `mlock`.
+///
+/// # Errors
+/// `ENOMEM` or `EPERM`: the limit of locked memory.
+pub fn lock(range: Range<usize>) -> io::Result<()> {
     // SAFETY: no memory is accessed.
-    unsafe { libc::syscall(libc::SYS_munlock, range.start, range.len()) };
+    check(unsafe { libc::syscall(libc::SYS_mlock, range.start, range.len()) }).map(drop)
+}
+
+/// Why a part of reserved address space got no memory.
+#[derive(Debug)]
+pub struct NotBacked {
+    /// The kernel's answer.
+    pub error: io::Error,
+    /// The kernel had given the addresses up before it refused, and somebody else has them now: they are the caller's no more.
+    pub is_lost: bool,
+}
+
+/// Puts writable memory of its own under a part of reserved address space: whole pages of this kind, empty. It is in no core dump,
+/// as a file's pages are not, and no child made by `fork` has it.
+///
+/// # Errors
+/// No such pages, or a limit; the part is reserved again.
+///
+/// # Safety
+/// The range is a part of address space that the caller reserved, and nothing that is used lies there.
+pub unsafe fn back(range: Range<usize>, pages: Pages) -> Result<(), NotBacked> {
+    let kind = match pages {
+        Pages::Transparent => 0,
+        Pages::Huge => libc::MAP_HUGETLB | libc::MAP_HUGE_2MB,
+        Pages::Giant => libc::MAP_HUGETLB | libc::MAP_HUGE_1GB,
+    };
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | kind;
+    // SAFETY: by contract.
+    if let Err(error) = unsafe { mmap(range.start, range.len(), libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) } {
+        // SAFETY: by contract.
+        return Err(NotBacked { error, is_lost: !unsafe { is_reserved_again(range) } });
+    }
+    // SAFETY: new memory, on which no advice used here takes anything away. A refusal changes nothing that is read.
+    unsafe {
+        let _ = advise(range.clone(), libc::MADV_DONTDUMP);
+        let _ = advise(range, libc::MADV_DONTFORK);
+    }
+    Ok(())
+}
+
+/// Takes the memory away that [`back`] put under a range; it is reserved again.
+///
+/// # Safety
+/// As for [`back`].
+pub unsafe fn unback(range: Range<usize>) {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    // SAFETY: by contract. If it is refused the memory stays, which harms nobody.
+    let _ = unsafe { mmap(range.start, range.len(), libc::PROT_NONE, flags, -1, 0) };
+}
+
+/// After a refused mapping: whether the addresses are still, or again, reserved for the caller.
+///
+/// # Safety
+/// As for [`back`].
+unsafe fn is_reserved_again(range: Range<usize>) -> bool {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+    // SAFETY: takes only addresses where nothing is mapped.
+    match unsafe { mmap(range.start, range.len(), libc::PROT_NONE, flags, -1, 0) } {
+        Ok(at) if at == range.start => true,
+        Ok(elsewhere) => {
+            // A kernel before 4.17 takes the address for a wish.
+            // SAFETY: made a moment ago.
+            unsafe { unmap(elsewhere..elsewhere + range.len()) };
+            false
+        }
+        // Something lies there: the reservation, which the kernel had not given up, if all of it has no access.
+        Err(_) => lies_reserved(range),
+    }
+}
+
+/// Whether all of the range is mapped without access, as a reservation is and what somebody else uses is not.
+fn lies_reserved(range: Range<usize>) -> bool {
+    let text = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let mut at = range.start;
+    for line in text.lines() {
+        let Some((addresses, rest)) = line.split_once(' ') else { continue };
+        let Some((from, to)) = addresses.split_once('-') else { continue };
+        let [Ok(from), Ok(to)] = [from, to].map(|hex| usize::from_str_radix(hex, 16)) else { continue };
+        if from <= at && at < to && rest.starts_with("---p") {
+            at = to;
+        }
+    }
+    at >= range.end
+}
+
+/// Reads bytes of a file, from byte `offset` on, into memory.
+///
+/// # Errors
+/// A read error, or `UnexpectedEof` when the file is shorter.
+///
+/// # Safety
+/// The range is writable memory that nobody else uses now.
+pub unsafe fn read_into(range: Range<usize>, file: c_int, offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < range.len() {
+        let (at, rest) = (range.start + done, range.len() - done);
+        // SAFETY: by contract.
+        let n = unsafe { libc::syscall(libc::SYS_pread64, file, at, rest, offset + done as u64) };
+        match check(n) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// An address, a multiple of `align`, from which on `len` bytes are free at this moment.
+///
+/// # Errors
+/// No address space, or a limit.
+pub fn free_address(len: usize, align: usize) -> io::Result<usize> {
+    Region::reserve(len, align).map(|region| region.range().start)
+}
+
+/// Maps a file, at `near` if that is free. Returns where it lies.
+///
+/// # Errors
+/// The kernel's.
+pub fn map_file(near: usize, len: usize, prot: c_int, flags: c_int, fd: c_int, offset: u64) -> io::Result<usize> {
+    // SAFETY: without MAP_FIXED nothing is replaced.
+    unsafe { mmap(near, len, prot, flags & !libc::MAP_FIXED, fd, offset) }
 }
 
 /// Maps the file, from byte `offset` on, over `range`.
@@ -382,17 +444,6 @@ impl FileId {
         };
         Ok(Self { device: stat.st_dev, inode: stat.st_ino })
     }
-}
-
-/// A second descriptor for the file, closed in programs that this one executes.
-///
-/// # Errors
-/// No descriptor is free, or `fd` is not open.
-pub fn duplicate(fd: c_int) -> io::Result<OwnedFd> {
-    // SAFETY: no memory is accessed.
-    let new = check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) }.into())?;
-    // SAFETY: a new descriptor that nobody else knows.
-    Ok(unsafe { OwnedFd::from_raw_fd(new as c_int) })
 }
 
 /// The first `N` bytes of a file, without moving its position; `None` when it has fewer.

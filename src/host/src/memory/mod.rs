@@ -1,11 +1,13 @@
 //! Memory: mappings and pages (`map`), the page cache (`page_cache`), how much memory may be used (`budget`),
-//! and transparent huge pages (`thp`).
+//! descriptors of our own (`marked_file`), and transparent huge pages (`thp`).
 
 pub mod budget;
 pub mod map;
+pub mod marked_file;
 pub mod page_cache;
 pub mod thp;
 
 pub use budget::{Budget, Pressure};
+pub use marked_file::MarkedFile;
 pub use map::{FileId, Pages, Region};
 pub use thp::Thp;

@@ -17,7 +17,7 @@ use crate::graph::context::{self, Running};
 use crate::graph::plan::Plan;
 use crate::graph::{attention, execute};
 use crate::log::{self, log};
-use crate::memory::weights;
+use crate::memory::copies;
 use crate::placement;
 use crate::reason::Reason;
 use crate::startup::{self, State, first_ggml_call, guarded};
@@ -203,7 +203,7 @@ unsafe extern "C" fn graph_compute(cgraph: *mut c_void, cplan: *mut CPlan, from:
             stats::graph(columns, ns);
         }
         placement::leave();
-        weights::graph_ended();
+        copies::graph_ended();
         buffers::graph_ended();
     });
     stats::graph_ended();
@@ -250,9 +250,9 @@ unsafe fn plan_graph(
     }
     tuning::settle(startup::isa(), |name| caller.find(name));
     let mut columns = 0;
-    let running = Running::start(work_data, threads, |plan| {
+    let running = Running::start(work_data, threads, |plan, pin| {
         // SAFETY: the graph is the caller's, its tensors are allocated before it is computed.
-        unsafe { plan.make(abi, cgraph, threads) }
+        unsafe { plan.make(abi, cgraph, threads, pin) }
         columns = plan.columns;
     });
     stats::live::settle();

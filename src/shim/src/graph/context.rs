@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::plan::Plan;
 use crate::memory::pace::Computing;
+use crate::memory::sources::Pin;
 use crate::placement;
 
 /// Graphs that can be in execution at the same time; further ones are left to the original.
@@ -36,20 +37,23 @@ static USED: AtomicUsize = AtomicUsize::new(0);
 pub struct Running {
     slot: usize,
     _computing: Computing,
+    /// Keeps the copies of weights that the graph reads where they are.
+    _pin: Option<Pin>,
 }
 
 impl Running {
     /// Claims a slot for a graph of so many threads, and makes the plan with `fill`. `None` when there are too many graphs.
-    pub fn start(work_data: *mut c_void, threads: usize, fill: impl FnOnce(&mut Plan)) -> Option<Self> {
+    pub fn start(work_data: *mut c_void, threads: usize, fill: impl FnOnce(&mut Plan, Option<&Pin>)) -> Option<Self> {
         let i = SLOTS
             .iter()
             .position(|s| s.key.compare_exchange(FREE, CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_ok())?;
-        let running = Running { slot: i, _computing: Computing::start(threads) };
+        let pin = Pin::for_graph();
+        let running = Running { slot: i, _computing: Computing::start(threads), _pin: pin };
         if i > 0 {
             placement::concurrent();
         }
         // SAFETY: the slot is claimed by this thread and its key matches no work buffer yet.
-        fill(unsafe { &mut *SLOTS[i].plan.get() });
+        fill(unsafe { &mut *SLOTS[i].plan.get() }, running._pin.as_ref());
         USED.fetch_max(i + 1, Ordering::Relaxed);
         SLOTS[i].key.store(work_data as usize, Ordering::Release);
         Some(running)

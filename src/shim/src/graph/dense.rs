@@ -53,6 +53,11 @@ impl Columns {
         }
     }
 
+    /// Reads the weights from their copy, at so many bytes from the program's own.
+    pub fn read_copy(&mut self, distance: usize) {
+        self.src0 = self.src0.wrapping_add(distance);
+    }
+
     #[inline]
     fn position(&self, slice: usize, c: usize) -> [usize; 3] {
         if self.slices == 1 && self.per_slice == self.ne11 {

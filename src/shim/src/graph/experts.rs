@@ -61,6 +61,11 @@ impl Experts {
         }
     }
 
+    /// Reads the weights from their copy, at so many bytes from the program's own.
+    pub fn read_copy(&mut self, distance: usize) {
+        self.weights = self.weights.wrapping_add(distance);
+    }
+
     /// Experts that can at most take part.
     pub fn most_active(&self) -> usize {
         self.ids.experts.min(self.ids.picks())

@@ -22,7 +22,9 @@ use crate::ggml::abi::Tensor;
 use crate::ggml::checked;
 use crate::ggml::probe::{Abi, MatrixOp, Op};
 use crate::log::{self, LogLevel, log};
-use crate::memory::{reader, weights};
+use crate::memory::sources::Pin;
+use crate::memory::{copies, reader};
+use crate::pages::copies_weights;
 use crate::placement::{self, Matrices, Team};
 use crate::reason::Reason;
 use crate::stats;
@@ -175,11 +177,12 @@ impl Plan {
         }
     }
 
-    /// Plans the graph for at most `threads` threads. Nothing of an earlier graph is kept but memory.
+    /// Plans the graph for at most `threads` threads. Nothing of an earlier graph is kept but memory. With a pin, which is held until the
+    /// graph has ended, products read the copies of their weights.
     ///
     /// # Safety
     /// `cgraph` is a graph of the ggml that `abi` belongs to, its tensors allocated.
-    pub unsafe fn make(&mut self, abi: &Abi, cgraph: *mut c_void, threads: usize) {
+    pub unsafe fn make(&mut self, abi: &Abi, cgraph: *mut c_void, threads: usize, pin: Option<&Pin>) {
         self.nodes.clear();
         self.attention.clear();
         self.columns = 0;
@@ -256,11 +259,8 @@ impl Plan {
                 last_ids = last_ids.filter(|l| !written(&l.range));
             }
         }
-        weights::used(self.nodes.iter().map(|node| node.weights.clone()));
-        if reader::follows() {
-            // Which experts are read is not known yet.
-            let dense = self.nodes.iter_mut().filter(|node| node.kind == MatrixOp::MulMat);
-            reader::follow(dense.map(|node| (node.weights.clone(), &mut node.place)));
+        if let Some(pin) = pin {
+            self.find_weights(pin);
         }
         // Attention keeps nothing from one operation to the next: its scratch is that of panels.
         self.panel_bytes = panel.max(self.attention.thread_bytes()).next_multiple_of(64);
@@ -317,6 +317,32 @@ impl Plan {
             ahead: None,
             place: None,
             number: self.nodes.len(),
+        }
+    }
+
+    /// Tells the memory of weights what this graph reads, and the products where copies of theirs are.
+    fn find_weights(&mut self, pin: &Pin) {
+        let all = self.nodes.iter().map(|node| node.weights.clone());
+        reader::order(pin, all);
+        if reader::follows() {
+            // Which experts are read is not known yet.
+            let dense = self.nodes.iter_mut().filter(|node| node.kind == MatrixOp::MulMat);
+            reader::follow(pin, dense.map(|node| (node.weights.clone(), &mut node.place)));
+        }
+        if !copies_weights() {
+            return;
+        }
+        let taken = self.nodes.iter().filter(|node| node.decision.is_ok());
+        copies::want(pin, taken.map(|node| node.weights.clone()));
+        for node in &mut self.nodes {
+            let Ok(job) = &mut node.decision else { continue };
+            let Some(source) = pin.find(&node.weights) else { continue };
+            if let Some(distance) = source.distance(pin, &node.weights) {
+                match &mut job.work {
+                    Work::Dense(columns, _) => columns.read_copy(distance),
+                    Work::Experts(experts) => experts.read_copy(distance),
+                }
+            }
         }
     }
 

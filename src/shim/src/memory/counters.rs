@@ -1,10 +1,10 @@
-//! What was promoted, for the statistics.
+//! What was copied and read ahead, for the statistics.
 
 use std::sync::atomic::Ordering::Relaxed;
 
 use zen5turbo_host::memory::Pages;
 
-use super::registry;
+use super::sources;
 use crate::stats::{Json, counters};
 
 /// A model file of `bytes` was mapped where huge pages can lie.
@@ -17,13 +17,13 @@ pub fn wanted(bytes: usize) {
     counters().weights.wanted.fetch_add(bytes as u64, Relaxed);
 }
 
-/// So many bytes that products read lie in huge pages of the page cache, and stay there.
+/// So many bytes that products read lie in huge pages of the page cache, and get no copy.
 pub fn cached(bytes: usize) {
     counters().weights.cached.fetch_add(bytes as u64, Relaxed);
 }
 
-/// Pages were replaced, in so many microseconds of work and of rest.
-pub fn promoted(pages: Pages, bytes: usize, worked: u64, rested: u64) {
+/// Pages were copied, in so many microseconds of work and of rest.
+pub fn copied(pages: Pages, bytes: usize, worked: u64, rested: u64) {
     let w = &counters().weights;
     let counter = match pages {
         Pages::Transparent => &w.thp,
@@ -35,9 +35,9 @@ pub fn promoted(pages: Pages, bytes: usize, worked: u64, rested: u64) {
     w.rested_us.fetch_add(rested, Relaxed);
 }
 
-/// Pages are the file's again.
-pub fn demoted(bytes: usize) {
-    counters().weights.demoted.fetch_add(bytes as u64, Relaxed);
+/// Copies were freed: memory was short, or the program has done with the weights.
+pub fn freed(bytes: usize) {
+    counters().weights.freed.fetch_add(bytes as u64, Relaxed);
 }
 
 /// So many bytes of model files were read ahead with one call, which took so long.
@@ -52,42 +52,31 @@ pub fn released(bytes: usize) {
     counters().prefetch.released.fetch_add(bytes as u64, Relaxed);
 }
 
-/// Bytes promoted and given back since the start.
+/// Bytes copied and freed since the start.
 #[cfg(test)]
 pub fn totals() -> [u64; 2] {
     let w = &counters().weights;
-    [[&w.thp, &w.huge, &w.giant].iter().map(|n| n.load(Relaxed)).sum(), counters().weights.demoted.load(Relaxed)]
+    [[&w.thp, &w.huge, &w.giant].iter().map(|n| n.load(Relaxed)).sum(), w.freed.load(Relaxed)]
 }
 
 /// The member `weights`: bytes of model files mapped, bytes in pages that products read, those of them that were found
-/// in huge pages of the page cache, bytes moved to each kind of page since the start and moved back, bytes that lie on promoted pages now, and
-/// the microseconds that it took, and those of rest for the graphs' sake.
-///
-/// What lies there now is left out when the registry stays locked for `patience` milliseconds.
-pub fn report(j: &mut Json, patience: u32) {
-    // The promoter holds the lock for moments; the program itself, when a signal handler of it calls exit.
-    let locked = registry::try_lock().or_else(|| {
-        (0..patience).find_map(|_| {
-            std::thread::sleep(std::time::Duration::from_millis(1));
-            registry::try_lock()
-        })
-    });
-    let now = locked.map(|r| r.mappings.iter().map(|m| m.promoted() as u64).sum::<u64>());
+/// in huge pages of the page cache, bytes copied to each kind of page since the start, bytes of copies freed, bytes of copies now, and
+/// the microseconds that copying took, and those of rest for the graphs' sake.
+pub fn report(j: &mut Json) {
+    let w = &counters().weights;
     j.open(Some("weights"));
-    j.number("mapped", counters().weights.mapped.load(Relaxed));
-    j.number("wanted", counters().weights.wanted.load(Relaxed));
-    j.number("cached", counters().weights.cached.load(Relaxed));
-    j.open(Some("promoted"));
-    j.number("thp", counters().weights.thp.load(Relaxed));
-    j.number("2m", counters().weights.huge.load(Relaxed));
-    j.number("1g", counters().weights.giant.load(Relaxed));
+    j.number("mapped", w.mapped.load(Relaxed));
+    j.number("wanted", w.wanted.load(Relaxed));
+    j.number("cached", w.cached.load(Relaxed));
+    j.open(Some("copied"));
+    j.number("thp", w.thp.load(Relaxed));
+    j.number("2m", w.huge.load(Relaxed));
+    j.number("1g", w.giant.load(Relaxed));
     j.close();
-    j.number("demoted", counters().weights.demoted.load(Relaxed));
-    if let Some(now) = now {
-        j.number("now", now);
-    }
-    j.number("us", counters().weights.us.load(Relaxed));
-    j.number("rested_us", counters().weights.rested_us.load(Relaxed));
+    j.number("freed", w.freed.load(Relaxed));
+    j.number("now", sources::copied()[0] as u64);
+    j.number("us", w.us.load(Relaxed));
+    j.number("rested_us", w.rested_us.load(Relaxed));
     j.close();
 }
 

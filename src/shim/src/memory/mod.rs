@@ -1,20 +1,18 @@
-//! The memory under the weights.
+//! The memory that the weights lie in.
 //!
-//! llama.cpp maps a model file and reads the weights from the page cache, in pages of 4 KiB. Here
-//! the mapping is placed at an address that huge pages can lie at ([`weights::map`]), the graphs tell
-//! which parts of it matrix products read ([`weights::used`]), and after the first graph a thread
-//! in the background ([`promoter`]) replaces these parts by huge pages with the same bytes. Whatever
-//! the program does to the mapping goes through [`changes`], which knows what must not happen to a
-//! replaced page.
+//! llama.cpp maps a model file and reads the weights from the page cache, in pages of 4 KiB. Here the mapping is placed at an
+//! address that huge pages can lie at ([`weights::map`]), and the file is read ahead of the products ([`reader`]). Where it
+//! pays, the graphs tell which weights products of ours read ([`copies::want`]), and after the first graph a thread in the
+//! background ([`copier`]) copies these to memory of ours, from where the next graphs read them. All of them share one table of
+//! the program's mappings ([`sources`]).
 
-pub mod changes;
+pub mod copier;
+pub mod copies;
 pub mod counters;
 mod laps;
-mod mapping;
 pub mod pace;
-pub mod promoter;
 pub mod reader;
-pub mod registry;
+pub mod sources;
 #[cfg(test)]
 mod tests;
 pub mod weights;

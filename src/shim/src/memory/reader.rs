@@ -25,21 +25,21 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use libc::c_int;
-use zen5turbo_host::memory::map::{self, HUGE_PAGE};
-use zen5turbo_host::memory::{Budget, page_cache};
+use zen5turbo_host::memory::map::HUGE_PAGE;
+use zen5turbo_host::memory::{Budget, MarkedFile, page_cache};
 use zen5turbo_host::thread;
 
 use super::counters;
 use super::laps::{Laps, PageId, Step};
-use super::mapping::{Mapping, ModelFile, Page};
-use super::registry::{self, Locked, Registry};
+use super::sources::{self, Origin, Pin, Source};
 use crate::log::log;
+use crate::placement;
 use crate::reason::Reason;
 use crate::startup::guarded;
 use crate::stats;
@@ -57,9 +57,16 @@ static POSITION: AtomicU64 = AtomicU64::new(0);
 /// Whether products tell where they are: a model is larger than memory.
 static FOLLOWS: AtomicBool = AtomicBool::new(false);
 
-/// What is to be read ahead; part of the registry, and locked with it.
+/// What is to be read ahead.
+static AHEAD: Mutex<Ahead> = Mutex::new(Ahead::new());
+
+/// The lock is never held by a hook that an allocator may call, so whoever has it may allocate.
+fn lock() -> MutexGuard<'static, Ahead> {
+    AHEAD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[derive(Debug)]
-pub struct Ahead {
+struct Ahead {
     /// Pages of models that are being loaded.
     todo: VecDeque<PageId>,
     /// `todo` is in the order of a graph.
@@ -69,12 +76,12 @@ pub struct Ahead {
 }
 
 impl Ahead {
-    pub const fn new() -> Self {
+    const fn new() -> Self {
         Ahead { todo: VecDeque::new(), is_ordered: false, laps: Laps::new(), is_running: false }
     }
 
-    /// Nothing is read any more: reading was refused, or this is a forked child, without the thread.
-    pub fn forget(&mut self) {
+    /// Nothing is read any more: reading was refused.
+    fn forget(&mut self) {
         *self = Self::new();
         FOLLOWS.store(false, Ordering::Relaxed);
     }
@@ -117,23 +124,25 @@ pub fn start_of(fd: c_int, bytes: Range<u64>, spare: u64) -> Start {
     if spare < len { Start::ReadPart(spare / 2) } else { Start::Read }
 }
 
-/// Has at most `bytes` of a registered mapping read, from its beginning on. The registry is not locked.
+/// Has at most `bytes` of a source read, from its beginning on.
 pub fn begin(number: u64, bytes: u64) {
-    let mut locked = registry::lock();
-    let Some(mapping) = locked.by_number(number) else { return };
-    let pages = mapping.range.len().min(bytes as usize).div_ceil(HUGE_PAGE);
-    locked.ahead.todo.extend((0..pages).map(|i| (number, i)));
-    locked.ahead.is_ordered = false;
-    run(locked);
+    let pin = Pin::new();
+    let Some(source) = pin.numbered(number) else { return };
+    let pages = source.range().len().min(bytes as usize).div_ceil(HUGE_PAGE);
+    drop(pin);
+    let mut ahead = lock();
+    ahead.todo.extend((0..pages).map(|i| (number, i)));
+    ahead.is_ordered = false;
+    run(ahead);
 }
 
 /// Starts the thread, or wakes it.
-fn run(mut locked: Locked) {
-    if std::mem::replace(&mut locked.ahead.is_running, true) {
-        drop(locked);
+fn run(mut ahead: MutexGuard<'_, Ahead>) {
+    if std::mem::replace(&mut ahead.is_running, true) {
+        drop(ahead);
         return changed();
     }
-    drop(locked); // a new thread's stack is a mapping, too
+    drop(ahead);
     if !thread::spawn_in_background("zen5turbo-read", || guarded((), work)) {
         fail(Reason::ReaderNotStarted);
     }
@@ -142,15 +151,16 @@ fn run(mut locked: Locked) {
 fn fail(reason: Reason) {
     stats::event_once(reason);
     log!(info, "pages are not read ahead any more: {}", reason.as_str());
-    registry::lock().ahead.forget();
+    lock().forget();
 }
 
-/// Nothing that is known now is read any more. The thread ends when it finds that out.
-pub fn stop(registry: &mut Registry) {
+/// In a child made by `fork`, which has no such thread, and may have a lock that nobody gives back: nothing is read ahead in it.
+static CHILD: AtomicBool = AtomicBool::new(false);
+
+/// To be called in a child made by `fork`.
+pub fn forget_in_child() {
+    CHILD.store(true, Ordering::Relaxed);
     FOLLOWS.store(false, Ordering::Relaxed);
-    registry.ahead.todo = VecDeque::new();
-    registry.ahead.laps = Laps::new();
-    changed();
 }
 
 fn changed() {
@@ -160,16 +170,20 @@ fn changed() {
 
 /// A graph is about to use these weights, in this order: while a model is loaded, the pages that are
 /// missing of them come first.
-pub fn order(registry: &mut Registry, weights: impl Iterator<Item = Range<usize>>) {
-    if registry.ahead.todo.is_empty() || registry.ahead.is_ordered {
+pub fn order(pin: &Pin, weights: impl Iterator<Item = Range<usize>>) {
+    if CHILD.load(Ordering::Relaxed) || !sources::any() {
         return;
     }
-    let mappings = &registry.mappings;
+    // Nobody waits here for the thread that reads: the next graph says it again.
+    let Ok(mut ahead) = AHEAD.try_lock() else { return };
+    if ahead.todo.is_empty() || ahead.is_ordered {
+        return;
+    }
     let pages = weights.filter_map(|range| {
-        let mapping = mappings.iter().find(|m| m.range.contains(&range.start))?;
-        Some(mapping.pages_of(&range).map(|i| (mapping.number, i)))
+        let source = pin.find(&range)?;
+        Some(source.fixed(pin).indices(&range).map(|i| (source.number(), i)))
     });
-    registry.ahead.put_first(pages.flatten());
+    ahead.put_first(pages.flatten());
 }
 
 /// Whether [`follow`] is to be called for graphs, and [`reached`] for products: one load.
@@ -180,22 +194,21 @@ pub fn follows() -> bool {
 
 /// A graph begins: gives each product, by the range of its weights, its place in the order of pages;
 /// none when they do not lie in a model that is larger than memory.
-pub fn follow<'a>(products: impl Iterator<Item = (Range<usize>, &'a mut Option<u32>)>) {
-    let mut locked = registry::lock();
-    let Registry { mappings, ahead, .. } = &mut *locked;
-    if ahead.laps.first().is_some_and(|(number, _)| mappings.iter().all(|m| m.number != number)) {
+pub fn follow<'a>(pin: &Pin, products: impl Iterator<Item = (Range<usize>, &'a mut Option<u32>)>) {
+    let mut ahead = lock();
+    if ahead.laps.first().is_some_and(|(number, _)| pin.numbered(number).is_none()) {
         ahead.laps = Laps::new(); // that model is gone
     }
-    if mappings.iter().all(|m| !m.is_too_large) {
+    if pin.sources().all(|s| !s.is_too_large()) {
         FOLLOWS.store(false, Ordering::Relaxed);
         return;
     }
     let (mut any, mut next) = (false, 0);
     for (range, place) in products {
-        let Some(m) = mappings.iter().find(|m| m.is_too_large && m.range.contains(&range.start)) else { continue };
+        let Some(source) = pin.find(&range).filter(|s| s.is_too_large()) else { continue };
         let here = next;
-        for i in m.pages_of(&range) {
-            next = ahead.laps.uses(here, (m.number, i)).max(next);
+        for i in source.fixed(pin).indices(&range) {
+            next = ahead.laps.uses(here, (source.number(), i)).max(next);
         }
         *place = Some(here);
         any = true;
@@ -203,7 +216,7 @@ pub fn follow<'a>(products: impl Iterator<Item = (Range<usize>, &'a mut Option<u
     if any {
         let lap = (POSITION.load(Ordering::Relaxed) >> 32) + 1;
         POSITION.store(lap << 32, Ordering::Relaxed);
-        run(locked);
+        run(ahead);
     }
 }
 
@@ -215,14 +228,15 @@ pub fn reached(place: u32) {
     changed();
 }
 
-/// A mapping is larger than the memory it may take.
-pub fn too_large(mapping: &mut Mapping) {
-    mapping.is_too_large = true;
+/// A source is larger than the memory it may take.
+pub fn too_large(source: &Source) {
+    source.set_too_large();
     FOLLOWS.store(true, Ordering::Relaxed);
     stats::event_once(Reason::ModelLargerThanMemory);
 }
 
 fn work() {
+    placement::place_thread();
     let budget = Budget::of_this_process();
     let mut known_lap = 0;
     loop {
@@ -231,31 +245,31 @@ fn work() {
         let (lap, place) = (position >> 32, position as u32);
         let room = (lap != known_lap).then(|| budget.spare() as usize / HUGE_PAGE);
         known_lap = lap;
-        let mut locked = registry::lock();
+        let mut ahead = lock();
         if let Some(room) = room {
-            locked.ahead.laps.set_room(room, lap);
+            ahead.laps.set_room(room, lap);
         }
-        let done = match locked.ahead.laps.next(lap, place) {
+        let done = match ahead.laps.next(lap, place) {
             Some(Step::Release(page)) => {
-                release(&mut locked, page);
+                drop(ahead);
+                release(page);
                 true
             }
             Some(Step::Read(page)) => {
-                let part = part_of(&locked, page, page.1 + 1);
-                drop(locked);
-                read(part)
+                drop(ahead);
+                read(&[page])
             }
-            None => match next_part(&mut locked) {
-                Some(part) => {
-                    drop(locked);
-                    read(Some(part))
+            None => match next_part(&mut ahead) {
+                part if !part.is_empty() => {
+                    drop(ahead);
+                    read(&part)
                 }
-                None if locked.ahead.laps.is_empty() => {
-                    locked.ahead.is_running = false;
+                _ if ahead.laps.is_empty() => {
+                    ahead.is_running = false;
                     return;
                 }
-                None => {
-                    drop(locked);
+                _ => {
+                    drop(ahead);
                     thread::sleep_while(&CHANGES, seen);
                     true
                 }
@@ -267,61 +281,57 @@ fn work() {
     }
 }
 
-/// A part of a file.
-struct Part {
-    file: Arc<ModelFile>,
-    bytes: Range<u64>,
-    /// In huge pages, if the page cache can.
-    huge: bool,
-}
-
-/// The file under the pages from `page` to `end`; none when the program has unmapped it.
-fn part_of(registry: &Registry, page: PageId, end: usize) -> Option<Part> {
-    let mapping = registry.mappings.iter().find(|m| m.number == page.0)?;
-    let bytes = mapping.file_range(page.1).start..mapping.file_range(end - 1).end;
-    (!bytes.is_empty()).then(|| Part { file: mapping.file.clone(), bytes, huge: mapping.asks_huge })
-}
-
 /// The next pages of a model that is being loaded, as far as they lie side by side.
-fn next_part(registry: &mut Registry) -> Option<Part> {
-    loop {
-        let first = registry.ahead.todo.pop_front()?;
-        let mut end = first.1 + 1;
-        while end - first.1 < AT_ONCE && registry.ahead.todo.front() == Some(&(first.0, end)) {
-            registry.ahead.todo.pop_front();
-            end += 1;
-        }
-        if let Some(part) = part_of(registry, first, end) {
-            return Some(part);
-        }
+fn next_part(ahead: &mut Ahead) -> Vec<PageId> {
+    let mut part = Vec::with_capacity(AT_ONCE);
+    while part.len() < AT_ONCE
+        && let Some(&next) = ahead.todo.front()
+        && part.last().is_none_or(|last: &PageId| next == (last.0, last.1 + 1))
+    {
+        part.push(next);
+        ahead.todo.pop_front();
     }
+    part
 }
 
-/// Reads; false when that is refused.
-fn read(part: Option<Part>) -> bool {
-    let Some(Part { file, bytes, huge }) = part else { return true };
+/// Of the file under some pages: it, the bytes, and whether it is asked for in huge pages.
+fn file_under(pin: &Pin, source: &Source, pages: &Range<usize>) -> Option<(MarkedFile, Range<u64>, bool)> {
+    let fixed = source.fixed(pin);
+    let Origin::File { file, offset, asks_huge, .. } = fixed.origin else { return None };
+    let bytes = source.bytes_of(pin, pages);
+    let at = |address: usize| offset + (address - fixed.start) as u64;
+    (!bytes.is_empty()).then(|| (file, at(bytes.start)..at(bytes.end), asks_huge))
+}
+
+/// Reads pages that lie side by side, unless the program has unmapped them; false when that is refused.
+fn read(pages: &[PageId]) -> bool {
+    let (Some(&(number, first)), Some(&(_, last))) = (pages.first(), pages.last()) else { return true };
+    let pin = Pin::new();
+    let part = pin.numbered(number).and_then(|source| file_under(&pin, source, &(first..last + 1)));
+    drop(pin); // a slow disk shall not keep copies from being freed
+    let Some((file, bytes, huge)) = part else { return true };
     let len = (bytes.end - bytes.start) as usize;
     let started = Instant::now();
-    if !file.is_the_same() || page_cache::read_in(file.fd.as_fd(), bytes.start, len, huge).is_err() {
+    let Some(fd) = file.get() else { return false };
+    if page_cache::read_in(fd, bytes.start, len, huge).is_err() {
         return false;
     }
     counters::read_ahead(len, started.elapsed().as_micros() as u64);
     true
 }
 
-/// Takes a page out of memory, unless the program has changed its mapping or locked it. What another
-/// process has mapped stays.
-fn release(locked: &mut Locked, (number, index): PageId) {
-    let Some(mapping) = locked.by_number(number) else { return };
-    if mapping.page(index) != Page::File || mapping.locked || !mapping.file.is_the_same() {
+/// Takes a page out of memory, unless the program has unmapped or locked it. What another process has mapped stays.
+fn release((number, index): PageId) {
+    let pin = Pin::new();
+    let pages = index..index + 1;
+    let Some(source) = pin.numbered(number) else { return };
+    if sources::let_go(source, &pin, &pages).is_err() {
         return;
     }
-    let at = mapping.address(index);
-    let bytes = mapping.file_range(index);
-    // SAFETY: the registry is locked, so these are the file's pages in a mapping of the program's that
-    // nobody writes to: whoever reads there gets them from the file again.
-    if unsafe { map::advise(at..at + HUGE_PAGE, libc::MADV_DONTNEED) }.is_ok() {
-        page_cache::release_cache(mapping.file.fd.as_fd(), bytes.start, bytes.end - bytes.start);
+    if let Some((file, bytes, _)) = file_under(&pin, source, &pages)
+        && let Some(fd) = file.get()
+    {
+        page_cache::release_cache(fd, bytes.start, bytes.end - bytes.start);
         counters::released(HUGE_PAGE);
     }
 }

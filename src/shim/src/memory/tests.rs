@@ -1,6 +1,5 @@
-//! Promotion under fire: readers compare every byte while the mapping is promoted, given back, cut,
-//! advised, locked, protected, forked and mapped anew, in random order, against a model of what the
-//! address space should hold.
+//! Copies under fire: readers compare every byte of what they are told is copied, as the threads of graphs do, while the mapping is cut,
+//! unmapped, mapped anew and forked, and copies are made and given back, in random order.
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -11,18 +10,17 @@ use libc::c_int;
 use zen5turbo_host::memory::Budget;
 use zen5turbo_host::memory::map::{HUGE_PAGE, SMALL_PAGE};
 
-use super::promoter::{self, relieve};
-use super::{counters, registry, weights};
+use super::sources::{self, Pin};
+use super::{copier, copies, counters, reader, weights};
 use crate::exports::mapping;
 
 const BYTES: usize = 12 * HUGE_PAGE + 5 * SMALL_PAGE;
 const PAGES: usize = BYTES / SMALL_PAGE;
 
-/// The tests of this file share the registry, as the mappings of a process do.
+/// The tests of this file share the table of sources, as the mappings of a process do.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// A model file: the magic, then words that tell where they are. Written so that the page cache may have huge pages at
-/// its beginning, which stay, and small ones behind, which are promoted.
+/// A model file: the magic, then words that tell where they are.
 fn model() -> std::fs::File {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let name = format!("zen5turbo-fire-{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
@@ -31,9 +29,8 @@ fn model() -> std::fs::File {
     std::fs::remove_file(&path).unwrap();
     let mut bytes: Vec<u8> = (0..BYTES / 8).flat_map(|i| word(i).to_le_bytes()).collect();
     bytes[..4].copy_from_slice(b"GGUF");
-    let (begin, rest) = bytes.split_at(3 * HUGE_PAGE);
-    file.write_all(begin).unwrap();
-    rest.chunks(SMALL_PAGE).for_each(|page| file.write_all(page).unwrap());
+    // By small pages, so that the page cache has no huge ones, of which there would be no copy.
+    bytes.chunks(SMALL_PAGE).for_each(|page| file.write_all(page).unwrap());
     file
 }
 
@@ -41,26 +38,14 @@ fn word(i: usize) -> u64 {
     (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-/// xorshift64
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % n as u64) as usize
-    }
-
-    /// Pages of the mapping: mostly few, sometimes many.
-    fn pages(&mut self) -> std::ops::Range<usize> {
-        let first = self.below(PAGES);
-        let most = [3, 600, PAGES][self.below(3)];
-        first..(first + 1 + self.below(most)).min(PAGES)
-    }
+/// Pages of the mapping: mostly few, sometimes many.
+fn some_pages(random: &mut fastrand::Rng) -> std::ops::Range<usize> {
+    let first = random.usize(..PAGES);
+    let most = [3, 600, PAGES][random.usize(..3)];
+    first..(first + 1 + random.usize(..most)).min(PAGES)
 }
 
-/// What the address space should hold.
+/// A mapped model, and which small pages of it the program still has.
 struct Space {
     start: usize,
     mapped: Vec<bool>,
@@ -71,61 +56,52 @@ impl Space {
         // SAFETY: a new mapping, through the hook that programs call.
         let p = unsafe { mapping::mmap(std::ptr::null_mut(), BYTES, libc::PROT_READ, flags, fd, 0) };
         assert_ne!(p, libc::MAP_FAILED);
-        assert!((p as usize).is_multiple_of(HUGE_PAGE), "placed where huge pages can lie");
         Space { start: p as usize, mapped: vec![true; PAGES] }
     }
 
-    fn address(&self, page: usize) -> usize {
-        self.start + page * SMALL_PAGE
+    fn range(&self, pages: &std::ops::Range<usize>) -> std::ops::Range<usize> {
+        self.start + pages.start * SMALL_PAGE..self.start + pages.end * SMALL_PAGE
     }
 
-    /// Compares a page that is mapped.
-    fn check(&self, page: usize) {
-        let first = page * SMALL_PAGE / 8;
-        // SAFETY: the page is mapped, readable, by the model.
-        let words = unsafe { std::slice::from_raw_parts(self.address(page) as *const u64, SMALL_PAGE / 8) };
-        for (i, &w) in words.iter().enumerate().skip(usize::from(page == 0)) {
-            assert_eq!(w, word(first + i), "page {page}, word {i}");
+    /// Compares some pages as a graph would read them: where they are copied, or else the program's own. Whether they were copied.
+    fn check(&self, pages: std::ops::Range<usize>, pin: Option<&Pin>) -> bool {
+        if !self.mapped[pages.clone()].iter().all(|&m| m) {
+            return false;
         }
-    }
-
-    /// Compares everything; what is not mapped must be the reservation that `unmap` left.
-    fn check_all(&self) {
-        (0..PAGES).filter(|&i| self.mapped[i]).for_each(|i| self.check(i));
-        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-        for line in maps.lines() {
-            let (range, rest) = line.split_once(' ').unwrap();
-            let (from, to) = range.split_once('-').unwrap();
-            let [from, to] = [from, to].map(|a| usize::from_str_radix(a, 16).unwrap());
-            for i in 0..PAGES {
-                if (from..to).contains(&self.address(i)) {
-                    assert_eq!(rest.starts_with("r--"), self.mapped[i], "page {i}: {line}");
-                }
-            }
+        let range = self.range(&pages);
+        let distance = pin.and_then(|pin| pin.find(&range)?.distance(pin, &range));
+        let at = range.start.wrapping_add(distance.unwrap_or(0));
+        let first = pages.start * SMALL_PAGE / 8;
+        // SAFETY: mapped by the model, or copied, as is pinned.
+        let words = unsafe { std::slice::from_raw_parts(at as *const u64, range.len() / 8) };
+        for (i, &w) in words.iter().enumerate().skip(usize::from(first == 0)) {
+            assert_eq!(w, word(first + i), "page {}, word {i}, copy {distance:?}", pages.start);
         }
+        distance.is_some()
     }
 
-    /// Unmaps pages and reserves their place, so that nobody else comes to lie there.
+    /// Unmaps pages, and lets other bytes lie there.
     fn unmap(&mut self, pages: std::ops::Range<usize>) {
-        let (at, len) = (self.address(pages.start) as *mut _, pages.len() * SMALL_PAGE);
+        let range = self.range(&pages);
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
         // SAFETY: pages of ours, which no reader looks at while the space is borrowed mutably.
         unsafe {
-            assert_eq!(mapping::munmap(at, len), 0);
-            assert_eq!(libc::syscall(libc::SYS_mmap, at, len, libc::PROT_NONE, flags, -1, 0), at as i64);
+            assert_eq!(mapping::munmap(range.start as *mut _, range.len()), 0);
+            let prot = libc::PROT_READ | libc::PROT_WRITE;
+            let at = libc::syscall(libc::SYS_mmap, range.start, range.len(), prot, flags, -1, 0);
+            assert_eq!(at, range.start as i64);
+            std::ptr::write_bytes(range.start as *mut u8, 0x55, range.len());
         }
         self.mapped[pages].fill(false);
     }
 
-    /// Takes all rights away and gives them back, where every page is mapped. Nobody may read meanwhile.
-    fn protect_and_back(&mut self, pages: std::ops::Range<usize>) {
-        let (at, len) = (self.address(pages.start) as *mut _, pages.len() * SMALL_PAGE);
-        if self.mapped[pages].iter().all(|&m| m) {
-            // SAFETY: no reader while the space is borrowed mutably.
-            unsafe {
-                assert_eq!(mapping::mprotect(at, len, libc::PROT_NONE), 0);
-                assert_eq!(mapping::mprotect(at, len, libc::PROT_READ), 0);
-            }
+    /// What lies there now is somebody else's, and keeps its bytes.
+    fn check_others(&self) {
+        for i in (0..PAGES).filter(|&i| !self.mapped[i]) {
+            let range = self.range(&(i..i + 1));
+            // SAFETY: mapped by `unmap`.
+            let bytes = unsafe { std::slice::from_raw_parts(range.start as *const u8, SMALL_PAGE) };
+            assert!(bytes.iter().all(|&b| b == 0x55), "page {i}");
         }
     }
 }
@@ -137,49 +113,24 @@ impl Drop for Space {
     }
 }
 
-/// Anything else on the same range, with readers at work.
-fn call(random: &mut Random, space: &Space, pages: std::ops::Range<usize>) {
-    let (at, len) = (space.address(pages.start) as *mut libc::c_void, pages.len() * SMALL_PAGE);
-    let advice = [
-        libc::MADV_DONTNEED,
-        libc::MADV_DONTNEED,
-        libc::MADV_COLD,
-        libc::MADV_PAGEOUT,
-        libc::MADV_WILLNEED,
-        libc::MADV_RANDOM,
-        libc::MADV_HUGEPAGE,
-        libc::MADV_DOFORK,
-        libc::MADV_DODUMP,
-    ];
-    // SAFETY: nothing here changes what a reader sees. Failures (a hole in the range) are normal.
-    unsafe {
-        match random.below(4) {
-            0 | 1 => mapping::madvise(at, len, advice[random.below(advice.len())]),
-            2 => mapping::mlock(at, len),
-            _ => mapping::munlock(at, len),
-        };
-    }
-}
-
-/// A child sees the same bytes, whatever was going on.
-fn fork(space: &Space, random: &mut Random) {
-    registry::before_fork();
+/// A child sees the same bytes, without copies, whatever was going on.
+fn fork(space: &Space, random: &mut fastrand::Rng) {
     // SAFETY: the child only compares memory and ends.
     let child = unsafe { libc::fork() };
-    registry::after_fork(child == 0);
     if child == 0 {
-        for _ in 0..200 {
-            let page = random.below(PAGES);
-            let first = page * SMALL_PAGE / 8 + 1;
+        sources::forget_in_child();
+        copier::forget_in_child();
+        reader::forget_in_child();
+        let pin = Pin::for_graph();
+        let all_right = (0..200).all(|_| {
+            let page = random.usize(..PAGES);
+            let range = space.range(&(page..page + 1));
+            let copied = pin.as_ref().is_some_and(|pin| pin.find(&range).is_some());
             // SAFETY: mapped, by the model.
-            let seen = space.mapped[page].then(|| unsafe { *((space.address(page) + 8) as *const u64) });
-            if seen.is_some_and(|w| w != word(first)) {
-                // SAFETY: ends the child.
-                unsafe { libc::_exit(1) };
-            }
-        }
-        // SAFETY: as above.
-        unsafe { libc::_exit(0) };
+            !copied && (!space.mapped[page] || unsafe { *((range.start + 8) as *const u64) } == word(page * SMALL_PAGE / 8 + 1))
+        });
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(i32::from(!all_right)) };
     }
     let mut status = 0;
     // SAFETY: waits for the child just made.
@@ -187,34 +138,44 @@ fn fork(space: &Space, random: &mut Random) {
     assert_eq!(status, 0, "the child saw other bytes");
 }
 
-fn short_of_memory() -> Budget {
-    let root = std::env::temp_dir().join(format!("zen5turbo-short-{}", std::process::id()));
+/// A machine with memory to spare, for which nobody waits.
+pub fn plenty() -> Budget {
+    let root = std::env::temp_dir().join(format!("zen5turbo-plenty-{}", std::process::id()));
     std::fs::create_dir_all(root.join("proc")).unwrap();
-    std::fs::write(root.join("proc/meminfo"), "MemTotal: 1000000 kB\nMemAvailable: 1 kB\n").unwrap();
+    std::fs::write(root.join("proc/meminfo"), "MemTotal: 16777216 kB\nMemAvailable: 8388608 kB\n").unwrap();
     Budget::below(&root)
 }
 
+/// A graph that uses these pages, on one thread.
+fn graph(space: &Space, pages: &std::ops::Range<usize>) {
+    let pin = Pin::for_graph();
+    if let Some(pin) = &pin {
+        copies::want(pin, std::iter::once(space.range(pages)));
+    }
+    space.check(pages.clone(), pin.as_ref());
+    drop(pin);
+    copies::graph_ended();
+}
+
 #[test]
-fn whatever_the_program_does_every_byte_stays_right() {
+fn whatever_the_program_does_every_byte_is_right() {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let file = model();
-    let mut random = Random(0x5eed_2026_1121);
-    let short = short_of_memory();
+    let mut random = fastrand::Rng::with_seed(0x5eed_2026_1121);
     let space = RwLock::new(Space::map(file.as_raw_fd(), libc::MAP_SHARED));
-    let (done, compared) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (done, copied) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for seed in 1..=3 {
-            let (space, done, compared) = (&space, &done, &compared);
+            let (space, done, copied) = (&space, &done, &copied);
             scope.spawn(move || {
-                let mut random = Random(seed);
+                let mut random = fastrand::Rng::with_seed(seed);
                 while !done.load(Relaxed) {
                     let space = space.read().unwrap();
-                    for _ in 0..64 {
-                        let page = random.below(PAGES);
-                        if space.mapped[page] {
-                            space.check(page);
-                            compared.fetch_add(1, Relaxed);
-                        }
+                    let pin = Pin::for_graph();
+                    for _ in 0..16 {
+                        let first = random.usize(..PAGES);
+                        let pages = first..(first + 1 + random.usize(..8)).min(PAGES);
+                        copied.fetch_add(usize::from(space.check(pages, pin.as_ref())), Relaxed);
                     }
                 }
             });
@@ -227,24 +188,26 @@ fn whatever_the_program_does_every_byte_stays_right() {
             }
         }
         let _ends = Ends(&done);
-        for round in 0..4000 {
-            let pages = random.pages();
-            match random.below(20) {
-                0..=8 => {
-                    let at = |page| space.read().unwrap().address(page);
-                    weights::used(std::iter::once(at(pages.start)..at(pages.end)));
-                    weights::graph_ended();
+        for round in 0..3000 {
+            let pages = some_pages(&mut random);
+            match random.u32(..16) {
+                0..=8 => graph(&space.read().unwrap(), &pages),
+                9 if round % 50 == 0 => space.write().unwrap().unmap(pages),
+                10 => space.write().unwrap().unmap(pages.start..(pages.start + 2).min(pages.end)),
+                11 => {
+                    sources::give_back(4 * HUGE_PAGE);
+                    sources::sweep();
                 }
-                9..=13 => call(&mut random, &space.read().unwrap(), pages),
-                14 => space.write().unwrap().unmap(pages.start..pages.end.min(pages.start + 700)),
-                15 => drop(relieve(&mut registry::lock(), &short)),
-                16 if round % 4 == 0 => fork(&space.read().unwrap(), &mut random),
-                17 => space.write().unwrap().protect_and_back(pages),
-                18 => std::thread::sleep(std::time::Duration::from_micros(300)),
+                12 if round % 4 == 0 => fork(&space.read().unwrap(), &mut random),
+                13 => std::thread::sleep(std::time::Duration::from_micros(500)),
                 _ => {}
             }
             if round % 100 == 0 {
-                space.read().unwrap().check_all();
+                let space = space.read().unwrap();
+                space.check_others();
+                for i in 0..PAGES {
+                    space.check(i..i + 1, None);
+                }
             }
             if round % 200 == 199 {
                 let flags = if round % 400 == 199 { libc::MAP_PRIVATE } else { libc::MAP_SHARED };
@@ -253,15 +216,26 @@ fn whatever_the_program_does_every_byte_stays_right() {
             }
         }
     });
-    space.read().unwrap().check_all();
-    assert!(compared.load(Relaxed) > 10_000);
-    let [promoted, demoted] = counters::totals();
-    // Transparent huge pages may be switched off on this machine; then nothing was promoted, rightly.
+    let [all, freed] = counters::totals();
+    // Transparent huge pages may be switched off on this machine; then nothing was copied, rightly.
     if crate::pages::thp_available() {
-        assert!(promoted > 20 * HUGE_PAGE as u64 && demoted > HUGE_PAGE as u64, "{promoted} {demoted}");
+        assert!(all > 20 * HUGE_PAGE as u64 && freed > HUGE_PAGE as u64, "{all} {freed}");
+        assert!(copied.load(Relaxed) > 100, "{}", copied.load(Relaxed));
     }
     drop(space);
-    assert!(!registry::any(), "nothing is left registered");
+    nothing_is_left();
+}
+
+/// Waits for whoever is pinned.
+fn nothing_is_left() {
+    for _ in 0..1000 {
+        sources::sweep();
+        if Pin::new().sources().next().is_none() && sources::copied() == [0; 2] {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("something is still registered");
 }
 
 /// Programs unmap what they asked for: the length of the file, not of its pages.
@@ -270,32 +244,13 @@ fn a_model_that_ends_inside_a_page_is_forgotten_when_it_is_unmapped() {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let file = model();
     let len = BYTES - 1000;
-    // SAFETY: a new mapping, locked and unmapped again as a program does it.
+    // SAFETY: a new mapping, unmapped again as a program does it.
     unsafe {
         let p = mapping::mmap(std::ptr::null_mut(), len, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0);
-        assert!(p != libc::MAP_FAILED && registry::any());
+        assert!(p != libc::MAP_FAILED && Pin::new().find(&(p as usize..p as usize + 1)).is_some());
         assert_eq!(mapping::munmap(p, len), 0);
     }
-    assert!(!registry::any());
-}
-
-/// What the limit of locked memory refuses is not locked, and may be promoted.
-#[test]
-fn a_model_counts_as_locked_when_the_kernel_has_locked_it() {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let file = model();
-    let space = Space::map(file.as_raw_fd(), libc::MAP_SHARED);
-    let locked = || registry::lock().mappings[0].locked;
-    // SAFETY: locks change nothing that is read.
-    unsafe {
-        // More than there is address space.
-        assert_ne!(mapping::mlock(space.start as *mut _, usize::MAX / 2), 0);
-        assert!(!locked());
-        assert_eq!(mapping::mlock(space.start as *mut _, 2 * SMALL_PAGE), 0);
-        assert!(locked());
-        assert_eq!(mapping::munlock(space.start as *mut _, 2 * SMALL_PAGE), 0);
-        assert!(!locked());
-    }
+    nothing_is_left();
 }
 
 #[test]
@@ -310,5 +265,4 @@ fn only_large_models_mapped_for_reading_are_placed() {
     assert!(!is(0, large, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, 3));
     let other = std::fs::File::open("/proc/self/exe").unwrap();
     assert_eq!(weights::map(large, libc::MAP_SHARED, other.as_raw_fd(), 0), None);
-    assert!(!promoter::is_paused() && !registry::any());
 }

@@ -1,19 +1,16 @@
-//! From the mapping of a model file to the queue of pages that products read.
-
-use std::ops::Range;
-use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+//! Mappings of model files, at addresses that huge pages can lie at.
 
 use libc::{c_int, off_t};
-use zen5turbo_host::memory::map::{self, GIANT_PAGE, HUGE_PAGE, Region, SMALL_PAGE};
-use zen5turbo_host::memory::{Budget, page_cache};
+use zen5turbo_host::memory::map::{self, HUGE_PAGE, SMALL_PAGE};
+use zen5turbo_host::memory::{Budget, MarkedFile};
 
-use super::mapping::{Mapping, ModelFile, Page};
+use super::counters;
 use super::reader::{self, Start};
-use super::{counters, promoter, registry};
+use super::sources::{self, Origin, Pin};
 use crate::config::config;
 use crate::log::log;
 use crate::pages::{HugePages, thp_available};
+use crate::placement;
 use crate::reason::Reason;
 use crate::startup::{self, State};
 use crate::stats;
@@ -23,13 +20,6 @@ const FEWEST_BYTES: usize = 16 << 20;
 
 /// The first bytes of a model file: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 const MAGIC: [u8; 4] = *b"GGUF";
-
-/// Room before the first 1 GiB page of a mapping. llama.cpp unmaps what lies before the tensors, a vocabulary of
-/// ten MB at most, and a page with a hole cannot be replaced.
-const HEAD: usize = 16 << 20;
-
-/// Pages were queued that the promoter does not know of yet.
-static QUEUED: AtomicBool = AtomicBool::new(false);
 
 /// Whether an `mmap` with these arguments may be one of a model file: a few compares.
 #[inline]
@@ -48,104 +38,60 @@ pub fn map(len: usize, flags: c_int, fd: c_int, offset: off_t) -> Option<usize> 
     if kind != libc::MAP_SHARED && kind != libc::MAP_PRIVATE || map::first_bytes(fd) != Some(MAGIC) {
         return None;
     }
-    if registry::lock().locks_future {
-        stats::event_once(Reason::MemoryLocked);
-        return None; // see `changes::locked_all`
-    }
     let offset = u64::try_from(offset).ok()?;
     // What the program wants to wait for can be read while it goes on.
     let is_late = flags & libc::MAP_POPULATE != 0 && config().prefetch.reads_pages();
-    let len = len.checked_next_multiple_of(SMALL_PAGE)?;
+    let (bytes, len) = (len, len.checked_next_multiple_of(SMALL_PAGE)?);
     let spare = Budget::of_this_process().spare();
     let start = if is_late { reader::start_of(fd, offset..offset + len as u64, spare) } else { Start::Populate };
     let now = if start == Start::Populate { flags } else { flags & !libc::MAP_POPULATE };
     // Of a model that is larger than memory, a touch shall not bring more than it needs.
     let huge = config().huge_pages != HugePages::Off && spare >= len as u64 && thp_available();
-    let Ok(mut mapping) = place(len, now, fd, offset, huge) else {
-        stats::event(Reason::MappingNotPlaced);
+    placement::settle(); // read ahead is for all nodes
+    // Opened first: what cannot be read ahead or copied is mapped as ever.
+    let Ok(file) = MarkedFile::reopen(fd) else {
+        stats::event(Reason::FileNotReopened);
         return None;
     };
-    let to_read = match start {
-        Start::Populate => None,
-        Start::Read => Some(u64::MAX),
-        Start::ReadPart(bytes) => {
-            reader::too_large(&mut mapping);
-            Some(bytes)
-        }
+    let Ok(at) = place(len, now, fd, offset, huge) else {
+        stats::event(Reason::MappingNotPlaced);
+        file.close();
+        return None;
     };
-    Some(register(mapping, to_read))
+    let range = at..at + len;
+    let Some(number) = sources::register(range, Origin::File { file, offset, bytes, asks_huge: huge }) else {
+        file.close();
+        return Some(at);
+    };
+    if let Start::ReadPart(_) = start {
+        let pin = Pin::new();
+        pin.numbered(number).into_iter().for_each(reader::too_large);
+    }
+    match start {
+        Start::Populate => {}
+        Start::Read => reader::begin(number, u64::MAX),
+        Start::ReadPart(bytes) => reader::begin(number, bytes),
+    }
+    counters::mapped(len);
+    log!(debug, "a model of {} MiB is mapped at {at:#x}, where huge pages can lie", len >> 20);
+    Some(at)
 }
 
-/// Address space, then the file over it: nobody else can get in between. `huge` asks for huge pages of the page cache.
-fn place(len: usize, flags: c_int, fd: c_int, offset: u64, huge: bool) -> std::io::Result<Mapping> {
-    let giant = config().huge_pages == HugePages::One && len >= HEAD + GIANT_PAGE;
-    let reserved = if giant { Region::reserve_after(HEAD, len, GIANT_PAGE)? } else { Region::reserve(len, HUGE_PAGE)? };
-    let file = ModelFile::new(fd)?;
-    // Handed over before it can fail: by then the kernel may have given these addresses up, and to unmap
-    // them could hit what another thread has mapped there. If they stay reserved, that costs nothing.
-    let range = reserved.into_range();
-    let map = if huge { page_cache::map_huge } else { map::map_file_over };
-    // SAFETY: over address space that is ours alone.
-    unsafe { map(range.clone(), libc::PROT_READ, flags, file.fd.as_raw_fd(), offset)? };
-    let kept = flags & (libc::MAP_SHARED | libc::MAP_PRIVATE | libc::MAP_NORESERVE);
-    let mut mapping = Mapping::new(0, range, file, offset, kept);
-    mapping.asks_huge = huge;
-    Ok(mapping)
-}
-
-fn register(mut mapping: Mapping, to_read: Option<u64>) -> usize {
-    let range = mapping.range.clone();
-    let mut locked = registry::lock();
-    let number = locked.number();
-    mapping.number = number;
-    locked.mappings.push(mapping);
-    locked.update_bounds();
-    drop(locked);
-    if let Some(bytes) = to_read {
-        reader::begin(number, bytes);
+/// Maps the file at an address that huge pages can lie at, unless that is taken in this moment. Nothing is reserved for it: under a
+/// limit of locked memory that would count as well. `huge` asks for huge pages of the page cache.
+fn place(len: usize, flags: c_int, fd: c_int, offset: u64, huge: bool) -> std::io::Result<usize> {
+    let near = map::free_address(len, HUGE_PAGE)?;
+    if !huge {
+        return map::map_file(near, len, libc::PROT_READ, flags, fd, offset);
     }
-    counters::mapped(range.len());
-    log!(debug, "a model of {} MiB is mapped at {:#x}, where huge pages can lie", range.len() >> 20, range.start);
-    range.start
-}
-
-/// Takes note of the weights that the products of a graph read, in their order. Costs little when
-/// they are known already; skipped when somebody is changing a mapping now, the next graph will tell.
-pub fn used(weights: impl Iterator<Item = Range<usize>> + Clone) {
-    if !registry::any() {
-        return;
-    }
-    let Some(mut locked) = registry::try_lock() else { return };
-    reader::order(&mut locked, weights.clone());
-    if locked.stopped || promoter::is_paused() || config().huge_pages == HugePages::Off {
-        return;
-    }
-    let registry = &mut *locked;
-    let mut new = 0;
-    for range in weights {
-        let Some(mapping) = registry.mappings.iter_mut().find(|m| m.range.contains(&range.start)) else { continue };
-        if mapping.is_too_large {
-            continue; // pages of our own would leave even less room
-        }
-        for i in mapping.pages_of(&range) {
-            if mapping.page(i) == Page::File {
-                mapping.set(i..i + 1, Page::Wanted);
-                registry.queue.push_back((mapping.number, i));
-                new += HUGE_PAGE;
-            }
+    let at = map::map_file(near, len, libc::PROT_READ, flags & !libc::MAP_POPULATE, fd, offset)?;
+    // SAFETY: neither takes anything away. What could not be read is what MAP_POPULATE would have left for a touch to find.
+    unsafe {
+        let _ = map::advise(at..at + len, libc::MADV_HUGEPAGE);
+        if flags & libc::MAP_POPULATE != 0 && map::advise(at..at + len, libc::MADV_POPULATE_READ).is_err() {
+            // Before Linux 5.14: read now, mapped when touched.
+            let _ = map::advise(at..at + len, libc::MADV_WILLNEED);
         }
     }
-    if new > 0 {
-        counters::wanted(new);
-        QUEUED.store(true, Relaxed);
-    }
-}
-
-/// A graph has ended: what was queued can be promoted now. Not earlier, so that the first token does
-/// not wait for the copying.
-#[inline]
-pub fn graph_ended() {
-    if QUEUED.load(Relaxed) && QUEUED.swap(false, Relaxed) {
-        promoter::start();
-    }
+    Ok(at)
 }

@@ -13,11 +13,13 @@ mod setup;
 mod shares;
 mod weights;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use zen5turbo_host::cpuset::{self, CpuSet};
+use zen5turbo_host::memory::map::SMALL_PAGE;
 use zen5turbo_host::numa::{self, MAX_NODES, NodeMask, Policy};
 use zen5turbo_host::topology::{SYSFS, Topology};
 
@@ -281,6 +283,29 @@ pub fn place_buffer(memory: usize, len: usize) {
     let policy = buffer_policy();
     if policy != Policy::Default {
         settled(numa::apply(memory, len, policy), policy, len);
+    }
+}
+
+/// Has the page cache that the calling thread fills lie on all nodes in turn, where weights do. The thread is one of the shim's own.
+pub fn place_thread() {
+    let policy = buffer_policy();
+    if policy != Policy::Default && numa::set_thread_policy(policy).is_err() {
+        FAILED.fetch_add(1, Relaxed);
+    }
+}
+
+/// Whether weights in large buffers are moved to the nodes whose threads compute them: with shard. Interleaved buffers lie as they should.
+pub fn moves_buffers() -> bool {
+    matches!(placement(), Some((_, Placement::Shard)))
+}
+
+/// Moves the pages of weights in a range, of at most 2 MiB and of a buffer of ours, to the node of [`policy_for`]. One system call, or
+/// none; failures as with [`on_its_node`].
+pub fn move_to_its_node(range: Range<usize>) {
+    let policy = policy_for(range.start, range.len());
+    let (start, end) = (range.start.next_multiple_of(SMALL_PAGE), range.end & !(SMALL_PAGE - 1));
+    if policy != Policy::Default && start < end {
+        settled(numa::move_to(start, end - start, policy), policy, end - start);
     }
 }
 

@@ -66,7 +66,7 @@ fn write_while_running() -> bool {
     if WRITING.swap(true, Acquire) {
         return true;
     }
-    let written = write_report(&path, &report::json_at_once());
+    let written = write_report(&path, &report::json());
     WRITING.store(false, Release);
     written
 }

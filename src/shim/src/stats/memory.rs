@@ -7,17 +7,17 @@ use crate::memory::counters as weights;
 use crate::{placement, stats, streaming};
 
 /// ```text
-/// memory: { weights: { mapped, wanted, cached, promoted: { thp, 2m, 1g }, demoted, now, us, rested_us },
+/// memory: { weights: { mapped, wanted, cached, copied: { thp, 2m, 1g }, freed, now, us, rested_us },
 ///           prefetch: { bytes, calls, us, released },
 ///           numa: { mode, nodes: [...], placed: { node: bytes }, interleaved, failed, seats, moved },
 ///           buffers: { thp: { count, bytes }, hugetlb_2m: { count, bytes }, freed },
 ///           heap: { count, bytes },                       advised
 ///           copies: { status, from, measured, streamed: { count, bytes } } }
 /// ```
-/// Since the start; why something was not done is among the events. `patience` as in [`weights::report`].
-pub fn report(j: &mut Json, patience: u32) {
+/// Since the start; why something was not done is among the events.
+pub fn report(j: &mut Json) {
     j.open(Some("memory"));
-    weights::report(j, patience);
+    weights::report(j);
     weights::report_prefetch(j);
     numa(j);
     j.open(Some("buffers"));

@@ -47,17 +47,6 @@ use crate::tuning;
 /// `many`), adds those up, and their time. What was never counted is left out.
 #[must_use]
 pub fn json() -> String {
-    /// Milliseconds: nothing computes that would wait for it.
-    const PATIENCE: u32 = 100;
-    text(PATIENCE)
-}
-
-/// The same without waiting for another thread.
-pub fn json_at_once() -> String {
-    text(0)
-}
-
-fn text(patience: u32) -> String {
     let mut j = Json::default();
     j.open(None);
     circumstances(&mut j);
@@ -86,7 +75,7 @@ fn text(patience: u32) -> String {
     }
     j.close();
     direct::report(&mut j);
-    memory::report(&mut j, patience);
+    memory::report(&mut j);
     j.open(Some("blas"));
     j.number("calls", blas::calls());
     j.number("refused", blas_device::refused());
