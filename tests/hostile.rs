@@ -234,15 +234,15 @@ fn truncated_sparse_and_lying_models_end_as_with_stock() {
 #[test]
 fn a_model_that_is_cut_while_it_is_mapped_harms_no_product_before_the_cut() {
     let dir = work_dir();
-    let program = Fixture::new("promoted").linked_with_ggml().build(&dir, "promoted");
+    let program = Fixture::new("copied").linked_with_ggml().build(&dir, "copied");
     let model = dir.path().join("model.gguf");
     let _ = Program::new(&program).arg("make").arg(&model).run().success();
     let thp = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
     if !thp.contains("[always]") && !thp.contains("[madvise]") {
-        println!("skipped: no transparent huge pages, so nothing is moved");
+        println!("skipped: no transparent huge pages, so nothing is copied");
         return;
     }
-    let run = Program::engaged(&program).arg("cut").arg(&model).run().success();
+    let run = Program::engaged(&program).knob("HUGEPAGES", "thp").arg("cut").arg(&model).run().success();
     assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("0 failures\n", ""), "{run}");
     run.stats().assert_healthy();
     assert_eq!(run.stats().events("file_unreadable"), 1, "{}", run.stats());
