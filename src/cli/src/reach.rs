@@ -35,7 +35,7 @@ pub const OTHERS: [Hook; 5] = [
     },
     Hook {
         names: &["mmap", "mmap64"],
-        loss: "the model file is not mapped where huge pages can lie, and its weights are not promoted",
+        loss: "the model file is not mapped where huge pages can lie, and its weights get no copies",
     },
     Hook {
         names: &["ggml_aligned_malloc"],

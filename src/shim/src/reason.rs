@@ -115,6 +115,8 @@ reasons! {
     PinRefused = "pin_refused",
     /// No address was to be had at which huge pages can lie, so a model is mapped as ever.
     MappingNotPlaced = "mapping_not_placed",
+    /// Another library has a `munmap` or `mremap` before ours: when a model is unmapped would not be known, so it is mapped as ever.
+    UnmappingUnseen = "unmapping_unseen",
     /// The model's file could not be opened a second time, so it is not read ahead and gets no copies.
     FileNotReopened = "file_not_reopened",
     /// The thread that copies weights could not be started.

@@ -4,7 +4,7 @@
 use std::io;
 
 use zen5turbo_host::cpuset;
-use zen5turbo_host::memory::map::{self, HUGE_PAGE, Region};
+use zen5turbo_host::memory::map::{HUGE_PAGE, Region};
 use zen5turbo_host::memory::{Pages, Thp};
 use zen5turbo_host::numa::{self, Policy};
 
@@ -71,16 +71,15 @@ fn attempts() -> Vec<Tried> {
     let mut tried = Vec::new();
     let mut add = |call, purpose, nodes, result: io::Result<()>| tried.push(Tried { call, purpose, nodes, result });
     match Region::new(HUGE_PAGE, Pages::Transparent) {
-        Err(error) => add("mmap", "room for promoted weights", false, Err(error)),
+        Err(error) => add("mmap", "room for copies of weights", false, Err(error)),
         Ok(region) => {
-            add("mmap", "room for promoted weights", false, Ok(()));
+            add("mmap", "room for copies of weights", false, Ok(()));
             add("madvise_populate", "a missing page is an error instead of a signal", false, region.populate());
             let range = region.range();
             let here = cpuset::current_node().unwrap_or(0);
             let bound = numa::apply(range.start, range.len(), Policy::Preferred(here));
             add("mbind", "weights on the node that reads them", true, bound);
             add("move_pages", "to see where pages lie", true, numa::nodes_of(&[range.start]).map(drop));
-            add("mremap", "promoted pages take the place of the file's", false, replace(region));
         }
     }
     add("get_mempolicy", "to respect numactl", true, numa::thread_policy_is_default().map(drop));
@@ -91,16 +90,6 @@ fn attempts() -> Vec<Tried> {
     let pinned = cpuset::affinity().and_then(|set| cpuset::set_affinity(&set));
     add("sched_setaffinity", "to pin threads", false, pinned);
     tried
-}
-
-/// Moves a region over another one, as promotion does.
-fn replace(region: Region) -> io::Result<()> {
-    let target = Region::reserve(HUGE_PAGE, HUGE_PAGE)?.into_range();
-    // SAFETY: the target was reserved here, and nobody else knows it.
-    let moved = unsafe { region.move_to(target.start) };
-    // SAFETY: as above; nobody uses what lies there now.
-    unsafe { map::unmap(target) };
-    moved.map_err(|(error, _region)| error)
 }
 
 fn judge(tried: &Tried, nodes: usize) -> Check {

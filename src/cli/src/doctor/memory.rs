@@ -145,7 +145,7 @@ fn available(root: &Root) -> Check {
     };
     let spare = Budget::below(&root.path("")).spare();
     let found = format!(
-        "{} of {}; {} may hold promoted weights (what the limits leave, less a reserve)",
+        "{} of {}; {} may hold copies of weights (what the limits leave, less a reserve)",
         text::bytes(available),
         text::bytes(total),
         text::bytes(spare)
@@ -167,7 +167,7 @@ fn group(root: &Root) -> Check {
             if limit >= total {
                 return Check::ok(ID, found);
             }
-            let todo = "raise it if the model and its promoted weights do not fit (docker run -m, MemoryMax=)";
+            let todo = "raise it if the model and its copies do not fit (docker run -m, MemoryMax=)";
             Check::limited(ID, found, format!("no limit below the machine's {}", text::bytes(total)), todo)
         }
     }
@@ -199,7 +199,7 @@ fn mappings(root: &Root) -> Check {
         None => Check::ok(ID, "not told"),
         Some(n) if n >= DEFAULT => Check::ok(ID, n.to_string()),
         Some(n) => {
-            let expected = format!("{DEFAULT} or more: every run of promoted pages is a mapping");
+            let expected = format!("{DEFAULT} or more: copies of weights are mappings");
             Check::limited(ID, n.to_string(), expected, format!("sudo sysctl vm.max_map_count={DEFAULT}"))
         }
     }
@@ -211,7 +211,7 @@ fn overcommit(root: &Root) -> Check {
         Some(2) => {
             let text = root.read("proc/meminfo").unwrap_or_default();
             let limit = field(&text, "CommitLimit").unwrap_or_else(|| "unknown".into());
-            let expected = "0 or 1: with 2 every promoted page counts against CommitLimit";
+            let expected = "0 or 1: with 2 every copied page counts against CommitLimit";
             Check::limited(ID, format!("2 (CommitLimit {limit})"), expected, "sudo sysctl vm.overcommit_memory=0")
         }
         other => Check::ok(ID, other.map_or("not told".into(), |n| n.to_string())),

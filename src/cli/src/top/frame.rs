@@ -93,7 +93,7 @@ pub struct Frame {
     pub weights_per_product_second: Option<f64>,
     pub operations: Vec<Operation>,
     pub declined: Vec<Declined>,
-    pub promoted: Promoted,
+    pub copies: Copies,
     pub threads: Threads,
     /// Large buffers mapped on huge pages since the start, bytes; also those that were given back.
     pub buffers: u64,
@@ -150,21 +150,21 @@ pub struct Declined {
 
 /// Weights on huge pages, bytes since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Promoted {
+pub struct Copies {
     /// In pages that products read.
     pub wanted: u64,
     /// Of them in huge pages of the page cache.
     pub cached: u64,
     /// Of them moved to huge pages.
-    pub promoted: u64,
+    pub copied: u64,
     /// The file's again.
     pub given_back: u64,
 }
 
-impl Promoted {
+impl Copies {
     /// On huge pages of either kind.
     pub fn huge(self) -> u64 {
-        self.cached + self.promoted
+        self.cached + self.copied
     }
 
     /// Of what was wanted, from 0 to 1; 0 when nothing was.
@@ -189,7 +189,7 @@ impl Frame {
             kernels: word(&now.statistics["isa"]),
             seconds,
             graphs: graphs(&now.statistics, earlier.as_ref().map(|(b, _)| &b.statistics), seconds),
-            promoted: promoted(&now.statistics["memory"]["weights"]),
+            copies: copies(&now.statistics["memory"]["weights"]),
             buffers: ["thp", "hugetlb_2m"]
                 .map(|kind| &now.statistics["memory"]["buffers"][kind]["bytes"])
                 .map(count)
@@ -296,13 +296,13 @@ fn operation((operation, kind): &(String, String), op: &Op, since: Option<(Op, f
     }
 }
 
-fn promoted(weights: &Value) -> Promoted {
+fn copies(weights: &Value) -> Copies {
     let moved: u64 = ["thp", "2m", "1g"].map(|kind| count(&weights["copied"][kind])).iter().sum();
     let given_back = count(&weights["freed"]);
-    Promoted {
+    Copies {
         wanted: count(&weights["wanted"]),
         cached: count(&weights["cached"]),
-        promoted: moved.saturating_sub(given_back),
+        copied: moved.saturating_sub(given_back),
         given_back,
     }
 }
@@ -353,10 +353,10 @@ pub mod tests {
         let declined: Vec<_> = frame.declined.iter().map(|d| (d.kind.as_str(), d.reason.as_str(), d.count)).collect();
         assert_eq!(declined, [("f16", "src0_view", 7), ("q4_K", "use_ref", 3)]);
         assert_eq!(
-            frame.promoted,
-            Promoted { wanted: 8 << 20, cached: 2 << 20, promoted: 2 << 20, given_back: 1 << 20 }
+            frame.copies,
+            Copies { wanted: 8 << 20, cached: 2 << 20, copied: 2 << 20, given_back: 1 << 20 }
         );
-        assert_eq!((frame.promoted.share(), frame.buffers), (0.5, 2 << 20));
+        assert_eq!((frame.copies.share(), frame.buffers), (0.5, 2 << 20));
     }
 
     #[test]
@@ -374,7 +374,7 @@ pub mod tests {
     fn statistics_without_anything_are_no_error() {
         let reading = Reading { at: Instant::now(), statistics: json!({}), usage: Usage::default() };
         let frame = Frame::new(7, &reading, None);
-        assert_eq!((frame.program.as_str(), frame.promoted.share()), ("?", 0.0));
+        assert_eq!((frame.program.as_str(), frame.copies.share()), ("?", 0.0));
     }
 
     #[test]

@@ -20,17 +20,17 @@ pub fn facts(frame: &Frame, limit: Option<&Kept>) -> Vec<(&'static str, String)>
         facts.push(("threads", frame.threads.line()));
     }
     facts.push(("weights", weights(frame, limit)));
-    let promoted = frame.promoted;
+    let copies = frame.copies;
     facts.push((
         "huge pages",
         format!(
             "{} of {} that products read, {:.0} %: {} in the page cache, {} moved, {} given back",
-            text::bytes(promoted.huge()),
-            text::bytes(promoted.wanted),
-            100.0 * promoted.share(),
-            text::bytes(promoted.cached),
-            text::bytes(promoted.promoted),
-            text::bytes(promoted.given_back)
+            text::bytes(copies.huge()),
+            text::bytes(copies.wanted),
+            100.0 * copies.share(),
+            text::bytes(copies.cached),
+            text::bytes(copies.copied),
+            text::bytes(copies.given_back)
         ),
     ));
     facts.push(("memory", memory(frame)));
@@ -120,7 +120,7 @@ pub fn program(frame: &Frame) -> [String; 8] {
         number(frame.generated_per_second()),
         number(frame.columns_per_second()),
         gb(frame.weights_per_second),
-        percent(frame.promoted.share()),
+        percent(frame.copies.share()),
         text::bytes(frame.usage.rss),
     ]
 }

@@ -1,5 +1,7 @@
 //! Mappings of model files, at addresses that huge pages can lie at.
 
+use std::sync::OnceLock;
+
 use libc::{c_int, off_t};
 use zen5turbo_host::memory::map::{self, HUGE_PAGE, SMALL_PAGE};
 use zen5turbo_host::memory::{Budget, MarkedFile};
@@ -8,6 +10,7 @@ use super::counters;
 use super::reader::{self, Start};
 use super::sources::{self, Origin, Pin};
 use crate::config::config;
+use crate::ggml::copies::own_range;
 use crate::log::log;
 use crate::pages::{HugePages, thp_available};
 use crate::placement;
@@ -47,6 +50,10 @@ pub fn map(len: usize, flags: c_int, fd: c_int, offset: off_t) -> Option<usize> 
     let now = if start == Start::Populate { flags } else { flags & !libc::MAP_POPULATE };
     // Of a model that is larger than memory, a touch shall not bring more than it needs.
     let huge = config().huge_pages != HugePages::Off && spare >= len as u64 && thp_available();
+    if !unmapping_is_seen() {
+        stats::event_once(Reason::UnmappingUnseen);
+        return None;
+    }
     placement::settle(); // read ahead is for all nodes
     // Opened first: what cannot be read ahead or copied is mapped as ever.
     let Ok(file) = MarkedFile::reopen(fd) else {
@@ -75,6 +82,18 @@ pub fn map(len: usize, flags: c_int, fd: c_int, offset: off_t) -> Option<usize> 
     counters::mapped(len);
     log!(debug, "a model of {} MiB is mapped at {at:#x}, where huge pages can lie", len >> 20);
     Some(at)
+}
+
+/// Whether the program's calls of `munmap` and `mremap` come here: another preloaded library may have its own, before ours.
+fn unmapping_is_seen() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        [c"munmap", c"mremap"].iter().all(|name| {
+            // SAFETY: a C string.
+            let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+            cfg!(test) || own_range().contains(&(found as usize))
+        })
+    })
 }
 
 /// Maps the file at an address that huge pages can lie at, unless that is taken in this moment. Nothing is reserved for it: under a
