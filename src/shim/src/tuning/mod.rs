@@ -275,6 +275,31 @@ pub fn measured_width(brand: &str) -> Option<Width> {
     }
 }
 
+/// The least gain from which on copies of weights pay, in hundredths: they cost memory and, until they are made, time.
+/// `zen5turbo tune` says the same of what it measures.
+const COPIES_PAY: u32 = 105;
+
+/// What copies of weights on huge pages gain in generation, in hundredths, as it was measured last on this CPU with any
+/// ggml; `None` where it was not. Known before the first graph.
+fn gain_of_copies(contents: &Contents, brand: &str) -> Option<u32> {
+    match contents {
+        Contents::File(file) => file.copies(brand),
+        _ => None,
+    }
+}
+
+/// Whether weights are worth a copy on huge pages on one memory node: only where that was measured on this CPU.
+#[must_use]
+pub fn copies_pay() -> bool {
+    gain_of_copies(&loaded().contents, &startup::cpu().brand).is_some_and(|gain| gain >= COPIES_PAY)
+}
+
+/// The measured gain for the statistics, which read no file: `None` also before [`load`].
+#[must_use]
+pub fn reported_gain_of_copies() -> Option<u32> {
+    gain_of_copies(&LOADED.get()?.contents, &startup::cpu().brand)
+}
+
 /// Why a product of `columns` columns with weights of type `weight` is left to the original where the kernels of `isa`
 /// could compute it: [`Reason::StockIsFaster`], [`Reason::NotFaster`] or [`Reason::Unmeasured`]. `None`: it is taken.
 ///
