@@ -18,6 +18,10 @@ pub use ggml::{FIRST_ADDRESS, ggml_name, identity};
 /// Where the file lies below the user's cache folder, unless it is named.
 pub const PLACE: &str = "zen5turbo/tune.txt";
 
+/// The least gain, in hundredths, from which on copies of weights pay ([`Calibration::copies`]): they cost memory and, until
+/// they are made, time.
+pub const COPIES_PAY: u32 = 105;
+
 /// How many columns a product has. Each regime has a way of computing of its own, in ggml or here: one
 /// column by rows, few by rows or panels, many by panels and, in ggml, by other kernels still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

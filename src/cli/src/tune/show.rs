@@ -1,6 +1,6 @@
 //! Calibrations and findings as text.
 
-use zen5turbo_calibration::{Calibration, Choice, Machine, Measured, Regime, TuneFile, fits_build};
+use zen5turbo_calibration::{COPIES_PAY, Calibration, Choice, Machine, Measured, Regime, TuneFile, fits_build};
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
 
@@ -123,7 +123,7 @@ pub fn copied(copied: &Result<Copied, String>) -> String {
         table.add_row([threads.to_string(), format!("{median:.2}"), format!("{low:.2} to {high:.2}")]);
     }
     let follows = match copies::written(gains) {
-        Some(n) if n >= 105 => "the shim makes copies",
+        Some(n) if n >= COPIES_PAY => "the shim makes copies",
         Some(_) => "the shim makes none on one memory node",
         None => "on which side of that it lies is not clear, so no line is written",
     };

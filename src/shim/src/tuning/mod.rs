@@ -16,7 +16,7 @@ use std::ffi::{CStr, c_void};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use zen5turbo_calibration::{self as file, Calibration, Choice, Differs, Machine, TuneFile};
+use zen5turbo_calibration::{self as file, COPIES_PAY, Calibration, Choice, Differs, Machine, TuneFile};
 pub use zen5turbo_calibration::{Regime, Width};
 use zen5turbo_kernels::fetch::Fetch;
 use zen5turbo_kernels::formats::WeightType;
@@ -274,10 +274,6 @@ pub fn measured_width(brand: &str) -> Option<Width> {
         _ => None,
     }
 }
-
-/// The least gain from which on copies of weights pay, in hundredths: they cost memory and, until they are made, time.
-/// `zen5turbo tune` says the same of what it measures.
-const COPIES_PAY: u32 = 105;
 
 /// What copies of weights on huge pages gain in generation, in hundredths, as it was measured last on this CPU with any
 /// ggml; `None` where it was not. Known before the first graph.

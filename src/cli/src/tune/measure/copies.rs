@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use serde_json::json;
+use zen5turbo_calibration::COPIES_PAY;
 use zen5turbo_kernels::formats::WeightType;
 
 use super::{Progress, Request, Sides, Times, confidence};
@@ -10,8 +11,8 @@ use crate::statistics::{Better, Comparison};
 /// The types of most weights; the gain is their geometric mean.
 pub const TYPES: [WeightType; 3] = [WeightType::Q4K, WeightType::Q8_0, WeightType::Q6K];
 
-/// A copy pays from this gain on: it costs memory and, until it is made, time. The shim has the same number.
-pub const PAYS: f64 = 1.05;
+/// A copy pays from this gain on.
+pub const PAYS: f64 = COPIES_PAY as f64 / 100.0;
 
 /// The numbers of threads: one waits for memory the longest, all of them are what programs use.
 fn counts(all: usize) -> impl Iterator<Item = usize> {
@@ -132,7 +133,7 @@ mod tests {
         for step in 0..2000 {
             let median = 0.95 + f64::from(step) * 1e-4;
             let Some(hundredths) = written(&[gain(median, median, median)]) else { panic!("{median} is clear") };
-            assert_eq!(hundredths >= 105, median >= PAYS, "{median}");
+            assert_eq!(hundredths >= COPIES_PAY, median >= PAYS, "{median}");
         }
     }
 }
