@@ -76,7 +76,7 @@ fn a_written_file_is_used_by_the_shim_in_llama_cpp() {
         !lines.is_empty() && lines.iter().all(|line| line.split(' ').count() == 6 && !line.ends_with(" -")),
         "{written}"
     );
-    assert!(written.starts_with("zen5turbo-tune 3\n") && written.contains("\nggml 0."), "{written}");
+    assert!(written.starts_with("zen5turbo-tune 4\n") && written.contains("\nggml 0."), "{written}");
 
     let used = bench(&dir);
     assert_eq!(used.stats().text("/tuning/status"), "used", "{}", used.stats());
@@ -128,6 +128,65 @@ fn a_graph_of_one_column_gets_as_many_threads_as_the_file_says() {
     assert_eq!(threads(&prompt), [2, 2, 0], "{}", prompt.stats());
     let off = bench("-p 0 -n 3", "off");
     assert_eq!(threads(&off), [2, 2, 0], "{}", off.stats());
+}
+
+/// Which side of the limit it lies on is known where the measurement is clear; that it was made is always seen.
+#[test]
+fn the_gain_of_copies_is_measured_and_read_from_the_file() {
+    let dir = work_dir();
+    let run = tune_q4_k(&dir).arg("--threads").arg("1").run().success();
+    let written = text(&dir);
+    let measured = written.lines().any(|line| line.starts_with("copies "));
+    let why_not = ["no line is written", "was not measured: "].into_iter().find(|why| run.stdout.contains(why));
+    assert_eq!(measured, why_not.is_none(), "{run}\n{written}");
+    let table = run.stdout.contains("copies on huge pages") && run.stdout.contains("on transparent huge pages, over");
+    assert!(table || why_not == Some("was not measured: "), "{run}");
+    assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 1, "the file for weights is gone");
+
+    let head: String = written.lines().filter(|line| !line.starts_with("copies")).map(|l| format!("{l}\n")).collect();
+    for (line, hundredths) in [("copies 1.34\n", Some(134)), ("copies 0.98\n", Some(98)), ("", None)] {
+        std::fs::write(file(&dir), head.replacen("\nmade ", &format!("\n{line}made "), 1))
+            .expect("the file is written");
+        let run = bench(&dir);
+        assert_eq!(run.stats().text("/tuning/status"), "used", "{}", run.stats());
+        match hundredths {
+            Some(n) => {
+                assert_eq!(run.stats().number("/tuning/copies_hundredths"), n);
+                let pays = format!("\"copies_pay\": {}", n >= 105);
+                assert!(run.stats().to_string().contains(&pays), "{pays}\n{}", run.stats());
+            }
+            None => assert!(!run.stats().to_string().contains("copies_hundredths"), "{}", run.stats()),
+        }
+    }
+}
+
+/// Where every folder for temporary files is memory, nothing is measured, and why is said.
+#[test]
+fn a_folder_in_memory_has_no_page_cache_to_measure() {
+    let dir = work_dir();
+    let mount = "for at in \"$1\" /tmp /var/tmp; do mount -t tmpfs none \"$at\" || exit; done";
+    let may = Command::new("unshare").args(["-rm", "sh", "-c", mount, "sh"]).arg(dir.path()).status();
+    if !may.is_ok_and(|status| status.success()) {
+        println!("skipped: no file system can be mounted here");
+        return;
+    }
+    let run = Program::new("/usr/bin/unshare")
+        .args("-rm sh -c")
+        .arg(format!("{mount}; cd /; shift; \"$@\" && cat \"$0/tune.txt\""))
+        .arg(dir.path())
+        .arg(dir.path())
+        .arg(command())
+        .args("tune --types q4_K --threads 1 --lib")
+        .arg(shim())
+        .arg("--bin")
+        .arg(bin())
+        .arg("--out")
+        .arg(file(&dir))
+        .var("TMPDIR", "/tmp")
+        .run()
+        .success();
+    assert!(run.stdout.contains("was not measured: no folder can hold a file like a model"), "{run}");
+    assert!(run.stdout.contains("zen5turbo-tune 4\n") && !run.stdout.contains("\ncopies "), "{run}");
 }
 
 /// Other builds of the same version have other kernels of their own.

@@ -109,7 +109,19 @@ impl TuneFile {
     /// The width of registers that was measured last to be the faster one on this CPU.
     #[must_use]
     pub fn width(&self, cpu: &str) -> Option<Width> {
-        self.calibrations.iter().rev().filter(|c| c.cpu == or_none(cpu)).find_map(|c| c.width)
+        self.latest(cpu, |c| c.width)
+    }
+
+    /// What copies of weights on huge pages gained on this CPU when that was measured last, in hundredths: see
+    /// [`Calibration::copies`]. Memory gives it, so that neither ggml nor the tier matters.
+    #[must_use]
+    pub fn copies(&self, cpu: &str) -> Option<u32> {
+        self.latest(cpu, |c| c.copies)
+    }
+
+    /// What the last one of this CPU's calibrations says that says something.
+    fn latest<T>(&self, cpu: &str, of: impl Fn(&Calibration) -> Option<T>) -> Option<T> {
+        self.calibrations.iter().rev().filter(|c| c.cpu == or_none(cpu)).find_map(of)
     }
 }
 
@@ -185,5 +197,13 @@ mod tests {
         };
         assert_eq!(file.width("A"), Some(Width::Narrow));
         assert_eq!(file.width("C"), None);
+    }
+
+    #[test]
+    fn the_gain_of_copies_is_the_cpus_and_the_last_one_measured() {
+        let with = |cpu: &str, ggml: &str, copies| Calibration { copies, ..one(cpu, ggml) };
+        let calibrations = vec![with("A", "1", Some(99)), with("A", "2", Some(107)), with("A", "3", None)];
+        let file = TuneFile { calibrations };
+        assert_eq!((file.copies("A"), file.copies("B"), file.copies("")), (Some(107), None, None));
     }
 }

@@ -1,7 +1,7 @@
 //! The text of the file.
 //!
 //! ```text
-//! zen5turbo-tune 3
+//! zen5turbo-tune 4
 //! # any remark
 //! cpu AMD EPYC 9755 128-Core Processor
 //! ggml 0.26.0 1a2b3c4 avx2,fma,f16c,avx512,avx512_vnni,avx512_bf16,llamafile
@@ -11,6 +11,7 @@
 //! prefetch 0
 //! ahead 8192
 //! threads 24
+//! copies 1.03
 //! made 2026-11-21T19:40:00Z by zen5turbo 0.1.0 with 128 threads
 //! q4_K 1 ours 103500 121000 98700
 //! f16 many stock 8123000 7010000 -
@@ -21,7 +22,9 @@
 //! faster one of the two on that CPU where it was measured; `panel` and `prefetch` are the bytes of a packed panel and of
 //! weights to fetch ahead of packing, where others than the built-in ones were, `ahead` the bytes that one column by rows
 //! fetches ahead; `threads` is
-//! how many threads compute a graph of one column, where more of them gain nothing; `made` is for the reader. A measurement is
+//! how many threads compute a graph of one column, where more of them gain nothing; `copies` is how many times as fast a graph
+//! of one column is on weights that were copied onto huge pages as on the mapped file, with two decimals; `made` is for
+//! the reader. A measurement is
 //! `<type> <regime> <ours|stock> <our ns> <plain ns> <repacked ns>`: the name of a type in ggml, in any case, a
 //! [`Regime`], who computes products of plain weights, and the times in whole nanoseconds of the same product computed
 //! by this library, by ggml from plain weights, and by ggml from weights in its buffer type `CPU_REPACK`; `-` where
@@ -30,10 +33,10 @@
 //! holds. Runs of blanks count as one; empty lines and lines that begin with `#` are skipped. Of a file
 //! with a line that is none of these, nothing is used.
 //!
-//! Version 2 had no repacked time. Version 1 had one calibration without `width` and `made`, its `ggml` was the
+//! Version 3 had no line `copies`. Version 2 had no repacked time and no `ahead` either. Version 1 had one calibration without `width` and `made`, its `ggml` was the
 //! version alone, its regimes
 //! were `1`, `2-16` and `many`, and a measurement had no word for the choice: the original's where that was
-//! faster by more than 2 %. Both are understood; version 3 is written.
+//! faster by more than 2 %. All are understood; version 4 is written.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -103,7 +106,7 @@ pub fn read(path: &Path) -> io::Result<String> {
 
 impl fmt::Display for TuneFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{MAGIC} 3")?;
+        writeln!(f, "{MAGIC} 4")?;
         for calibration in &self.calibrations {
             writeln!(f, "\n{calibration}")?;
         }
@@ -123,6 +126,9 @@ impl fmt::Display for Calibration {
             if let Some(number) = number {
                 write!(f, "\n{key} {number}")?;
             }
+        }
+        if let Some(hundredths) = self.copies {
+            write!(f, "\ncopies {}.{:02}", hundredths / 100, hundredths % 100)?;
         }
         if let Some(made) = &self.made {
             write!(f, "\nmade {made}")?;
@@ -151,6 +157,7 @@ struct Draft {
     prefetch: Option<usize>,
     ahead: Option<usize>,
     threads: Option<usize>,
+    copies: Option<u32>,
     made: Option<String>,
     measured: Vec<Measured>,
 }
@@ -166,18 +173,21 @@ impl Draft {
             ("cpu", _) => set(&mut self.cpu, normal(value)),
             ("ggml", _) => set(&mut self.ggml, normal(value)),
             ("tier", _) => named("tier", value, Isa::ALL, Isa::name).and_then(|isa| set(&mut self.isa, Some(isa))),
-            ("width", Version::Two | Version::Three) => {
+            ("width", _) if version >= Version::Two => {
                 named("width", value, Width::ALL, Width::name).and_then(|width| set(&mut self.width, Some(width)))
             }
-            ("panel", Version::Two | Version::Three) => {
+            ("panel", _) if version >= Version::Two => {
                 bytes(key, value, SMALLEST_PANEL).and_then(|n| set(&mut self.panel, Some(n)))
             }
-            ("prefetch", Version::Two | Version::Three) => {
+            ("prefetch", _) if version >= Version::Two => {
                 bytes(key, value, 0).and_then(|n| set(&mut self.prefetch, Some(n)))
             }
-            ("ahead", Version::Three) => bytes(key, value, 0).and_then(|n| set(&mut self.ahead, Some(n))),
-            ("threads", Version::Two | Version::Three) => threads(value).and_then(|n| set(&mut self.threads, Some(n))),
-            ("made", Version::Two | Version::Three) => set(&mut self.made, normal(value)),
+            ("ahead", _) if version >= Version::Three => {
+                bytes(key, value, 0).and_then(|n| set(&mut self.ahead, Some(n)))
+            }
+            ("threads", _) if version >= Version::Two => threads(value).and_then(|n| set(&mut self.threads, Some(n))),
+            ("copies", _) if version >= Version::Four => hundredths(value).and_then(|n| set(&mut self.copies, Some(n))),
+            ("made", _) if version >= Version::Two => set(&mut self.made, normal(value)),
             _ if !self.is_complete() => {
                 Err("the lines `cpu`, `ggml` and `tier` before the first measurement".to_owned())
             }
@@ -199,8 +209,8 @@ impl Draft {
                 expected: "the lines `cpu`, `ggml` and `tier`".to_owned(),
             });
         };
-        let Self { width, panel, prefetch, ahead, threads, made, measured, .. } = self;
-        let new = Calibration { cpu, ggml, isa, width, panel, prefetch, ahead, threads, made, measured };
+        let Self { width, panel, prefetch, ahead, threads, copies, made, measured, .. } = self;
+        let new = Calibration { cpu, ggml, isa, width, panel, prefetch, ahead, threads, copies, made, measured };
         if done.iter().any(|old| old.is_for_the_same(&new)) {
             let expected = "only one calibration for the same `cpu`, `ggml` and `tier`".to_owned();
             return Err(bad(self.start.0, &self.start.1, expected));
@@ -210,11 +220,12 @@ impl Draft {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Version {
     One,
     Two,
     Three,
+    Four,
 }
 
 impl Version {
@@ -223,7 +234,7 @@ impl Version {
         match self {
             Self::One => "`<type> <regime> <our ns> <original's ns>`",
             Self::Two => "`<type> <regime> <ours|stock> <our ns> <original's ns>`",
-            Self::Three => "`<type> <regime> <ours|stock> <our ns> <plain ns> <repacked ns|->`",
+            Self::Three | Self::Four => "`<type> <regime> <ours|stock> <our ns> <plain ns> <repacked ns|->`",
         }
     }
 }
@@ -239,7 +250,8 @@ pub fn parse(text: &str) -> Result<TuneFile, BadLine> {
         [MAGIC, "1"] => Version::One,
         [MAGIC, "2"] => Version::Two,
         [MAGIC, "3"] => Version::Three,
-        _ => return Err(bad(last, first, format!("`{MAGIC} 1`, `{MAGIC} 2` or `{MAGIC} 3`"))),
+        [MAGIC, "4"] => Version::Four,
+        _ => return Err(bad(last, first, format!("`{MAGIC} 1`, `{MAGIC} 2`, `{MAGIC} 3` or `{MAGIC} 4`"))),
     };
     let mut calibrations = Vec::new();
     let mut draft = Draft::default();
@@ -327,13 +339,30 @@ fn threads(text: &str) -> Result<usize, String> {
         .ok_or_else(|| format!("`threads` with a number from 1 to {MOST}"))
 }
 
+/// A ratio with up to two decimals, in hundredths.
+fn hundredths(text: &str) -> Result<u32, String> {
+    /// No copy makes a product a hundred times as fast.
+    const MOST: u32 = 9999;
+    let text = text.trim();
+    let (ones, parts) = text.split_once('.').unwrap_or((text, "0"));
+    let tens = if parts.len() == 1 { 10 } else { 1 };
+    let value = match (ones.is_empty(), parts.len()) {
+        (false, 1 | 2) => whole::<u32>(ones).zip(whole::<u32>(parts)),
+        _ => None,
+    };
+    value
+        .and_then(|(ones, parts)| ones.checked_mul(100)?.checked_add(parts * tens))
+        .filter(|n| (1..=MOST).contains(n))
+        .ok_or_else(|| "`copies` with a ratio from 0.01 to 99.99".to_owned())
+}
+
 /// A line of measurements: several in version 1, whose regimes were wider.
 fn parse_measured(version: Version, line: &str) -> Result<Vec<Measured>, String> {
     let words: Vec<&str> = words(line).collect();
     let (weight, regime, choice, ours, plain, repacked) = match (version, &words[..]) {
         (Version::One, [weight, regime, ours, plain]) => (*weight, *regime, None, *ours, *plain, NONE),
         (Version::Two, [weight, regime, choice, ours, plain]) => (*weight, *regime, Some(*choice), *ours, *plain, NONE),
-        (Version::Three, [weight, regime, choice, ours, plain, repacked]) => {
+        (Version::Three | Version::Four, [weight, regime, choice, ours, plain, repacked]) => {
             (*weight, *regime, Some(*choice), *ours, *plain, *repacked)
         }
         _ => return Err(version.words().to_owned()),
@@ -346,7 +375,7 @@ fn parse_measured(version: Version, line: &str) -> Result<Vec<Measured>, String>
             let known = FIRST_REGIMES.iter().find(|(name, _)| *name == regime).map(|(_, regimes)| regimes.to_vec());
             known.ok_or_else(|| FIRST_REGIMES.map(|(name, _)| name).join(", "))
         }
-        Version::Two | Version::Three => {
+        Version::Two | Version::Three | Version::Four => {
             let known = Regime::ALL.into_iter().find(|known| known.name() == regime).map(|regime| vec![regime]);
             known.ok_or_else(|| Regime::ALL.map(Regime::name).join(", "))
         }

@@ -18,6 +18,10 @@ pub use ggml::{FIRST_ADDRESS, ggml_name, identity};
 /// Where the file lies below the user's cache folder, unless it is named.
 pub const PLACE: &str = "zen5turbo/tune.txt";
 
+/// The least gain, in hundredths, from which on copies of weights pay ([`Calibration::copies`]): they cost memory and, until
+/// they are made, time.
+pub const COPIES_PAY: u32 = 105;
+
 /// How many columns a product has. Each regime has a way of computing of its own, in ggml or here: one
 /// column by rows, few by rows or panels, many by panels and, in ggml, by other kernels still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -164,6 +168,9 @@ pub struct Calibration {
     pub ahead: Option<usize>,
     /// Threads of graphs of one column, where more of them were measured to gain nothing: memory gives no more.
     pub threads: Option<usize>,
+    /// The time of a graph of one column that reads its weights from a mapped file, over that of the same graph with
+    /// the weights copied onto huge pages, in hundredths, rounded down: 105 where the copy makes it 5 % faster.
+    pub copies: Option<u32>,
     /// When and with what it was made, for the reader.
     pub made: Option<String>,
     /// At most one for each type and regime.
@@ -215,6 +222,7 @@ mod tests {
             prefetch: None,
             ahead: None,
             threads: None,
+            copies: None,
             made: Some(made.into()),
             measured: Vec::new(),
         };

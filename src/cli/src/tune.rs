@@ -14,6 +14,7 @@ mod progress;
 mod repack;
 mod show;
 mod store;
+mod weights;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -38,7 +39,7 @@ use crate::record::{Circumstances, Jsonl};
 use crate::shim::{self, Kernels, word};
 use arm::{Arm, Start};
 use build::Build;
-use measure::{BLOCKING_CELLS, Finding, Sides, WIDTH_CELLS, threads};
+use measure::{BLOCKING_CELLS, Finding, LAST_START, Sides, Skipped, WIDTH_CELLS, copies, threads};
 use progress::Progress;
 
 pub use worker::{Args as WorkerArgs, run as work};
@@ -47,7 +48,7 @@ pub use worker::{Args as WorkerArgs, run as work};
 ///
 /// For each weight type and number of columns, in the given build of ggml, on this CPU; in less than two
 /// minutes. The program's own are its kernels for plain weights and, where it has them, for repacked ones. Also the width of registers, the cut of products with many columns, and how many threads a graph of one column
-/// needs. Nothing is written for what shows no clear difference: there the built-in table holds. Other machines'
+/// needs, and whether copies of weights on huge pages pay. Nothing is written for what shows no clear difference: there the built-in table holds. Other machines'
 /// and builds' calibrations in the file are kept. Exit status: 0 written (with --show: one fits), 1 not, 130
 /// interrupted.
 #[derive(clap::Args, Debug)]
@@ -179,6 +180,8 @@ struct Plan {
     scratch: TempDir,
     self_check: bool,
     jsonl: Option<PathBuf>,
+    /// Where the calibration file is to lie.
+    home: PathBuf,
 }
 
 fn tune(args: &Args) -> Result<ExitCode> {
@@ -192,7 +195,7 @@ fn tune(args: &Args) -> Result<ExitCode> {
         store::check(&path)?;
         before
     };
-    let plan = Plan::new(args)?;
+    let plan = Plan::new(args, &path)?;
     eprintln!(
         "{}: ggml {}, {} threads, {} of weights",
         plan.build.backend.display(),
@@ -201,12 +204,13 @@ fn tune(args: &Args) -> Result<ExitCode> {
         crate::text::bytes(plan.bytes as u64)
     );
     let wide = isa(plan.kernels).is_none();
-    let tried = if plan.self_check { 0 } else { CUTS.len() * BLOCKING_CELLS + threads::cells(plan.threads) };
+    let tried = CUTS.len() * BLOCKING_CELLS + threads::cells(plan.threads) + copies::cells(plan.threads);
+    let tried = if plan.self_check { 0 } else { tried };
     let cells = if wide { WIDTH_CELLS } else { 0 } + tried;
     let progress = Progress::new(plan.types.len() * Regime::ALL.len() + cells);
     let measured = plan.measure(start, &progress);
     progress.finish();
-    let Outcome { isa, width, cut, needed, findings, skipped } = measured?;
+    let Outcome { isa, width, cut, needed, copied, findings, skipped } = measured?;
     let seconds = start.elapsed().as_secs_f64();
 
     println!("{}\n{}", show::findings(&findings), show::LEGEND);
@@ -216,13 +220,18 @@ fn tune(args: &Args) -> Result<ExitCode> {
     for line in show::repacked(&findings) {
         println!("{line}");
     }
+    if let Some(copied) = &copied {
+        println!("{}", show::copied(copied));
+    }
+    let copies = copied.and_then(Result::ok).and_then(|copied| copies::written(&copied.gains));
     let lines: Vec<Measured> = findings.iter().filter_map(Finding::measured).collect();
     let stock = lines.iter().filter(|line| line.choice == Choice::Stock).count();
     let registers = width.map_or(String::new(), |width| format!(", {} bits", width.name()));
     let bytes = |what, bytes: Option<usize>| bytes.map_or(String::new(), |n| format!(", {what} of {n} bytes"));
     let needed_words = needed.map_or(String::new(), |n| format!(", {} for one column", show::threads(n)));
+    let copies_words = copies.map_or(String::new(), |n| format!(", copies {}", show::hundredths(n)));
     let found = format!(
-        "{} choices ({} ours, {stock} stock) of {} measured{registers}{}{}{}{needed_words}, kernels {}, {seconds:.0} s",
+        "{} choices ({} ours, {stock} stock) of {} measured{registers}{}{}{}{needed_words}{copies_words}, kernels {}, {seconds:.0} s",
         lines.len(),
         lines.len() - stock,
         findings.len(),
@@ -250,6 +259,7 @@ fn tune(args: &Args) -> Result<ExitCode> {
         prefetch,
         ahead,
         threads: needed,
+        copies,
         made: Some(made),
         measured: lines,
     });
@@ -266,8 +276,17 @@ struct Outcome {
     cut: Cut,
     /// How many threads a graph of one column needs, where it does not need all.
     needed: Option<usize>,
+    /// What copies on huge pages gain, or why that was not measured; `None` where nobody asked.
+    copied: Option<Result<Copied, String>>,
     findings: Vec<Finding>,
     skipped: BTreeMap<&'static str, measure::Skipped>,
+}
+
+/// What copies of weights on huge pages gain over a file.
+struct Copied {
+    gains: Vec<copies::Gain>,
+    /// Where the file lay.
+    folder: PathBuf,
 }
 
 /// How products of many columns are cut, where it is not the built-in way: see [`Calibration`].
@@ -298,7 +317,7 @@ fn fetches_ahead(isa: Isa) -> bool {
 }
 
 impl Plan {
-    fn new(args: &Args) -> Result<Plan> {
+    fn new(args: &Args, file: &Path) -> Result<Plan> {
         let kernels = chosen(args)?;
         let library = shim::locate(args.lib.as_deref())?;
         let stop = stop_at_signals()?;
@@ -318,6 +337,7 @@ impl Plan {
                 .context("cannot make a folder for temporary files; set TMPDIR to one that can be written")?,
             self_check: args.self_check,
             jsonl: args.jsonl.clone(),
+            home: file.parent().filter(|home| *home != Path::new("")).unwrap_or(Path::new(".")).to_owned(),
         })
     }
 
@@ -334,7 +354,10 @@ impl Plan {
         let needed = if self.self_check { None } else { self.needed_threads((isa, cut), progress)? };
         let mut sides = self.sides((isa, cut), self.self_check.then_some((isa, cut)))?;
         let (findings, skipped) = sides.measure(&self.types, start, progress)?;
-        Ok(Outcome { isa, width, cut, needed, findings, skipped })
+        drop(sides);
+        // The last, so that on a busy machine it takes no time from the types.
+        let copied = if self.self_check { None } else { Some(self.copied((isa, cut), start, progress)?) };
+        Ok(Outcome { isa, width, cut, needed, copied, findings, skipped })
     }
 
     /// How many threads a graph of one column needs with these kernels, where fewer than all are clearly enough.
@@ -343,6 +366,27 @@ impl Plan {
             return Ok(None);
         }
         self.sides(ours, Some(ours))?.threads_of_one_column(self.threads, progress)
+    }
+
+    /// What copies of weights on huge pages gain with these kernels; the inner error is why that cannot be told.
+    fn copied(&self, ours: (Isa, Cut), start: Instant, progress: &Progress) -> Result<Result<Copied, String>> {
+        // Beside the calibration: on the disk of this user. Models are on the same kind of file system more often than not.
+        let temporary = std::env::temp_dir();
+        let folder = match weights::folder(&[&self.home, &temporary, Path::new("/var/tmp")], self.bytes as u64) {
+            Ok(folder) => folder,
+            Err(error) => {
+                progress.skip(copies::cells(self.threads));
+                return Ok(Err(format!("no folder can hold a file like a model: {error}")));
+            }
+        };
+        if start.elapsed() >= LAST_START {
+            progress.skip(copies::cells(self.threads));
+            return Ok(Err(Skipped::Late.to_string()));
+        }
+        let mut sides = self.workers(ours, Some(ours))?;
+        sides.begin(self.threads, self.bytes, Some(folder))?;
+        let gains = sides.gains_of_copies(self.threads, progress)?;
+        Ok(gains.map(|gains| Copied { gains, folder: folder.to_owned() }))
     }
 
     /// The built-in cut, or those of [`CUTS`] that are clearly faster.
@@ -367,20 +411,25 @@ impl Plan {
         Ok(best)
     }
 
-    /// Kernels of `ours`, and those of another tier or cut or, with `None`, the program's own.
+    /// Kernels of `ours`, and those of another tier or cut or, with `None`, the program's own; both on huge pages.
     fn sides(&self, ours: (Isa, Cut), other: Option<(Isa, Cut)>) -> Result<Sides> {
+        let mut sides = self.workers(ours, other)?;
+        sides.begin(self.threads, self.bytes, None)?;
+        Ok(sides)
+    }
+
+    /// The same, before they have threads and memory.
+    fn workers(&self, ours: (Isa, Cut), other: Option<(Isa, Cut)>) -> Result<Sides> {
         let stock = match other {
             Some(other) => self.arm("second", Some(other))?,
             None => self.arm("stock", None)?,
         };
-        let mut sides = Sides {
+        Ok(Sides {
             ours: self.arm("our", Some(ours))?,
             stock,
             record: self.jsonl.as_deref().map(Jsonl::open).transpose()?,
             repacked: false,
-        };
-        sides.begin(self.threads, self.bytes)?;
-        Ok(sides)
+        })
     }
 
     /// A worker with our kernels taking everything over, or nothing.
@@ -394,11 +443,13 @@ impl Plan {
         };
         let (isa, cut) = ours.unwrap_or((Isa::Scalar, Cut::default()));
         let file = self.everything(name, isa, cut)?;
-        // A graph of one column gets its threads also while others use the CPUs.
-        let variables: [(&str, OsString); 3] = [
+        // A graph of one column gets its threads also while others use the CPUs. Weights lie where the worker puts them.
+        let variables: [(&str, OsString); 5] = [
             ("ZEN5TURBO_KERNELS", word(kernels).into()),
             ("ZEN5TURBO_TUNE", file.into()),
             ("ZEN5TURBO_THREADS", "off".into()),
+            ("ZEN5TURBO_HUGEPAGES", "off".into()),
+            ("ZEN5TURBO_NUMA", "off".into()),
         ];
         let start = Start {
             name,
@@ -432,6 +483,7 @@ impl Plan {
             prefetch,
             ahead,
             threads: None,
+            copies: None,
             made: None,
             measured: WeightType::ALL.into_iter().flat_map(all).collect(),
         };

@@ -5,6 +5,7 @@ use super::*;
 const HEAD: &str = "zen5turbo-tune 1\ncpu AMD  EPYC 7003\nggml 0.9.4\ntier avx2\n";
 const HEAD_2: &str = "zen5turbo-tune 2\ncpu AMD  EPYC 7003\nggml 0.9.4 abc avx2\ntier avx2\n";
 const HEAD_3: &str = "zen5turbo-tune 3\ncpu AMD  EPYC 7003\nggml 0.9.4 abc avx2\ntier avx2\n";
+const HEAD_4: &str = "zen5turbo-tune 4\ncpu AMD  EPYC 7003\nggml 0.9.4 abc avx2\ntier avx2\n";
 
 fn good(text: &str) -> Calibration {
     let mut file = parse(text).unwrap();
@@ -19,12 +20,12 @@ fn measured(weight: WeightType, regime: Regime, choice: Choice, ours: u64, plain
 #[test]
 fn a_complete_file_is_understood() {
     let text = format!(
-        "{HEAD_3}\n# by hand\nwidth  256\nmade  on a Monday\nq4_K 1 ours 103 121 99\n  Q8_0\t3-4  stock 9 8 - \n"
+        "{HEAD_4}\n# by hand\nwidth  256\ncopies 1.03\nmade  on a Monday\nq4_K 1 ours 103 121 99\n  Q8_0\t3-4  stock 9 8 - \n"
     );
     let parsed = good(&(text + "f16 many ours 1 2 -"));
     assert_eq!((parsed.cpu.as_str(), parsed.ggml.as_str()), ("AMD EPYC 7003", "0.9.4 abc avx2"));
     assert_eq!((parsed.isa, parsed.width), (Isa::Avx2, Some(Width::Narrow)));
-    assert_eq!(parsed.made.as_deref(), Some("on a Monday"));
+    assert_eq!((parsed.copies, parsed.made.as_deref()), (Some(103), Some("on a Monday")));
     assert_eq!(
         parsed.measured,
         [
@@ -34,7 +35,21 @@ fn a_complete_file_is_understood() {
         ]
     );
     assert_eq!(parsed.measured.iter().map(Measured::rival).collect::<Vec<_>>(), [99, 8, 2]);
-    assert!(good(HEAD_3).measured.is_empty());
+    assert!(good(HEAD_4).measured.is_empty());
+}
+
+#[test]
+fn the_gain_of_copies_has_up_to_two_decimals() {
+    let cases = [("1.03", 103), ("1", 100), ("1.0", 100), ("1.1", 110), ("0.97", 97), ("12.50", 1250), ("99.99", 9999)];
+    for (text, hundredths) in cases {
+        assert_eq!(good(&format!("{HEAD_4}copies  {text} \n")).copies, Some(hundredths), "{text}");
+    }
+}
+
+#[test]
+fn a_file_of_version_3_has_no_gain_of_copies() {
+    let parsed = good(&format!("{HEAD_3}ahead 4096\nq4_K 1 ours 103 121 99\n"));
+    assert_eq!((parsed.ahead, parsed.copies, parsed.measured.len()), (Some(4096), None, 1));
 }
 
 #[test]
@@ -94,9 +109,9 @@ fn complaint(text: &str) -> String {
 
 #[test]
 fn a_first_line_of_another_kind_is_named() {
-    const EXPECTED: &str = "expected `zen5turbo-tune 1`, `zen5turbo-tune 2` or `zen5turbo-tune 3`";
+    const EXPECTED: &str = "expected `zen5turbo-tune 1`, `zen5turbo-tune 2`, `zen5turbo-tune 3` or `zen5turbo-tune 4`";
     assert_eq!(complaint(""), format!("line 1: found an empty line, {EXPECTED}"));
-    for first in ["zen5turbo-tune 4", "zen5turbo-tune", "zen5turbo-tune 10", "# zen5turbo-tune 1", "{}"] {
+    for first in ["zen5turbo-tune 5", "zen5turbo-tune", "zen5turbo-tune 10", "# zen5turbo-tune 1", "{}"] {
         assert_eq!(complaint(&format!("{first}\ncpu A\n")), format!("line 1: found `{first}`, {EXPECTED}"));
     }
 }
@@ -146,12 +161,31 @@ fn a_bad_line_is_named_with_what_was_expected() {
         ("q4_K 1 repacked 103 121 99", "one of the choices ours, stock"),
         ("Q8_0 many stock 5 6 -", "only one line for q8_0 many"),
         ("ahead 1048577", "`ahead` with bytes from 0 to 1048576"),
+        ("copies 1.03", WORDS_3),
     ];
+    let of_4 = [
+        "copies",
+        "copies 0",
+        "copies 0.00",
+        "copies 100",
+        "copies 1.",
+        "copies .5",
+        "copies 1.034",
+        "copies 1,03",
+        "copies -1.03",
+        "copies 1.+3",
+        "copies 1.03 1.04",
+        "copies 42949673.00",
+    ]
+    .map(|line| (line, "`copies` with a ratio from 0.01 to 99.99"));
+    let twice = [("q4_K 1 ours 103 121", WORDS_3), ("Q8_0 many stock 5 6 -", "only one line for q8_0 many")];
     let first = format!("{HEAD}# first\nq8_0 many 1 2\n");
     let second = format!("{HEAD_2}# first\nq8_0 many ours 1 2\n");
     let third = format!("{HEAD_3}# first\nq8_0 many ours 1 2 -\n");
+    let fourth = format!("{HEAD_4}# first\nq8_0 many ours 1 2 -\n");
     let cases = of_1.iter().chain(&both).map(|case| (&first, case));
     let cases = cases.chain(of_2.iter().map(|case| (&second, case))).chain(of_3.iter().map(|case| (&third, case)));
+    let cases = cases.chain(of_4.iter().chain(&twice).map(|case| (&fourth, case)));
     for (head, (line, expected)) in cases {
         let message = complaint(&format!("{head}{line}\nq5_0 1 1 1\n"));
         assert!(message.starts_with(&format!("line 7: found `{line}`, expected {expected}")), "{message}");
@@ -165,7 +199,7 @@ fn a_bad_line_is_named_with_what_was_expected() {
 #[test]
 fn the_machine_stands_before_the_measurements_and_is_complete() {
     let before = "the lines `cpu`, `ggml` and `tier`";
-    for version in [1, 2, 3] {
+    for version in [1, 2, 3, 4] {
         let head = format!("zen5turbo-tune {version}");
         let message = complaint(&format!("{head}\ncpu A\nggml 1\nq4_0 1 1 1\ntier avx2\n"));
         assert_eq!(message, format!("line 4: found `q4_0 1 1 1`, expected {before} before the first measurement"));
@@ -193,7 +227,9 @@ fn a_long_line_is_not_repeated_whole() {
 
 #[test]
 fn any_text_is_answered_without_a_panic() {
-    let text = format!("{HEAD_3}width 512\nq4_K 1 ours 103 121 99\ncpu B\nggml 1\ntier avx2\nq8_0 many stock 1 2 -\n");
+    let text = format!(
+        "{HEAD_4}width 512\ncopies 1.03\nq4_K 1 ours 103 121 99\ncpu B\nggml 1\ntier avx2\nq8_0 many stock 1 2 -\n"
+    );
     for end in 0..text.len() {
         let _ = parse(&text[..end]);
         for garbage in ["\0", "\r", "\u{2028}", " ", "#", "18446744073709551616"] {
@@ -221,15 +257,17 @@ fn any_calibration() -> impl Strategy<Value = Calibration> {
     let width = prop::option::of(prop::sample::select(&Width::ALL[..]));
     let ahead = || prop::option::of(0_usize..=1 << 20);
     let blocking = (prop::option::of(4096_usize..=1 << 20), ahead(), ahead(), prop::option::of(1_usize..=512));
-    (words, words, one_of(4), width, blocking, prop::option::of(words), prop::collection::vec(line, 0..40)).prop_map(
-        |(cpu, ggml, isa, width, (panel, prefetch, ahead, threads), made, lines)| {
+    let remarks = (prop::option::of(1_u32..=9999), prop::option::of(words));
+    (words, words, one_of(4), width, blocking, remarks, prop::collection::vec(line, 0..40)).prop_map(
+        |(cpu, ggml, isa, width, (panel, prefetch, ahead, threads), (copies, made), lines)| {
             let mut list: Vec<Measured> = Vec::new();
             for (weight, regime, ours_wins, (ours, plain, repacked)) in lines {
                 let choice = if ours_wins { Choice::Ours } else { Choice::Stock };
                 let new = measured(WeightType::ALL[weight], Regime::ALL[regime], choice, ours, plain);
                 let _ = add(&mut list, Measured { repacked, ..new });
             }
-            Calibration { cpu, ggml, isa: Isa::ALL[isa], width, panel, prefetch, ahead, threads, made, measured: list }
+            let isa = Isa::ALL[isa];
+            Calibration { cpu, ggml, isa, width, panel, prefetch, ahead, threads, copies, made, measured: list }
         },
     )
 }
@@ -247,6 +285,6 @@ proptest! {
     #[test]
     fn no_text_makes_it_panic(text in "\\PC{0,200}") {
         let _ = parse(&text);
-        let _ = parse(&format!("{HEAD_3}{text}"));
+        let _ = parse(&format!("{HEAD_4}{text}"));
     }
 }

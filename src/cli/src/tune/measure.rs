@@ -1,8 +1,10 @@
 //! Pairs of turns, ours and the program's own, and what they permit to say.
 
+pub mod copies;
 pub mod threads;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{fmt, thread};
 
@@ -24,12 +26,13 @@ use crate::statistics::{Better, CONFIDENCE, Comparison, Interval, Verdict, media
 /// median leaves out the three outermost ratios on either side, so that a turn that was held up harms nothing.
 const PAIRS: u32 = 26;
 
-/// Comparisons of one measurement: 16 types in 6 regimes with both layouts, the width, the cuts, and numbers of threads. All of
+/// Comparisons of one measurement: 16 types in 6 regimes with both layouts, the width, the cuts, numbers of threads, and copies. All of
 /// them together keep [`CONFIDENCE`] (Bonferroni): the chance that any of them decides something between equal things is 5 %.
 const MOST: usize = 2 * WeightType::ALL.len() * Regime::ALL.len()
     + 1
     + super::CUTS.len()
-    + threads::LADDER.len() * threads::TYPES.len();
+    + threads::LADDER.len() * threads::TYPES.len()
+    + copies::COUNTS;
 
 /// Who is taken must be faster by more than this: switching costs something, too (activations are then
 /// quantised in two ways).
@@ -41,8 +44,8 @@ const TURN_MS: u64 = 5;
 /// Between turns: until the threads of the other side no longer spin, see [`super::arm`].
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// No further type is begun after this time, so that all ends within two minutes.
-const LAST_START: Duration = Duration::from_secs(100);
+/// No further type, nor the measurement of copies, is begun after this time, so that all ends within two minutes.
+pub const LAST_START: Duration = Duration::from_secs(100);
 
 /// What the width is decided by.
 const WIDTH_TYPES: [WeightType; 4] = [WeightType::Q4K, WeightType::Q8_0, WeightType::Q6K, WeightType::F16];
@@ -164,10 +167,12 @@ pub struct Sides {
 }
 
 impl Sides {
-    /// Makes threads and memory on both sides.
-    pub fn begin(&mut self, threads: usize, bytes: usize) -> Result<()> {
-        let request = Request::Begin { threads, bytes };
-        self.both(&request)?.map_err(|why| anyhow::anyhow!(why))
+    /// Makes threads and memory on both sides; on the first one in a file in the folder `file`, if that is named.
+    pub fn begin(&mut self, threads: usize, bytes: usize, file: Option<&Path>) -> Result<()> {
+        self.ours.ask(&Request::Begin { threads, bytes, file: file.map(Path::to_owned) })?;
+        self.stock.ask(&Request::Begin { threads, bytes, file: None })?;
+        let (ours, stock) = (self.ours.done()?, self.stock.done()?);
+        ours.and(stock).map_err(|why| anyhow::anyhow!(why))
     }
 
     fn both(&mut self, request: &Request) -> Result<Result<(), String>> {
@@ -298,16 +303,23 @@ impl Sides {
                 progress.done();
             }
         }
-        let product = |of: fn(&Times) -> &[f64]| {
-            let mean = |pair: usize| all.iter().map(|times| of(times)[pair].ln()).sum::<f64>() / all.len() as f64;
-            (0..PAIRS as usize).map(|pair| mean(pair).exp()).collect::<Vec<f64>>()
-        };
-        if all.is_empty() {
-            return Ok(None);
-        }
-        let whole = Times { ours: product(|t| &t.ours), stock: product(|t| &t.stock), repacked: Vec::new() };
-        Ok(decide(&whole).and_then(|(_, choice)| choice))
+        let (_, choice) = mean(&all).and_then(|times| decide(&times)).unzip();
+        Ok(choice.flatten())
     }
+}
+
+/// The geometric mean of times, pair by pair, without those from repacked weights; `None` of nothing.
+fn mean(all: &[Times]) -> Option<Times> {
+    let of = |times: fn(&Times) -> &[f64]| {
+        let mean = |pair: usize| all.iter().map(|one| times(one)[pair].ln()).sum::<f64>() / all.len() as f64;
+        (0..PAIRS as usize).map(|pair| mean(pair).exp()).collect::<Vec<f64>>()
+    };
+    (!all.is_empty()).then(|| Times { ours: of(|t| &t.ours), stock: of(|t| &t.stock), repacked: Vec::new() })
+}
+
+/// The confidence of each comparison.
+fn confidence() -> f64 {
+    1.0 - (1.0 - CONFIDENCE) / MOST as f64
 }
 
 fn finding(weight: WeightType, regime: Regime, times: &Times) -> Option<Finding> {
@@ -333,8 +345,7 @@ fn decide(times: &Times) -> Option<(Comparison, Option<Choice>)> {
 /// Who is clearly the faster one: outside of the noise, which is what the second side shows against itself, and by more
 /// than [`MARGIN`].
 fn clearly_faster(ours: &[f64], stock: &[f64], noise: Option<&Interval>) -> Option<(Comparison, Option<Choice>)> {
-    let confidence = 1.0 - (1.0 - CONFIDENCE) / MOST as f64;
-    let comparison = Comparison::of_pairs(ours, stock, noise, Better::Lower, confidence)?;
+    let comparison = Comparison::of_pairs(ours, stock, noise, Better::Lower, confidence())?;
     let choice = comparison.interval.and_then(|interval| match comparison.verdict {
         Verdict::Better if interval.high < 1.0 - MARGIN => Some(Choice::Ours),
         Verdict::Worse if interval.low > 1.0 + MARGIN => Some(Choice::Stock),

@@ -1,17 +1,18 @@
 //! Graphs of matrix products in ggml, on weights that do not fit the caches; plain, and as ggml repacks them.
 
 use std::ffi::{c_int, c_void};
+use std::ops::Range;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
-use zen5turbo_host::memory::Pages;
 use zen5turbo_host::memory::map::{HUGE_PAGE, Region};
-use zen5turbo_host::numa::{self, Policy};
 use zen5turbo_kernels::formats::WeightType;
 
 use super::ggml::{Ggml, InitParams, Object};
 use super::repack::Repack;
+use super::weights::{MappedFile, Memory};
 
 /// Rows and elements of a row of every second matrix; the others have them the other way round, as the
 /// two halves of a feed-forward layer. Both are multiples of every block.
@@ -57,7 +58,7 @@ pub struct Products {
     ggml: Ggml,
     backend: Object,
     pool: Object,
-    memory: Region,
+    memory: Memory,
     weights: Object,
     /// ggml's buffer type for repacked weights; `None` where it has none.
     repack: Option<Repack>,
@@ -96,15 +97,19 @@ pub struct Turn {
 }
 
 impl Products {
-    /// A backend with so many threads, and `bytes` for weights on huge pages, spread over all memory nodes.
-    pub fn new(ggml: Ggml, threads: usize, bytes: usize) -> Result<Self> {
+    /// A backend with so many threads, and `bytes` for weights, spread over all memory nodes: on huge pages, or in a file
+    /// in the folder `file`.
+    pub fn new(ggml: Ggml, threads: usize, bytes: usize, file: Option<&Path>) -> Result<Self> {
         let f = &ggml.functions;
-        let memory = region(bytes)?;
+        let memory = match file {
+            Some(folder) => Memory::File(MappedFile::new(folder, bytes)?),
+            None => Memory::Huge(Memory::huge(bytes)?),
+        };
         // SAFETY: ggml's functions with their signatures. The buffer is given memory that lives as long as it does.
         let (backend, weights) = unsafe {
             let backend = (f.ggml_backend_cpu_init)();
             ensure!(!backend.is_null(), "ggml_backend_cpu_init failed");
-            let weights = buffer(&ggml, &memory)?;
+            let weights = buffer(&ggml, memory.range())?;
             (f.ggml_backend_buffer_set_usage)(weights, USAGE_WEIGHTS);
             (backend, weights)
         };
@@ -149,25 +154,22 @@ impl Products {
         ensure!(matrices >= 2, "two matrices of {} bytes do not fit the memory for weights", bytes);
         let mut random = fastrand::Rng::with_seed(1);
         let floats: Vec<f32> = (0..SAMPLE).map(|_| random.f32() - 0.5).collect();
-        let sample = bytes / (ELEMENTS / SAMPLE);
-        let start = self.memory.range().start as *mut u8;
+        let mut sample = vec![0u8; bytes / (ELEMENTS / SAMPLE)];
         let (rows, k) = (SAMPLE / SHAPE.1, SHAPE.1);
-        // SAFETY: the sample and its copies lie inside the memory, which is ours; nothing reads it meanwhile.
-        unsafe {
-            let written = (self.ggml.functions.ggml_quantize_chunk)(
+        // SAFETY: ggml's function with its signature; the sample has room for so many blocks of the type.
+        let written = unsafe {
+            (self.ggml.functions.ggml_quantize_chunk)(
                 number,
                 floats.as_ptr(),
-                start.cast(),
+                sample.as_mut_ptr().cast(),
                 0,
                 rows as i64,
                 k as i64,
                 std::ptr::null(),
-            );
-            ensure!(written == sample, "ggml made {written} bytes of {}, not {sample}", weight.ggml_name());
-            for copy in 1..matrices * (ELEMENTS / SAMPLE) {
-                start.add(copy * sample).copy_from_nonoverlapping(start, sample);
-            }
-        }
+            )
+        };
+        ensure!(written == sample.len(), "ggml made {written} bytes of {}, not {}", weight.ggml_name(), sample.len());
+        self.memory.fill(&sample, matrices * (ELEMENTS / SAMPLE))?;
         self.of = Some(Kind { number, matrices, bytes, repacked: Vec::new(), graphs: [None, None] });
         Ok(())
     }
@@ -234,7 +236,7 @@ impl Products {
         let tensors = 3 * products_each * count;
         // Activations and results of a pair of products, in floats: each shape has one side as columns.
         let floats = products_each.div_ceil(2) * 2 * (SHAPE.0 + SHAPE.1) * columns;
-        let memory = region((floats * 4).next_multiple_of(HUGE_PAGE))?;
+        let memory = Memory::huge((floats * 4).next_multiple_of(HUGE_PAGE))?;
         // SAFETY: ggml's functions with their signatures; the context has room for every tensor and graph. Weights,
         // activations and results lie inside memory that lives as long as the graphs.
         unsafe {
@@ -244,7 +246,7 @@ impl Products {
                 InitParams { mem_size: overhead + (64 << 10), mem_buffer: std::ptr::null_mut(), no_alloc: true };
             let context = (f.ggml_init)(params);
             ensure!(!context.is_null(), "ggml_init failed for {tensors} tensors");
-            let buffer = buffer(&self.ggml, &memory)?;
+            let buffer = buffer(&self.ggml, memory.range())?;
             (memory.range().start as *mut u8).write_bytes(0x3c, floats * 4); // 0.0115 each
             let mut list = Vec::new();
             for first in (0..count).map(|graph| graph * products_each) {
@@ -293,28 +295,6 @@ impl Products {
     }
 }
 
-/// Memory on transparent huge pages where there are any, in turn on all memory nodes.
-fn region(bytes: usize) -> Result<Region> {
-    let region = Region::new(bytes, Pages::Transparent).with_context(|| no_room(bytes))?;
-    spread(region.range().start, bytes);
-    Ok(region)
-}
-
-pub fn no_room(bytes: usize) -> String {
-    format!(
-        "found no room for {} of weights; free memory, or lift a limit (ulimit -v)",
-        crate::text::bytes(bytes as u64)
-    )
-}
-
-/// Spreads whole pages over all memory nodes, before they are touched.
-pub fn spread(start: usize, bytes: usize) {
-    if let Some(nodes) = numa::allowed_nodes().filter(|nodes| nodes.len() > 1) {
-        // Where it is refused, memory lies where it is touched first.
-        let _ = numa::apply(start, bytes, Policy::Interleave(nodes));
-    }
-}
-
 /// Rows and elements of a row.
 const fn shape(matrix: usize) -> (usize, usize) {
     if matrix.is_multiple_of(2) { SHAPE } else { (SHAPE.1, SHAPE.0) }
@@ -323,10 +303,9 @@ const fn shape(matrix: usize) -> (usize, usize) {
 /// A buffer of ggml's over this memory, as llama.cpp makes one over a mapped file.
 ///
 /// # Safety
-/// The memory outlives the buffer.
-unsafe fn buffer(ggml: &Ggml, memory: &Region) -> Result<Object> {
-    let range = memory.range();
-    // SAFETY: memory of ours, aligned to huge pages.
+/// The memory is mapped and outlives the buffer.
+unsafe fn buffer(ggml: &Ggml, range: Range<usize>) -> Result<Object> {
+    // SAFETY: memory of ours, aligned to pages.
     let buffer = unsafe { (ggml.functions.ggml_backend_cpu_buffer_from_ptr)(range.start as *mut c_void, range.len()) };
     ensure!(!buffer.is_null(), "ggml_backend_cpu_buffer_from_ptr failed");
     Ok(buffer)

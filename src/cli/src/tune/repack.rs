@@ -8,7 +8,8 @@ use zen5turbo_calibration::ggml_name;
 use zen5turbo_host::memory::map::HUGE_PAGE;
 
 use super::ggml::{Ggml, InitParams, Object};
-use super::products::{SUCCESS, no_room, spread};
+use super::products::SUCCESS;
+use super::weights::{no_room, spread};
 
 /// The name of the buffer type.
 const NAME: &str = "CPU_REPACK";

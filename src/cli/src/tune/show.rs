@@ -1,10 +1,11 @@
 //! Calibrations and findings as text.
 
-use zen5turbo_calibration::{Calibration, Choice, Machine, Measured, Regime, TuneFile, fits_build};
+use zen5turbo_calibration::{COPIES_PAY, Calibration, Choice, Machine, Measured, Regime, TuneFile, fits_build};
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
 
-use super::measure::Finding;
+use super::Copied;
+use super::measure::{Finding, copies};
 use crate::text;
 
 /// Ours as a multiple of the better of ggml's kernels, with who is faster where it is not ours; in brackets where
@@ -105,6 +106,36 @@ pub fn findings(findings: &[Finding]) -> String {
     table(|weight, regime| find(weight, regime).map(cell))
 }
 
+/// A ratio of a calibration.
+pub fn hundredths(n: u32) -> String {
+    format!("{}.{:02}", n / 100, n % 100)
+}
+
+/// What copies of weights on huge pages gain, and what follows.
+pub fn copied(copied: &Result<Copied, String>) -> String {
+    let Copied { gains, folder } = match copied {
+        Ok(copied) => copied,
+        Err(why) => return format!("What copies of weights on huge pages gain was not measured: {why}"),
+    };
+    let mut table = text::table();
+    table.set_header(["threads", "copies on huge pages", "interval"]);
+    for copies::Gain { threads, median, low, high } in gains {
+        table.add_row([threads.to_string(), format!("{median:.2}"), format!("{low:.2} to {high:.2}")]);
+    }
+    let follows = match copies::written(gains) {
+        Some(n) if n >= COPIES_PAY => "the shim makes copies",
+        Some(_) => "the shim makes none on one memory node",
+        None => "on which side of that it lies is not clear, so no line is written",
+    };
+    format!(
+        "{table}\nThe speed with one column of {} on transparent huge pages, over that in small pages of the page cache of a \
+         file in {}. From {:.2} on copies pay: {follows}.",
+        copies::TYPES.map(WeightType::ggml_name).join(", "),
+        folder.display(),
+        copies::PAYS,
+    )
+}
+
 /// So many threads at most.
 pub fn threads(n: usize) -> String {
     format!("at most {n} thread{}", if n == 1 { "" } else { "s" })
@@ -173,6 +204,10 @@ fn one(calibration: &Calibration, fits: String) -> String {
             "threads",
             calibration.threads.map_or("as many as there are".to_owned(), |n| format!("{} for one column", threads(n))),
         ),
+        (
+            "copies",
+            calibration.copies.map_or("no gain is known".to_owned(), |n| format!("{} on huge pages", hundredths(n))),
+        ),
         ("rivals", rivals(calibration).to_owned()),
         ("made", or_none(calibration.made.as_deref())),
         ("fits", fits),
@@ -191,9 +226,9 @@ fn one(calibration: &Calibration, fits: String) -> String {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "zen5turbo-tune 3\ncpu A\nggml 1 x avx2\ntier avx2\nq4_K 1 ours 100 190 150\n\
+    const TEXT: &str = "zen5turbo-tune 4\ncpu A\nggml 1 x avx2\ntier avx2\nq4_K 1 ours 100 190 150\n\
                         q4_K 2 ours 100 190 90\nq4_K many stock 200 100 90\n\
-                        cpu B\nggml 1\ntier avx2\nwidth 256\nthreads 24\nmade today\n";
+                        cpu B\nggml 1\ntier avx2\nwidth 256\nthreads 24\ncopies 1.03\nmade today\n";
 
     fn show(here: &Here<'_>) -> (String, bool) {
         file(&zen5turbo_calibration::parse(TEXT).unwrap(), here)
@@ -214,6 +249,8 @@ mod tests {
             "256 bits",
             "threads      as many as there are",
             "threads      at most 24 threads for one column",
+            "copies       no gain is known\n",
+            "copies       1.03 on huge pages\n",
             "today",
             "no choice",
         ] {
@@ -233,6 +270,23 @@ mod tests {
             let (text, fits) = show(&here);
             assert!(!fits && text.contains("it was made for the"), "{text}");
         }
+    }
+
+    #[test]
+    fn the_gain_of_copies_is_shown_with_its_spread_and_what_follows() {
+        let text = |median: f64, spread: f64| {
+            let gain = |threads| copies::Gain { threads, median, low: median - spread, high: median + spread };
+            copied(&Ok(Copied { gains: vec![gain(1), gain(16)], folder: "/home/u".into() }))
+        };
+        let clear = text(1.20, 0.02);
+        for part in ["1.20", "1.18 to 1.22", " 16 ", "q4_K, q8_0, q6_K", "file in /home/u.", "the shim makes copies."] {
+            assert!(clear.contains(part), "{part} in\n{clear}");
+        }
+        assert!(text(1.01, 0.02).contains("makes none on one memory node"));
+        assert!(text(1.05, 0.02).contains("no line is written"));
+        assert!(
+            copied(&Err("/tmp lies in memory (tmpfs)".into())).ends_with("not measured: /tmp lies in memory (tmpfs)")
+        );
     }
 
     fn finding(weight: WeightType, regime: Regime, repacked: f64) -> Finding {

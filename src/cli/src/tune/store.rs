@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     fn file(cpu: &str) -> TuneFile {
-        calibration::parse(&format!("zen5turbo-tune 3\ncpu {cpu}\nggml 1\ntier avx2\n")).unwrap()
+        calibration::parse(&format!("zen5turbo-tune 4\ncpu {cpu}\nggml 1\ntier avx2\n")).unwrap()
     }
 
     #[test]

@@ -25,8 +25,8 @@ pub struct Args {
 /// What it is told, one line of JSON each.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Request {
-    /// Make threads and memory: `threads`, bytes of weights.
-    Begin { threads: usize, bytes: usize },
+    /// Make threads and memory: `threads`, bytes of weights, in a file in the folder `file` if that is named.
+    Begin { threads: usize, bytes: usize, file: Option<PathBuf> },
     /// Compute with so many threads from now on.
     Threads { threads: usize },
     /// Fill the memory with weights of this type.
@@ -72,9 +72,9 @@ fn serve(file: &Path) -> Result<()> {
     for line in io::stdin().lock().lines() {
         let request = serde_json::from_str(&line?).context("found a request that is none")?;
         let result = match (request, &mut products) {
-            (Request::Begin { threads, bytes }, None) => {
+            (Request::Begin { threads, bytes, file }, None) => {
                 let ggml = opened.take().context("begun twice")?;
-                products = Some((Products::new(ggml, threads, bytes)?, WeightType::F32));
+                products = Some((Products::new(ggml, threads, bytes, file.as_deref())?, WeightType::F32));
                 Ok(Answer::Done)
             }
             (Request::Threads { threads }, Some((products, _))) => products.set_threads(threads).map(|()| Answer::Done),

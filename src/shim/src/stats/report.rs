@@ -153,6 +153,10 @@ fn circumstances(j: &mut Json) {
         usize::MAX => {}
         threads => j.number("threads", threads as u64),
     }
+    if let Some(hundredths) = tuning::reported_gain_of_copies() {
+        j.number("copies_hundredths", u64::from(hundredths));
+        j.boolean("copies_pay", tuning::copies_pay());
+    }
     j.close();
     j.string("threads_limit", &crate::threads::limit());
     j.open_array("ggml");

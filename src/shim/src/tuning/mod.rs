@@ -16,7 +16,7 @@ use std::ffi::{CStr, c_void};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use zen5turbo_calibration::{self as file, Calibration, Choice, Differs, Machine, TuneFile};
+use zen5turbo_calibration::{self as file, COPIES_PAY, Calibration, Choice, Differs, Machine, TuneFile};
 pub use zen5turbo_calibration::{Regime, Width};
 use zen5turbo_kernels::fetch::Fetch;
 use zen5turbo_kernels::formats::WeightType;
@@ -278,6 +278,27 @@ pub fn measured_width(brand: &str) -> Option<Width> {
         Contents::File(file) => file.width(brand),
         _ => None,
     }
+}
+
+/// What copies of weights on huge pages gain in generation, in hundredths, as it was measured last on this CPU with any
+/// ggml; `None` where it was not. Known before the first graph.
+fn gain_of_copies(contents: &Contents, brand: &str) -> Option<u32> {
+    match contents {
+        Contents::File(file) => file.copies(brand),
+        _ => None,
+    }
+}
+
+/// Whether weights are worth a copy on huge pages on one memory node: only where that was measured on this CPU.
+#[must_use]
+pub fn copies_pay() -> bool {
+    gain_of_copies(&loaded().contents, &startup::cpu().brand).is_some_and(|gain| gain >= COPIES_PAY)
+}
+
+/// The measured gain for the statistics, which read no file: `None` also before [`load`].
+#[must_use]
+pub fn reported_gain_of_copies() -> Option<u32> {
+    gain_of_copies(&LOADED.get()?.contents, &startup::cpu().brand)
 }
 
 /// Why a product of `columns` columns with weights of type `weight` is left to the original where the kernels of `isa`

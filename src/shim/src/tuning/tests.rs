@@ -6,7 +6,7 @@ const MACHINE: Machine<'_> = Machine { cpu: "A CPU", ggml: "0.9.4 abc avx2", isa
 const HERE: Circumstances = Circumstances { path: DataPath::Split, asked: false };
 
 fn calibrated(lines: &str) -> Loaded {
-    let text = format!("zen5turbo-tune 3\ncpu A CPU\nggml 0.9.4 abc avx2\ntier avx2\n{lines}");
+    let text = format!("zen5turbo-tune 4\ncpu A CPU\nggml 0.9.4 abc avx2\ntier avx2\n{lines}");
     Loaded { path: None, contents: Contents::File(file::parse(&text).unwrap()) }
 }
 
@@ -72,6 +72,19 @@ fn a_fitting_file_overrides_the_table_where_it_has_measured() {
     assert_eq!(settled.choices.get(Isa::Avx2, WeightType::F32, Regime::Eight), Decision::Stock);
     assert_eq!(get(Isa::Avx512, Regime::Many), Decision::Ours, "another tier");
     assert_eq!(settled.choices.get(Isa::Avx2, WeightType::Q6K, Regime::Many), Decision::Ours, "another type");
+}
+
+#[test]
+fn copies_pay_where_five_percent_were_measured_on_this_cpu() {
+    let gain = |lines: &str, brand| gain_of_copies(&calibrated(lines).contents, brand);
+    let pays = |gain: Option<u32>| gain.is_some_and(|gain| gain >= COPIES_PAY);
+    for (lines, expected) in [("copies 1.05\n", true), ("copies 1.34\n", true), ("copies 1.04\n", false), ("", false)] {
+        assert_eq!(pays(gain(lines, "A CPU")), expected, "{lines}");
+        assert!(!pays(gain(lines, "B CPU")), "{lines}");
+    }
+    for contents in [Contents::None, Contents::Unusable(Reason::TuneBadFile)] {
+        assert_eq!(gain_of_copies(&contents, "A CPU"), None);
+    }
 }
 
 #[test]
