@@ -70,11 +70,6 @@ impl Circumstances {
     }
 }
 
-/// Whether `zen5turbo tune` measured that copies of weights on huge pages pay.
-pub fn copies_pay() -> bool {
-    false
-}
-
 /// The decision for every tier, weight type and regime.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Choices([[[Decision; Regime::ALL.len()]; TYPES]; Isa::ALL.len()]);
