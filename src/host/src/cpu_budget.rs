@@ -5,6 +5,8 @@ use std::path::Path;
 
 use crate::cgroup::{self, Version};
 use crate::cpuset::{self, CpuSet};
+use crate::proc::read_text;
+use crate::{seccomp, thread};
 
 /// CPUs that this process can keep busy, and what limits them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,13 +50,15 @@ impl CpuBudget {
     #[must_use]
     pub fn of_this_process() -> Self {
         let root = Path::new("/");
-        Self::from(online(root), cpuset::affinity_of_all_threads(), smallest_quota(root))
+        // To list the threads needs a call that a filter may kill. What the process had at the start is what they share.
+        let allowed = if seccomp::is_filtered() { thread::allowed_cpus() } else { cpuset::affinity_of_all_threads() };
+        Self::from(online(root), allowed, smallest_quota(root))
     }
 
     /// The budget of a process that this one starts, by the files below `root`: `/`, or a made tree.
     #[must_use]
     pub fn of_children(root: &Path) -> Self {
-        let status = std::fs::read_to_string(root.join("proc/self/status")).unwrap_or_default();
+        let status = read_text(root.join("proc/self/status")).unwrap_or_default();
         let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
         Self::from(online(root), allowed.and_then(|list| CpuSet::parse(list.trim())), smallest_quota(root))
     }
@@ -78,7 +82,7 @@ impl CpuBudget {
 
 /// CPUs online; 0 where that is not told.
 fn online(root: &Path) -> usize {
-    let list = std::fs::read_to_string(root.join("sys/devices/system/cpu/online"));
+    let list = read_text(root.join("sys/devices/system/cpu/online"));
     list.ok().and_then(|list| CpuSet::parse(&list)).map_or(0, |set| set.len())
 }
 
@@ -98,7 +102,7 @@ fn smallest_quota(root: &Path) -> Option<(usize, Limit)> {
 ///
 /// Version 2 has `cpu.max` with `200000 100000` or `max 100000`; version 1 two files, with -1 for no quota.
 fn quota_of(folder: &Path, version: Version) -> Option<(u64, u64)> {
-    let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
+    let read = |name: &str| read_text(folder.join(name)).ok();
     let (quota, period) = match version {
         Version::Two => {
             let text = read("cpu.max")?;

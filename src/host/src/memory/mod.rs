@@ -1,9 +1,10 @@
-//! Memory: mappings and pages (`map`), the page cache (`page_cache`), how much memory may be used (`budget`),
+//! Memory: mappings and pages (`map`), the page cache (`page_cache`, `samples`), how much memory may be used (`budget`),
 //! and transparent huge pages (`thp`).
 
 pub mod budget;
 pub mod map;
 pub mod page_cache;
+pub mod samples;
 pub mod thp;
 
 pub use budget::{Budget, Pressure};

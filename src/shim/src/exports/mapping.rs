@@ -15,13 +15,13 @@ use crate::memory::registry::may_concern;
 use crate::memory::weights;
 use crate::startup::guarded;
 
-type Mmap = unsafe extern "C" fn(*mut c_void, size_t, c_int, c_int, c_int, off_t) -> *mut c_void;
-type OnRange = unsafe extern "C" fn(*mut c_void, size_t) -> c_int;
-type OnRangeWith = unsafe extern "C" fn(*mut c_void, size_t, c_int) -> c_int;
-type Mlock2 = unsafe extern "C" fn(*const c_void, size_t, c_uint) -> c_int;
-type Mlockall = unsafe extern "C" fn(c_int) -> c_int;
-type Munlockall = unsafe extern "C" fn() -> c_int;
-type Mremap = unsafe extern "C" fn(*mut c_void, size_t, size_t, c_int, *mut c_void) -> *mut c_void;
+type Mmap = unsafe extern "C-unwind" fn(*mut c_void, size_t, c_int, c_int, c_int, off_t) -> *mut c_void;
+type OnRange = unsafe extern "C-unwind" fn(*mut c_void, size_t) -> c_int;
+type OnRangeWith = unsafe extern "C-unwind" fn(*mut c_void, size_t, c_int) -> c_int;
+type Mlock2 = unsafe extern "C-unwind" fn(*const c_void, size_t, c_uint) -> c_int;
+type Mlockall = unsafe extern "C-unwind" fn(c_int) -> c_int;
+type Munlockall = unsafe extern "C-unwind" fn() -> c_int;
+type Mremap = unsafe extern "C-unwind" fn(*mut c_void, size_t, size_t, c_int, *mut c_void) -> *mut c_void;
 
 static MMAP: Next<Mmap> = Next::new(c"mmap");
 static MUNMAP: Next<OnRange> = Next::new(c"munmap");
@@ -77,7 +77,7 @@ const fn is_zero(result: c_int) -> bool {
 /// # Safety
 /// As for the original.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mmap(
+pub unsafe extern "C-unwind" fn mmap(
     addr: *mut c_void,
     len: size_t,
     prot: c_int,
@@ -103,7 +103,7 @@ pub unsafe extern "C" fn mmap(
 /// # Safety
 /// As for the original.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mmap64(
+pub unsafe extern "C-unwind" fn mmap64(
     addr: *mut c_void,
     len: size_t,
     prot: c_int,
@@ -120,7 +120,7 @@ pub unsafe extern "C" fn mmap64(
 /// # Safety
 /// As for the original.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn munmap(addr: *mut c_void, len: size_t) -> c_int {
+pub unsafe extern "C-unwind" fn munmap(addr: *mut c_void, len: size_t) -> c_int {
     // SAFETY: the original with its own arguments.
     change(range_of(addr, len), Change::Unmap, is_zero, || unsafe { (MUNMAP.get())(addr, len) })
 }
@@ -131,7 +131,7 @@ pub unsafe extern "C" fn munmap(addr: *mut c_void, len: size_t) -> c_int {
 /// # Safety
 /// As for the original.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mremap(
+pub unsafe extern "C-unwind" fn mremap(
     addr: *mut c_void,
     old_len: size_t,
     new_len: size_t,
@@ -157,7 +157,7 @@ pub unsafe extern "C" fn mremap(
 /// # Safety
 /// As for the original.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn madvise(addr: *mut c_void, len: size_t, advice: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn madvise(addr: *mut c_void, len: size_t, advice: c_int) -> c_int {
     // SAFETY: the original with its own arguments.
     let original = || unsafe { (MADVISE.get())(addr, len, advice) };
     change(range_of(addr, len), Change::Advise(advice), is_zero, original)
@@ -168,7 +168,7 @@ pub unsafe extern "C" fn madvise(addr: *mut c_void, len: size_t, advice: c_int) 
 /// # Safety
 /// As for the original.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mprotect(addr: *mut c_void, len: size_t, prot: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn mprotect(addr: *mut c_void, len: size_t, prot: c_int) -> c_int {
     // SAFETY: the original with its own arguments.
     change(range_of(addr, len), Change::Protect(prot), is_zero, || unsafe { (MPROTECT.get())(addr, len, prot) })
 }
@@ -178,7 +178,7 @@ pub unsafe extern "C" fn mprotect(addr: *mut c_void, len: size_t, prot: c_int) -
 /// # Safety
 /// As for the original.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mlock(addr: *mut c_void, len: size_t) -> c_int {
+pub unsafe extern "C-unwind" fn mlock(addr: *mut c_void, len: size_t) -> c_int {
     // SAFETY: the original with its own arguments.
     change(range_of(addr, len), Change::Lock, is_zero, || unsafe { (MLOCK.get())(addr, len) })
 }
@@ -188,7 +188,7 @@ pub unsafe extern "C" fn mlock(addr: *mut c_void, len: size_t) -> c_int {
 /// # Safety
 /// As for the original.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mlock2(addr: *const c_void, len: size_t, flags: c_uint) -> c_int {
+pub unsafe extern "C-unwind" fn mlock2(addr: *const c_void, len: size_t, flags: c_uint) -> c_int {
     // SAFETY: the original with its own arguments.
     change(range_of(addr, len), Change::Lock, is_zero, || unsafe { (MLOCK2.get())(addr, len, flags) })
 }
@@ -198,7 +198,7 @@ pub unsafe extern "C" fn mlock2(addr: *const c_void, len: size_t, flags: c_uint)
 /// # Safety
 /// As for the original.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn munlock(addr: *mut c_void, len: size_t) -> c_int {
+pub unsafe extern "C-unwind" fn munlock(addr: *mut c_void, len: size_t) -> c_int {
     // SAFETY: the original with its own arguments.
     change(range_of(addr, len), Change::Unlock, is_zero, || unsafe { (MUNLOCK.get())(addr, len) })
 }
@@ -208,7 +208,7 @@ pub unsafe extern "C" fn munlock(addr: *mut c_void, len: size_t) -> c_int {
 /// # Safety
 /// As for the original.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mlockall(flags: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn mlockall(flags: c_int) -> c_int {
     // SAFETY: the original with its own arguments.
     let original = || unsafe { (MLOCKALL.get())(flags) };
     let result =
@@ -224,7 +224,7 @@ pub unsafe extern "C" fn mlockall(flags: c_int) -> c_int {
 /// # Safety
 /// As for the original.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn munlockall() -> c_int {
+pub unsafe extern "C-unwind" fn munlockall() -> c_int {
     // SAFETY: the original.
     let result = change(EVERYTHING, Change::Unlock, is_zero, || unsafe { (MUNLOCKALL.get())() });
     if is_zero(result) {
