@@ -114,7 +114,7 @@ fn survives(filters: &[&[&str]]) {
     assert!(free.stdout.contains("Berlin"), "{free}");
     for rules in filters {
         let refusal = Refusal::new().calls(rules);
-        let stock = generation(|path| Program::new(path)).inside(&refusal).run().success();
+        let stock = generation(Program::new).inside(&refusal).run().success();
         assert!(stock.stdout.contains("Berlin"), "{rules:?} are calls that stock does not make\n{stock}");
         for cold in [false, true] {
             // SAFETY: no memory is accessed.

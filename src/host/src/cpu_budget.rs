@@ -1,7 +1,7 @@
 //! How many threads of this process can run at the same time.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::cgroup::{self, Version};
 use crate::cpuset::{self, CpuSet};
@@ -50,8 +50,12 @@ impl CpuBudget {
     #[must_use]
     pub fn of_this_process() -> Self {
         let root = Path::new("/");
-        // To list the threads needs a call that a filter may kill. What the process had at the start is what they share.
-        let allowed = if seccomp::is_filtered() { thread::allowed_cpus() } else { cpuset::affinity_of_all_threads() };
+        let allowed = if seccomp::is_filtered() {
+            // To list the threads needs a call that a filter may kill.
+            cpuset::affinity().ok().map(|now| without_other_threads(root, thread::allowed_cpus(), now))
+        } else {
+            cpuset::affinity_of_all_threads()
+        };
         Self::from(online(root), allowed, smallest_quota(root))
     }
 
@@ -78,6 +82,18 @@ impl CpuBudget {
         }
         budget
     }
+}
+
+/// What all threads may use, where only the affinity of the calling one is known `now`, and that of the process at the `start`: the
+/// program may have pinned this thread, and its control group may have been given other CPUs.
+fn without_other_threads(root: &Path, start: Option<CpuSet>, now: CpuSet) -> CpuSet {
+    let Some(start) = start.filter(|start| *start != now) else { return now };
+    let read = |(folder, version): &(PathBuf, Version)| {
+        let file = if *version == Version::Two { "cpuset.cpus.effective" } else { "cpuset.effective_cpus" };
+        CpuSet::parse(&read_text(folder.join(file)).ok()?).filter(|set| !set.is_empty())
+    };
+    let group = cgroup::around_this_process(root, "cpuset").iter().find_map(read);
+    group.map_or(start, |group| start.and(&group)).or(&now)
 }
 
 /// CPUs online; 0 where that is not told.
@@ -191,6 +207,28 @@ mod tests {
         assert_eq!(of("0-3", "max 100000"), (4, "CPUs allowed: 0-3".into()));
         assert_eq!(of("0-3", "250000 100000").0, 2);
         assert!(CpuBudget::of_children(Path::new("/")).cpus >= 1);
+    }
+
+    #[test]
+    fn a_pinned_thread_is_told_from_a_group_with_other_cpus() {
+        let cpus = |list| CpuSet::parse(list).unwrap();
+        let of = |start, now, group: Option<&str>| {
+            let own = ("proc/self/cgroup", "0::/a/b\n");
+            let dir = match group {
+                Some(text) => tree(&[own, ("sys/fs/cgroup/a/cpuset.cpus.effective", text)]),
+                None => tree(&[own]),
+            };
+            without_other_threads(dir.path(), Some(cpus(start)), cpus(now)).to_string()
+        };
+        assert_eq!(of("0-3", "0-3", Some("0-7\n")), "0-3", "nothing has changed");
+        assert_eq!(of("0-3", "2", Some("0-7\n")), "0-3", "pinned by the program");
+        assert_eq!(of("0-3", "2", None), "0-3");
+        assert_eq!(of("0-3", "0-1", Some("0-1\n")), "0-1", "the group has lost two");
+        assert_eq!(of("0-1", "0-3", Some("0-3\n")), "0-3", "and has got them back");
+        assert_eq!(without_other_threads(Path::new("/nowhere"), None, cpus("5")).to_string(), "5");
+        let own = ("proc/self/cgroup", "4:cpuset:/docker/1\n");
+        let dir = tree(&[own, ("sys/fs/cgroup/cpuset/cpuset.effective_cpus", "0-1\n")]);
+        assert_eq!(without_other_threads(dir.path(), Some(cpus("0-3")), cpus("0")).to_string(), "0-1");
     }
 
     #[test]

@@ -145,7 +145,7 @@ pub fn may_write(bytes: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// The first word of a line such as `Seccomp:	2`, as `/proc/self/status` holds them; `None` when there is none.
+/// The first word of a line such as `Seccomp: 2`, as `/proc/self/status` holds them; `None` when there is none.
 #[must_use]
 pub fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;

@@ -198,20 +198,27 @@ unsafe extern "C-unwind" fn graph_compute(cgraph: *mut c_void, cplan: *mut CPlan
     }
     // SAFETY: arguments of ggml.
     let prepared = guarded(None, || unsafe { prepare(caller, cgraph, cplan) });
-    let _ended = Ended { prepared, started: Instant::now() };
+    let mut ended = Ended { prepared, started: Instant::now(), returned: false };
     // SAFETY: the original with its own arguments. It may throw: a callback of the program's can.
-    unsafe { original(cgraph, cplan) }
+    let status = unsafe { original(cgraph, cplan) };
+    ended.returned = true;
+    status
 }
 
 /// A graph that runs: when this is dropped it has ended, in whatever way.
 struct Ended {
     prepared: Option<Prepared>,
     started: Instant,
+    returned: bool,
 }
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        let (prepared, ns) = (self.prepared.take(), self.started.elapsed().as_nanos() as u64);
+        let (mut prepared, ns) = (self.prepared.take(), self.started.elapsed().as_nanos() as u64);
+        if let Some(prepared) = prepared.as_mut().filter(|prepared| !self.returned && prepared.threads > 1) {
+            // Something was thrown past the last barrier: the other threads may still compute by the plan, which stays.
+            std::mem::forget(prepared.running.take());
+        }
         guarded((), move || {
             let columns = prepared.as_ref().and_then(|prepared| prepared.columns);
             drop(prepared);
@@ -230,8 +237,9 @@ impl Drop for Ended {
 struct Prepared {
     /// Of its plan; `None` when nothing of it is computed here.
     columns: Option<usize>,
-    _running: Option<Running>,
-    _threads: Graph,
+    running: Option<Running>,
+    threads: usize,
+    _graph: Graph,
 }
 
 /// Plans the graph, and who computes it; `None` when the structures of this ggml are not known, or it is to fail.
@@ -250,7 +258,7 @@ unsafe fn prepare(caller: &Caller, cgraph: *mut c_void, cplan: *mut CPlan) -> Op
     // SAFETY: as above.
     let graph = unsafe { Graph::start(caller, cplan, threads, whole) };
     let (running, columns) = planned.unzip();
-    Some(Prepared { columns, _running: running, _threads: graph })
+    Some(Prepared { columns, running, threads: all, _graph: graph })
 }
 
 /// Plans the graph for so many threads; also its columns.
