@@ -229,6 +229,23 @@ fn calls_that_a_container_refuses_are_told_where_they_are_needed() {
 }
 
 #[test]
+fn calls_at_which_a_filter_kills_are_told() {
+    let calls = ["sched_setaffinity", "setpriority", "memfd_create", "preadv2", "mbind", "set_mempolicy", "move_pages"];
+    let rules = calls.map(|call| format!("{call}:KILL"));
+    let refusal = rules.iter().fold(Refusal::new(), |refusal, rule| refusal.call(rule));
+    let program = Program::new(command()).arg("doctor").arg("--lib").arg(shim()).args("--gate off --json");
+    let run = program.inside(&refusal).run().success();
+    let report = serde_json::from_str::<Value>(&run.stdout).expect("JSON");
+    for call in calls {
+        let found = check(&report, &format!("call:{call}"));
+        assert_eq!(found["status"], "limited", "{found}");
+        assert!(found["found"].as_str().expect("text").starts_with("killed (signal 31)"), "{found}");
+    }
+    assert_eq!(check(&report, "call:mremap")["status"], "ok");
+    assert_eq!(report["engages"], true, "{run}");
+}
+
+#[test]
 fn settings_that_are_wrong_or_switch_it_off_are_told() {
     let run = |name: &str, value: &str| {
         Program::new(command()).arg("doctor").arg("--lib").arg(shim()).args("--gate off").var(name, value).run()

@@ -248,6 +248,64 @@ fn a_model_that_is_cut_while_it_is_mapped_harms_no_product_before_the_cut() {
     assert_eq!(run.stats().events("file_unreadable"), 1, "{}", run.stats());
 }
 
+#[test]
+fn a_defect_before_the_decision_is_left_to_ggml_in_one_line() {
+    let run = Program::engaged(one_product()).knob("TEST_PANIC", "plan").run().success();
+    let lines = computed(&run);
+    assert!(lines.len() == 1 && lines[0].starts_with("internal error, left to the original ggml"), "{run}");
+    assert!(lines[0].contains("asked for by ZEN5TURBO_TEST_PANIC") && lines[0].contains("guard.rs"), "{run}");
+    assert_eq!(run.stats().events("internal_error"), 1, "{}", run.stats());
+    assert_eq!(run.stats().taken("MUL_MAT", None), 0, "{}", run.stats());
+}
+
+/// Other threads compute their parts, so nobody can take it back: no answer at all, rather than a wrong one.
+#[test]
+fn a_defect_after_the_decision_ends_the_program_in_one_line() {
+    let dies = |program: Program, at: &str| {
+        let run = program.knob("TEST_PANIC", at).run().killed_by(libc::SIGABRT);
+        let lines = run.shim_lines();
+        assert_eq!(lines.len(), 1, "{at}\n{run}");
+        assert!(lines[0].starts_with("error: internal error in an operation that was begun"), "{run}");
+        assert!(lines[0].contains("asked for by ZEN5TURBO_TEST_PANIC"), "{run}");
+        run
+    };
+    for threads in ["1", "2"] {
+        for at in ["product", "barrier"] {
+            // One thread has nobody to wait for.
+            if (at, threads) != ("barrier", "1") {
+                let run = dies(Program::engaged(one_product()).arg(threads), at);
+                assert_eq!(run.stdout, "", "{run}");
+            }
+        }
+    }
+    let run = dies(generation(Program::engaged(llama("llama-completion"))).args("-fa on"), "attention");
+    assert!(!run.has_stats(), "{run}");
+}
+
+#[test]
+fn exceptions_and_ends_of_threads_pass_through_the_hooks() {
+    let dir = work_dir();
+    let program = Fixture::new("unwinding.cc").linked_with_ggml().build(&dir, "unwinding");
+    let stock = Program::new(&program).arg(dir.path().join("model.gguf")).run().success();
+    assert_eq!(stock.stdout.lines().filter(|line| line.ends_with(": ok")).count(), 5, "{stock}");
+    let run = Program::engaged(&program).arg(dir.path().join("model.gguf")).run().success();
+    assert_eq!((run.stdout.as_str(), run.stderr.as_str()), (stock.stdout.as_str(), ""), "{run}");
+    run.stats().assert_healthy();
+    assert!(run.stats().taken("MUL_MAT", Some("q4_0")) >= 5, "{}", run.stats());
+    for program in [Program::new(&program), Program::engaged(&program)] {
+        let run = program.var("CANCEL_FIRST", "1").arg(dir.path().join("model.gguf")).run().success();
+        assert_eq!(run.stdout, "a cancelled thread maps and unmaps before it ends: ok\n", "{run}");
+    }
+}
+
+#[test]
+fn a_host_that_closes_the_library_keeps_its_code() {
+    let dir = work_dir();
+    let run = Program::new(Fixture::new("closed").build(&dir, "closed")).arg(shim()).run().success();
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(run.stdout, format!("open: {version}\nclosed: {version}\n"), "{run}");
+}
+
 /// Computes with statistics to be written at `path`.
 fn with_stats(path: &Path) -> Outcome {
     Program::preloaded(one_product()).knob("GATE", "off").var("ZEN5TURBO_STATS", path).run().success()

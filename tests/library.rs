@@ -32,6 +32,15 @@ fn the_exported_symbols_are_those_of_the_list() {
     }
 }
 
+/// Threads and hooks outlive whoever opened it.
+#[test]
+fn it_is_never_unloaded() {
+    for (library, _) in builds() {
+        let text = output_of("readelf", &["--dynamic", "--wide"], &library);
+        assert!(text.lines().any(|line| line.contains("(FLAGS_1)") && line.contains("NODELETE")), "{text}");
+    }
+}
+
 #[test]
 fn every_export_is_a_function() {
     for (library, _) in builds() {

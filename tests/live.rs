@@ -309,19 +309,34 @@ fn nothing_is_published_when_that_is_not_wanted() {
     }
 }
 
+#[test]
+fn under_a_filter_that_kills_at_a_memfd_they_are_found_all_the_same() {
+    let dir = work_dir();
+    let program = Fixture::new("live").linked_with_ggml().build(&dir, "live");
+    let refusal = Refusal::new().calls(&["memfd_create:KILL", "fallocate:KILL", "fchmod:KILL"]);
+    let mut start = refusal.around(&program);
+    start.env("ZEN5TURBO_STATS", dir.path().join("%p.json"));
+    let mut program = Live::spawn(start, &[], dir);
+    program.compute();
+    assert!(segment(program.pid()).is_none(), "that would be a memfd");
+    assert!(found().contains(&program.pid().into()));
+    assert!(live(program.pid())["ops"]["MUL_MAT"].is_object());
+    let doctor = Program::new(command()).arg("doctor").arg(program.pid().to_string()).run();
+    assert!(doctor.stdout.contains("live: taken over: MUL_MAT"), "{doctor}");
+    let end = program.end();
+    assert_eq!((&end["events"]["live_refused"], &end["events"]["seccomp_filter"]), (&Value::Null, &1.into()), "{end}");
+}
+
 /// Whatever the kernel refuses, the program computes, and the reason is counted.
 #[test]
 fn what_is_refused_is_counted_and_changes_nothing() {
     let dir = work_dir();
     let program = Fixture::new("one_product").linked_with_ggml().build(&dir, "one_product");
+    // Under a filter it is a file in /dev/shm.
     for rules in [
-        vec!["319"],
-        vec!["319:ENOMEM"],
-        vec!["319:ENOSYS"],
-        vec!["285:ENOSPC"],
-        vec!["72:EMFILE:arg1=1030"],       // F_DUPFD_CLOEXEC
-        vec!["72:EPERM:arg1=1033"],        // F_ADD_SEALS
-        vec!["mmap:ENOMEM:arg3=1:arg2=3"], // MAP_SHARED, to be written
+        vec!["openat:EACCES:arg2&0x400000"], // O_TMPFILE
+        vec!["write:ENOSPC:arg2=0x4000"],    // the zeros that make its memory
+        vec!["mmap:ENOMEM:arg3=1:arg2=3"],   // MAP_SHARED, to be written
     ] {
         let refusal = Refusal::new().calls(&rules);
         let run = Program::engaged(&program).inside(&refusal).run().success();
@@ -329,9 +344,12 @@ fn what_is_refused_is_counted_and_changes_nothing() {
         assert_eq!(run.stats().events("live_refused"), 1, "{rules:?} {}", run.stats());
         assert_eq!(run.stats().taken("MUL_MAT", Some("q4_0")), 1);
     }
-    // A file beyond this limit would be a signal.
-    let limited = Program::engaged("/bin/sh").arg("-c").arg("ulimit -f 64; exec \"$0\"").arg(&program).run().success();
-    assert_eq!(limited.stats().events("live_refused"), 1, "{}", limited.stats());
+    // Without one a memfd. A file beyond the first limit would be a signal; the second forbids a high descriptor.
+    for limit in ["-f 64", "-n 150"] {
+        let script = format!("ulimit {limit}; exec \"$0\"");
+        let limited = Program::engaged("/bin/sh").arg("-c").arg(script).arg(&program).run().success();
+        assert_eq!(limited.stats().events("live_refused"), 1, "{limit} {}", limited.stats());
+    }
     let free = Program::engaged(&program).run().success();
     assert_eq!(free.stats().events("live_refused"), 0);
 }

@@ -25,14 +25,14 @@ pub fn ggml_headers() -> PathBuf {
     crate::need(".deps/llama.cpp/src/ggml/include", "scripts/setup.sh llama")
 }
 
-/// A C source of the folder `fixtures`, to be compiled.
+/// A C or C++ source of the folder `fixtures`, to be compiled.
 pub struct Fixture {
     sources: Vec<PathBuf>,
     options: Vec<OsString>,
 }
 
 impl Fixture {
-    /// `fixtures/NAME.c`.
+    /// `fixtures/NAME.c`; a name with an ending is that file's.
     #[must_use]
     pub fn new(name: &str) -> Self {
         Self { sources: vec![source(name)], options: Vec::new() }
@@ -92,17 +92,21 @@ impl Fixture {
     #[must_use]
     pub fn build(self, dir: &TempDir, output: &str) -> PathBuf {
         let path = dir.path().join(output);
-        let mut cc = Command::new("cc");
-        cc.args(["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror"]);
+        let is_cpp = self.sources.iter().any(|source| source.extension().is_some_and(|e| e == "cc"));
+        let (compiler, standard) = if is_cpp { ("c++", "-std=gnu++17") } else { ("cc", "-std=gnu11") };
+        let mut cc = Command::new(compiler);
+        cc.args([standard, "-O2", "-g", "-Wall", "-Wextra", "-Werror"]);
         cc.args(&self.sources).args(&self.options).arg("-lpthread").arg("-ldl").arg("-o").arg(&path);
-        let result = cc.output().unwrap_or_else(|e| panic!("cc cannot be started ({e}); run: scripts/setup.sh shim"));
+        let result =
+            cc.output().unwrap_or_else(|e| panic!("{compiler} cannot be started ({e}); run: scripts/setup.sh shim"));
         assert!(result.status.success(), "{cc:?} failed\n{}", String::from_utf8_lossy(&result.stderr));
         path
     }
 }
 
 fn source(name: &str) -> PathBuf {
-    root().join("tests/fixtures").join(name).with_extension("c")
+    let path = root().join("tests/fixtures").join(name);
+    if path.extension().is_some() { path } else { path.with_extension("c") }
 }
 
 /// A program that loads the CPU backends made to be opened, computes and unloads them, `rounds` times.

@@ -52,6 +52,13 @@ impl Outcome {
         self
     }
 
+    /// Fails the test unless the program was ended by this signal.
+    #[must_use]
+    pub fn killed_by(self, signal: i32) -> Self {
+        assert!(self.status.signal() == Some(signal), "expected signal {signal}\n{self}");
+        self
+    }
+
     /// Whether it ended with status 0.
     #[must_use]
     pub fn ended_well(&self) -> bool {

@@ -1,7 +1,8 @@
 //! A process to which the kernel refuses some system calls, as in a container.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use tempfile::TempDir;
 
@@ -38,7 +39,7 @@ impl Refusal {
         self
     }
 
-    /// Refuses several.
+    /// Refuses several, or with `KILL` for an error ends the process at them.
     #[must_use]
     pub fn calls(self, rules: &[&str]) -> Self {
         rules.iter().fold(self, |refusal, rule| refusal.call(rule))
@@ -56,6 +57,14 @@ impl Refusal {
     pub fn without_thp(mut self) -> Self {
         self.args.push("--thp-off".into());
         self
+    }
+
+    /// A command that starts this program inside, for whoever wants to talk to it while it runs.
+    #[must_use]
+    pub fn around(&self, program: &Path) -> Command {
+        let mut command = Command::new(&self.wrapper);
+        command.args(&self.args).arg("--").arg(program);
+        command
     }
 
     /// Runs in this control group.

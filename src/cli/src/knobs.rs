@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use zen5turbo_host::cpuset::parse_list;
+use zen5turbo_host::fault::{Fault, TEST_PANIC, TEST_PANIC_VALUES};
 use zen5turbo_host::identity::{TEST_CPU, TEST_CPU_VALUES};
 use zen5turbo_host::{Cpu, GateMode, Identity};
 
@@ -304,6 +305,8 @@ impl Settings {
                 Some((_, parser)) => parser(value).err()?.trim_start_matches("expected ").to_owned(),
                 None if name == TEST_CPU && Identity::parse(value).is_some() => return None,
                 None if name == TEST_CPU => TEST_CPU_VALUES.to_owned(),
+                None if name == TEST_PANIC && Fault::parse(value).is_some() => return None,
+                None if name == TEST_PANIC => TEST_PANIC_VALUES.to_owned(),
                 None => format!("one of {}", KNOBS.map(|(knob, _)| knob).join(", ")),
             };
             Some((format!("{name}={value}"), expected))

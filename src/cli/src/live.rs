@@ -100,7 +100,11 @@ fn snapshot(root: &Root, pid: u32) -> Result<Snapshot, Absent> {
 fn descriptor(root: &Root, pid: u32) -> Result<Option<PathBuf>, Absent> {
     let folder = fs::read_dir(root.path(&format!("proc/{pid}/fd"))).map_err(refused)?;
     let mut links = folder.flatten().map(|entry| entry.path());
-    Ok(links.find(|link| fs::read_link(link).is_ok_and(|to| live::is_segment(&to))))
+    Ok(links.find(|link| {
+        let Ok(to) = fs::read_link(link) else { return false };
+        live::is_segment(&to)
+            || live::may_be_segment(&to) && open_regular(link).is_ok_and(|file| live::begins_like_one(&file))
+    }))
 }
 
 /// A regular file; another of that name is no segment.

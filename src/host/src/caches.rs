@@ -2,6 +2,8 @@
 
 use raw_cpuid::{CacheType, CpuId, CpuIdReader};
 
+use crate::proc::read_text;
+
 /// Used where neither sysfs nor CPUID tells: the smallest data caches of the CPUs with AVX2 that
 /// llama.cpp is run on (L1d and L2 of Zen 1 to Zen 3, one core's share of a Zen 2 L3).
 /// Too small only makes tiles smaller.
@@ -56,8 +58,7 @@ impl Caches {
     /// Asks the machine: sysfs for `cpu0`, then CPUID, then [`ASSUMED`], field by field.
     #[must_use]
     pub fn detect() -> Self {
-        let sysfs =
-            from_sysfs(|file| std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu0/cache/{file}")).ok());
+        let sysfs = from_sysfs(|file| read_text(format!("/sys/devices/system/cpu/cpu0/cache/{file}")).ok());
         let found = sysfs.or(from_cpuid(&CpuId::new()));
         Self {
             l1d: found.l1d.unwrap_or(ASSUMED.l1d),

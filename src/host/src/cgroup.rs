@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::proc::{exists, read_text};
+
 /// The two kinds of control groups, whose files have other names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
@@ -17,7 +19,7 @@ pub enum Version {
 /// the root is to be seen here: some of the folders need not exist.
 #[must_use]
 pub fn around_this_process(root: &Path, controller: &str) -> Vec<(PathBuf, Version)> {
-    let own = std::fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+    let own = read_text(root.join("proc/self/cgroup")).unwrap_or_default();
     let mut groups = Vec::new();
     for line in own.lines() {
         let mut parts = line.splitn(3, ':').skip(1);
@@ -25,7 +27,7 @@ pub fn around_this_process(root: &Path, controller: &str) -> Vec<(PathBuf, Versi
         let (mount, version) = match controllers {
             "" => {
                 let beside = root.join("sys/fs/cgroup/unified");
-                (if beside.is_dir() { beside } else { root.join("sys/fs/cgroup") }, Version::Two)
+                (if exists(&beside) { beside } else { root.join("sys/fs/cgroup") }, Version::Two)
             }
             list if list.split(',').any(|name| name == controller) => {
                 (root.join("sys/fs/cgroup").join(controller), Version::One)

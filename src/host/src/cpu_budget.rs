@@ -1,10 +1,12 @@
 //! How many threads of this process can run at the same time.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::cgroup::{self, Version};
 use crate::cpuset::{self, CpuSet};
+use crate::proc::read_text;
+use crate::{seccomp, thread};
 
 /// CPUs that this process can keep busy, and what limits them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,13 +50,19 @@ impl CpuBudget {
     #[must_use]
     pub fn of_this_process() -> Self {
         let root = Path::new("/");
-        Self::from(online(root), cpuset::affinity_of_all_threads(), smallest_quota(root))
+        let allowed = if seccomp::is_filtered() {
+            // To list the threads needs a call that a filter may kill.
+            cpuset::affinity().ok().map(|now| without_other_threads(root, thread::allowed_cpus(), now))
+        } else {
+            cpuset::affinity_of_all_threads()
+        };
+        Self::from(online(root), allowed, smallest_quota(root))
     }
 
     /// The budget of a process that this one starts, by the files below `root`: `/`, or a made tree.
     #[must_use]
     pub fn of_children(root: &Path) -> Self {
-        let status = std::fs::read_to_string(root.join("proc/self/status")).unwrap_or_default();
+        let status = read_text(root.join("proc/self/status")).unwrap_or_default();
         let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
         Self::from(online(root), allowed.and_then(|list| CpuSet::parse(list.trim())), smallest_quota(root))
     }
@@ -76,9 +84,21 @@ impl CpuBudget {
     }
 }
 
+/// What all threads may use, where only the affinity of the calling one is known `now`, and that of the process at the `start`: the
+/// program may have pinned this thread, and its control group may have been given other CPUs.
+fn without_other_threads(root: &Path, start: Option<CpuSet>, now: CpuSet) -> CpuSet {
+    let Some(start) = start.filter(|start| *start != now) else { return now };
+    let read = |(folder, version): &(PathBuf, Version)| {
+        let file = if *version == Version::Two { "cpuset.cpus.effective" } else { "cpuset.effective_cpus" };
+        CpuSet::parse(&read_text(folder.join(file)).ok()?).filter(|set| !set.is_empty())
+    };
+    let group = cgroup::around_this_process(root, "cpuset").iter().find_map(read);
+    group.map_or(start, |group| start.and(&group)).or(&now)
+}
+
 /// CPUs online; 0 where that is not told.
 fn online(root: &Path) -> usize {
-    let list = std::fs::read_to_string(root.join("sys/devices/system/cpu/online"));
+    let list = read_text(root.join("sys/devices/system/cpu/online"));
     list.ok().and_then(|list| CpuSet::parse(&list)).map_or(0, |set| set.len())
 }
 
@@ -98,7 +118,7 @@ fn smallest_quota(root: &Path) -> Option<(usize, Limit)> {
 ///
 /// Version 2 has `cpu.max` with `200000 100000` or `max 100000`; version 1 two files, with -1 for no quota.
 fn quota_of(folder: &Path, version: Version) -> Option<(u64, u64)> {
-    let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
+    let read = |name: &str| read_text(folder.join(name)).ok();
     let (quota, period) = match version {
         Version::Two => {
             let text = read("cpu.max")?;
@@ -187,6 +207,28 @@ mod tests {
         assert_eq!(of("0-3", "max 100000"), (4, "CPUs allowed: 0-3".into()));
         assert_eq!(of("0-3", "250000 100000").0, 2);
         assert!(CpuBudget::of_children(Path::new("/")).cpus >= 1);
+    }
+
+    #[test]
+    fn a_pinned_thread_is_told_from_a_group_with_other_cpus() {
+        let cpus = |list| CpuSet::parse(list).unwrap();
+        let of = |start, now, group: Option<&str>| {
+            let own = ("proc/self/cgroup", "0::/a/b\n");
+            let dir = match group {
+                Some(text) => tree(&[own, ("sys/fs/cgroup/a/cpuset.cpus.effective", text)]),
+                None => tree(&[own]),
+            };
+            without_other_threads(dir.path(), Some(cpus(start)), cpus(now)).to_string()
+        };
+        assert_eq!(of("0-3", "0-3", Some("0-7\n")), "0-3", "nothing has changed");
+        assert_eq!(of("0-3", "2", Some("0-7\n")), "0-3", "pinned by the program");
+        assert_eq!(of("0-3", "2", None), "0-3");
+        assert_eq!(of("0-3", "0-1", Some("0-1\n")), "0-1", "the group has lost two");
+        assert_eq!(of("0-1", "0-3", Some("0-3\n")), "0-3", "and has got them back");
+        assert_eq!(without_other_threads(Path::new("/nowhere"), None, cpus("5")).to_string(), "5");
+        let own = ("proc/self/cgroup", "4:cpuset:/docker/1\n");
+        let dir = tree(&[own, ("sys/fs/cgroup/cpuset/cpuset.effective_cpus", "0-1\n")]);
+        assert_eq!(without_other_threads(dir.path(), Some(cpus("0-3")), cpus("0")).to_string(), "0-1");
     }
 
     #[test]

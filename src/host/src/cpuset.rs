@@ -41,6 +41,12 @@ impl CpuSet {
         Self(std::array::from_fn(|i| self.0[i] & other.0[i]))
     }
 
+    /// The CPUs of either.
+    #[must_use]
+    pub fn or(&self, other: &Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] | other.0[i]))
+    }
+
     /// How many CPUs.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -130,7 +136,7 @@ pub fn affinity_of_all_threads() -> Option<CpuSet> {
         let tid = entry.file_name().to_str().and_then(|name| name.parse().ok());
         // A thread may have ended meanwhile.
         if let Some(set) = tid.and_then(|tid| affinity_of(tid).ok()) {
-            all = CpuSet(std::array::from_fn(|i| all.0[i] | set.0[i]));
+            all = all.or(&set);
         }
     }
     Some(all)

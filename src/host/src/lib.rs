@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod cpu;
 pub mod cpu_budget;
 pub mod cpuset;
+pub mod fault;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod gate;
@@ -17,6 +18,7 @@ pub mod live;
 pub mod memory;
 pub mod numa;
 pub mod proc;
+pub mod seccomp;
 pub mod thread;
 pub mod tier;
 pub mod topology;

@@ -8,6 +8,7 @@ use std::io;
 use libc::c_void;
 
 use crate::cpuset::parse_list;
+use crate::proc::read_text;
 
 /// Nodes that a [`NodeMask`] can hold. The largest x86 servers have 32 (every L3 a node, two sockets).
 pub const MAX_NODES: usize = 64;
@@ -181,7 +182,7 @@ pub fn nodes_of(addresses: &[usize]) -> io::Result<Vec<Option<usize>>> {
 /// The memory nodes that this process may allocate on; `None` when procfs does not tell.
 #[must_use]
 pub fn allowed_nodes() -> Option<NodeMask> {
-    allowed_in(&std::fs::read_to_string("/proc/self/status").ok()?)
+    allowed_in(&read_text("/proc/self/status").ok()?)
 }
 
 pub(crate) fn allowed_in(status: &str) -> Option<NodeMask> {

@@ -2,19 +2,24 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU32;
+use std::time::{Duration, Instant};
 
-static ALLOWED: OnceLock<libc::cpu_set_t> = OnceLock::new();
+use crate::cpuset::{self, CpuSet};
+use crate::seccomp;
+
+static ALLOWED: OnceLock<CpuSet> = OnceLock::new();
 
 /// Remembers on which CPUs the process may run; to be called before the program pins its threads.
 pub fn remember_allowed_cpus() {
-    let mut set = std::mem::MaybeUninit::<libc::cpu_set_t>::zeroed();
-    // SAFETY: sched_getaffinity fills the set when it succeeds; zeroes are an empty set.
-    let set = unsafe {
-        (libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), set.as_mut_ptr()) == 0).then(|| set.assume_init())
-    };
-    if let Some(set) = set {
+    if let Ok(set) = cpuset::affinity() {
         let _ = ALLOWED.set(set);
     }
+}
+
+/// What was remembered, else the CPUs of the calling thread; `None` when the kernel does not tell.
+#[must_use]
+pub fn allowed_cpus() -> Option<CpuSet> {
+    ALLOWED.get().copied().or_else(|| cpuset::affinity().ok())
 }
 
 /// How far background threads stand back where all CPUs are busy; where one is idle they run at once.
@@ -34,9 +39,13 @@ fn yield_to_the_program() {
     }
 }
 
-/// Starts a thread that takes no signal of the program's and runs on any CPU that the process had at
-/// the start, even when the thread that starts it is pinned. False when it could not be started.
+/// Starts a thread that takes no signal of the program's, runs on any CPU that the process had at
+/// the start, even when the thread that starts it is pinned, and stands back. False when it could not be started.
+///
+/// Under a seccomp filter the thread has no name, and the CPUs and the niceness of the one that starts it: a filter may
+/// kill at the calls that would change them.
 pub fn spawn_in_background(name: &str, work: impl FnOnce() + Send + 'static) -> bool {
+    let filtered = seccomp::is_filtered();
     let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: both sets are filled by libc before they are read; the mask is this thread's own, and a
     // new thread inherits it.
@@ -45,20 +54,39 @@ pub fn spawn_in_background(name: &str, work: impl FnOnce() + Send + 'static) -> 
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
     }
-    let started = std::thread::Builder::new()
-        .name(name.to_owned())
+    let mut builder = std::thread::Builder::new();
+    if !filtered {
+        builder = builder.name(name.to_owned());
+    }
+    let started = builder
         .spawn(move || {
-            if let Some(set) = ALLOWED.get() {
-                // SAFETY: a valid set; a refusal leaves the thread where it is.
-                unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), set) };
+            if !filtered {
+                // A refusal leaves the thread where it is.
+                let _ = ALLOWED.get().map(cpuset::set_affinity);
+                yield_to_the_program();
             }
-            yield_to_the_program();
             work();
         })
         .is_ok();
     // SAFETY: as above.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
     started
+}
+
+/// Sleeps. By the call that also waits for locks, where the standard library makes another one, which a filter may kill.
+pub fn sleep(time: Duration) {
+    let nobody = AtomicU32::new(0);
+    let until = Instant::now() + time;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        let left = libc::timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos().into() };
+        let op = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+        // SAFETY: word and time live until the call returns. Whatever ends the wait, the clock decides.
+        unsafe { libc::syscall(libc::SYS_futex, nobody.as_ptr(), op, 0, &raw const left) };
+    }
 }
 
 /// Sleeps until [`wake`] is called for `word`; not at all when its value is not `seen` any more.
@@ -100,6 +128,14 @@ mod tests {
         WORD.store(1, Ordering::Release);
         super::wake(&WORD);
         sleeper.join().unwrap();
+    }
+
+    #[test]
+    fn a_sleep_lasts_as_long_as_asked_for() {
+        let from = std::time::Instant::now();
+        super::sleep(std::time::Duration::from_millis(20));
+        assert!(from.elapsed() >= std::time::Duration::from_millis(20));
+        super::sleep(std::time::Duration::ZERO);
     }
 
     #[test]

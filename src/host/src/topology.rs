@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cpuset::CpuSet;
 use crate::numa::NodeMask;
+use crate::proc::read_text;
 
 /// Where sysfs keeps `node/` and `cpu/`.
 pub const SYSFS: &str = "/sys/devices/system";
@@ -48,7 +49,7 @@ impl Topology {
     /// are told there.
     #[must_use]
     pub fn read(sysfs: &Path) -> Option<Self> {
-        let list = |file: &str| std::fs::read_to_string(sysfs.join(file)).ok();
+        let list = |file: &str| read_text(sysfs.join(file)).ok();
         let online = CpuSet::parse(&list("cpu/online")?)?;
         let numbers = list("node/online").and_then(|text| CpuSet::parse(&text)).unwrap_or_default();
         let with_memory = list("node/has_memory").and_then(|text| CpuSet::parse(&text)).unwrap_or(numbers);
@@ -86,7 +87,7 @@ impl Topology {
     fn cores_by_cache(&self, node: &Node, allowed: &CpuSet) -> Vec<Vec<Core>> {
         let mine = node.cpus.and(allowed);
         let shared = |cpu: usize, file: &str| {
-            let text = std::fs::read_to_string(self.sysfs.join(format!("cpu/cpu{cpu}/{file}"))).ok()?;
+            let text = read_text(self.sysfs.join(format!("cpu/cpu{cpu}/{file}"))).ok()?;
             CpuSet::parse(&text).filter(|set| set.contains(cpu)).map(|set| set.and(&mine))
         };
         let mut caches: Vec<(CpuSet, Vec<Core>)> = Vec::new();

@@ -150,14 +150,14 @@ pub fn graph_ended() {
 /// Puts all buffers that wait for it onto huge pages, one huge page at a time: their bytes are copied, while nobody notices.
 /// A buffer can be freed meanwhile. At its address there is then nothing, or memory that may lie on huge pages as well.
 fn collapse() {
-    std::thread::sleep(AFTER);
+    thread::sleep(AFTER);
     let pace = Pace::new();
     let mut count = 0;
     for slot in TABLE[..USED.load(Acquire)].iter().filter(|slot| slot.later.swap(false, Relaxed)) {
         let (start, len) = (slot.start.load(Acquire), slot.len.load(Relaxed));
         let pages = (start..start + len / HUGE_PAGE * HUGE_PAGE).step_by(HUGE_PAGE);
         for page in pages.take_while(|_| slot.start.load(Relaxed) == start) {
-            match pace.step(|| map::collapse(page), std::thread::sleep) {
+            match pace.step(|| map::collapse(page), thread::sleep) {
                 Ok(()) => count += 1,
                 // Never touched, or busy.
                 Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EAGAIN | libc::EBUSY)) => {}

@@ -7,9 +7,7 @@
 //! blocks only. No thread-local variable, no lock, no allocation; `errno` stays what the original made it.
 
 use std::ffi::{CStr, c_int, c_void};
-use std::sync::atomic::{
-    AtomicBool, AtomicI32, AtomicPtr, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
-};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 use zen5turbo_host::memory::map::{self, HUGE_PAGE, keep_errno};
 
@@ -92,7 +90,16 @@ pub fn activate() {
 }
 
 /// Threads that are looking for an original: a call from inside that search cannot be answered.
-static SEARCHING: [AtomicI32; 32] = [const { AtomicI32::new(0) }; 32];
+static SEARCHING: [AtomicUsize; 32] = [const { AtomicUsize::new(0) }; 32];
+
+/// The address of the calling thread's control block, which the C library keeps at its own beginning; no other thread has it.
+/// The thread's number would be a system call, which a seccomp filter may kill.
+fn this_thread() -> usize {
+    let block: usize;
+    // SAFETY: the ABI of x86-64 for thread-local storage: the first word, there before any code but the loader's runs.
+    unsafe { std::arch::asm!("mov {}, fs:[0]", out(reg) block, options(nostack, readonly, preserves_flags)) };
+    block
+}
 
 /// The next definition of `name` after this library's, looked up once. `None` when there is none,
 /// and for a call that the search itself makes: the C library has a static buffer for that case.
@@ -102,8 +109,7 @@ fn original(slot: &AtomicPtr<c_void>, name: &CStr) -> Option<*mut c_void> {
         return Some(known);
     }
     keep_errno(|| {
-        // SAFETY: no arguments; libc::gettid is missing from glibc before 2.30.
-        let thread = unsafe { libc::syscall(libc::SYS_gettid) } as c_int;
+        let thread = this_thread();
         if SEARCHING.iter().any(|s| s.load(Relaxed) == thread) {
             return None;
         }
@@ -129,43 +135,44 @@ fn no_memory() -> *mut c_void {
 ///
 /// # Safety
 /// As the original's; so for the functions below.
-pub unsafe extern "C" fn malloc(size: usize) -> *mut c_void {
+pub unsafe extern "C-unwind" fn malloc(size: usize) -> *mut c_void {
     let Some(f) = original(&DOOR.malloc, c"malloc") else { return no_memory() };
     // SAFETY: the original, whose signature this is, with its own arguments; so below.
-    let p = unsafe { function::<unsafe extern "C" fn(usize) -> *mut c_void>(f)(size) };
+    let p = unsafe { function::<unsafe extern "C-unwind" fn(usize) -> *mut c_void>(f)(size) };
     // SAFETY: the block just allocated; so below.
     unsafe { advise(p, size) };
     p
 }
 
 /// `calloc`, also with a product that overflows, which the original refuses.
-pub unsafe extern "C" fn calloc(n: usize, size: usize) -> *mut c_void {
+pub unsafe extern "C-unwind" fn calloc(n: usize, size: usize) -> *mut c_void {
     let Some(f) = original(&DOOR.calloc, c"calloc") else { return no_memory() };
     // SAFETY: as in `malloc`.
     unsafe {
-        let p = function::<unsafe extern "C" fn(usize, usize) -> *mut c_void>(f)(n, size);
+        let p = function::<unsafe extern "C-unwind" fn(usize, usize) -> *mut c_void>(f)(n, size);
         advise(p, n.wrapping_mul(size));
         p
     }
 }
 
 /// `realloc`; also what glibc's `reallocarray` calls.
-pub unsafe extern "C" fn realloc(old: *mut c_void, size: usize) -> *mut c_void {
+pub unsafe extern "C-unwind" fn realloc(old: *mut c_void, size: usize) -> *mut c_void {
     let Some(f) = original(&DOOR.realloc, c"realloc") else { return no_memory() };
     // SAFETY: as in `malloc`. A block that has moved or grown is advised anew.
     unsafe {
-        let p = function::<unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void>(f)(old, size);
+        let p = function::<unsafe extern "C-unwind" fn(*mut c_void, usize) -> *mut c_void>(f)(old, size);
         advise(p, size);
         p
     }
 }
 
 /// `posix_memalign`, which returns an error number.
-pub unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, size: usize) -> c_int {
+pub unsafe extern "C-unwind" fn posix_memalign(out: *mut *mut c_void, align: usize, size: usize) -> c_int {
     let Some(f) = original(&DOOR.posix_memalign, c"posix_memalign") else { return libc::ENOMEM };
     // SAFETY: as in `malloc`; the original has stored the block when it returns 0.
     unsafe {
-        let error = function::<unsafe extern "C" fn(*mut *mut c_void, usize, usize) -> c_int>(f)(out, align, size);
+        let error =
+            function::<unsafe extern "C-unwind" fn(*mut *mut c_void, usize, usize) -> c_int>(f)(out, align, size);
         if error == 0 {
             advise(*out, size);
         }
@@ -174,13 +181,13 @@ pub unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, siz
 }
 
 /// `aligned_alloc`.
-pub unsafe extern "C" fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
+pub unsafe extern "C-unwind" fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
     // SAFETY: as in `malloc`.
     unsafe { aligned(original(&DOOR.aligned_alloc, c"aligned_alloc"), align, size) }
 }
 
 /// `memalign`.
-pub unsafe extern "C" fn memalign(align: usize, size: usize) -> *mut c_void {
+pub unsafe extern "C-unwind" fn memalign(align: usize, size: usize) -> *mut c_void {
     // SAFETY: as in `malloc`.
     unsafe { aligned(original(&DOOR.memalign, c"memalign"), align, size) }
 }
@@ -189,7 +196,7 @@ unsafe fn aligned(original: Option<*mut c_void>, align: usize, size: usize) -> *
     let Some(f) = original else { return no_memory() };
     // SAFETY: as in `malloc`.
     unsafe {
-        let p = function::<unsafe extern "C" fn(usize, usize) -> *mut c_void>(f)(align, size);
+        let p = function::<unsafe extern "C-unwind" fn(usize, usize) -> *mut c_void>(f)(align, size);
         advise(p, size);
         p
     }

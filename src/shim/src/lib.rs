@@ -17,6 +17,7 @@ mod exports;
 pub mod fuzzing;
 mod ggml;
 mod graph;
+mod guard;
 #[cfg_attr(test, allow(dead_code))] // reached by exports that a test program does not have
 mod heap;
 mod log;

@@ -60,8 +60,9 @@ pub fn line(message: fmt::Arguments<'_>) {
     let saved = unsafe { *errno };
     let mut rest = bytes;
     while !rest.is_empty() {
-        // SAFETY: pointer and length describe `rest`.
-        let n = unsafe { libc::write(libc::STDERR_FILENO, rest.as_ptr().cast(), rest.len()) };
+        // SAFETY: pointer and length describe `rest`. Not libc's `write`: that may end a thread that was cancelled, where the
+        // hooked function would not.
+        let n = unsafe { libc::syscall(libc::SYS_write, libc::STDERR_FILENO, rest.as_ptr(), rest.len()) };
         // SAFETY: as above.
         if n < 0 && unsafe { *errno } == libc::EINTR {
             continue;

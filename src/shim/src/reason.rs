@@ -87,6 +87,10 @@ reasons! {
     AttentionOff = "attention_off",
     /// `ZEN5TURBO_GATE=passthrough`.
     GatePassthrough = "gate_passthrough",
+    /// The process has a seccomp filter, or the kernel does not tell. Since it may kill, no call is made that the C library
+    /// and ggml do not make: background threads keep the CPUs and the niceness of the thread that starts them, weights are
+    /// placed on memory nodes only where that was asked for.
+    SeccompFilter = "seccomp_filter",
     /// A defect in this library was caught; the original computed instead.
     InternalError = "internal_error",
     /// The parameters of ggml's thread pools are not where this library knows them: pools stay as the program makes them.
@@ -99,7 +103,7 @@ reasons! {
     TopologyUnknown = "topology_unknown",
     /// NUMA: memory or threads were placed by somebody else, and `ZEN5TURBO_NUMA=auto` leaves it alone.
     NumaPlacedElsewhere = "numa_placed_elsewhere",
-    /// NUMA: get_mempolicy, set_mempolicy or mbind was refused; nothing more is placed.
+    /// NUMA: get_mempolicy, set_mempolicy or mbind was refused, or not tried under a seccomp filter; nothing more is placed.
     NumaRefused = "numa_refused",
     /// NUMA: sharding needs threads that stay on their node, and they are not pinned.
     ShardNeedsPinning = "shard_needs_pinning",

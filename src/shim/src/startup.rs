@@ -6,7 +6,6 @@
 //! [`engage`]: complain about the configuration, pass the gate, choose the kernels.
 
 use std::ffi::{CStr, c_int, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Once, OnceLock};
 
@@ -17,6 +16,8 @@ use zen5turbo_kernels::width::{self, DataPath, Width};
 
 use crate::blas;
 use crate::config::{Config, KNOBS, KernelChoice, config};
+use crate::guard::keep_panics_for_one_line;
+pub use crate::guard::{committed, fault, guarded};
 use crate::heap;
 use crate::log::{self, log};
 use crate::memory::{copier, reader, sources};
@@ -92,7 +93,7 @@ fn start() {
         return;
     }
     log::set_level(config.log);
-    report_panics_in_one_line();
+    keep_panics_for_one_line();
     if ggml_is_linked() {
         engage_once();
         blas::open_at_start();
@@ -160,14 +161,6 @@ pub fn is_forked_child() -> bool {
     FORKED.load(Ordering::Relaxed)
 }
 
-/// Runs `f`; a panic, which is a defect of ours, is counted and becomes `fallback`.
-pub fn guarded<T>(fallback: T, f: impl FnOnce() -> T) -> T {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| {
-        stats::event(Reason::InternalError);
-        fallback
-    })
-}
-
 #[cold]
 fn engage_late() -> State {
     engage_once();
@@ -193,6 +186,10 @@ fn engage(config: &Config) -> bool {
     }
     register_handlers();
     zen5turbo_host::thread::remember_allowed_cpus();
+    if zen5turbo_host::seccomp::is_filtered() {
+        stats::event(Reason::SeccompFilter);
+        log!(info, "a seccomp filter: only calls that every program makes");
+    }
     let cpu = cpu();
     let answer = gate(cpu, config.gate);
     let _ = DECISION.set(answer.as_str());
@@ -277,21 +274,6 @@ fn measure_registers(choice: KernelChoice) {
     };
     NARROW.store(narrow, Ordering::Relaxed);
     SPLIT.store(width.is_none_or(|w| w.data_path() == DataPath::Split), Ordering::Relaxed);
-}
-
-/// Replaces the panic message of the standard library, of which this library has its own copy, by
-/// one line, written the first time only.
-fn report_panics_in_one_line() {
-    static REPORTED: AtomicBool = AtomicBool::new(false);
-    std::panic::set_hook(Box::new(|info| {
-        if !REPORTED.swap(true, Ordering::Relaxed) {
-            let text = info.payload_as_str().unwrap_or("unknown");
-            let (file, number) = info.location().map_or(("?", 0), |l| (l.file(), l.line()));
-            log::line(format_args!(
-                "internal error, left to the original ggml; please report it: {text} ({file}:{number})"
-            ));
-        }
-    }));
 }
 
 /// Registers what runs at exit and in a forked child.
@@ -416,10 +398,5 @@ mod tests {
         for state in [State::Disabled, State::Waiting, State::Passthrough, State::Active] {
             assert_eq!(State::from_number(state as u8), state);
         }
-    }
-
-    #[test]
-    fn a_panic_becomes_the_fallback() {
-        assert_eq!(guarded(7, || panic!("expected by this test")), 7);
     }
 }

@@ -47,7 +47,7 @@ static DECIDED: AtomicBool = AtomicBool::new(false);
 /// Whether the answer is new, and to be kept.
 static NEW: AtomicBool = AtomicBool::new(false);
 
-type Copy = unsafe extern "C" fn(*mut c_void, *const c_void, usize) -> *mut c_void;
+type Copy = unsafe extern "C-unwind" fn(*mut c_void, *const c_void, usize) -> *mut c_void;
 
 /// Finds the originals. From then on the trampolines jump to them.
 pub fn ready() {
@@ -110,7 +110,7 @@ fn worth_trying() -> usize {
 ///
 /// # Safety
 /// As `memmove`'s.
-pub unsafe extern "C" fn copy(dst: *mut c_void, src: *const c_void, n: usize) -> *mut c_void {
+pub unsafe extern "C-unwind" fn copy(dst: *mut c_void, src: *const c_void, n: usize) -> *mut c_void {
     // SAFETY: not null: the trampoline has looked.
     let original: Copy = unsafe { function(DOOR.memmove.load(Relaxed)) };
     let distance = (dst as usize).abs_diff(src as usize);
@@ -122,13 +122,13 @@ pub unsafe extern "C" fn copy(dst: *mut c_void, src: *const c_void, n: usize) ->
     };
     if DECIDED.load(Relaxed) {
         // SAFETY: the ranges do not overlap.
-        unsafe { stream(avx2, dst.cast(), src.cast(), n) };
+        startup::committed(|| unsafe { stream(avx2, dst.cast(), src.cast(), n) });
         let [count, bytes] = &stats::counters().copies.streamed;
         count.fetch_add(1, Relaxed);
         bytes.fetch_add(n as u64, Relaxed);
     } else {
         // SAFETY: as above.
-        unsafe { measure(avx2, original, dst.cast(), src.cast(), n) };
+        startup::committed(|| unsafe { measure(avx2, original, dst.cast(), src.cast(), n) });
     }
     dst
 }
@@ -137,10 +137,10 @@ pub unsafe extern "C" fn copy(dst: *mut c_void, src: *const c_void, n: usize) ->
 ///
 /// # Safety
 /// As the original's.
-pub unsafe extern "C" fn overflow(dst: *mut c_void, src: *const c_void, n: usize, room: usize) -> *mut c_void {
+pub unsafe extern "C-unwind" fn overflow(dst: *mut c_void, src: *const c_void, n: usize, room: usize) -> *mut c_void {
     let original = DOOR.checked.load(Relaxed);
     if !original.is_null() {
-        type Checked = unsafe extern "C" fn(*mut c_void, *const c_void, usize, usize) -> *mut c_void;
+        type Checked = unsafe extern "C-unwind" fn(*mut c_void, *const c_void, usize, usize) -> *mut c_void;
         // SAFETY: the original with its own arguments.
         unsafe { function::<Checked>(original)(dst, src, n, room) };
     }

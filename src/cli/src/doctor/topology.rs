@@ -79,6 +79,10 @@ impl Parts {
 fn through_hwloc() -> Option<Parts> {
     use hwlocality::object::attributes::ObjectAttributes;
     use hwlocality::object::types::ObjectType;
+    // It moves from CPU to CPU to ask each one, which a filter may kill; sysfs tells the same.
+    if zen5turbo_host::seccomp::is_filtered() {
+        return None;
+    }
     let topology = hwlocality::Topology::new().ok()?;
     let count = |kind| topology.objects_with_type(kind).count();
     let cores_of = |set: &hwlocality::cpu::cpuset::CpuSet| {

@@ -3,6 +3,7 @@
 //!
 //! It is a memfd, so nothing of it is left when the process ends, however it ends. Others find it through
 //! `/proc/PID/fd`, which the kernel opens to the same user (and to root) only; its mode is 0600 as well.
+//! Under a seccomp filter, which may kill at memfd_create, it is a file without a name in `/dev/shm`.
 //! The counters in it are the very ones that the shim counts with: publishing costs nothing but their
 //! place. The names that belong to the numbers are a text beside them, written again when one is added.
 
@@ -13,7 +14,7 @@ mod read;
 pub use layout::{Buffers, Cell, Copies, Counters, Graphs, NAME, OPS, Prefetch, REASONS, Segment, TEXT_BYTES, TYPES};
 pub use layout::{GRAPH_CLASSES, Threads, VERSION, Weights};
 pub use publish::Published;
-pub use read::{Snapshot, Unreadable, is_segment, parse, read};
+pub use read::{Snapshot, Unreadable, begins_like_one, is_segment, may_be_segment, parse, read};
 
 /// Bytes of a segment, and how an honest one begins.
 #[cfg(feature = "fuzzing")]

@@ -1,5 +1,6 @@
 //! Making the shared memory, in the process that counts.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
@@ -11,6 +12,7 @@ use libc::{c_int, c_uint};
 use super::layout::{MAGIC, NAME, Segment, TEXT_BYTES, VERSION};
 use crate::memory::map::{FileId, mmap};
 use crate::proc::may_write;
+use crate::seccomp;
 
 /// `MFD_NOEXEC_SEAL` of Linux 6.3; with `vm.memfd_noexec=2` others are refused.
 const MFD_NOEXEC_SEAL: c_uint = 8;
@@ -41,20 +43,17 @@ impl Published {
     /// Whatever the kernel refuses: a filter, no memory, no descriptor, a limit of file sizes. Nothing is left of it.
     pub fn new() -> io::Result<Self> {
         let bytes = size_of::<Segment<AtomicU64>>();
-        let file = anonymous_file()?;
-        // SAFETY: no memory is accessed.
-        check(unsafe { libc::fchmod(file.as_raw_fd(), 0o600) })?;
         may_write(bytes)?;
-        // Memory that is missing is an error here; at the first touch it would be a signal.
-        // SAFETY: as above.
-        check(unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, bytes as libc::off_t) })?;
-        // Nobody can cut the file under the mapping, which would be a signal.
-        seal(&file, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW)?;
+        let filtered = seccomp::is_filtered();
+        // Memory that is missing is an error in both; at the first touch it would be a signal.
+        let file = if filtered { nameless_file(bytes)? } else { anonymous_file(bytes)? };
         let id = FileId::of(file.as_raw_fd())?;
         let segment = map(&file, bytes)?;
-        // Nobody else writes to it, where the kernel can forbid that.
-        let _ = seal(&file, F_SEAL_FUTURE_WRITE);
-        let _ = seal(&file, libc::F_SEAL_SEAL);
+        if !filtered {
+            // Nobody else writes to it, where the kernel can forbid that.
+            let _ = seal(&file, F_SEAL_FUTURE_WRITE);
+            let _ = seal(&file, libc::F_SEAL_SEAL);
+        }
         segment.version.store(VERSION, Relaxed);
         segment.bytes.store(bytes as u64, Relaxed);
         segment.pid.store(u64::from(std::process::id()), Relaxed);
@@ -99,8 +98,9 @@ impl Segment<AtomicU64> {
     }
 }
 
-/// A new memfd with a high number, closed in programs that this one executes.
-fn anonymous_file() -> io::Result<OwnedFd> {
+/// A new memfd of so many zeros with a high number, closed in programs that this one executes. Nobody can cut it under a
+/// mapping, which would be a signal.
+fn anonymous_file(bytes: usize) -> io::Result<OwnedFd> {
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     let create = |flags: c_uint| {
         // SAFETY: a C string; glibc has the function from 2.27 on, the call is older.
@@ -115,7 +115,45 @@ fn anonymous_file() -> io::Result<OwnedFd> {
     // SAFETY: no memory is accessed.
     let high = check(unsafe { libc::fcntl(low.as_raw_fd(), libc::F_DUPFD_CLOEXEC, FIRST_FD) })?;
     // SAFETY: as above.
-    Ok(unsafe { OwnedFd::from_raw_fd(high) })
+    let file = unsafe { OwnedFd::from_raw_fd(high) };
+    // SAFETY: no memory is accessed.
+    check(unsafe { libc::fchmod(high, 0o600) })?;
+    // SAFETY: as above.
+    check(unsafe { libc::fallocate(high, 0, 0, bytes as libc::off_t) })?;
+    seal(&file, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW)?;
+    Ok(file)
+}
+
+/// Where files are memory.
+const MEMORY: &CStr = c"/dev/shm";
+
+/// The same by calls that every program makes, for a process whose filter may kill at others: a file in memory without a name,
+/// which shows as `/dev/shm/#NUMBER (deleted)`. Its descriptor has a low number, and only its mode keeps other users off.
+pub(super) fn nameless_file(bytes: usize) -> io::Result<OwnedFd> {
+    let flags = libc::O_TMPFILE | libc::O_EXCL | libc::O_RDWR | libc::O_CLOEXEC;
+    // SAFETY: a C string.
+    let fd = check(unsafe { libc::open(MEMORY.as_ptr(), flags, 0o600) })?;
+    // SAFETY: a new descriptor that nobody else knows.
+    let file = unsafe { OwnedFd::from_raw_fd(fd) };
+    if fd <= libc::STDERR_FILENO {
+        return Err(io::Error::other("a standard stream is closed, and the file would be taken for it"));
+    }
+    // Writing makes the memory: nothing else gives a file its length with calls of every day.
+    let (zeros, mut left) = ([0_u8; 16 << 10], bytes);
+    while left > 0 {
+        // SAFETY: no more than the buffer has.
+        match unsafe { libc::write(fd, zeros.as_ptr().cast(), left.min(zeros.len())) } {
+            n @ 1.. => left -= n as usize,
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            _ => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+    Ok(file)
 }
 
 fn map(file: &OwnedFd, bytes: usize) -> io::Result<&'static Segment<AtomicU64>> {

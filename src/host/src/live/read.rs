@@ -70,6 +70,22 @@ pub fn is_segment(link: &Path) -> bool {
     link.to_str().and_then(|l| l.strip_prefix("/memfd:")).is_some_and(|l| l == name || l == format!("{name} (deleted)"))
 }
 
+/// Whether a link of `/proc/PID/fd` names a file without a name of its own, as a segment is under a seccomp filter. The
+/// file tells whether it is one: [`begins_like_one`]. In another container the folder may be shown otherwise.
+#[must_use]
+pub fn may_be_segment(link: &Path) -> bool {
+    let name = link.file_name().and_then(|name| name.to_str());
+    let number = name.and_then(|name| name.strip_prefix('#')?.strip_suffix(" (deleted)"));
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Whether the file begins as a segment of any version does.
+#[must_use]
+pub fn begins_like_one(file: &File) -> bool {
+    let mut first = [0; 8];
+    file.read_exact_at(&mut first, 0).is_ok() && u64::from_le_bytes(first) == MAGIC
+}
+
 const WORDS: usize = size_of::<Segment<u64>>() / 8;
 
 /// How often a text that changes meanwhile is read again, and after how long.

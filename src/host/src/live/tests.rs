@@ -69,6 +69,23 @@ fn what_is_published_is_read_by_others_of_this_user_only_and_cannot_be_cut_or_wr
 }
 
 #[test]
+fn a_file_without_a_name_has_its_memory_and_is_told_by_its_first_bytes() {
+    use std::os::fd::AsRawFd;
+    let file = File::from(publish::nameless_file(BYTES).unwrap());
+    let metadata = file.metadata().unwrap();
+    assert_eq!((metadata.mode() & 0o7777, metadata.len(), metadata.nlink()), (0o600, BYTES as u64, 0));
+    assert!(metadata.blocks() * 512 >= BYTES as u64);
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+    assert!(may_be_segment(&link) && !is_segment(&link), "{}", link.display());
+    assert!(!begins_like_one(&file));
+    file.write_at(&MAGIC.to_le_bytes(), 0).unwrap();
+    assert!(begins_like_one(&file));
+    for other in ["/dev/shm/#12", "/dev/shm/# (deleted)", "/dev/shm/a#1 (deleted)", "/dev/shm/#1a (deleted)"] {
+        assert!(!may_be_segment(Path::new(other)), "{other}");
+    }
+}
+
+#[test]
 fn a_child_closes_its_descriptor_unless_it_has_become_another_file() {
     let published = Published::new().unwrap();
     let fd = publish::descriptor(&published);

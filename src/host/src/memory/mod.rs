@@ -1,10 +1,11 @@
-//! Memory: mappings and pages (`map`), the page cache (`page_cache`), how much memory may be used (`budget`),
+//! Memory: mappings and pages (`map`), the page cache (`page_cache`, `samples`), how much memory may be used (`budget`),
 //! descriptors of our own (`marked_file`), and transparent huge pages (`thp`).
 
 pub mod budget;
 pub mod map;
 pub mod marked_file;
 pub mod page_cache;
+pub mod samples;
 pub mod thp;
 
 pub use budget::{Budget, Pressure};

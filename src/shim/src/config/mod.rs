@@ -6,6 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use zen5turbo_host::fault::{Fault, TEST_PANIC, TEST_PANIC_VALUES};
 use zen5turbo_host::identity::{TEST_CPU, TEST_CPU_VALUES};
 use zen5turbo_host::{GateMode, Identity, proc};
 
@@ -165,6 +166,8 @@ pub struct Config {
     pub blas: Option<PathBuf>,
     /// [`TEST_CPU`]: in tests, the identity that the gate sees instead of the CPU's own.
     pub test_cpu: Option<Identity>,
+    /// [`TEST_PANIC`]: in tests, where the shim panics.
+    pub test_panic: Option<Fault>,
     /// The user's cache folder: `XDG_CACHE_HOME`, or `.cache` in `HOME`.
     pub cache: Option<PathBuf>,
     /// What is wrong in the environment, one line each, to be shown once ggml is in use.
@@ -194,6 +197,7 @@ impl Default for Config {
             tune: Tune::default(),
             blas: None,
             test_cpu: None,
+            test_panic: None,
             cache: None,
             complaints: Vec::new(),
         }
@@ -249,6 +253,16 @@ impl Config {
                 if config.test_cpu.is_none() {
                     config.complaints.push(format!(
                         "{TEST_CPU}={} is not allowed: it must be {TEST_CPU_VALUES}; using the CPU's own identity",
+                        short(&value)
+                    ));
+                }
+                continue;
+            }
+            if name == TEST_PANIC {
+                config.test_panic = value.to_str().and_then(Fault::parse);
+                if config.test_panic.is_none() {
+                    config.complaints.push(format!(
+                        "{TEST_PANIC}={} is not allowed: it must be {TEST_PANIC_VALUES}; none is made",
                         short(&value)
                     ));
                 }

@@ -86,6 +86,16 @@ fn the_identity_of_the_cpu_can_be_replaced_in_tests() {
     assert!(config.test_cpu.is_none() && config.complaints[0].contains("VENDOR:FAMILY:MODEL"), "{config:?}");
 }
 
+/// No knob either.
+#[test]
+fn a_panic_can_be_asked_for_in_tests() {
+    let config = parse(&[("ZEN5TURBO_TEST_PANIC", "product")]);
+    assert!(config.test_panic == Some(Fault::Product) && config.complaints.is_empty());
+    assert!(KNOBS.iter().all(|knob| knob.name != TEST_PANIC));
+    let config = parse(&[("ZEN5TURBO_TEST_PANIC", "yes")]);
+    assert!(config.test_panic.is_none() && config.complaints[0].contains("plan, product"), "{config:?}");
+}
+
 #[test]
 fn an_empty_value_is_not_set() {
     let names: Vec<_> = KNOBS.iter().map(|k| (k.name, "")).collect();

@@ -21,7 +21,7 @@ use crate::startup;
 
 /// `void ggml_gem[mv]_*_8x8_*(int n, float * s, size_t bs, const void * vx, const void * vy, int nr, int nc)`: of `nc`
 /// rows `vx` and `nr` columns `vy` of `n` elements each, the product of row `i` and column `j` is `s[j * bs + i]`.
-pub type Gemm = unsafe extern "C" fn(c_int, *mut f32, usize, *const u8, *const u8, c_int, c_int);
+pub type Gemm = unsafe extern "C-unwind" fn(c_int, *mut f32, usize, *const u8, *const u8, c_int, c_int);
 
 /// The product of these arguments; `None` where it is ggml's.
 fn product(
@@ -59,7 +59,7 @@ pub unsafe fn compute(kernel: &Kernel, product: &Product) -> bool {
 ///
 /// # Safety
 /// Called by ggml with its own arguments, see [`Gemm`].
-pub unsafe extern "C" fn gemm<const I: usize>(
+pub unsafe extern "C-unwind" fn gemm<const I: usize>(
     n: c_int,
     s: *mut f32,
     bs: usize,

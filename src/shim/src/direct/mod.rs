@@ -60,7 +60,7 @@ pub type Dequantize = unsafe extern "C" fn(*const u8, *mut f32, i64);
 /// `void quantize_row_*(const float * x, void * y, int64_t k)`
 pub type Quantize = unsafe extern "C" fn(*const f32, *mut u8, i64);
 /// `void ggml_vec_dot_*(int n, float * s, size_t bs, const void * x, size_t bx, const void * y, size_t by, int nrc)`
-pub type Dot = unsafe extern "C" fn(c_int, *mut f32, usize, *const u8, usize, *const u8, usize, c_int);
+pub type Dot = unsafe extern "C-unwind" fn(c_int, *mut f32, usize, *const u8, usize, *const u8, usize, c_int);
 
 /// A function that is hooked.
 pub struct Hook {

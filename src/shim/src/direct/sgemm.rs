@@ -9,6 +9,7 @@ use std::ffi::{c_int, c_void};
 use std::ops::Range;
 use std::time::Instant;
 
+use zen5turbo_host::fault::Fault;
 use zen5turbo_kernels::dequantize::dequantizer;
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::{Isa, LANES};
@@ -23,7 +24,7 @@ use crate::tuning::Regime;
 
 /// `bool llamafile_sgemm(m, n, k, A, lda, B, ldb, C, ldc, ith, nth, Atype, Btype, Ctype)`: `C[j * ldc + i]` is the
 /// product of rows `i` of A and `j` of B, of `k` blocks; `lda`, `ldb` and `ldc` count blocks. False: not computed.
-pub type Sgemm = unsafe extern "C" fn(
+pub type Sgemm = unsafe extern "C-unwind" fn(
     i64,
     i64,
     i64,
@@ -215,7 +216,7 @@ impl Share {
 /// # Safety
 /// Called by ggml with its own arguments; so for the parameters' names see [`Sgemm`].
 #[allow(clippy::too_many_arguments)] // the original's
-pub unsafe extern "C" fn sgemm<const I: usize>(
+pub unsafe extern "C-unwind" fn sgemm<const I: usize>(
     m: i64,
     n: i64,
     k: i64,
@@ -236,9 +237,14 @@ pub unsafe extern "C" fn sgemm<const I: usize>(
         if ith == 0 {
             super::count(I);
         }
-        // A panic is a defect; the other threads compute all the same, so this one must not leave it to ggml.
-        // SAFETY: ggml's arguments.
-        startup::guarded((), || unsafe { take.run(a, b.cast(), c) });
+        // The other threads compute all the same, so this one cannot leave it to ggml.
+        startup::committed(|| {
+            if ith == 0 {
+                startup::fault(Fault::Sgemm);
+            }
+            // SAFETY: ggml's arguments.
+            unsafe { take.run(a, b.cast(), c) };
+        });
         return true;
     }
     // SAFETY: the original with its own arguments; ours was reached by way of `target`.

@@ -1,6 +1,5 @@
 //! `cblas_sgemm` and `openblas_set_num_threads`: where `ZEN5TURBO_BLAS` names a library, products go there.
 
-use std::arch::naked_asm;
 use std::ffi::{c_int, c_void};
 
 use crate::blas::{self, originals, route};
@@ -16,19 +15,23 @@ use crate::stats;
 /// As the original's.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cblas_sgemm() {
-    naked_asm!(
-        "push rdi", "push rsi", "push rdx", "push rcx", "push r8", "push r9",
-        "sub rsp, 24",
-        "movsd qword ptr [rsp], xmm0",
-        "movsd qword ptr [rsp + 8], xmm1",
-        "mov rdi, qword ptr [rsp + 72]", // the return address
-        "call {choose}",
-        "movsd xmm0, qword ptr [rsp]",
-        "movsd xmm1, qword ptr [rsp + 8]",
-        "add rsp, 24",
-        "pop r9", "pop r8", "pop rcx", "pop rdx", "pop rsi", "pop rdi",
-        "jmp rax",
+pub unsafe extern "C-unwind" fn cblas_sgemm() {
+    trampoline!(
+        [
+            "push rdi", "push rsi", "push rdx", "push rcx", "push r8", "push r9",
+            "sub rsp, 24",
+            ".cfi_adjust_cfa_offset 72",
+            "movsd qword ptr [rsp], xmm0",
+            "movsd qword ptr [rsp + 8], xmm1",
+            "mov rdi, qword ptr [rsp + 72]", // the return address
+            "call {choose}",
+            "movsd xmm0, qword ptr [rsp]",
+            "movsd xmm1, qword ptr [rsp + 8]",
+            "add rsp, 24",
+            "pop r9", "pop r8", "pop rcx", "pop rdx", "pop rsi", "pop rdi",
+            ".cfi_adjust_cfa_offset -72",
+            "jmp rax",
+        ],
         choose = sym sgemm_for
     )
 }
@@ -39,8 +42,8 @@ pub unsafe extern "C" fn cblas_sgemm() {
 /// As the original's.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn openblas_set_num_threads(_: c_int) {
-    naked_asm!("mov rsi, [rsp]", "jmp {}", sym set_threads)
+pub unsafe extern "C-unwind" fn openblas_set_num_threads(_: c_int) {
+    trampoline!(["mov rsi, [rsp]", "jmp {}"], sym set_threads)
 }
 
 /// The function that computes for the caller.
@@ -58,12 +61,12 @@ unsafe extern "C" fn sgemm_for(from: usize) -> *const c_void {
     }
 }
 
-unsafe extern "C" fn set_threads(n: c_int, from: usize) {
+unsafe extern "C-unwind" fn set_threads(n: c_int, from: usize) {
     if let Some(route) = guarded(None, route) {
         route.set_threads(n);
     }
     if let Some(original) = guarded(None, || originals(caller(from)?).set_threads) {
         // SAFETY: the original with its own argument.
-        unsafe { function::<unsafe extern "C" fn(c_int)>(original as *mut c_void)(n) }
+        unsafe { function::<unsafe extern "C-unwind" fn(c_int)>(original as *mut c_void)(n) }
     }
 }

@@ -1,6 +1,5 @@
 //! `ggml_aligned_malloc` and `ggml_aligned_free`: where ggml's buffers in ordinary memory come from.
 
-use std::arch::naked_asm;
 use std::ffi::{CStr, c_void};
 use std::sync::OnceLock;
 
@@ -9,7 +8,7 @@ use crate::ggml::abi::AlignedFree;
 use crate::ggml::copies::{caller, function, holder};
 use crate::log;
 use crate::reason::Reason;
-use crate::startup::{State, first_ggml_call, guarded};
+use crate::startup::{State, committed, first_ggml_call, guarded};
 use crate::stats;
 
 /// `void * ggml_aligned_malloc(size_t size)`: aligned to 64 bytes at least; null for size 0 and when
@@ -19,8 +18,8 @@ use crate::stats;
 /// As the original's.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ggml_aligned_malloc(_: usize) -> *mut c_void {
-    naked_asm!("mov rsi, [rsp]", "jmp {}", sym aligned_malloc)
+pub unsafe extern "C-unwind" fn ggml_aligned_malloc(_: usize) -> *mut c_void {
+    trampoline!(["mov rsi, [rsp]", "jmp {}"], sym aligned_malloc)
 }
 
 /// `void ggml_aligned_free(void * ptr, size_t size)`: the size is not used, by the original neither.
@@ -29,11 +28,11 @@ pub unsafe extern "C" fn ggml_aligned_malloc(_: usize) -> *mut c_void {
 /// As the original's.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ggml_aligned_free(_: *mut c_void, _: usize) {
-    naked_asm!("mov rdx, [rsp]", "jmp {}", sym aligned_free)
+pub unsafe extern "C-unwind" fn ggml_aligned_free(_: *mut c_void, _: usize) {
+    trampoline!(["mov rdx, [rsp]", "jmp {}"], sym aligned_free)
 }
 
-unsafe extern "C" fn aligned_malloc(size: usize, from: usize) -> *mut c_void {
+unsafe extern "C-unwind" fn aligned_malloc(size: usize, from: usize) -> *mut c_void {
     let state = first_ggml_call(); // before anything is said about the caller
     let Some(caller) = guarded(None, || caller(from)) else {
         stats::event(Reason::OriginalMissing);
@@ -53,8 +52,9 @@ unsafe extern "C" fn aligned_malloc(size: usize, from: usize) -> *mut c_void {
     unsafe { original(size) }
 }
 
-unsafe extern "C" fn aligned_free(p: *mut c_void, size: usize, from: usize) {
-    if guarded(false, || buffers::free(p)) {
+unsafe extern "C-unwind" fn aligned_free(p: *mut c_void, size: usize, from: usize) {
+    // A panic half way would have the original free what is not its own, or free it again.
+    if committed(|| buffers::free(p)) {
         return;
     }
     match guarded(None, || caller(from)).and_then(|c| c.aligned_free).or_else(any_aligned_free) {

@@ -2,7 +2,6 @@
 //! them CPU_REPACK, into which it would copy weights at load. The kernels here want the weights
 //! plain, as they lie in the file, so the list is answered without it.
 
-use std::arch::naked_asm;
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -27,11 +26,11 @@ use zen5turbo_kernels::formats::WeightType;
 /// Called with ggml's own arguments.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ggml_backend_reg_get_proc_address(_: *mut c_void, _: *const c_char) -> *mut c_void {
-    naked_asm!("mov rdx, [rsp]", "jmp {}", sym get_proc_address)
+pub unsafe extern "C-unwind" fn ggml_backend_reg_get_proc_address(_: *mut c_void, _: *const c_char) -> *mut c_void {
+    trampoline!(["mov rdx, [rsp]", "jmp {}"], sym get_proc_address)
 }
 
-unsafe extern "C" fn get_proc_address(reg: *mut c_void, name: *const c_char, from: usize) -> *mut c_void {
+unsafe extern "C-unwind" fn get_proc_address(reg: *mut c_void, name: *const c_char, from: usize) -> *mut c_void {
     let found = guarded(None, || caller(from));
     let Some((caller, original)) = found.and_then(|c| Some((c, c.get_proc_address?))) else {
         stats::event(Reason::OriginalMissing);
@@ -87,7 +86,7 @@ fn answer(program: &Caller, p: *mut c_void) -> *mut c_void {
     }
 }
 
-type BuftName = unsafe extern "C" fn(*mut c_void) -> *const c_char;
+type BuftName = unsafe extern "C-unwind" fn(*mut c_void) -> *const c_char;
 
 /// An original list function, the function that names its entries, and the answers given so far.
 struct List {
@@ -139,7 +138,7 @@ fn filtered(caller: &Caller, p: *mut c_void) -> *mut c_void {
     p
 }
 
-unsafe extern "C" fn thunk<const I: usize>(device: *mut c_void) -> *mut *mut c_void {
+unsafe extern "C-unwind" fn thunk<const I: usize>(device: *mut c_void) -> *mut *mut c_void {
     // SAFETY: handed out only after the slot was filled.
     let list = unsafe { &*LISTS[I].load(Ordering::Acquire) };
     // SAFETY: the original with its own argument.

@@ -4,7 +4,6 @@
 //! done (by the resolvers of other libraries' IFUNCs). So the threshold begins as 0, which sends
 //! every call to code that needs nothing but its arguments.
 
-use std::arch::naked_asm;
 use std::ffi::c_void;
 use std::mem::offset_of;
 
@@ -19,9 +18,11 @@ const _: () = assert!(offset_of!(streaming::Door, large) == 0, "the trampolines 
 /// As the original's; so for all functions here.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn memcpy(_: *mut c_void, _: *const c_void, _: usize) -> *mut c_void {
-    naked_asm!(
-        "cmp rdx, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+pub unsafe extern "C-unwind" fn memcpy(_: *mut c_void, _: *const c_void, _: usize) -> *mut c_void {
+    trampoline!(
+        [
+            "cmp rdx, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+        ],
         door = sym streaming::DOOR, slow = sym large_copy,
         original = const offset_of!(streaming::Door, memcpy)
     )
@@ -33,9 +34,11 @@ pub unsafe extern "C" fn memcpy(_: *mut c_void, _: *const c_void, _: usize) -> *
 /// As the original's.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn memmove(_: *mut c_void, _: *const c_void, _: usize) -> *mut c_void {
-    naked_asm!(
-        "cmp rdx, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+pub unsafe extern "C-unwind" fn memmove(_: *mut c_void, _: *const c_void, _: usize) -> *mut c_void {
+    trampoline!(
+        [
+            "cmp rdx, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+        ],
         door = sym streaming::DOOR, slow = sym large_copy,
         original = const offset_of!(streaming::Door, memmove)
     )
@@ -48,10 +51,12 @@ pub unsafe extern "C" fn memmove(_: *mut c_void, _: *const c_void, _: usize) -> 
 /// As the original's.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __memcpy_chk(_: *mut c_void, _: *const c_void, _: usize, _: usize) -> *mut c_void {
-    naked_asm!(
-        "cmp rcx, rdx", "jb {overflow}",
-        "cmp rdx, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+pub unsafe extern "C-unwind" fn __memcpy_chk(_: *mut c_void, _: *const c_void, _: usize, _: usize) -> *mut c_void {
+    trampoline!(
+        [
+            "cmp rcx, rdx", "jb {overflow}",
+            "cmp rdx, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+        ],
         overflow = sym streaming::overflow,
         door = sym streaming::DOOR, slow = sym large_copy,
         original = const offset_of!(streaming::Door, memcpy)
@@ -64,10 +69,12 @@ pub unsafe extern "C" fn __memcpy_chk(_: *mut c_void, _: *const c_void, _: usize
 /// As the original's.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __memmove_chk(_: *mut c_void, _: *const c_void, _: usize, _: usize) -> *mut c_void {
-    naked_asm!(
-        "cmp rcx, rdx", "jb {overflow}",
-        "cmp rdx, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+pub unsafe extern "C-unwind" fn __memmove_chk(_: *mut c_void, _: *const c_void, _: usize, _: usize) -> *mut c_void {
+    trampoline!(
+        [
+            "cmp rcx, rdx", "jb {overflow}",
+            "cmp rdx, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+        ],
         overflow = sym streaming::overflow,
         door = sym streaming::DOOR, slow = sym large_copy,
         original = const offset_of!(streaming::Door, memmove)
@@ -76,25 +83,27 @@ pub unsafe extern "C" fn __memmove_chk(_: *mut c_void, _: *const c_void, _: usiz
 
 /// A large copy, or one before the originals are known: that is done here, in any direction.
 #[unsafe(naked)]
-unsafe extern "C" fn large_copy(_: *mut c_void, _: *const c_void, _: usize) -> *mut c_void {
-    naked_asm!(
-        "cmp qword ptr [rip + {door} + {original}], 0",
-        "jne {large}",
-        "mov rax, rdi",
-        "mov rcx, rdx",
-        "mov r8, rdi",
-        "sub r8, rsi",
-        "cmp r8, rdx",
-        "jb 2f", // the destination begins inside the source: from the end
-        "rep movsb",
-        "ret",
-        "2:",
-        "lea rsi, [rsi + rcx - 1]",
-        "lea rdi, [rdi + rcx - 1]",
-        "std",
-        "rep movsb",
-        "cld",
-        "ret",
+unsafe extern "C-unwind" fn large_copy(_: *mut c_void, _: *const c_void, _: usize) -> *mut c_void {
+    trampoline!(
+        [
+            "cmp qword ptr [rip + {door} + {original}], 0",
+            "jne {large}",
+            "mov rax, rdi",
+            "mov rcx, rdx",
+            "mov r8, rdi",
+            "sub r8, rsi",
+            "cmp r8, rdx",
+            "jb 2f", // the destination begins inside the source: from the end
+            "rep movsb",
+            "ret",
+            "2:",
+            "lea rsi, [rsi + rcx - 1]",
+            "lea rdi, [rdi + rcx - 1]",
+            "std",
+            "rep movsb",
+            "cld",
+            "ret",
+        ],
         door = sym streaming::DOOR, original = const offset_of!(streaming::Door, memmove), large = sym streaming::copy
     )
 }

@@ -3,7 +3,6 @@
 //! An exported function compares its return address with the library that called first, and jumps: to ours, or to
 //! that library's own. Everything else takes the long way, with all arguments kept.
 
-use std::arch::naked_asm;
 use std::ffi::{CStr, c_int, c_void};
 use std::mem::offset_of;
 
@@ -17,7 +16,7 @@ use crate::direct::sgemm::sgemm;
 use crate::direct::{self, Blocks, COUNT, DOORS, Door, Dot, Hook, Ours, Role};
 use crate::ggml::copies::{caller, holder};
 use crate::log;
-use crate::startup::{first_ggml_call, guarded};
+use crate::startup::{committed, first_ggml_call, guarded};
 
 /// The functions: the exported ones and [`HOOKS`]. `$ours` has the signature of the original and takes the number.
 macro_rules! hooks {
@@ -45,16 +44,18 @@ macro_rules! hooks {
             #[allow(non_snake_case)]
             #[unsafe(naked)]
             #[unsafe(no_mangle)]
-            pub unsafe extern "C" fn $name() {
-                naked_asm!(
-                    "mov rax, [rsp]",
-                    "sub rax, qword ptr [rip + {doors} + {low}]",
-                    "cmp rax, qword ptr [rip + {doors} + {len}]",
-                    "jae 2f",
-                    "jmp qword ptr [rip + {doors} + {target}]",
-                    "2:",
-                    "mov eax, {number}",
-                    "jmp {enter}",
+            pub unsafe extern "C-unwind" fn $name() {
+                trampoline!(
+                    [
+                        "mov rax, [rsp]",
+                        "sub rax, qword ptr [rip + {doors} + {low}]",
+                        "cmp rax, qword ptr [rip + {doors} + {len}]",
+                        "jae 2f",
+                        "jmp qword ptr [rip + {doors} + {target}]",
+                        "2:",
+                        "mov eax, {number}",
+                        "jmp {enter}",
+                    ],
                     doors = sym DOORS,
                     low = const Number::$name as usize * size_of::<Door>() + offset_of!(Door, low),
                     len = const Number::$name as usize * size_of::<Door>() + offset_of!(Door, len),
@@ -112,7 +113,7 @@ unsafe extern "C" fn quantize<const I: usize>(x: *const f32, y: *mut u8, k: i64)
 }
 
 #[allow(clippy::too_many_arguments)] // the original's
-unsafe extern "C" fn dot<const I: usize>(
+unsafe extern "C-unwind" fn dot<const I: usize>(
     n: c_int,
     s: *mut f32,
     bs: usize,
@@ -127,7 +128,7 @@ unsafe extern "C" fn dot<const I: usize>(
         match usize::try_from(n) {
             Ok(n) if n >= LEAST && nrc == 1 => {
                 direct::count(I);
-                s.write(direct::kernel::<DotFn>(I)(n, x, y));
+                committed(|| s.write(direct::kernel::<DotFn>(I)(n, x, y)));
             }
             _ => direct::original::<Dot>(I)(n, s, bs, x, bx, y, by, nrc),
         }
@@ -136,26 +137,30 @@ unsafe extern "C" fn dot<const I: usize>(
 
 /// The long way of function number `eax`: all of them have integer arguments only, the first six in registers.
 #[unsafe(naked)]
-unsafe extern "C" fn enter() {
-    naked_asm!(
-        "push rdi",
-        "push rsi",
-        "push rdx",
-        "push rcx",
-        "push r8",
-        "push r9",
-        "sub rsp, 8",
-        "mov edi, eax",
-        "mov rsi, [rsp + 56]",
-        "call {find}",
-        "add rsp, 8",
-        "pop r9",
-        "pop r8",
-        "pop rcx",
-        "pop rdx",
-        "pop rsi",
-        "pop rdi",
-        "jmp rax",
+unsafe extern "C-unwind" fn enter() {
+    trampoline!(
+        [
+            "push rdi",
+            "push rsi",
+            "push rdx",
+            "push rcx",
+            "push r8",
+            "push r9",
+            "sub rsp, 8",
+            ".cfi_adjust_cfa_offset 56",
+            "mov edi, eax",
+            "mov rsi, [rsp + 56]",
+            "call {find}",
+            "add rsp, 8",
+            "pop r9",
+            "pop r8",
+            "pop rcx",
+            "pop rdx",
+            "pop rsi",
+            "pop rdi",
+            ".cfi_adjust_cfa_offset -56",
+            "jmp rax",
+        ],
         find = sym find
     )
 }

@@ -3,7 +3,6 @@
 //! `free` is not among them: every block is the original's. Neither is `reallocarray`, which in glibc
 //! calls `realloc`.
 
-use std::arch::naked_asm;
 use std::ffi::{c_int, c_void};
 use std::mem::offset_of;
 
@@ -17,9 +16,11 @@ const _: () = assert!(offset_of!(heap::Door, large) == 0, "the trampolines compa
 /// As the original's; so for all functions here.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn malloc(_: usize) -> *mut c_void {
-    naked_asm!(
-        "cmp rdi, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+pub unsafe extern "C-unwind" fn malloc(_: usize) -> *mut c_void {
+    trampoline!(
+        [
+            "cmp rdi, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+        ],
         door = sym heap::DOOR, slow = sym heap::malloc, original = const offset_of!(heap::Door, malloc)
     )
 }
@@ -30,10 +31,12 @@ pub unsafe extern "C" fn malloc(_: usize) -> *mut c_void {
 /// As the original's.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn calloc(_: usize, _: usize) -> *mut c_void {
-    naked_asm!(
-        "mov rax, rdi", "mul rsi", "jo {slow}",
-        "cmp rax, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+pub unsafe extern "C-unwind" fn calloc(_: usize, _: usize) -> *mut c_void {
+    trampoline!(
+        [
+            "mov rax, rdi", "mul rsi", "jo {slow}",
+            "cmp rax, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+        ],
         door = sym heap::DOOR, slow = sym heap::calloc, original = const offset_of!(heap::Door, calloc)
     )
 }
@@ -44,9 +47,11 @@ pub unsafe extern "C" fn calloc(_: usize, _: usize) -> *mut c_void {
 /// As the original's.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn realloc(_: *mut c_void, _: usize) -> *mut c_void {
-    naked_asm!(
-        "cmp rsi, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+pub unsafe extern "C-unwind" fn realloc(_: *mut c_void, _: usize) -> *mut c_void {
+    trampoline!(
+        [
+            "cmp rsi, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+        ],
         door = sym heap::DOOR, slow = sym heap::realloc, original = const offset_of!(heap::Door, realloc)
     )
 }
@@ -57,9 +62,11 @@ pub unsafe extern "C" fn realloc(_: *mut c_void, _: usize) -> *mut c_void {
 /// As the original's.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn posix_memalign(_: *mut *mut c_void, _: usize, _: usize) -> c_int {
-    naked_asm!(
-        "cmp rdx, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+pub unsafe extern "C-unwind" fn posix_memalign(_: *mut *mut c_void, _: usize, _: usize) -> c_int {
+    trampoline!(
+        [
+            "cmp rdx, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+        ],
         door = sym heap::DOOR, slow = sym heap::posix_memalign, original = const offset_of!(heap::Door, posix_memalign)
     )
 }
@@ -70,9 +77,11 @@ pub unsafe extern "C" fn posix_memalign(_: *mut *mut c_void, _: usize, _: usize)
 /// As the original's.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn aligned_alloc(_: usize, _: usize) -> *mut c_void {
-    naked_asm!(
-        "cmp rsi, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+pub unsafe extern "C-unwind" fn aligned_alloc(_: usize, _: usize) -> *mut c_void {
+    trampoline!(
+        [
+            "cmp rsi, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+        ],
         door = sym heap::DOOR, slow = sym heap::aligned_alloc, original = const offset_of!(heap::Door, aligned_alloc)
     )
 }
@@ -83,9 +92,11 @@ pub unsafe extern "C" fn aligned_alloc(_: usize, _: usize) -> *mut c_void {
 /// As the original's.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn memalign(_: usize, _: usize) -> *mut c_void {
-    naked_asm!(
-        "cmp rsi, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+pub unsafe extern "C-unwind" fn memalign(_: usize, _: usize) -> *mut c_void {
+    trampoline!(
+        [
+            "cmp rsi, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+        ],
         door = sym heap::DOOR, slow = sym heap::memalign, original = const offset_of!(heap::Door, memalign)
     )
 }

@@ -12,9 +12,9 @@ use super::next::Next;
 use crate::memory::{sources, weights};
 use crate::startup::guarded;
 
-type Mmap = unsafe extern "C" fn(*mut c_void, size_t, c_int, c_int, c_int, off_t) -> *mut c_void;
-type Munmap = unsafe extern "C" fn(*mut c_void, size_t) -> c_int;
-type Mremap = unsafe extern "C" fn(*mut c_void, size_t, size_t, c_int, *mut c_void) -> *mut c_void;
+type Mmap = unsafe extern "C-unwind" fn(*mut c_void, size_t, c_int, c_int, c_int, off_t) -> *mut c_void;
+type Munmap = unsafe extern "C-unwind" fn(*mut c_void, size_t) -> c_int;
+type Mremap = unsafe extern "C-unwind" fn(*mut c_void, size_t, size_t, c_int, *mut c_void) -> *mut c_void;
 
 static MMAP: Next<Mmap> = Next::new(c"mmap");
 static MUNMAP: Next<Munmap> = Next::new(c"munmap");
@@ -42,7 +42,7 @@ fn gone(range: Range<usize>) {
 /// # Safety
 /// As for the original.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mmap(
+pub unsafe extern "C-unwind" fn mmap(
     addr: *mut c_void,
     len: size_t,
     prot: c_int,
@@ -67,7 +67,7 @@ pub unsafe extern "C" fn mmap(
 /// # Safety
 /// As for the original.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mmap64(
+pub unsafe extern "C-unwind" fn mmap64(
     addr: *mut c_void,
     len: size_t,
     prot: c_int,
@@ -84,7 +84,7 @@ pub unsafe extern "C" fn mmap64(
 /// # Safety
 /// As for the original.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn munmap(addr: *mut c_void, len: size_t) -> c_int {
+pub unsafe extern "C-unwind" fn munmap(addr: *mut c_void, len: size_t) -> c_int {
     gone(range_of(addr, len));
     // SAFETY: the original with its own arguments.
     unsafe { (MUNMAP.get())(addr, len) }
@@ -96,7 +96,7 @@ pub unsafe extern "C" fn munmap(addr: *mut c_void, len: size_t) -> c_int {
 /// # Safety
 /// As for the original.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mremap(
+pub unsafe extern "C-unwind" fn mremap(
     addr: *mut c_void,
     old_len: size_t,
     new_len: size_t,

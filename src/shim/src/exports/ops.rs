@@ -4,9 +4,10 @@
 //! The exported functions are trampolines that add their return address as a last argument: it tells
 //! which copy of ggml called (see [`crate::ggml::copies`]).
 
-use std::arch::naked_asm;
 use std::ffi::{c_int, c_void};
 use std::time::Instant;
+
+use zen5turbo_host::fault::Fault;
 
 use crate::buffers;
 use crate::ggml::abi::{CPlan, ComputeParams, STATUS_FAILED, Tensor};
@@ -20,7 +21,7 @@ use crate::log::{self, log};
 use crate::memory::copies;
 use crate::placement;
 use crate::reason::Reason;
-use crate::startup::{self, State, first_ggml_call, guarded};
+use crate::startup::{self, State, committed, fault, first_ggml_call, guarded};
 use crate::stats::{self, OpKind};
 use crate::threads::{self, Graph};
 use crate::tuning;
@@ -32,8 +33,8 @@ use crate::tuning;
 /// Called by ggml only.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ggml_cpu_extra_compute_forward(_: *mut ComputeParams, _: *mut Tensor) -> bool {
-    naked_asm!("mov rdx, [rsp]", "jmp {}", sym compute_forward)
+pub unsafe extern "C-unwind" fn ggml_cpu_extra_compute_forward(_: *mut ComputeParams, _: *mut Tensor) -> bool {
+    trampoline!(["mov rdx, [rsp]", "jmp {}"], sym compute_forward)
 }
 
 /// `bool ggml_cpu_extra_work_size(int n_threads, const struct ggml_tensor *, size_t *)`: forwarded
@@ -44,8 +45,8 @@ pub unsafe extern "C" fn ggml_cpu_extra_compute_forward(_: *mut ComputeParams, _
 /// Called by ggml only.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ggml_cpu_extra_work_size(_: c_int, _: *const Tensor, _: *mut usize) -> bool {
-    naked_asm!("mov rcx, [rsp]", "jmp {}", sym work_size)
+pub unsafe extern "C-unwind" fn ggml_cpu_extra_work_size(_: c_int, _: *const Tensor, _: *mut usize) -> bool {
+    trampoline!(["mov rcx, [rsp]", "jmp {}"], sym work_size)
 }
 
 /// `enum ggml_status ggml_graph_compute(struct ggml_cgraph *, struct ggml_cplan *)`.
@@ -54,23 +55,21 @@ pub unsafe extern "C" fn ggml_cpu_extra_work_size(_: c_int, _: *const Tensor, _:
 /// Called with ggml's own arguments.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ggml_graph_compute(_: *mut c_void, _: *mut CPlan) -> c_int {
-    naked_asm!("mov rdx, [rsp]", "jmp {}", sym graph_compute)
+pub unsafe extern "C-unwind" fn ggml_graph_compute(_: *mut c_void, _: *mut CPlan) -> c_int {
+    trampoline!(["mov rdx, [rsp]", "jmp {}"], sym graph_compute)
 }
 
-unsafe extern "C" fn compute_forward(params: *mut ComputeParams, op: *mut Tensor, from: usize) -> bool {
+unsafe extern "C-unwind" fn compute_forward(params: *mut ComputeParams, op: *mut Tensor, from: usize) -> bool {
     let state = first_ggml_call(); // before anything is said about the caller
     let Some(caller) = guarded(None, || caller(from)) else {
         stats::event(Reason::OriginalMissing);
         return false;
     };
-    // A panic in here is a defect; the other threads of the graph take the product all the same, so
-    // this thread must not fall back to the original: it reports the product as computed.
     if state == State::Active {
         // SAFETY: arguments of ggml.
         if let (Some(params), Some(op)) = unsafe { (object(params), object(op)) } {
             // SAFETY: as above.
-            if guarded(true, || unsafe { try_compute(caller, params, op) }) {
+            if committed(|| unsafe { try_compute(caller, params, op) }) {
                 return true;
             }
         } else {
@@ -87,7 +86,8 @@ unsafe extern "C" fn compute_forward(params: *mut ComputeParams, op: *mut Tensor
     }
 }
 
-/// Computes an operation that the graph's plan takes.
+/// Computes an operation that the graph's plan takes. All of it is past the decision, which the plan has made: the other threads
+/// of the graph come to the same answer, whatever happens to this one.
 #[inline]
 unsafe fn try_compute(caller: &Caller, params: &ComputeParams, op: &Tensor) -> bool {
     let Some(abi) = &caller.abi else { return false };
@@ -101,6 +101,9 @@ unsafe fn try_compute(caller: &Caller, params: &ComputeParams, op: &Tensor) -> b
             let node = plan.and_then(|plan| plan.find(op));
             match planned(abi, params, plan, node.map(|node| (node, &node.decision))) {
                 Ok((plan, node, job)) => {
+                    if params.ith == 0 {
+                        fault(Fault::Product);
+                    }
                     // SAFETY: the plan is this graph's.
                     unsafe { execute::run(plan, node, job, abi, params) };
                     return true;
@@ -112,6 +115,9 @@ unsafe fn try_compute(caller: &Caller, params: &ComputeParams, op: &Tensor) -> b
             let node = plan.and_then(|plan| plan.attention.find(op));
             match planned(abi, params, plan, node.map(|node| (node, &node.decision))) {
                 Ok((plan, node, job)) => {
+                    if params.ith == 0 {
+                        fault(Fault::Attention);
+                    }
                     // SAFETY: as above.
                     unsafe { attention::run(plan, node, job, abi, params) };
                     return true;
@@ -161,7 +167,7 @@ unsafe fn count_declined(abi: &Abi, kind: OpKind, weights: *const Tensor, reason
     stats::declined(kind, u8::try_from(ty).unwrap_or(u8::MAX), reason);
 }
 
-unsafe extern "C" fn work_size(threads: c_int, op: *const Tensor, size: *mut usize, from: usize) -> bool {
+unsafe extern "C-unwind" fn work_size(threads: c_int, op: *const Tensor, size: *mut usize, from: usize) -> bool {
     first_ggml_call();
     match guarded(None, || caller(from)).and_then(|c| c.work_size) {
         // SAFETY: the original with its own arguments.
@@ -173,7 +179,7 @@ unsafe extern "C" fn work_size(threads: c_int, op: *const Tensor, size: *mut usi
     }
 }
 
-unsafe extern "C" fn graph_compute(cgraph: *mut c_void, cplan: *mut CPlan, from: usize) -> c_int {
+unsafe extern "C-unwind" fn graph_compute(cgraph: *mut c_void, cplan: *mut CPlan, from: usize) -> c_int {
     let state = first_ggml_call(); // before anything is said about the caller
     let Some(caller) = guarded(None, || caller(from)) else {
         stats::event(Reason::OriginalMissing);
@@ -192,30 +198,48 @@ unsafe extern "C" fn graph_compute(cgraph: *mut c_void, cplan: *mut CPlan, from:
     }
     // SAFETY: arguments of ggml.
     let prepared = guarded(None, || unsafe { prepare(caller, cgraph, cplan) });
-    let started = Instant::now();
-    // SAFETY: the original with its own arguments.
+    let mut ended = Ended { prepared, started: Instant::now(), returned: false };
+    // SAFETY: the original with its own arguments. It may throw: a callback of the program's can.
     let status = unsafe { original(cgraph, cplan) };
-    let ns = started.elapsed().as_nanos() as u64;
-    guarded((), move || {
-        let columns = prepared.as_ref().and_then(|prepared| prepared.columns);
-        drop(prepared);
-        if let Some(columns) = columns {
-            stats::graph(columns, ns);
-        }
-        placement::leave();
-        copies::graph_ended();
-        buffers::graph_ended();
-    });
-    stats::graph_ended();
+    ended.returned = true;
     status
+}
+
+/// A graph that runs: when this is dropped it has ended, in whatever way.
+struct Ended {
+    prepared: Option<Prepared>,
+    started: Instant,
+    returned: bool,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let (mut prepared, ns) = (self.prepared.take(), self.started.elapsed().as_nanos() as u64);
+        if let Some(prepared) = prepared.as_mut().filter(|prepared| !self.returned && prepared.threads > 1) {
+            // Something was thrown past the last barrier: the other threads may still compute by the plan, which stays.
+            std::mem::forget(prepared.running.take());
+        }
+        guarded((), move || {
+            let columns = prepared.as_ref().and_then(|prepared| prepared.columns);
+            drop(prepared);
+            if let Some(columns) = columns {
+                stats::graph(columns, ns);
+            }
+            placement::leave();
+            copies::graph_ended();
+            buffers::graph_ended();
+        });
+        stats::graph_ended();
+    }
 }
 
 /// What is undone when a graph has ended.
 struct Prepared {
     /// Of its plan; `None` when nothing of it is computed here.
     columns: Option<usize>,
-    _running: Option<Running>,
-    _threads: Graph,
+    running: Option<Running>,
+    threads: usize,
+    _graph: Graph,
 }
 
 /// Plans the graph, and who computes it; `None` when the structures of this ggml are not known, or it is to fail.
@@ -234,7 +258,7 @@ unsafe fn prepare(caller: &Caller, cgraph: *mut c_void, cplan: *mut CPlan) -> Op
     // SAFETY: as above.
     let graph = unsafe { Graph::start(caller, cplan, threads, whole) };
     let (running, columns) = planned.unzip();
-    Some(Prepared { columns, _running: running, _threads: graph })
+    Some(Prepared { columns, running, threads: all, _graph: graph })
 }
 
 /// Plans the graph for so many threads; also its columns.
@@ -251,6 +275,7 @@ unsafe fn plan_graph(
     tuning::settle(startup::isa(), |name| caller.find(name));
     let mut columns = 0;
     let running = Running::start(work_data, threads, |plan, pin| {
+        fault(Fault::Plan);
         // SAFETY: the graph is the caller's, its tensors are allocated before it is computed.
         unsafe { plan.make(abi, cgraph, threads, pin) }
         columns = plan.columns;

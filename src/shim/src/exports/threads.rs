@@ -1,15 +1,16 @@
 //! `ggml_threadpool_new` and `ggml_threadpool_free`, which programs often call by a pointer that the CPU backend's
 //! registry handed out, and `ggml_barrier`, which ggml's threads call after nearly every operation.
 
-use std::arch::naked_asm;
 use std::ffi::{CStr, c_void};
 use std::sync::OnceLock;
+
+use zen5turbo_host::fault::Fault;
 
 use crate::ggml::abi::{Barrier, PoolDo, PoolNew, PoolParams};
 use crate::ggml::copies::{Scope, caller, function, only_definer};
 use crate::log;
 use crate::reason::Reason;
-use crate::startup::{State, first_ggml_call, guarded};
+use crate::startup::{State, committed, fault, first_ggml_call, guarded};
 use crate::stats;
 use crate::threads::{barrier, pools};
 
@@ -19,8 +20,8 @@ use crate::threads::{barrier, pools};
 /// As the original's.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ggml_threadpool_new(_: *mut PoolParams) -> *mut c_void {
-    naked_asm!("mov rsi, [rsp]", "jmp {}", sym threadpool_new)
+pub unsafe extern "C-unwind" fn ggml_threadpool_new(_: *mut PoolParams) -> *mut c_void {
+    trampoline!(["mov rsi, [rsp]", "jmp {}"], sym threadpool_new)
 }
 
 /// `void ggml_threadpool_free(struct ggml_threadpool *)`.
@@ -29,8 +30,8 @@ pub unsafe extern "C" fn ggml_threadpool_new(_: *mut PoolParams) -> *mut c_void 
 /// As the original's.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ggml_threadpool_free(_: *mut c_void) {
-    naked_asm!("mov rsi, [rsp]", "jmp {}", sym threadpool_free)
+pub unsafe extern "C-unwind" fn ggml_threadpool_free(_: *mut c_void) {
+    trampoline!(["mov rsi, [rsp]", "jmp {}"], sym threadpool_free)
 }
 
 /// `void ggml_barrier(struct ggml_threadpool *)`.
@@ -39,8 +40,8 @@ pub unsafe extern "C" fn ggml_threadpool_free(_: *mut c_void) {
 /// Called by the threads of a graph only.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ggml_barrier(_: *mut c_void) {
-    naked_asm!("mov rsi, [rsp]", "jmp {}", sym barrier_of)
+pub unsafe extern "C-unwind" fn ggml_barrier(_: *mut c_void) {
+    trampoline!(["mov rsi, [rsp]", "jmp {}"], sym barrier_of)
 }
 
 /// The ggml that a call of a function for pools is meant for.
@@ -62,7 +63,7 @@ fn only_barrier() -> Option<Barrier> {
 }
 
 /// Without an owner there is no pool, which programs take for a failure: ggml then starts threads for each graph.
-unsafe extern "C" fn threadpool_new(params: *mut PoolParams, from: usize) -> *mut c_void {
+unsafe extern "C-unwind" fn threadpool_new(params: *mut PoolParams, from: usize) -> *mut c_void {
     const NAME: &CStr = c"ggml_threadpool_new";
     let state = first_ggml_call(); // before anything is said about the caller
     let Some(scope) = scope(NAME, from) else { return std::ptr::null_mut() };
@@ -78,10 +79,10 @@ unsafe extern "C" fn threadpool_new(params: *mut PoolParams, from: usize) -> *mu
     unsafe { function::<PoolNew>(original)(params) }
 }
 
-unsafe extern "C" fn threadpool_free(pool: *mut c_void, from: usize) {
+unsafe extern "C-unwind" fn threadpool_free(pool: *mut c_void, from: usize) {
     const NAME: &CStr = c"ggml_threadpool_free";
-    // SAFETY: the program has done with its pool.
-    if guarded(false, || unsafe { pools::free(pool) }) {
+    // SAFETY: the program has done with its pool. A panic half way would have the original free it again.
+    if committed(|| unsafe { pools::free(pool) }) {
         return;
     }
     if let Some(original) = scope(NAME, from).and_then(|scope| scope.find(NAME)) {
@@ -90,8 +91,13 @@ unsafe extern "C" fn threadpool_free(pool: *mut c_void, from: usize) {
     }
 }
 
-unsafe extern "C" fn barrier_of(pool: *mut c_void, from: usize) {
-    if barrier::wait(pool) {
+unsafe extern "C-unwind" fn barrier_of(pool: *mut c_void, from: usize) {
+    // Threads that disagree at a barrier compute what nobody can trust.
+    let waited = committed(|| {
+        fault(Fault::Barrier);
+        barrier::wait(pool)
+    });
+    if waited {
         return;
     }
     // A call that is a function's last one returns to where that function was called from, perhaps OpenMP's library.

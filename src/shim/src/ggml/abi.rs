@@ -72,28 +72,28 @@ pub struct PoolParams {
 }
 
 /// `struct ggml_threadpool * ggml_threadpool_new(params)`
-pub type PoolNew = unsafe extern "C" fn(*mut PoolParams) -> *mut c_void;
+pub type PoolNew = unsafe extern "C-unwind" fn(*mut PoolParams) -> *mut c_void;
 /// `void ggml_threadpool_free(pool)`, and `ggml_threadpool_pause`
-pub type PoolDo = unsafe extern "C" fn(*mut c_void);
+pub type PoolDo = unsafe extern "C-unwind" fn(*mut c_void);
 /// `void ggml_threadpool_params_init(params, n_threads)`
-pub type PoolParamsInit = unsafe extern "C" fn(*mut PoolParams, c_int);
+pub type PoolParamsInit = unsafe extern "C-unwind" fn(*mut PoolParams, c_int);
 /// `void ggml_barrier(pool)`
-pub type Barrier = unsafe extern "C" fn(*mut c_void);
+pub type Barrier = unsafe extern "C-unwind" fn(*mut c_void);
 
 /// `GGML_STATUS_FAILED`.
 pub const STATUS_FAILED: c_int = -1;
 
 /// `bool ggml_cpu_extra_compute_forward(params, op)`
-pub type ComputeForward = unsafe extern "C" fn(*mut ComputeParams, *mut Tensor) -> bool;
+pub type ComputeForward = unsafe extern "C-unwind" fn(*mut ComputeParams, *mut Tensor) -> bool;
 /// `bool ggml_cpu_extra_work_size(n_threads, op, size)`
-pub type WorkSize = unsafe extern "C" fn(c_int, *const Tensor, *mut usize) -> bool;
+pub type WorkSize = unsafe extern "C-unwind" fn(c_int, *const Tensor, *mut usize) -> bool;
 /// `enum ggml_status ggml_graph_compute(cgraph, cplan)`
-pub type GraphCompute = unsafe extern "C" fn(*mut c_void, *mut CPlan) -> c_int;
+pub type GraphCompute = unsafe extern "C-unwind" fn(*mut c_void, *mut CPlan) -> c_int;
 /// `void * ggml_backend_reg_get_proc_address(reg, name)`
-pub type GetProcAddress = unsafe extern "C" fn(*mut c_void, *const c_char) -> *mut c_void;
+pub type GetProcAddress = unsafe extern "C-unwind" fn(*mut c_void, *const c_char) -> *mut c_void;
 /// `ggml_backend_buffer_type_t * ggml_backend_dev_get_extra_bufts(device)`
-pub type GetExtraBufts = unsafe extern "C" fn(*mut c_void) -> *mut *mut c_void;
+pub type GetExtraBufts = unsafe extern "C-unwind" fn(*mut c_void) -> *mut *mut c_void;
 /// `void * ggml_aligned_malloc(size)`
-pub type AlignedMalloc = unsafe extern "C" fn(usize) -> *mut c_void;
+pub type AlignedMalloc = unsafe extern "C-unwind" fn(usize) -> *mut c_void;
 /// `void ggml_aligned_free(ptr, size)`
-pub type AlignedFree = unsafe extern "C" fn(*mut c_void, usize);
+pub type AlignedFree = unsafe extern "C-unwind" fn(*mut c_void, usize);

@@ -17,7 +17,7 @@ use crate::startup::guarded;
 use crate::stats;
 
 /// `bool (*supports_op)(ggml_backend_dev_t, const struct ggml_tensor *)`
-type SupportsOp = unsafe extern "C" fn(*mut Device, *const Tensor) -> bool;
+type SupportsOp = unsafe extern "C-unwind" fn(*mut Device, *const Tensor) -> bool;
 
 /// `struct ggml_backend_device` of every release since October 2024 (ggml-backend-impl.h).
 #[repr(C)]
@@ -158,7 +158,7 @@ fn refuse_by(device: *mut Device, abi: &'static Abi) -> bool {
 }
 
 /// The replacement.
-unsafe extern "C" fn supports_op(device: *mut Device, op: *const Tensor) -> bool {
+unsafe extern "C-unwind" fn supports_op(device: *mut Device, op: *const Tensor) -> bool {
     let Some(slot) = DEVICES.iter().find(|slot| slot.device.load(Ordering::Acquire) == device) else { return false };
     let original = slot.original.load(Ordering::Acquire) as *mut c_void;
     // SAFETY: the original with its own arguments. It was stored before the device was changed.

@@ -422,7 +422,7 @@ fn mappings_are_exhausted() -> bool {
 }
 
 fn map_count_limit() -> usize {
-    let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
+    let text = proc::read_text("/proc/sys/vm/max_map_count").unwrap_or_default();
     text.trim().parse().unwrap_or(65_530) // the kernel's default
 }
 

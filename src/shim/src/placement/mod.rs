@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use zen5turbo_host::cpuset::{self, CpuSet};
 use zen5turbo_host::memory::map::SMALL_PAGE;
 use zen5turbo_host::numa::{self, MAX_NODES, NodeMask, Policy};
+use zen5turbo_host::seccomp;
 use zen5turbo_host::topology::{SYSFS, Topology};
 
 use crate::config::config;
@@ -74,7 +75,8 @@ impl Machine for Here {
     }
 
     fn policy_is_default(&self) -> Option<bool> {
-        numa::thread_policy_is_default().ok()
+        // A filter may kill at the question, and at all that would follow.
+        if seccomp::is_filtered() { None } else { numa::thread_policy_is_default().ok() }
     }
 
     fn current_node(&self) -> Option<usize> {
