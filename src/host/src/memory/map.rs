@@ -459,7 +459,7 @@ pub fn first_bytes<const N: usize>(fd: c_int) -> Option<[u8; N]> {
 pub(super) mod tests {
     use super::*;
     use std::io::Write;
-    use std::os::fd::AsFd;
+    use std::os::fd::AsRawFd;
 
     fn bytes(range: Range<usize>) -> &'static [u8] {
         // SAFETY: the tests ask for mapped memory only.
@@ -477,36 +477,61 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn pages_of_a_file_are_replaced_by_a_region_with_the_same_bytes() {
+    fn reserved_space_gets_memory_by_parts_and_is_filled_from_a_file() {
         let file = file(2 * HUGE_PAGE);
-        let target = Region::reserve(2 * HUGE_PAGE, HUGE_PAGE).unwrap();
-        let range = target.range();
-        assert!(range.start.is_multiple_of(HUGE_PAGE));
-        // SAFETY: over our own region.
+        let space = Region::reserve(4 * HUGE_PAGE, HUGE_PAGE).unwrap().into_range();
+        let part = space.start + HUGE_PAGE..space.start + 3 * HUGE_PAGE;
+        // SAFETY: a region of this test, as all below.
         unsafe {
-            map_file_over(range.clone(), libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0).unwrap();
+            back(part.clone(), Pages::Transparent).unwrap();
+            match populate(part.clone()) {
+                Err(e) if e.kind() == io::ErrorKind::Unsupported => {}
+                other => other.unwrap(),
+            }
+            read_into(part.clone(), file.as_raw_fd(), 0).unwrap();
         }
-        let before = bytes(range.clone()).to_vec();
-        let mut region = Region::new(HUGE_PAGE, Pages::Transparent).unwrap();
-        region.populate().unwrap();
-        region.fill(0..region.range().len(), file.as_fd(), HUGE_PAGE as u64).unwrap();
-        // SAFETY: the same bytes.
-        unsafe { region.move_to(range.start + HUGE_PAGE).unwrap() };
-        assert_eq!(bytes(range.clone()), before);
-        assert_eq!(resident(range), Some((2 * HUGE_PAGE / SMALL_PAGE, 2 * HUGE_PAGE / SMALL_PAGE)));
+        assert!(bytes(part.clone()).iter().enumerate().all(|(i, &b)| b == (i / 7) as u8));
+        assert_eq!(resident(part.clone()), Some((2 * HUGE_PAGE / SMALL_PAGE, 2 * HUGE_PAGE / SMALL_PAGE)));
+        // SAFETY: as above.
+        unsafe { unback(part.clone()) };
+        assert!(lies_reserved(space.clone()), "without access again");
+        let short = part.start..part.start + HUGE_PAGE;
+        // SAFETY: as above.
+        unsafe {
+            back(short.clone(), Pages::Transparent).unwrap();
+            let end = read_into(short.clone(), file.as_raw_fd(), 2 * HUGE_PAGE as u64 - 5);
+            assert_eq!(end.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        }
+        assert!(!lies_reserved(short));
+        // SAFETY: as above.
+        unsafe { unmap(space) };
     }
 
     #[test]
-    fn a_short_file_and_a_missing_pool_are_errors() {
-        let file = file(HUGE_PAGE - 1);
-        let mut region = Region::new(HUGE_PAGE, Pages::Transparent).unwrap();
-        assert_eq!(
-            region.fill(0..region.range().len(), file.as_fd(), 0).unwrap_err().kind(),
-            io::ErrorKind::UnexpectedEof
-        );
+    fn pages_that_are_missing_are_an_error_and_the_space_stays_ours() {
         // More than any pool here has.
         let giant = Region::new(1 << 45, Pages::Giant).and_then(|r| r.populate());
         assert!(giant.is_err());
+        let space = Region::reserve(1 << 40, GIANT_PAGE).unwrap();
+        // SAFETY: a region of this test.
+        let refused = unsafe { back(space.range(), Pages::Giant) }.unwrap_err();
+        assert!(!refused.is_lost && lies_reserved(space.range()), "{refused:?}");
+    }
+
+    #[test]
+    fn a_file_is_mapped_near_and_never_over_what_is_there() {
+        let file = file(HUGE_PAGE);
+        let near = free_address(HUGE_PAGE, HUGE_PAGE).unwrap();
+        assert!(near.is_multiple_of(HUGE_PAGE));
+        let map = |near| map_file(near, HUGE_PAGE, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0).unwrap();
+        let first = map(near);
+        let second = map(first);
+        assert_ne!(first, second);
+        for at in [first, second] {
+            assert_eq!(bytes(at..at + HUGE_PAGE)[HUGE_PAGE - 1], ((HUGE_PAGE - 1) / 7) as u8);
+            // SAFETY: mapped above.
+            unsafe { unmap(at..at + HUGE_PAGE) };
+        }
     }
 
     /// Without reserved pages, as on most machines, every region is refused here.
@@ -559,22 +584,11 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_lies_at_the_multiple_may_be_in_the_middle() {
-        for head in [0, SMALL_PAGE, 16 << 20, GIANT_PAGE - HUGE_PAGE] {
-            let range = Region::reserve_after(head, 5 * HUGE_PAGE, GIANT_PAGE).unwrap().range();
-            assert!((range.start + head).is_multiple_of(GIANT_PAGE));
-            assert_eq!(range.len(), 5 * HUGE_PAGE);
-        }
-    }
-
-    #[test]
     fn a_file_is_known_by_its_identity_and_its_first_bytes() {
         let (a, b) = (file(4096), file(4097));
-        let copy = duplicate(a.as_raw_fd()).unwrap();
-        assert_eq!(FileId::of(copy.as_raw_fd()).unwrap(), FileId::of(a.as_raw_fd()).unwrap());
         assert_ne!(FileId::of(b.as_raw_fd()).unwrap(), FileId::of(a.as_raw_fd()).unwrap());
         assert_eq!(first_bytes::<8>(a.as_raw_fd()), Some([0, 0, 0, 0, 0, 0, 0, 1]));
-        assert_eq!(first_bytes::<4096>(copy.as_raw_fd()).unwrap()[4095], (4095 / 7) as u8);
-        assert!(FileId::of(-1).is_err() && duplicate(-1).is_err() && first_bytes::<1>(-1).is_none());
+        assert_eq!(first_bytes::<4096>(a.as_raw_fd()).unwrap()[4095], (4095 / 7) as u8);
+        assert!(FileId::of(-1).is_err() && first_bytes::<1>(-1).is_none());
     }
 }

@@ -95,7 +95,7 @@ mod tests {
         let ours = MarkedFile::reopen(program.as_raw_fd()).unwrap();
         let fd = ours.get().expect("open").as_raw_fd();
         assert!(fd >= FIRST_FD && fd != program.as_raw_fd());
-        let mut bytes = [0; 16];
+        let mut bytes = [0_u8; 16];
         // SAFETY: a buffer of this function.
         unsafe { read_into(bytes.as_mut_ptr() as usize..bytes.as_mut_ptr() as usize + 16, fd, 7).unwrap() };
         assert_eq!(bytes[0], 1);
