@@ -9,6 +9,7 @@
 
 pub mod changes;
 pub mod counters;
+mod fit;
 mod laps;
 mod mapping;
 pub mod pace;

@@ -139,7 +139,7 @@ fn work(mut ladder: Vec<Pages>) {
         drop(locked);
         // The memory of the pool is nobody else's, taken or not.
         let is_shared = run.kind == Pages::Transparent;
-        let spare = if is_shared { budget.spare() } else { u64::MAX };
+        let spare = if is_shared { budget.spare().unwrap_or(0) } else { u64::MAX };
         // While somebody waits for memory, what is taken now would have to be given back at once.
         if spare < (run.bytes() + RELIEF) as u64 || is_shared && budget.pressure().is_high() {
             put_back(&run);
@@ -413,7 +413,7 @@ pub fn relieve(locked: &mut Locked, budget: &Budget) -> bool {
     if locked.mappings.iter().all(|m| m.last_transparent().is_none()) {
         return false;
     }
-    if !budget.pressure().is_high() && budget.spare() > 0 {
+    if !budget.pressure().is_high() && budget.spare() != Some(0) {
         return false;
     }
     let mut bytes = 0;

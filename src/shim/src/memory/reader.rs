@@ -3,9 +3,10 @@
 //! At a cold start a program maps its model with `MAP_POPULATE` and waits until all of it has been
 //! read. Here the mapping comes back at once, and this thread reads the file while the program goes
 //! on: in the order of the file, and from the first graph on in the order in which its products use
-//! the weights. Of a model that is larger than memory it reads no more than fits, and then keeps a
-//! window ahead of the products (see [`super::laps`]). It reads into the page cache and touches no memory
-//! of the program's; a file that is in the cache already is mapped as the program asked for.
+//! the weights. Of models that are larger than memory, all parts together (see [`super::fit`]), it reads no more than fits, and
+//! then keeps a window ahead of the products (see [`super::laps`]). It reads into the page cache and touches no memory
+//! of the program's; a file that is in the cache already is mapped as the program asked for, and one that lies in memory
+//! itself (tmpfs) is left alone.
 //!
 //! Measured on an EPYC of the Zen 4 family, two cores, 2026-11-21, a virtual disk that reads 2.1 GB/s
 //! once its host has the file (0.4 GB/s the first time); synthetic models, two threads, a prompt of 9
@@ -27,7 +28,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, Ordering::Relaxed};
 use std::time::Instant;
 
 use libc::c_int;
@@ -36,6 +38,7 @@ use zen5turbo_host::memory::{Budget, page_cache};
 use zen5turbo_host::thread;
 
 use super::counters;
+use super::fit::{self, Fit, Verdict, Watch, bytes_read};
 use super::laps::{Laps, PageId, Step};
 use super::mapping::{Mapping, ModelFile, Page};
 use super::registry::{self, Locked, Registry};
@@ -48,14 +51,29 @@ use crate::stats;
 /// is followed soon.
 const AT_ONCE: usize = 4;
 
+/// Where there is room for the models so many times, the first graphs need not tell whether they fit.
+const PLENTY: u64 = 2;
+
 /// Counts what the reader may be waiting for.
 static CHANGES: AtomicU32 = AtomicU32::new(0);
 
-/// Which product is computed: its lap in the upper half, its place in the lower one.
-static POSITION: AtomicU64 = AtomicU64::new(0);
+/// The place of the product that is computed.
+static PLACE: AtomicU32 = AtomicU32::new(0);
 
-/// Whether products tell where they are: a model is larger than memory.
-static FOLLOWS: AtomicBool = AtomicBool::new(false);
+/// What graphs are to tell.
+static TELLS: AtomicU8 = AtomicU8::new(NOTHING);
+/// No model can be too large.
+const NOTHING: u8 = 0;
+/// The models seem to fit: whether the kernel reads much more than it has ([`ENOUGH`]).
+const IF_READ_AGAIN: u8 = 1;
+/// Which pages they use: a model is too large, or not known to fit.
+const PAGES: u8 = 2;
+
+/// When this process has read so many bytes, the kernel reads pages of the models again.
+static ENOUGH: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// When that was looked at last, in [`fit::PERIOD`]s.
+static LOOKED: AtomicU64 = AtomicU64::new(0);
 
 /// What is to be read ahead; part of the registry, and locked with it.
 #[derive(Debug)]
@@ -64,19 +82,42 @@ pub struct Ahead {
     todo: VecDeque<PageId>,
     /// `todo` is in the order of a graph.
     is_ordered: bool,
+    /// Numbers of the mappings that could be too large: not those of files in memory.
+    followed: Vec<u64>,
+    watch: Watch,
     laps: Laps,
     is_running: bool,
 }
 
 impl Ahead {
     pub const fn new() -> Self {
-        Ahead { todo: VecDeque::new(), is_ordered: false, laps: Laps::new(), is_running: false }
+        Ahead {
+            todo: VecDeque::new(),
+            is_ordered: false,
+            followed: Vec::new(),
+            watch: Watch::new(),
+            laps: Laps::new(),
+            is_running: false,
+        }
     }
 
     /// Nothing is read any more: reading was refused, or this is a forked child, without the thread.
     pub fn forget(&mut self) {
         *self = Self::new();
-        FOLLOWS.store(false, Ordering::Relaxed);
+        TELLS.store(NOTHING, Relaxed);
+    }
+
+    /// Whether pages are read ahead of the products and released behind them.
+    fn streams(&self) -> bool {
+        matches!(self.watch.fit, Fit::TooLarge(_))
+    }
+
+    /// The models fit, as far as is known now.
+    fn fits(&mut self, pages: u64, read: u64) {
+        self.watch.set(Fit::Fits);
+        self.laps.resume();
+        ENOUGH.store(read.saturating_add(fit::is_of_note(pages)), Relaxed);
+        TELLS.store(IF_READ_AGAIN, Relaxed);
     }
 
     /// Puts what is still to be read of `first` before all else.
@@ -106,15 +147,67 @@ pub enum Start {
     ReadPart(u64),
 }
 
-/// Looks whether these bytes of a file, whole small pages, are in memory, and else whether they have room in the
-/// `spare` bytes.
-pub fn start_of(fd: c_int, bytes: Range<u64>, spare: u64) -> Start {
+/// Looks whether these bytes of a file, whole small pages, are in memory, and else whether they can be together with all
+/// models that are mapped.
+pub fn start_of(fd: c_int, bytes: Range<u64>, budget: &Budget) -> Start {
     let len = bytes.end - bytes.start;
     // SAFETY: the program's descriptor, which it is mapping from while this is called.
-    if page_cache::is_cached(unsafe { BorrowedFd::borrow_raw(fd) }, bytes, HUGE_PAGE) {
-        return Start::Populate;
+    match page_cache::is_cached(unsafe { BorrowedFd::borrow_raw(fd) }, bytes, HUGE_PAGE) {
+        Some(true) => return Start::Populate,
+        Some(false) => {}
+        // Reading what is there already costs little.
+        None => stats::event_once(Reason::PageCacheUnknown),
     }
-    if spare < len { Start::ReadPart(spare / 2) } else { Start::Read }
+    let (most, room) = (budget.most_of_files(), budget.room_for_files());
+    let mut locked = registry::lock();
+    let others = followed_bytes(&locked);
+    // What is not known is no reason to read otherwise than the program wants it.
+    if most.is_none_or(|most| others + len <= most) {
+        return Start::Read;
+    }
+    // Of the parts that were mapped before no more is read, either.
+    let all = room.unwrap_or(0) as usize / 2 / HUGE_PAGE;
+    locked.ahead.todo.truncate(all);
+    let rest = all - locked.ahead.todo.len();
+    Start::ReadPart((rest * HUGE_PAGE) as u64)
+}
+
+/// Bytes of all models that are mapped, but for files in memory.
+fn followed_bytes(registry: &Registry) -> u64 {
+    let followed = registry.mappings.iter().filter(|m| registry.ahead.followed.contains(&m.number));
+    followed.map(|m| m.range.len() as u64).sum()
+}
+
+/// A model was mapped at this address. `is_too_large`: with it the models are larger than memory, whatever is evicted;
+/// `room`: so many bytes of files have room.
+pub fn mapped(at: usize, is_too_large: bool, room: u64) {
+    let mut locked = registry::lock();
+    let Registry { mappings, ahead, .. } = &mut *locked;
+    let Some(mapping) = mappings.iter().find(|m| m.range.start == at) else { return };
+    ahead.followed.retain(|number| mappings.iter().any(|m| m.number == *number));
+    ahead.followed.push(mapping.number);
+    if is_too_large {
+        let all: u64 =
+            mappings.iter().filter(|m| ahead.followed.contains(&m.number)).map(|m| m.range.len() as u64).sum();
+        ahead.watch.set(Fit::TooLarge(all));
+        mark_too_large(mappings, ahead);
+    } else if !ahead.streams() {
+        let all = followed_bytes(&locked);
+        let ahead = &mut locked.ahead;
+        if room / PLENTY >= all {
+            // Loading is no reading again.
+            ahead.fits(all, bytes_read().saturating_add(all));
+        } else {
+            ahead.watch.set(Fit::Unknown);
+            TELLS.store(PAGES, Relaxed);
+        }
+    }
+}
+
+fn mark_too_large(mappings: &mut [Mapping], ahead: &Ahead) {
+    mappings.iter_mut().filter(|m| ahead.followed.contains(&m.number)).for_each(|m| m.is_too_large = true);
+    TELLS.store(PAGES, Relaxed);
+    stats::event_once(Reason::ModelLargerThanMemory);
 }
 
 /// Has at most `bytes` of a registered mapping read, from its beginning on. The registry is not locked.
@@ -124,7 +217,9 @@ pub fn begin(number: u64, bytes: u64) {
     let pages = mapping.range.len().min(bytes as usize).div_ceil(HUGE_PAGE);
     locked.ahead.todo.extend((0..pages).map(|i| (number, i)));
     locked.ahead.is_ordered = false;
-    run(locked);
+    if pages > 0 {
+        run(locked);
+    }
 }
 
 /// Starts the thread, or wakes it.
@@ -147,9 +242,10 @@ fn fail(reason: Reason) {
 
 /// Nothing that is known now is read any more. The thread ends when it finds that out.
 pub fn stop(registry: &mut Registry) {
-    FOLLOWS.store(false, Ordering::Relaxed);
-    registry.ahead.todo = VecDeque::new();
-    registry.ahead.laps = Laps::new();
+    TELLS.store(NOTHING, Relaxed);
+    let ahead = &mut registry.ahead;
+    (ahead.todo, ahead.laps, ahead.watch) = (VecDeque::new(), Laps::new(), Watch::new());
+    ahead.followed = Vec::new();
     changed();
 }
 
@@ -172,70 +268,139 @@ pub fn order(registry: &mut Registry, weights: impl Iterator<Item = Range<usize>
     registry.ahead.put_first(pages.flatten());
 }
 
-/// Whether [`follow`] is to be called for graphs, and [`reached`] for products: one load.
+/// Whether [`follow`] is to be called for graphs: one load, and a system call where models seem to fit.
 #[inline]
 pub fn follows() -> bool {
-    FOLLOWS.load(Ordering::Relaxed)
+    match TELLS.load(Relaxed) {
+        NOTHING => false,
+        PAGES => true,
+        _ => has_read_again(),
+    }
 }
 
-/// A graph begins: gives each product, by the range of its weights, its place in the order of pages;
-/// none when they do not lie in a model that is larger than memory.
+#[cold]
+fn has_read_again() -> bool {
+    static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let now = (STARTED.elapsed().as_nanos() / fit::PERIOD.as_nanos()) as u64 + 1;
+    LOOKED.swap(now, Relaxed) != now && bytes_read() >= ENOUGH.load(Relaxed)
+}
+
+/// A graph begins: takes note of the pages that each product uses, by the range of its weights, and gives it its place in
+/// the order of pages; none when they do not lie in a model that is larger than memory.
 pub fn follow<'a>(products: impl Iterator<Item = (Range<usize>, &'a mut Option<u32>)>) {
+    let read = bytes_read();
     let mut locked = registry::lock();
     let Registry { mappings, ahead, .. } = &mut *locked;
-    if ahead.laps.first().is_some_and(|(number, _)| mappings.iter().all(|m| m.number != number)) {
-        ahead.laps = Laps::new(); // that model is gone
-    }
-    if mappings.iter().all(|m| !m.is_too_large) {
-        FOLLOWS.store(false, Ordering::Relaxed);
+    ahead.followed.retain(|number| mappings.iter().any(|m| m.number == *number));
+    if ahead.followed.is_empty() {
+        TELLS.store(NOTHING, Relaxed);
+        ahead.laps = Laps::new();
         return;
     }
-    let (mut any, mut next) = (false, 0);
-    for (range, place) in products {
-        let Some(m) = mappings.iter().find(|m| m.is_too_large && m.range.contains(&range.start)) else { continue };
-        let here = next;
-        for i in m.pages_of(&range) {
-            next = ahead.laps.uses(here, (m.number, i)).max(next);
-        }
-        *place = Some(here);
-        any = true;
+    if ahead.laps.first().is_some_and(|(number, _)| !ahead.followed.contains(&number)) {
+        ahead.laps = Laps::new(); // that model is gone
     }
-    if any {
-        let lap = (POSITION.load(Ordering::Relaxed) >> 32) + 1;
-        POSITION.store(lap << 32, Ordering::Relaxed);
+    match ahead.watch.fit {
+        Fit::LeftAlone => return TELLS.store(NOTHING, Relaxed),
+        Fit::Fits => {
+            ahead.watch.set(Fit::Unknown);
+            ahead.laps.resume();
+            TELLS.store(PAGES, Relaxed);
+        }
+        Fit::Unknown | Fit::TooLarge(_) => {}
+    }
+    let streams = ahead.streams();
+    let (lap, grew) = (ahead.laps.lap(), ahead.laps.has_grown());
+    let mut first = None;
+    ahead.laps.begin_graph();
+    for (range, place) in products {
+        let Some(m) = mappings.iter().find(|m| m.range.contains(&range.start)) else { continue };
+        if !ahead.followed.contains(&m.number) {
+            continue;
+        }
+        let here = ahead.laps.product(m.pages_of(&range).map(|i| (m.number, i)));
+        first.get_or_insert(here);
+        *place = streams.then_some(here);
+    }
+    let Some(first) = first else { return };
+    if ahead.laps.lap() != lap {
+        let pages = (ahead.laps.pages() * HUGE_PAGE) as u64;
+        let is_loaded = ahead.todo.is_empty();
+        let verdict = ahead.watch.lap_ended(read, pages, is_loaded && !grew);
+        if !is_loaded {
+            ahead.watch.skip_lap();
+        }
+        match verdict {
+            Verdict::Open => {}
+            Verdict::Fits => ahead.fits(pages, read),
+            Verdict::ReadAgain(bytes) => {
+                drop(locked);
+                return read_again(bytes, pages, read);
+            }
+            Verdict::NoGain => {
+                log!(info, "releasing pages gains nothing here: it is left to the kernel");
+                stats::event(Reason::ReleasingGainsNothing);
+                ahead.watch.set(Fit::LeftAlone);
+                ahead.laps = Laps::new();
+            }
+        }
+    }
+    if streams {
+        PLACE.store(first, Relaxed);
         run(locked);
     }
+}
+
+/// In the lap that has ended the kernel has read `bytes` again, of `pages` bytes that a lap uses. Is memory too small for
+/// them, and would streaming read less?
+fn read_again(bytes: u64, pages: u64, read: u64) {
+    let room = room(&Budget::of_this_process());
+    let mut locked = registry::lock();
+    let Registry { mappings, ahead, .. } = &mut *locked;
+    let Some(room) = room else {
+        stats::event_once(Reason::MemoryUnknown);
+        return ahead.fits(pages, read);
+    };
+    let streamed = (ahead.laps.read_with(room) * HUGE_PAGE) as u64;
+    log!(debug, "{} MiB were read again in a lap; streaming would read {}", bytes >> 20, streamed >> 20);
+    // Nothing to be streamed: something else was read, or somebody else needed memory for a moment.
+    if streamed == 0 || streamed >= bytes {
+        return ahead.fits(pages, read);
+    }
+    ahead.watch.set(Fit::TooLarge(bytes));
+    mark_too_large(mappings, ahead);
+}
+
+/// Pages that can stay: what is left for files, less a little for other files that are in use, as libraries are, and for
+/// what the program takes next.
+fn room(budget: &Budget) -> Option<usize> {
+    let room = budget.room_for_files()?;
+    Some(room.saturating_sub((room / 16).clamp(8 << 20, 1 << 30)) as usize / HUGE_PAGE)
 }
 
 /// The product at this place begins; to be called by one thread.
 #[inline]
 pub fn reached(place: u32) {
-    let lap = POSITION.load(Ordering::Relaxed) >> 32;
-    POSITION.store(lap << 32 | u64::from(place), Ordering::Relaxed);
+    PLACE.store(place, Relaxed);
     changed();
-}
-
-/// A mapping is larger than the memory it may take.
-pub fn too_large(mapping: &mut Mapping) {
-    mapping.is_too_large = true;
-    FOLLOWS.store(true, Ordering::Relaxed);
-    stats::event_once(Reason::ModelLargerThanMemory);
 }
 
 fn work() {
     let budget = Budget::of_this_process();
-    let mut known_lap = 0;
+    let mut known_lap = None;
     loop {
         let seen = CHANGES.load(Ordering::Acquire);
-        let position = POSITION.load(Ordering::Relaxed);
-        let (lap, place) = (position >> 32, position as u32);
-        let room = (lap != known_lap).then(|| budget.spare() as usize / HUGE_PAGE);
-        known_lap = lap;
         let mut locked = registry::lock();
-        if let Some(room) = room {
-            locked.ahead.laps.set_room(room, lap);
+        if locked.ahead.streams() && known_lap != Some(locked.ahead.laps.lap()) {
+            known_lap = Some(locked.ahead.laps.lap());
+            drop(locked);
+            let room = room(&budget).unwrap_or(usize::MAX);
+            locked = registry::lock();
+            locked.ahead.laps.set_room(room);
         }
-        let done = match locked.ahead.laps.next(lap, place) {
+        let place = PLACE.load(Relaxed);
+        let step = if locked.ahead.streams() { locked.ahead.laps.next(place) } else { None };
+        let done = match step {
             Some(Step::Release(page)) => {
                 release(&mut locked, page);
                 true
@@ -250,7 +415,7 @@ fn work() {
                     drop(locked);
                     read(Some(part))
                 }
-                None if locked.ahead.laps.is_empty() => {
+                None if !locked.ahead.streams() || locked.ahead.laps.pages() == 0 => {
                     locked.ahead.is_running = false;
                     return;
                 }
@@ -313,7 +478,7 @@ fn read(part: Option<Part>) -> bool {
 /// process has mapped stays.
 fn release(locked: &mut Locked, (number, index): PageId) {
     let Some(mapping) = locked.by_number(number) else { return };
-    if mapping.page(index) != Page::File || mapping.locked || !mapping.file.is_the_same() {
+    if !matches!(mapping.page(index), Page::File | Page::Wanted) || mapping.locked || !mapping.file.is_the_same() {
         return;
     }
     let at = mapping.address(index);

@@ -1,7 +1,7 @@
 //! From the mapping of a model file to the queue of pages that products read.
 
 use std::ops::Range;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use libc::{c_int, off_t};
@@ -41,11 +41,18 @@ pub fn may_be_model(addr: usize, len: usize, prot: c_int, flags: c_int, fd: c_in
 /// nothing is to be done here, or when anything is refused: then the program's own call decides.
 pub fn map(len: usize, flags: c_int, fd: c_int, offset: off_t) -> Option<usize> {
     let is_wanted = config().huge_pages != HugePages::Off || config().prefetch.reads_pages();
-    if matches!(startup::state(), State::Disabled | State::Passthrough) || !is_wanted {
+    // A process in which ggml has not been seen is not touched: what it maps now it does not map for ggml.
+    let is_active = startup::state() == State::Active || cfg!(any(test, feature = "fuzzing"));
+    if !is_active || !is_wanted {
         return None;
     }
+    // SAFETY: the program's descriptor, which it is mapping from while this is called.
+    let file = unsafe { BorrowedFd::borrow_raw(fd) };
     let kind = flags & (libc::MAP_SHARED | libc::MAP_PRIVATE);
-    if kind != libc::MAP_SHARED && kind != libc::MAP_PRIVATE || map::first_bytes(fd) != Some(MAGIC) {
+    if kind != libc::MAP_SHARED && kind != libc::MAP_PRIVATE
+        || !page_cache::is_plain_file(file)
+        || map::first_bytes(fd) != Some(MAGIC)
+    {
         return None;
     }
     if registry::lock().locks_future {
@@ -53,27 +60,34 @@ pub fn map(len: usize, flags: c_int, fd: c_int, offset: off_t) -> Option<usize> 
         return None; // see `changes::locked_all`
     }
     let offset = u64::try_from(offset).ok()?;
-    // What the program wants to wait for can be read while it goes on.
-    let is_late = flags & libc::MAP_POPULATE != 0 && config().prefetch.reads_pages();
     let len = len.checked_next_multiple_of(SMALL_PAGE)?;
-    let spare = Budget::of_this_process().spare();
-    let start = if is_late { reader::start_of(fd, offset..offset + len as u64, spare) } else { Start::Populate };
+    let in_memory = page_cache::is_memory(file);
+    if in_memory {
+        stats::event_once(Reason::FileInMemory);
+    }
+    let budget = Budget::of_this_process();
+    // What the program wants to wait for can be read while it goes on.
+    let is_late = flags & libc::MAP_POPULATE != 0 && config().prefetch.reads_pages() && !in_memory;
+    let start = if is_late { reader::start_of(fd, offset..offset + len as u64, &budget) } else { Start::Populate };
     let now = if start == Start::Populate { flags } else { flags & !libc::MAP_POPULATE };
     // Of a model that is larger than memory, a touch shall not bring more than it needs.
-    let huge = config().huge_pages != HugePages::Off && spare >= len as u64 && thp_available();
-    let Ok(mut mapping) = place(len, now, fd, offset, huge) else {
+    let room = budget.room_for_files().unwrap_or(0);
+    let is_too_large = matches!(start, Start::ReadPart(_));
+    let huge = config().huge_pages != HugePages::Off && !is_too_large && room >= len as u64 && thp_available();
+    let Ok(mapping) = place(len, now, fd, offset, huge && !in_memory) else {
         stats::event(Reason::MappingNotPlaced);
         return None;
     };
     let to_read = match start {
         Start::Populate => None,
         Start::Read => Some(u64::MAX),
-        Start::ReadPart(bytes) => {
-            reader::too_large(&mut mapping);
-            Some(bytes)
-        }
+        Start::ReadPart(bytes) => Some(bytes),
     };
-    Some(register(mapping, to_read))
+    let at = register(mapping, to_read);
+    if config().prefetch.reads_pages() && !in_memory {
+        reader::mapped(at, is_too_large, room);
+    }
+    Some(at)
 }
 
 /// Address space, then the file over it: nobody else can get in between. `huge` asks for huge pages of the page cache.
