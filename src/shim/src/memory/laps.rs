@@ -6,7 +6,7 @@
 //! others pass through a window: read shortly before their products, released behind them.
 //!
 //! A lap is seldom more than a graph, but may be many: `llama-imatrix` looks at every product's result and has each
-//! computed as a graph of its own. So a lap ends where a graph begins with a page that was used before, and a page is
+//! computed as a graph of its own. So a lap ends where a graph begins with weights that the lap has used before, and a page is
 //! behind when a product has used it, not when a graph has ended.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -19,6 +19,10 @@ const MOST_AHEAD: usize = 32;
 
 /// The share of the room that the window takes.
 const SHARE_AHEAD: usize = 8;
+
+/// The largest share of the room that is left for the pages of the product that runs. A larger product, as that with the
+/// words of a small model is, passes through the kernel's lists in any case.
+const SHARE_IN_USE: usize = 6;
 
 /// What is to be done next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +65,10 @@ pub struct Laps {
     behind: Vec<u32>,
     /// Pages of the products of the graph that runs, with the products' places, in order.
     running: VecDeque<(u32, u32)>,
+    /// Most pages that a product uses: they are all in memory until it has ended.
+    largest: usize,
+    /// Address of each product's weights, and the lap that used them last.
+    used_in: BTreeMap<usize, u64>,
     /// The place behind all products of the lap that are known.
     next: Option<u32>,
     /// The next product is a graph's first.
@@ -83,6 +91,8 @@ impl Laps {
             looked_at: 0,
             behind: Vec::new(),
             running: VecDeque::new(),
+            largest: 0,
+            used_in: BTreeMap::new(),
             next: None,
             is_first: true,
             lap: 0,
@@ -122,20 +132,19 @@ impl Laps {
         self.is_first = true;
     }
 
-    /// Takes note of the next product of the graph, which uses these pages, and returns its place.
-    pub fn product(&mut self, pages: impl Iterator<Item = PageId>) -> u32 {
+    /// Takes note of the next product of the graph, whose weights lie at this address and in these pages, and returns its
+    /// place.
+    pub fn product(&mut self, weights: usize, pages: impl Iterator<Item = PageId>) -> u32 {
         let mut pages = pages.peekable();
-        if std::mem::take(&mut self.is_first) {
+        let is_used = self.used_in.get(&weights) == Some(&self.lap);
+        if std::mem::take(&mut self.is_first) && (is_used || self.next.is_none()) {
             let known = pages.peek().and_then(|page| self.numbers.get(page)).copied();
-            match (self.next, known) {
-                (None, known) => self.begin_lap(known.unwrap_or(self.order.len() as u32)),
-                // Two tensors may share the page at their border.
-                (Some(next), Some(number)) if number + 1 < next => self.begin_lap(number),
-                _ => {}
-            }
+            self.begin_lap(known.unwrap_or(self.order.len() as u32));
         }
+        self.used_in.insert(weights, self.lap);
         let place = self.next.unwrap_or(0);
         let mut next = place;
+        let others = self.running.len();
         for page in pages {
             let number = *self.numbers.entry(page).or_insert_with(|| {
                 self.order.push(page);
@@ -149,6 +158,7 @@ impl Laps {
             next = next.max(number + 1);
             self.running.push_back((place, number));
         }
+        self.largest = self.largest.max(self.running.len() - others);
         self.next = Some(next);
         place
     }
@@ -194,7 +204,8 @@ impl Laps {
             return (pages, 0);
         }
         let window = (room / SHARE_AHEAD).clamp(1, MOST_AHEAD);
-        let keep = room.saturating_sub(window);
+        let in_use = if self.largest <= room / SHARE_IN_USE { self.largest } else { 0 };
+        let keep = room.saturating_sub(window + in_use);
         (keep, window.min((pages - keep) / 2))
     }
 
@@ -263,7 +274,7 @@ mod tests {
     /// A graph: the places of its products.
     fn graph(laps: &mut Laps, products: &[Range<usize>]) -> Vec<u32> {
         laps.begin_graph();
-        products.iter().map(|pages| laps.product(pages.clone().map(|i| (1, i)))).collect()
+        products.iter().map(|pages| laps.product(pages.start, pages.clone().map(|i| (1, i)))).collect()
     }
 
     /// Memory: what is held, and how often a page had to be read.
@@ -354,6 +365,20 @@ mod tests {
             }
         }
         assert!(memory.reads <= 100 + 3 * laps.read_with(40) + laps.window, "{}", memory.reads);
+    }
+
+    /// Small tensors lie in one page, and the order of the file is not that of the graph.
+    #[test]
+    fn a_step_back_in_the_file_is_no_new_lap() {
+        let mut laps = Laps::new();
+        let tensors = [(7, 3..5), (5, 2..4), (1, 0..1), (2, 0..3), (9, 5..9)];
+        for lap in 1..4 {
+            for (address, pages) in &tensors {
+                laps.begin_graph();
+                let _ = laps.product(*address, pages.clone().map(|i| (1, i)));
+                assert_eq!(laps.lap(), lap);
+            }
+        }
     }
 
     #[test]

@@ -318,7 +318,7 @@ pub fn follow<'a>(products: impl Iterator<Item = (Range<usize>, &'a mut Option<u
         if !ahead.followed.contains(&m.number) {
             continue;
         }
-        let here = ahead.laps.product(m.pages_of(&range).map(|i| (m.number, i)));
+        let here = ahead.laps.product(range.start, m.pages_of(&range).map(|i| (m.number, i)));
         first.get_or_insert(here);
         *place = streams.then_some(here);
     }
@@ -327,6 +327,7 @@ pub fn follow<'a>(products: impl Iterator<Item = (Range<usize>, &'a mut Option<u
         let pages = (ahead.laps.pages() * HUGE_PAGE) as u64;
         let is_loaded = ahead.todo.is_empty();
         let verdict = ahead.watch.lap_ended(read, pages, is_loaded && !grew);
+        log!(debug, "lap {lap} ends, {} MiB read so far: {:?}, {verdict:?}", read >> 20, ahead.watch.fit);
         if !is_loaded {
             ahead.watch.skip_lap();
         }
@@ -396,6 +397,7 @@ fn work() {
             drop(locked);
             let room = room(&budget).unwrap_or(usize::MAX);
             locked = registry::lock();
+            log!(debug, "room for {room} pages of {}", locked.ahead.laps.pages());
             locked.ahead.laps.set_room(room);
         }
         let place = PLACE.load(Relaxed);
