@@ -364,9 +364,12 @@ fn read_again(bytes: u64, pages: u64, read: u64) {
     };
     let streamed = (ahead.laps.read_with(room) * HUGE_PAGE) as u64;
     log!(debug, "{} MiB were read again in a lap; streaming would read {}", bytes >> 20, streamed >> 20);
-    // Nothing to be streamed: something else was read, or somebody else needed memory for a moment.
-    if streamed == 0 || streamed >= bytes {
+    // There is room: something else was read, or somebody else needed memory for a moment.
+    if streamed == 0 {
         return ahead.fits(pages, read);
+    }
+    if streamed >= bytes {
+        return; // the next laps may tell more
     }
     ahead.watch.set(Fit::TooLarge(bytes));
     mark_too_large(mappings, ahead);

@@ -28,6 +28,9 @@ const MAGIC: [u8; 4] = *b"GGUF";
 /// ten MB at most, and a page with a hole cannot be replaced.
 const HEAD: usize = 16 << 20;
 
+/// What a program may take beside its model at the least: buffers, and the pages of its libraries.
+const BESIDE: u64 = 128 << 20;
+
 /// Pages were queued that the promoter does not know of yet.
 static QUEUED: AtomicBool = AtomicBool::new(false);
 
@@ -70,10 +73,11 @@ pub fn map(len: usize, flags: c_int, fd: c_int, offset: off_t) -> Option<usize> 
     let is_late = flags & libc::MAP_POPULATE != 0 && config().prefetch.reads_pages() && !in_memory;
     let start = if is_late { reader::start_of(fd, offset..offset + len as u64, &budget) } else { Start::Populate };
     let now = if start == Start::Populate { flags } else { flags & !libc::MAP_POPULATE };
-    // Of a model that is larger than memory, a touch shall not bring more than it needs.
+    // Where pages may have to be evicted, they shall go and come one by one: a touch of a huge one brings 2 MiB back.
     let room = budget.room_for_files().unwrap_or(0);
+    let has_room = room >= len as u64 + len as u64 / 4 + BESIDE;
     let is_too_large = matches!(start, Start::ReadPart(_));
-    let huge = config().huge_pages != HugePages::Off && !is_too_large && room >= len as u64 && thp_available();
+    let huge = config().huge_pages != HugePages::Off && !is_too_large && has_room && thp_available();
     let Ok(mapping) = place(len, now, fd, offset, huge && !in_memory) else {
         stats::event(Reason::MappingNotPlaced);
         return None;
