@@ -77,6 +77,13 @@ impl Fixture {
             .options("-Wl,--no-as-needed -lggml-cpu -lggml-base -lm")
     }
 
+    /// Linked with libllama of the stock build, and with what that needs.
+    #[must_use]
+    pub fn linked_with_llama(self) -> Self {
+        let headers = crate::need(".deps/llama.cpp/src/include", "scripts/setup.sh llama");
+        self.path_option("-I", &headers).linked_with_ggml().options("-lllama -lggml")
+    }
+
     /// Linked with the CPU backend for AVX2, for the emulated machine. It is made to be opened, but
     /// links as well.
     #[must_use]

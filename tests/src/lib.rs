@@ -5,6 +5,7 @@
 //! that the caller happens to have set), with a time limit that only a deadlock reaches. A missing
 //! prerequisite fails the test with the command that provides it.
 
+mod cold;
 mod container;
 pub mod distance;
 mod fake_root;
@@ -17,6 +18,7 @@ mod pages;
 mod program;
 mod refusal;
 
+pub use cold::Cold;
 pub use container::{Container, Engine, OLLAMA, only_program, unpacked};
 pub use fake_root::FakeRoot;
 pub use fixture::{Fixture, fake_ggml, ggml_headers, linked_symbolically, reopened, work_dir};

@@ -19,6 +19,8 @@ pub struct Outcome {
     stats: Option<Stats>,
     /// Its largest resident set, in KiB.
     pub max_rss_kib: i64,
+    /// Bytes that it, and the children it waited for, had read from disks: also by page faults and by reading ahead.
+    pub bytes_read: u64,
 }
 
 impl Outcome {
@@ -29,9 +31,10 @@ impl Outcome {
         stderr: Vec<u8>,
         stats: Option<Stats>,
         max_rss_kib: i64,
+        bytes_read: u64,
     ) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Self { what, status, stdout: text(stdout), stderr: text(stderr), stats, max_rss_kib }
+        Self { what, status, stdout: text(stdout), stderr: text(stderr), stats, max_rss_kib, bytes_read }
     }
 
     /// The same with statistics that were read elsewhere.

@@ -136,7 +136,7 @@ impl Program {
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{} cannot be started: {e}", self.path.display()));
         let stdout = drain(child.stdout.take().expect("stdout is piped"));
         let stderr = drain(child.stderr.take().expect("stderr is piped"));
-        let (status, max_rss_kib) = wait(child.id(), self.limit);
+        let (status, usage) = wait(child.id(), self.limit);
         kill_group(child.id());
         let (stdout, stderr) = (stdout.join().expect("the reader ends"), stderr.join().expect("the reader ends"));
         let what = format!("{:?}", command).chars().filter(|c| *c != '"').collect();
@@ -149,7 +149,9 @@ impl Program {
             );
         };
         let stats = std::fs::read_to_string(&stats_file).ok().map(|text| Stats::parse(&text));
-        Outcome::new(what, status, stdout, stderr, stats, max_rss_kib)
+        // Blocks of 512 bytes, whatever the disk has.
+        let bytes_read = usage.ru_inblock.unsigned_abs() * 512;
+        Outcome::new(what, status, stdout, stderr, stats, usage.ru_maxrss, bytes_read)
     }
 }
 
@@ -171,9 +173,8 @@ fn drain(mut pipe: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8
     })
 }
 
-/// Waits for a child; `None` and a killed group when the limit is reached. Also its largest
-/// resident set, in KiB.
-fn wait(pid: u32, limit: Duration) -> (Option<ExitStatus>, i64) {
+/// Waits for a child; `None` and a killed group when the limit is reached. Also the resources that it used.
+fn wait(pid: u32, limit: Duration) -> (Option<ExitStatus>, libc::rusage) {
     let deadline = Instant::now() + limit;
     let mut late = false;
     loop {
@@ -185,7 +186,7 @@ fn wait(pid: u32, limit: Duration) -> (Option<ExitStatus>, i64) {
         let got = unsafe { libc::wait4(pid as libc::pid_t, &raw mut status, options, &raw mut usage) };
         assert!(got >= 0, "wait4: {}", std::io::Error::last_os_error());
         if got > 0 {
-            return ((!late).then(|| ExitStatus::from_raw(status)), usage.ru_maxrss);
+            return ((!late).then(|| ExitStatus::from_raw(status)), usage);
         }
         if Instant::now() > deadline {
             kill_group(pid);

@@ -27,7 +27,7 @@ pub struct Bandwidth {
 /// as this process may run at once. A quarter of a second. `None` where memory is too short for it.
 pub fn measure() -> Option<Vec<Bandwidth>> {
     let bytes = uncached_bytes();
-    if Budget::below(Path::new("/")).spare() < bytes as u64 {
+    if Budget::below(Path::new("/")).spare().is_none_or(|spare| spare < bytes as u64) {
         return None;
     }
     let memory = Buffer::new(bytes).ok()?;

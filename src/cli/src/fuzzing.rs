@@ -160,7 +160,8 @@ fn parts(data: &[u8]) -> impl Iterator<Item = &[u8]> {
 fn look_around(folder: &Path) {
     let root = Root::new(folder);
     let budget = Budget::below(folder);
-    let _ = (budget.spare(), budget.limit(), budget.pressure().is_high());
+    let _ =
+        (budget.spare(), budget.room_for_files(), budget.most_of_files(), budget.limit(), budget.pressure().is_high());
     doctor::fuzz(&root, &Settings::of([("ZEN5TURBO_HUGEPAGES".to_owned(), "2m".to_owned())]));
     bios::fuzz_settings(&root);
     assert!(live::find(&root).is_empty());

@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::time::Duration;
 
+use zen5turbo_host::memory::Budget;
 use zen5turbo_host::memory::map::{self, HUGE_PAGE};
 use zen5turbo_host::thread;
 
@@ -152,9 +153,15 @@ pub fn graph_ended() {
 fn collapse() {
     thread::sleep(AFTER);
     let pace = Pace::new();
+    let budget = Budget::of_this_process();
     let mut count = 0;
     for slot in TABLE[..USED.load(Acquire)].iter().filter(|slot| slot.later.swap(false, Relaxed)) {
         let (start, len) = (slot.start.load(Acquire), slot.len.load(Relaxed));
+        // What was not touched yet takes memory then, which a model in the page cache may need more.
+        if budget.spare().is_none_or(|spare| spare < len as u64) {
+            stats::event_once(Reason::MemoryBudget);
+            continue;
+        }
         let pages = (start..start + len / HUGE_PAGE * HUGE_PAGE).step_by(HUGE_PAGE);
         for page in pages.take_while(|_| slot.start.load(Relaxed) == start) {
             match pace.step(|| map::collapse(page), thread::sleep) {

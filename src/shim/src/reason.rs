@@ -146,8 +146,17 @@ reasons! {
     FileChanged = "file_changed",
     /// The model file could not be read, or is shorter than its mapping.
     FileUnreadable = "file_unreadable",
-    /// The model is larger than the memory it may take: a part of it stays, the rest is read ahead.
+    /// The models are larger than the memory they may take: a part of them stays, the rest is read ahead.
     ModelLargerThanMemory = "model_larger_than_memory",
+    /// Releasing pages behind the products did not have less read from the disk: the kernel decides alone what stays.
+    ReleasingGainsNothing = "releasing_gains_nothing",
+    /// The kernel reads a model again and again, and neither `/proc/meminfo` nor a control group tells how much memory there
+    /// is: it is left to the kernel.
+    MemoryUnknown = "memory_unknown",
+    /// The model file lies in memory (tmpfs, ramfs): nothing is read ahead.
+    FileInMemory = "file_in_memory",
+    /// The kernel does not tell what it has of the model file in memory (overlayfs, FUSE): it is read ahead in any case.
+    PageCacheUnknown = "page_cache_unknown",
     /// The thread that reads ahead could not be started.
     ReaderNotStarted = "reader_not_started",
     /// The kernel refused to read ahead; nothing more is.

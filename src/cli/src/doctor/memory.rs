@@ -143,7 +143,8 @@ fn available(root: &Root) -> Check {
             "mount -t proc proc /proc",
         );
     };
-    let spare = Budget::below(&root.path("")).spare();
+    // Told, since `/proc/meminfo` is.
+    let spare = Budget::below(&root.path("")).spare().unwrap_or(0);
     let found = format!(
         "{} of {}; {} may hold copies of weights (what the limits leave, less a reserve)",
         text::bytes(available),

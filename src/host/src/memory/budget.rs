@@ -1,4 +1,10 @@
-//! How much memory may be taken without hurting anybody, and whether it is getting short.
+//! How much memory may be taken without hurting anybody, how much of a file can be in memory, and whether memory is
+//! getting short.
+//!
+//! Two questions that differ by much. Memory for copies ([`Budget::spare`]) is taken from everybody, so a reserve is left.
+//! Whether a file fits ([`Budget::most_of_files`], [`Budget::room_for_files`]) is what the kernel would have to evict for all
+//! of it to be resident; there a reserve would only call too large what fits. `None` is "not known", which is neither
+//! "nothing" nor "no limit".
 
 use std::path::{Path, PathBuf};
 
@@ -13,17 +19,41 @@ pub struct Budget {
     groups: Vec<(PathBuf, &'static Names)>,
 }
 
-/// Names of the files of a memory cgroup.
+/// Names of the files of a memory cgroup, and of lines of its `memory.stat`.
 #[derive(Debug)]
 struct Names {
     /// Whoever goes beyond the last one is killed; beyond `memory.high` nobody is, but is slowed down until
     /// nothing is done any more.
     limits: &'static [&'static str],
     used: &'static str,
+    /// Lines with pages of files, of the group and those below it. The kernel evicts them when it needs memory.
+    files: &'static [&'static str],
+    /// Lines with other memory that it can take back at once.
+    reclaimable: &'static [&'static str],
+    /// Lines with memory that it can only swap.
+    swappable: &'static [&'static str],
+    /// The limit of the swap space that the group may use.
+    swap: &'static str,
 }
 
-const V2: Names = Names { limits: &["memory.high", "memory.max"], used: "memory.current" };
-const V1: Names = Names { limits: &["memory.limit_in_bytes"], used: "memory.usage_in_bytes" };
+const V2: Names = Names {
+    limits: &["memory.high", "memory.max"],
+    used: "memory.current",
+    files: &["inactive_file", "active_file"],
+    reclaimable: &["slab_reclaimable"],
+    swappable: &["inactive_anon", "active_anon"],
+    swap: "memory.swap.max",
+};
+
+/// Lines without `total_` are those of the group alone, while its limit and use include the groups below it.
+const V1: Names = Names {
+    limits: &["memory.limit_in_bytes"],
+    used: "memory.usage_in_bytes",
+    files: &["total_inactive_file", "total_active_file"],
+    reclaimable: &[],
+    swappable: &["total_inactive_anon", "total_active_anon"],
+    swap: "memory.swappiness",
+};
 
 /// How short memory is now.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -63,25 +93,57 @@ impl Budget {
         Self { root: root.to_owned(), groups: groups.collect() }
     }
 
-    /// Bytes that can be taken before memory is short: what the kernel thinks is available, and no
+    /// Bytes that can be taken for copies before memory is short: what the kernel thinks is available, and no
     /// more than the smallest cgroup limit leaves, less a reserve of a sixteenth of the whole (at
-    /// least 128 MiB, at most 4 GiB). 0 when nothing can be read.
+    /// least 128 MiB, at most 4 GiB). `None` when `/proc/meminfo` does not tell: then nothing should be taken.
     #[must_use]
-    pub fn spare(&self) -> u64 {
-        let text = std::fs::read_to_string(self.root.join("proc/meminfo")).unwrap_or_default();
-        let (Some(available), Some(total)) = (field_kib(&text, "MemAvailable"), field_kib(&text, "MemTotal")) else {
-            return 0;
-        };
-        let mut spare = available.saturating_sub(reserve(total));
-        if let Some(left) = self.left_to_commit(&text) {
-            spare = spare.min(left);
-        }
-        for (group, names) in &self.groups {
-            if let Some(left) = left_in_group(group, names) {
-                spare = spare.min(left);
-            }
-        }
-        spare
+    pub fn spare(&self) -> Option<u64> {
+        let text = self.meminfo()?;
+        let (available, total) = (field_kib(&text, "MemAvailable")?, field_kib(&text, "MemTotal")?);
+        let groups = self.groups.iter().filter_map(|(group, names)| {
+            let group = Group::read(group, names)?;
+            Some(group.left(group.files.min(group.used)).saturating_sub(reserve(group.limit).min(group.limit / 4)))
+        });
+        let machine = [available.saturating_sub(reserve(total))].into_iter().chain(self.left_to_commit(&text));
+        groups.chain(machine).min()
+    }
+
+    /// Bytes of files that can be resident beside what is in use now, page cache that is there already included: with
+    /// the memory of programs as it is. `None` when neither the machine nor a group tells.
+    #[must_use]
+    pub fn room_for_files(&self) -> Option<u64> {
+        let groups = self.groups.iter().filter_map(|(group, names)| {
+            let group = Group::read(group, names)?;
+            Some(group.left(group.files.saturating_add(group.reclaimable).min(group.used)))
+        });
+        let machine = self.meminfo().and_then(|text| field_kib(&text, "MemAvailable"));
+        groups.chain(machine).min()
+    }
+
+    /// The most bytes of files that can be resident, if all else that the kernel can evict or swap goes. A file that is
+    /// larger is read again and again, whatever happens. `None` when neither the machine nor a group tells.
+    #[must_use]
+    pub fn most_of_files(&self) -> Option<u64> {
+        let text = self.meminfo();
+        // Swap space that is not known may be there.
+        let swap = text.as_deref().map_or(u64::MAX, |text| field_kib(text, "SwapFree").unwrap_or(0));
+        let groups = self.groups.iter().filter_map(|(group, names)| {
+            let group = Group::read(group, names)?;
+            let swapped = group.swappable.min(swap).min(group.swap);
+            let evicted = group.files.saturating_add(group.reclaimable).saturating_add(swapped);
+            Some(group.left(evicted.min(group.used)))
+        });
+        let machine = text.as_deref().and_then(|text| {
+            let sum = |keys: &[&str]| keys.iter().map(|key| field_kib(text, key)).sum::<Option<u64>>();
+            let files = sum(&["MemFree", "Active(file)", "Inactive(file)", "SReclaimable"])?;
+            let anonymous = sum(&["Active(anon)", "Inactive(anon)"])?;
+            Some(files.saturating_add(anonymous.min(swap)))
+        });
+        groups.chain(machine).min()
+    }
+
+    fn meminfo(&self) -> Option<String> {
+        std::fs::read_to_string(self.root.join("proc/meminfo")).ok()
     }
 
     /// What the kernel promises yet, where it promises no more than it has
@@ -126,17 +188,46 @@ fn limit_of(group: &Path, names: &Names) -> Option<u64> {
     names.limits.iter().filter_map(|name| number(group, name)).min().filter(|&limit| limit < 1 << 60)
 }
 
-/// What a group's limit leaves; `None` without a limit. Its page cache can be reclaimed, so it does
-/// not count as used.
-fn left_in_group(group: &Path, names: &Names) -> Option<u64> {
-    let limit = limit_of(group, names)?;
-    let used = number(group, names.used)?;
-    let stat = std::fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
-    let cache: u64 = ["inactive_file ", "active_file "]
-        .iter()
-        .filter_map(|key| stat.lines().find_map(|line| line.strip_prefix(key))?.trim().parse::<u64>().ok())
-        .fold(0, u64::saturating_add);
-    Some(limit.saturating_add(cache.min(used)).saturating_sub(used).saturating_sub(reserve(limit).min(limit / 4)))
+/// What a group tells, bytes.
+struct Group {
+    limit: u64,
+    used: u64,
+    files: u64,
+    reclaimable: u64,
+    swappable: u64,
+    /// Swap space that it may use beside that in use, at most.
+    swap: u64,
+}
+
+impl Group {
+    /// `None` without a limit.
+    fn read(group: &Path, names: &Names) -> Option<Self> {
+        let limit = limit_of(group, names)?;
+        let used = number(group, names.used)?;
+        let stat = std::fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
+        let value =
+            |key: &str| stat.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))?.trim().parse().ok();
+        // Numbers that cannot be are none.
+        let sum = |keys: &[&str]| keys.iter().filter_map(|key| value(key)).try_fold(0, u64::checked_add).unwrap_or(0);
+        Some(Self {
+            limit,
+            used,
+            files: sum(names.files),
+            reclaimable: sum(names.reclaimable),
+            swappable: sum(names.swappable),
+            // "max", no such file: as much as there is. Swappiness of 0: none.
+            swap: match number(group, names.swap) {
+                Some(0) => 0,
+                Some(most) if names.swap == V2.swap => most,
+                _ => u64::MAX,
+            },
+        })
+    }
+
+    /// What the limit leaves when so much of what is used goes.
+    fn left(&self, goes: u64) -> u64 {
+        self.limit.saturating_sub(self.used.saturating_sub(goes))
+    }
 }
 
 /// `some avg10=0.12 avg60=...`
@@ -174,16 +265,82 @@ mod tests {
     #[test]
     fn without_a_group_it_is_what_the_kernel_says_less_a_reserve() {
         let tree = Tree::new("plain", &[("proc/meminfo", MEMINFO)]);
-        assert_eq!(Budget::below(&tree.0).spare(), 14 * GIB);
-        assert_eq!(Budget::below(Path::new("/nowhere")).spare(), 0);
+        assert_eq!(Budget::below(&tree.0).spare(), Some(14 * GIB));
+        assert_eq!(Budget::below(&tree.0).room_for_files(), Some(16 * GIB));
+    }
+
+    #[test]
+    fn what_nobody_tells_is_not_known() {
+        let nowhere = Budget::below(Path::new("/nowhere"));
+        assert_eq!((nowhere.spare(), nowhere.room_for_files(), nowhere.most_of_files()), (None, None, None));
+        // A group that has a limit, and no /proc/meminfo (ProcSubset=pid of systemd).
+        let tree = Tree::new(
+            "no meminfo",
+            &[
+                ("proc/self/cgroup", "0::/a\n"),
+                ("sys/fs/cgroup/a/memory.max", "4294967296\n"),
+                ("sys/fs/cgroup/a/memory.current", "1073741824\n"),
+            ],
+        );
+        let budget = Budget::below(&tree.0);
+        assert_eq!((budget.spare(), budget.room_for_files()), (None, Some(3 * GIB)));
+    }
+
+    #[test]
+    fn a_file_fits_when_what_cannot_be_evicted_leaves_room_for_it() {
+        let meminfo = |swap: u64| {
+            format!(
+                "MemTotal: 33554432 kB\nMemFree: 1048576 kB\nMemAvailable: 8388608 kB\nActive(anon): 16777216 kB\n\
+                 Inactive(anon): 4194304 kB\nActive(file): 4194304 kB\nInactive(file): 4194304 kB\nSwapFree: {swap} kB\n\
+                 SReclaimable: 1048576 kB\n"
+            )
+        };
+        let most = |swap, files: &[(&str, &str)]| {
+            let meminfo = meminfo(swap);
+            let files: Vec<_> = [("proc/meminfo", meminfo.as_str())].into_iter().chain(files.iter().copied()).collect();
+            let tree = Tree::new("evicted", &files);
+            let budget = Budget::below(&tree.0);
+            (budget.room_for_files().unwrap() >> 20, budget.most_of_files().unwrap() >> 20)
+        };
+        assert_eq!(most(0, &[]), (8 << 10, 10 << 10));
+        assert_eq!(most(2 << 20, &[]), (8 << 10, 12 << 10));
+        // A limit of 350 MiB, of which 40 are anonymous and 200 a model's pages: 310 are left for files.
+        let group = |swap| {
+            [
+                ("proc/self/cgroup", "0::/a\n"),
+                ("sys/fs/cgroup/a/memory.max", "367001600\n"),
+                ("sys/fs/cgroup/a/memory.swap.max", swap),
+                ("sys/fs/cgroup/a/memory.current", "262144000\n"),
+                (
+                    "sys/fs/cgroup/a/memory.stat",
+                    "inactive_anon 41943040\ninactive_file 209715200\nslab_reclaimable 10485760\n",
+                ),
+            ]
+        };
+        assert_eq!(most(0, &group("max\n")), (310, 310));
+        assert_eq!(most(2 << 20, &group("max\n")), (310, 350));
+        assert_eq!(most(2 << 20, &group("0\n")), (310, 310));
+        // Version 1: what the groups below hold counts as well.
+        let first = [
+            ("proc/self/cgroup", "4:memory:/a\n"),
+            ("sys/fs/cgroup/memory/a/memory.limit_in_bytes", "367001600\n"),
+            ("sys/fs/cgroup/memory/a/memory.usage_in_bytes", "262144000\n"),
+            (
+                "sys/fs/cgroup/memory/a/memory.stat",
+                "inactive_file 0\ntotal_inactive_file 209715200\ntotal_active_anon 1048576\n",
+            ),
+            ("sys/fs/cgroup/memory/a/memory.swappiness", "60\n"),
+        ];
+        assert_eq!(most(0, &first), (300, 300));
+        assert_eq!(most(2 << 20, &first), (300, 301));
     }
 
     #[test]
     fn where_the_kernel_promises_only_what_it_has_the_rest_of_that_counts() {
         let meminfo = format!("{MEMINFO}CommitLimit: 8388608 kB\nCommitted_AS: 7340032 kB\n");
         let files = |policy| [("proc/meminfo", meminfo.as_str()), ("proc/sys/vm/overcommit_memory", policy)];
-        assert_eq!(Budget::below(&Tree::new("strict", &files("2\n")).0).spare(), GIB);
-        assert_eq!(Budget::below(&Tree::new("lenient", &files("0\n")).0).spare(), 14 * GIB);
+        assert_eq!(Budget::below(&Tree::new("strict", &files("2\n")).0).spare(), Some(GIB));
+        assert_eq!(Budget::below(&Tree::new("lenient", &files("0\n")).0).spare(), Some(14 * GIB));
     }
 
     #[test]
@@ -201,7 +358,7 @@ mod tests {
             ],
         );
         // 4 GiB less 3 used, of which 2 are page cache, less a reserve of 256 MiB.
-        assert_eq!(Budget::below(&tree.0).spare(), 3 * GIB - GIB / 4);
+        assert_eq!(Budget::below(&tree.0).spare(), Some(3 * GIB - GIB / 4));
         assert_eq!(Budget::below(&tree.0).limit(), Some(4 * GIB));
     }
 
@@ -218,7 +375,7 @@ mod tests {
         };
         let tree = Tree::new("high", &files("2147483648\n"));
         // 2 GiB less one used, less a reserve of 128 MiB.
-        assert_eq!(Budget::below(&tree.0).spare(), GIB - GIB / 8);
+        assert_eq!(Budget::below(&tree.0).spare(), Some(GIB - GIB / 8));
         assert_eq!(Budget::below(&tree.0).limit(), Some(2 * GIB));
         assert_eq!(Budget::below(&Tree::new("no high", &files("max\n")).0).limit(), Some(4 * GIB));
     }
@@ -234,7 +391,7 @@ mod tests {
                 ("sys/fs/cgroup/memory/memory.usage_in_bytes", "1073741824\n"),
             ],
         );
-        assert_eq!(Budget::below(&tree.0).spare(), 0);
+        assert_eq!(Budget::below(&tree.0).spare(), Some(0));
     }
 
     #[test]
@@ -251,7 +408,7 @@ mod tests {
                 ("sys/fs/cgroup/memory.stat", &stat),
             ],
         );
-        assert_eq!(Budget::below(&tree.0).spare(), 0);
+        assert_eq!(Budget::below(&tree.0).spare(), Some(0));
     }
 
     #[test]

@@ -25,22 +25,68 @@ const RWF_NOWAIT: c_int = 8;
 const MAY_MISS: usize = 64;
 
 /// Whether the page cache holds the byte at `bytes.start` of the file and every `step`-th one from
-/// there on, but for one in `MAY_MISS`; true also when the kernel does not tell. Where more are missing the search
-/// ends, and the kernel may begin to read there. `mincore` tells this only to those who could write the file.
+/// there on, but for one in `MAY_MISS`. Where more are missing the search ends, and the kernel may begin to read there.
+/// `None` when the kernel does not tell: file systems without such reads (overlayfs, FUSE), an old kernel, a filter of
+/// system calls. (`mincore` tells only those who could write the file, and says "cached" to all others.)
 #[must_use]
-pub fn is_cached(file: BorrowedFd<'_>, bytes: Range<u64>, step: usize) -> bool {
+pub fn is_cached(file: BorrowedFd<'_>, bytes: Range<u64>, step: usize) -> Option<bool> {
     if seccomp::is_filtered() {
         return samples::are_cached(file, bytes, step); // a filter may kill at preadv2
     }
     let mut byte = 0_u8;
     let part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
     let may_miss = (bytes.end.saturating_sub(bytes.start) as usize).div_ceil(step) / MAY_MISS;
-    let missing = bytes.step_by(step).filter(|at| {
+    let mut missing = 0;
+    for at in bytes.step_by(step) {
         // SAFETY: one buffer of one byte, which lives until the call returns.
-        let n = unsafe { libc::syscall(libc::SYS_preadv2, file.as_raw_fd(), &raw const part, 1, *at, 0, RWF_NOWAIT) };
-        check(n).is_err_and(|e| e.raw_os_error() == Some(libc::EAGAIN))
-    });
-    missing.take(may_miss + 1).count() <= may_miss
+        let n = unsafe { libc::syscall(libc::SYS_preadv2, file.as_raw_fd(), &raw const part, 1, at, 0, RWF_NOWAIT) };
+        match check(n) {
+            Ok(_) => {}
+            Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => missing += 1,
+            Err(_) => return None,
+        }
+        if missing > may_miss {
+            return Some(false);
+        }
+    }
+    Some(true)
+}
+
+/// Which file system holds an open file; its number in linux/magic.h. `None` when that is not told.
+fn file_system(file: BorrowedFd<'_>) -> Option<u32> {
+    let mut record = std::mem::MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: filled by the call; zeroes are a valid record. By the system call itself, so that no hook is met.
+    let record = unsafe {
+        check(libc::syscall(libc::SYS_fstatfs, file.as_raw_fd(), record.as_mut_ptr())).ok()?;
+        record.assume_init()
+    };
+    Some(record.f_type as u32)
+}
+
+/// `RAMFS_MAGIC` of linux/magic.h.
+const RAMFS_MAGIC: u32 = 0x8584_58f6;
+
+/// Whether the file is memory itself: on tmpfs, ramfs or hugetlbfs. There is nothing to be read ahead, nothing to be
+/// released, and a copy would be a second one.
+#[must_use]
+pub fn is_memory(file: BorrowedFd<'_>) -> bool {
+    let memory = [libc::TMPFS_MAGIC as u32, RAMFS_MAGIC, libc::HUGETLBFS_MAGIC as u32];
+    file_system(file).is_some_and(|magic| memory.contains(&magic))
+}
+
+/// Whether this is a regular file whose pages are small ones: no pipe or device, of which reading a byte may take it from
+/// somebody, and not of hugetlbfs, which has addresses and pages of its own.
+#[must_use]
+pub fn is_plain_file(file: BorrowedFd<'_>) -> bool {
+    let mut record = std::mem::MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: filled by the call; zeroes are a valid record.
+    let mode = unsafe {
+        match check(libc::syscall(libc::SYS_fstat, file.as_raw_fd(), record.as_mut_ptr())) {
+            Ok(_) => record.assume_init().st_mode,
+            Err(_) => return false,
+        }
+    };
+    mode & libc::S_IFMT == libc::S_IFREG && file_system(file) != Some(libc::HUGETLBFS_MAGIC as u32)
 }
 
 /// Maps the file, from byte `offset` on, over `range`, and asks for huge pages where its bytes are not cached yet.
@@ -190,21 +236,31 @@ mod tests {
         let file = file(2 * HUGE_PAGE + 5);
         file.sync_all().unwrap(); // dirty pages stay
         let (half, end) = (HUGE_PAGE as u64, 2 * HUGE_PAGE as u64 + 5);
-        assert!(is_cached(file.as_fd(), 0..end, SMALL_PAGE), "just written");
+        assert_eq!(is_cached(file.as_fd(), 0..end, SMALL_PAGE), Some(true), "just written");
         release_cache(file.as_fd(), 0, 0);
         // A file system in memory, as /tmp may be, keeps its pages; others drop them.
-        let mut fs = std::mem::MaybeUninit::<libc::statfs>::zeroed();
-        // SAFETY: filled by the call; zeroes are a valid record.
-        let fs = unsafe {
-            libc::fstatfs(file.as_raw_fd(), fs.as_mut_ptr());
-            fs.assume_init()
-        };
-        assert!(fs.f_type == libc::TMPFS_MAGIC || !is_cached(file.as_fd(), 0..end, HUGE_PAGE));
+        assert!(is_memory(file.as_fd()) || is_cached(file.as_fd(), 0..end, HUGE_PAGE) == Some(false));
         read_in(file.as_fd(), 0, HUGE_PAGE, true).unwrap();
-        assert!(is_cached(file.as_fd(), 0..half, SMALL_PAGE));
+        assert_eq!(is_cached(file.as_fd(), 0..half, SMALL_PAGE), Some(true));
         read_in(file.as_fd(), half, HUGE_PAGE + 5, false).unwrap();
-        assert!(is_cached(file.as_fd(), 0..end, SMALL_PAGE));
+        assert_eq!(is_cached(file.as_fd(), 0..end, SMALL_PAGE), Some(true));
         assert!(read_in(file.as_fd(), 1, HUGE_PAGE, true).is_err() && read_in(file.as_fd(), 0, 0, false).is_err());
+    }
+
+    #[test]
+    fn files_of_memory_and_what_is_no_file_are_told() {
+        let memory = std::fs::File::open("/dev/shm").unwrap();
+        assert!(is_memory(memory.as_fd()) && !is_plain_file(memory.as_fd()), "a folder of tmpfs");
+        for path in ["/dev/zero", "/proc"] {
+            let file = std::fs::File::open(path).unwrap();
+            assert!(!is_memory(file.as_fd()) || path == "/dev/zero", "{path}");
+            assert!(!is_plain_file(file.as_fd()), "{path}");
+        }
+        assert!(is_plain_file(std::fs::File::open("/proc/self/exe").unwrap().as_fd()));
+        let (reader, _writer) = std::io::pipe().unwrap();
+        assert!(!is_plain_file(reader.as_fd()));
+        // A pipe has no such reads.
+        assert_eq!(is_cached(reader.as_fd(), 0..1, 1), None);
     }
 
     /// The kernel may keep a page that is released: file systems in memory do, and large folios.
@@ -215,13 +271,13 @@ mod tests {
         let (page, end) = (SMALL_PAGE as u64, (MAY_MISS * SMALL_PAGE) as u64);
         let release = |at: u64| {
             release_cache(file.as_fd(), at, page);
-            !is_cached(file.as_fd(), at..at + page, SMALL_PAGE)
+            is_cached(file.as_fd(), at..at + page, SMALL_PAGE) == Some(false)
         };
         release(5 * page);
-        assert!(is_cached(file.as_fd(), 0..end, SMALL_PAGE));
+        assert_eq!(is_cached(file.as_fd(), 0..end, SMALL_PAGE), Some(true));
         // Every page, because the searches above may have had the kernel read some again.
         if (0..MAY_MISS as u64).all(|i| release(i * page)) {
-            assert!(!is_cached(file.as_fd(), 0..end, SMALL_PAGE));
+            assert_eq!(is_cached(file.as_fd(), 0..end, SMALL_PAGE), Some(false));
         }
     }
 

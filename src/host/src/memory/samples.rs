@@ -12,23 +12,23 @@ const MOST: u64 = 256;
 const MAY_MISS: u64 = 64;
 
 /// Whether the page cache holds these bytes, by every `step`-th one or fewer: reads one byte at each and looks whether this thread had
-/// something read from a device for it. True also when the kernel does not tell. A few pages of a file that is missing are read, and waited for.
+/// something read from a device for it. `None` when the kernel does not tell. A few pages of a file that is missing are read, and waited for.
 #[must_use]
-pub fn are_cached(file: BorrowedFd<'_>, bytes: Range<u64>, step: usize) -> bool {
+pub fn are_cached(file: BorrowedFd<'_>, bytes: Range<u64>, step: usize) -> Option<bool> {
     let step = (step as u64).max(bytes.end.saturating_sub(bytes.start).div_ceil(MOST)).max(1);
     let may_miss = (bytes.end.saturating_sub(bytes.start)).div_ceil(step) / MAY_MISS;
-    let (Some(mut before), mut missing, mut byte) = (bytes_read_in(), 0, 0_u8) else { return true };
+    let (mut before, mut missing, mut byte) = (bytes_read_in()?, 0, 0_u8);
     for at in bytes.step_by(step as usize) {
         // SAFETY: a buffer of one byte. The call itself: glibc's would act on a pending `pthread_cancel`.
         unsafe { libc::syscall(libc::SYS_pread64, file.as_raw_fd(), &raw mut byte, 1, at) };
-        let Some(now) = bytes_read_in() else { return true };
+        let now = bytes_read_in()?;
         missing += u64::from(now != before);
         before = now;
         if missing > may_miss {
-            return false;
+            return Some(false);
         }
     }
-    true
+    Some(true)
 }
 
 /// Bytes that devices had to read for this thread; `None` in a kernel that does not account for them.
@@ -49,11 +49,11 @@ mod tests {
         let len = 8 * HUGE_PAGE as u64;
         let file = file(len as usize);
         file.sync_all().unwrap(); // dirty pages stay
-        assert!(are_cached(file.as_fd(), 0..len, HUGE_PAGE), "just written");
+        assert_ne!(are_cached(file.as_fd(), 0..len, HUGE_PAGE), Some(false), "just written");
         page_cache::release_cache(file.as_fd(), 0, 0);
-        if bytes_read_in().is_some() && !page_cache::is_cached(file.as_fd(), len / 2..len, HUGE_PAGE) {
-            assert!(!are_cached(file.as_fd(), 0..len / 2, HUGE_PAGE));
+        if bytes_read_in().is_some() && page_cache::is_cached(file.as_fd(), len / 2..len, HUGE_PAGE) == Some(false) {
+            assert_eq!(are_cached(file.as_fd(), 0..len / 2, HUGE_PAGE), Some(false));
         }
-        assert!(are_cached(file.as_fd(), 0..0, HUGE_PAGE));
+        assert_ne!(are_cached(file.as_fd(), 0..0, HUGE_PAGE), Some(false));
     }
 }

@@ -225,7 +225,7 @@ fn next_run(pin: &Pin, ladder: &[Pages], most: usize) -> Option<Run> {
 }
 
 fn is_short(budget: &Budget) -> bool {
-    budget.pressure().is_high() || budget.spare() == 0
+    budget.pressure().is_high() || budget.spare() == Some(0)
 }
 
 /// Whether memory is left for a run. That of the pool is nobody else's, taken or not.
@@ -234,7 +234,7 @@ fn has_room(budget: &Budget, run: &Run) -> bool {
         return true;
     }
     // While somebody waits for memory, what is taken now would have to be given back at once.
-    budget.spare() >= (run.pages.len() * HUGE_PAGE + RELIEF) as u64 && !budget.pressure().is_high()
+    budget.spare().is_some_and(|spare| spare >= (run.pages.len() * HUGE_PAGE + RELIEF) as u64) && !budget.pressure().is_high()
 }
 
 /// Why a run was not copied.
@@ -444,7 +444,7 @@ fn release_cache(pin: &Pin, run: &Run, budget: &Budget) {
     let fixed: &Fixed = run.source.fixed(pin);
     let still = (0..fixed.count()).filter(|&i| matches!(fixed.page(i), Page::Wanted(_))).count() * HUGE_PAGE;
     let Some((file, offset)) = fixed.file() else { return };
-    if budget.spare() < (still + RELIEF) as u64
+    if budget.spare().is_some_and(|spare| spare < (still + RELIEF) as u64)
         && let Some(fd) = file.get()
     {
         let bytes = run.source.bytes_of(pin, &run.pages);

@@ -1,11 +1,15 @@
 //! Which pages of a model that does not fit in memory stay, and which are read ahead and released.
 //!
-//! Every graph reads all weights in the same order, a lap. The kernel evicts what was used longest ago,
-//! which is what the next graph reads first: with a little less memory than weights, every page is read
+//! Graphs read all weights in the same order, a lap. The kernel evicts what was used longest ago,
+//! which is what the next lap reads first: with a little less memory than weights, every page is read
 //! again in every lap. So the first pages of the order stay, as many as there is room for, and the
 //! others pass through a window: read shortly before their products, released behind them.
+//!
+//! A lap is seldom more than a graph, but may be many: `llama-imatrix` looks at every product's result and has each
+//! computed as a graph of its own. So a lap ends where a graph begins with weights that the lap has used before, and a page is
+//! behind when a product has used it, not when a graph has ended.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// A page: number of the mapping, and index in it.
 pub type PageId = (u64, usize);
@@ -16,6 +20,10 @@ const MOST_AHEAD: usize = 32;
 /// The share of the room that the window takes.
 const SHARE_AHEAD: usize = 8;
 
+/// The largest share of the room that is left for the pages of the product that runs. A larger product, as that with the
+/// words of a small model is, passes through the kernel's lists in any case.
+const SHARE_IN_USE: usize = 6;
+
 /// What is to be done next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -23,9 +31,20 @@ pub enum Step {
     Release(PageId),
 }
 
-/// The pages in the order of their first use, and how far reading and releasing have come.
+/// Where a page is that passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Passing {
+    /// Not in memory, as far as is known.
+    Out,
+    /// Read, and not used yet.
+    Ahead,
+    /// Used.
+    Used,
+}
+
+/// The pages in the order of their first use, and how far the products, reading and releasing have come.
 ///
-/// The place of a product is the number of pages that the products before it use; a page that two
+/// The place of a product is the number of pages that the lap's products before it use; a page that two
 /// tensors share is released behind the last product that uses it.
 #[derive(Debug)]
 pub struct Laps {
@@ -33,15 +52,30 @@ pub struct Laps {
     numbers: BTreeMap<PageId, u32>,
     /// Of each page, the place of the last product that uses it.
     last: Vec<u32>,
+    passing: Vec<Passing>,
     /// So many pages of `order` stay.
     keep: usize,
     /// So many pages are read ahead.
     window: usize,
     /// The pages that pass, by their numbers, in the order in which they are released.
     leaving: Vec<u32>,
-    /// Passing pages that were asked for and released, counted over all laps.
-    asked: u64,
-    released: u64,
+    /// So many of `leaving` have been looked at in this lap.
+    looked_at: usize,
+    /// Pages that were used in laps that have ended.
+    behind: Vec<u32>,
+    /// Pages of the products of the graph that runs, with the products' places, in order.
+    running: VecDeque<(u32, u32)>,
+    /// Most pages that a product uses: they are all in memory until it has ended.
+    largest: usize,
+    /// Address of each product's weights, and the lap that used them last.
+    used_in: BTreeMap<usize, u64>,
+    /// The place behind all products of the lap that are known.
+    next: Option<u32>,
+    /// The next product is a graph's first.
+    is_first: bool,
+    lap: u64,
+    /// Pages were used for the first time in this lap.
+    has_grown: bool,
 }
 
 impl Laps {
@@ -50,16 +84,20 @@ impl Laps {
             order: Vec::new(),
             numbers: BTreeMap::new(),
             last: Vec::new(),
+            passing: Vec::new(),
             keep: 0,
             window: 0,
             leaving: Vec::new(),
-            asked: 0,
-            released: 0,
+            looked_at: 0,
+            behind: Vec::new(),
+            running: VecDeque::new(),
+            largest: 0,
+            used_in: BTreeMap::new(),
+            next: None,
+            is_first: true,
+            lap: 0,
+            has_grown: false,
         }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.order.is_empty()
     }
 
     /// The first page of the order.
@@ -67,63 +105,158 @@ impl Laps {
         self.order.first().copied()
     }
 
-    /// Takes note that the product at `place` uses a page. Returns the place of a product behind it,
-    /// if it used no other page.
-    pub fn uses(&mut self, place: u32, page: PageId) -> u32 {
-        let number = *self.numbers.entry(page).or_insert_with(|| {
-            self.order.push(page);
-            self.last.push(0);
-            self.order.len() as u32 - 1
-        });
-        let last = &mut self.last[number as usize];
-        *last = place.max(*last);
-        place.max(number + 1)
+    /// Pages that are used in a lap.
+    pub fn pages(&self) -> usize {
+        self.order.len()
     }
 
-    /// Says how many pages there is room for, at the beginning of lap `lap`.
-    pub fn set_room(&mut self, room: usize, lap: u64) {
-        let pages = self.order.len();
-        let (mut window, mut keep) = (0, pages);
-        if room < pages {
-            window = (room / SHARE_AHEAD).clamp(1, MOST_AHEAD);
-            keep = room.saturating_sub(window);
-            window = window.min((pages - keep) / 2);
+    /// Number of the lap; another one after each end of a lap.
+    pub fn lap(&self) -> u64 {
+        self.lap
+    }
+
+    /// Whether this lap uses pages that no lap before it used.
+    pub fn has_grown(&self) -> bool {
+        self.has_grown
+    }
+
+    /// Graphs were not followed for a while: the next one begins a lap.
+    pub fn resume(&mut self) {
+        self.next = None;
+        self.running.clear();
+    }
+
+    /// A graph begins, and the one before it has ended: its pages have been used.
+    pub fn begin_graph(&mut self) {
+        self.used_before(u32::MAX);
+        self.is_first = true;
+    }
+
+    /// Takes note of the next product of the graph, whose weights lie at this address and in these pages, and returns its
+    /// place.
+    pub fn product(&mut self, weights: usize, pages: impl Iterator<Item = PageId>) -> u32 {
+        let mut pages = pages.peekable();
+        let is_used = self.used_in.get(&weights) == Some(&self.lap);
+        if std::mem::take(&mut self.is_first) && (is_used || self.next.is_none()) {
+            let known = pages.peek().and_then(|page| self.numbers.get(page)).copied();
+            self.begin_lap(known.unwrap_or(self.order.len() as u32));
         }
+        self.used_in.insert(weights, self.lap);
+        let place = self.next.unwrap_or(0);
+        let mut next = place;
+        let others = self.running.len();
+        for page in pages {
+            let number = *self.numbers.entry(page).or_insert_with(|| {
+                self.order.push(page);
+                self.last.push(0);
+                self.passing.push(Passing::Out);
+                self.has_grown = true;
+                self.order.len() as u32 - 1
+            });
+            let last = &mut self.last[number as usize];
+            *last = place.max(*last);
+            next = next.max(number + 1);
+            self.running.push_back((place, number));
+        }
+        self.largest = self.largest.max(self.running.len() - others);
+        self.next = Some(next);
+        place
+    }
+
+    fn begin_lap(&mut self, first: u32) {
+        self.lap += 1;
+        self.has_grown = false;
+        self.next = Some(first);
+        self.looked_at = 0;
+        let soon: Vec<u32> = self.in_window(first).collect();
+        for number in self.keep..self.keep + self.leaving.len() {
+            if self.passing[number] == Passing::Used {
+                let is_soon = soon.contains(&(number as u32));
+                self.passing[number] = if is_soon { Passing::Ahead } else { Passing::Out };
+                if !is_soon {
+                    self.behind.push(number as u32);
+                }
+            }
+        }
+    }
+
+    /// The pages that pass next when the product at `place` runs.
+    fn in_window(&self, place: u32) -> impl Iterator<Item = u32> + use<> {
+        let (keep, passing) = (self.keep, self.leaving.len());
+        let first = (place as usize).saturating_sub(keep);
+        (first..first + self.window).map(move |i| (keep + i % passing) as u32)
+    }
+
+    /// The products before `place` have used their pages.
+    fn used_before(&mut self, place: u32) {
+        let managed = self.keep..self.keep + self.leaving.len();
+        while let Some((_, number)) = self.running.pop_front_if(|(at, _)| *at < place) {
+            if managed.contains(&(number as usize)) {
+                self.passing[number as usize] = Passing::Used;
+            }
+        }
+    }
+
+    /// How many pages stay and how many are read ahead where there is room for `room`.
+    fn division(&self, room: usize) -> (usize, usize) {
+        let pages = self.order.len();
+        if room >= pages {
+            return (pages, 0);
+        }
+        let window = (room / SHARE_AHEAD).clamp(1, MOST_AHEAD);
+        let in_use = if self.largest <= room / SHARE_IN_USE { self.largest } else { 0 };
+        let keep = room.saturating_sub(window + in_use);
+        (keep, window.min((pages - keep) / 2))
+    }
+
+    /// How many pages would be read in each lap where there is room for `room`.
+    pub fn read_with(&self, room: usize) -> usize {
+        self.order.len() - self.division(room).0
+    }
+
+    /// Says how many pages there is room for.
+    pub fn set_room(&mut self, room: usize) {
+        let pages = self.order.len();
+        let (keep, window) = self.division(room);
         // A little more or less room would only disturb the pages that stay.
         let is_near = self.window > 0 && window > 0 && self.keep.abs_diff(keep) <= window;
         if self.keep + self.leaving.len() == pages && (is_near || self.keep == keep) {
             return;
         }
+        let before = self.keep..self.keep + self.leaving.len();
         (self.keep, self.window) = (keep, window);
         self.leaving = (keep as u32..pages as u32).collect();
         self.leaving.sort_by_key(|&i| self.last[i as usize]);
-        self.asked = lap * self.leaving.len() as u64;
-        self.released = self.asked;
+        self.looked_at = 0;
+        (0..pages).filter(|i| !before.contains(i)).for_each(|i| self.passing[i] = Passing::Out);
+        self.behind.retain(|&i| i as usize >= keep);
     }
 
-    /// The next step while the product at `place` of lap `lap` is computed.
-    pub fn next(&mut self, lap: u64, place: u32) -> Option<Step> {
-        let passing = self.leaving.len() as u64;
-        if passing == 0 || self.window == 0 {
+    /// The next step while the product at `place` is computed.
+    pub fn next(&mut self, place: u32) -> Option<Step> {
+        self.used_before(place);
+        if self.leaving.is_empty() || self.window == 0 {
             return None;
         }
-        let left = self.leaving.partition_point(|&i| self.last[i as usize] < place);
-        let to_release = lap * passing + left as u64;
-        // What was passed more than a lap ago has been passed since.
-        self.released = self.released.max(to_release.saturating_sub(passing));
-        if self.released < to_release {
-            let number = self.leaving[(self.released % passing) as usize];
-            self.released += 1;
-            return Some(Step::Release(self.order[number as usize]));
+        while let Some(number) = self.behind.pop() {
+            // It may have been used, or read, again meanwhile.
+            if self.passing[number as usize] == Passing::Out {
+                return Some(Step::Release(self.order[number as usize]));
+            }
         }
-        let used = lap * passing + (place as usize).saturating_sub(self.keep) as u64;
-        self.asked = self.asked.max(used);
-        if self.asked < used + self.window as u64 {
-            let number = self.keep + (self.asked % passing) as usize;
-            self.asked += 1;
-            return Some(Step::Read(self.order[number]));
+        while let Some(&number) = self.leaving.get(self.looked_at)
+            && self.last[number as usize] < place
+        {
+            self.looked_at += 1;
+            // What no product has used in this lap is still to be used.
+            if self.passing[number as usize] == Passing::Used {
+                self.passing[number as usize] = Passing::Out;
+                return Some(Step::Release(self.order[number as usize]));
+            }
         }
-        None
+        let number = self.in_window(place).find(|&i| self.passing[i as usize] == Passing::Out)?;
+        self.passing[number as usize] = Passing::Ahead;
+        Some(Step::Read(self.order[number as usize]))
     }
 }
 
@@ -131,55 +264,119 @@ impl Laps {
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+    use std::ops::Range;
 
     /// Products of `each` pages; the last page of one is the first one of the next.
-    fn products(pages: usize, each: usize) -> Vec<std::ops::Range<usize>> {
+    fn products(pages: usize, each: usize) -> Vec<Range<usize>> {
         (0..pages - 1).step_by(each - 1).map(|i| i..(i + each).min(pages)).collect()
     }
 
     /// A graph: the places of its products.
-    fn lap(laps: &mut Laps, products: &[std::ops::Range<usize>]) -> Vec<u32> {
-        let mut next = 0;
-        let mut place = |pages: &std::ops::Range<usize>| {
-            let place = next;
-            next = pages.clone().map(|i| laps.uses(place, (1, i))).max().unwrap().max(place);
-            place
-        };
-        products.iter().map(&mut place).collect()
+    fn graph(laps: &mut Laps, products: &[Range<usize>]) -> Vec<u32> {
+        laps.begin_graph();
+        products.iter().map(|pages| laps.product(pages.start, pages.clone().map(|i| (1, i)))).collect()
+    }
+
+    /// Memory: what is held, and how often a page had to be read.
+    #[derive(Default)]
+    struct Memory {
+        held: BTreeSet<usize>,
+        reads: usize,
+    }
+
+    impl Memory {
+        fn hold(&mut self, page: usize) {
+            self.reads += usize::from(self.held.insert(page));
+        }
+
+        /// Does all steps while a product runs, which then uses its pages.
+        fn run(&mut self, laps: &mut Laps, product: &Range<usize>, place: u32) {
+            while let Some(step) = laps.next(place) {
+                match step {
+                    Step::Read((_, i)) => self.hold(i),
+                    Step::Release((_, i)) => assert!(i >= laps.keep && self.held.remove(&i), "{i}"),
+                }
+            }
+            let there = product.clone().take(laps.window).filter(|i| self.held.contains(i)).count();
+            assert!(laps.window == 0 || there == product.len().min(laps.window), "{product:?}");
+            product.clone().for_each(|i| self.hold(i));
+        }
     }
 
     #[test]
     fn with_room_for_all_nothing_is_read_or_released() {
         let mut laps = Laps::new();
-        let places = lap(&mut laps, &products(100, 4));
-        assert_eq!(places[..3], [0, 4, 7]);
-        laps.set_room(100, 0);
-        assert!((0..200).all(|i| laps.next(i / 100, places[i as usize % places.len()]).is_none()));
+        let products = products(100, 4);
+        for _ in 0..3 {
+            let places = graph(&mut laps, &products);
+            assert_eq!(places[..3], [0, 4, 7]);
+            laps.set_room(100);
+            assert!(places.iter().all(|&place| laps.next(place).is_none()));
+        }
+        assert_eq!(laps.lap(), 3);
     }
 
     #[test]
     fn what_passes_is_there_when_it_is_used_and_no_more_than_the_room_is_taken() {
-        for (pages, each, room) in [(100, 4, 40), (100, 2, 99), (1000, 10, 500), (100, 3, 10)] {
+        // Graphs of all products, and of one each.
+        for (pages, each, room, of) in
+            [(100, 4, 40, 99), (100, 2, 99, 99), (1000, 10, 500, 999), (100, 3, 10, 1), (400, 5, 200, 1)]
+        {
             let mut laps = Laps::new();
+            let mut memory = Memory::default();
             let products = products(pages, each);
-            let mut held: BTreeSet<usize> = BTreeSet::new();
-            for number in 0..4 {
-                let places = lap(&mut laps, &products);
-                laps.set_room(room, number);
-                held.extend(0..laps.keep); // those that stay come by being used
-                for (product, &place) in products.iter().zip(&places) {
-                    while let Some(step) = laps.next(number, place) {
-                        match step {
-                            Step::Read((_, i)) => assert!(held.insert(i), "{i} is read twice"),
-                            Step::Release((_, i)) => assert!(i >= laps.keep && held.remove(&i), "{i}"),
-                        }
-                        assert!(held.len() <= room + each, "{} of {room}", held.len());
+            for lap in 0..5 {
+                let before = memory.reads;
+                for part in products.chunks(of) {
+                    let places = graph(&mut laps, part);
+                    if laps.lap() == 2 && laps.window == 0 {
+                        memory.held.retain(|&i| i < laps.division(room).0); // the kernel has evicted them
+                        laps.set_room(room);
                     }
-                    // Of a product larger than the window, the rest is read as it is touched.
-                    let there = product.clone().take(laps.window).filter(|i| held.contains(i)).count();
-                    assert_eq!(there, product.len().min(laps.window), "{product:?} in lap {number}");
-                    held.extend(product.clone());
+                    for (product, &place) in part.iter().zip(&places) {
+                        memory.run(&mut laps, product, place);
+                        assert!(lap == 0 || memory.held.len() <= room + each, "{} of {room}", memory.held.len());
+                    }
                 }
+                let read = memory.reads - before;
+                assert!(lap < 2 || read <= laps.read_with(room) + laps.window, "{read} in lap {lap}");
+                assert!(lap < 3 || read == laps.read_with(room), "{read} in lap {lap}");
+            }
+            assert_eq!(laps.lap(), 5);
+        }
+    }
+
+    /// A draft model computes many graphs between two of the model's: nothing of the model's is behind meanwhile.
+    #[test]
+    fn what_was_read_and_not_used_yet_is_neither_released_nor_read_again() {
+        let mut laps = Laps::new();
+        let mut memory = Memory::default();
+        let [draft, model]: [Vec<Range<usize>>; 2] = [vec![0..5, 5..10], (10..100).map(|i| i..i + 1).collect()];
+        for round in 0..4 {
+            for part in [&draft, &draft, &draft, &model] {
+                let before = memory.reads;
+                let places = graph(&mut laps, part);
+                if round == 1 && laps.window == 0 {
+                    memory.held.retain(|&i| i < laps.division(40).0);
+                    laps.set_room(40);
+                }
+                part.iter().zip(&places).for_each(|(product, &place)| memory.run(&mut laps, product, place));
+                assert!(round == 0 || memory.reads - before <= laps.read_with(40), "round {round}");
+            }
+        }
+        assert!(memory.reads <= 100 + 3 * laps.read_with(40) + laps.window, "{}", memory.reads);
+    }
+
+    /// Small tensors lie in one page, and the order of the file is not that of the graph.
+    #[test]
+    fn a_step_back_in_the_file_is_no_new_lap() {
+        let mut laps = Laps::new();
+        let tensors = [(7, 3..5), (5, 2..4), (1, 0..1), (2, 0..3), (9, 5..9)];
+        for lap in 1..4 {
+            for (address, pages) in &tensors {
+                laps.begin_graph();
+                let _ = laps.product(*address, pages.clone().map(|i| (1, i)));
+                assert_eq!(laps.lap(), lap);
             }
         }
     }
@@ -187,24 +384,25 @@ mod tests {
     #[test]
     fn when_the_products_were_faster_reading_goes_on_in_front_of_them() {
         let mut laps = Laps::new();
-        let _ = lap(&mut laps, &products(100, 2));
-        laps.set_room(20, 0);
-        assert!(matches!(laps.next(0, 60), Some(Step::Release(_))));
-        let read = std::iter::from_fn(|| laps.next(0, 60)).find(|s| matches!(s, Step::Read(_)));
+        let products = products(100, 2);
+        let _ = graph(&mut laps, &products);
+        laps.set_room(20);
+        assert!(matches!(laps.next(60), Some(Step::Release(_))));
+        let read = std::iter::from_fn(|| laps.next(60)).find(|s| matches!(s, Step::Read(_)));
         assert_eq!(read, Some(Step::Read((1, 60))));
     }
 
     #[test]
     fn a_little_more_room_changes_nothing_and_much_more_does() {
         let mut laps = Laps::new();
-        let _ = lap(&mut laps, &products(100, 2));
-        laps.set_room(40, 0);
+        let _ = graph(&mut laps, &products(100, 2));
+        laps.set_room(40);
         let keep = laps.keep;
-        laps.set_room(41, 1);
+        laps.set_room(41);
         assert_eq!(laps.keep, keep);
-        laps.set_room(60, 2);
+        laps.set_room(60);
         assert!(laps.keep > keep);
-        laps.set_room(200, 3);
-        assert_eq!((laps.keep, laps.next(3, 5)), (100, None));
+        laps.set_room(200);
+        assert_eq!((laps.keep, laps.next(5)), (100, None));
     }
 }

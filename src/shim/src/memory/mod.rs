@@ -9,6 +9,7 @@
 pub mod copier;
 pub mod copies;
 pub mod counters;
+mod fit;
 mod laps;
 pub mod pace;
 pub mod reader;

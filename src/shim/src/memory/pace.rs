@@ -8,6 +8,8 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use zen5turbo_host::CpuBudget;
+
 /// A step's time is followed by so many times as much rest: a graph loses a tenth of its speed at the most,
 /// for ten times as long as the copying alone takes.
 ///
@@ -48,7 +50,8 @@ impl Drop for Computing {
 
 /// The promoter's pace.
 pub struct Pace {
-    /// CPUs that this process may use at once.
+    /// CPUs that this process may use at once, by number or by a quota of a control group: beyond that, what a step takes
+    /// is taken from the graph, even if a CPU is idle.
     cpus: usize,
     rested: Cell<Duration>,
 }
@@ -56,8 +59,7 @@ pub struct Pace {
 impl Pace {
     /// For the calling thread, which may run wherever the process may.
     pub fn new() -> Self {
-        // Knows the affinity and the quota of the control group.
-        Self { cpus: std::thread::available_parallelism().map_or(1, usize::from), rested: Cell::default() }
+        Self { cpus: CpuBudget::of_this_process().cpus, rested: Cell::default() }
     }
 
     /// Does a step, of some milliseconds at most, and waits with `rest` when it took a CPU from a graph.

@@ -3,9 +3,10 @@
 //! At a cold start a program maps its model with `MAP_POPULATE` and waits until all of it has been
 //! read. Here the mapping comes back at once, and this thread reads the file while the program goes
 //! on: in the order of the file, and from the first graph on in the order in which its products use
-//! the weights. Of a model that is larger than memory it reads no more than fits, and then keeps a
-//! window ahead of the products (see [`super::laps`]). It reads into the page cache and touches no memory
-//! of the program's; a file that is in the cache already is mapped as the program asked for.
+//! the weights. Of models that are larger than memory, all parts together (see [`super::fit`]), it reads no more than fits, and
+//! then keeps a window ahead of the products (see [`super::laps`]). It reads into the page cache and touches no memory
+//! of the program's; a file that is in the cache already is mapped as the program asked for, and one that lies in memory
+//! itself (tmpfs) is left alone.
 //!
 //! Measured on an EPYC of the Zen 4 family, two cores, 2026-11-21, a virtual disk that reads 2.1 GB/s
 //! once its host has the file (0.4 GB/s the first time); synthetic models, two threads, a prompt of 9
@@ -26,8 +27,8 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, Ordering::Relaxed};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use libc::c_int;
@@ -36,6 +37,7 @@ use zen5turbo_host::memory::{Budget, MarkedFile, page_cache};
 use zen5turbo_host::thread;
 
 use super::counters;
+use super::fit::{self, Fit, Verdict, Watch, bytes_read};
 use super::laps::{Laps, PageId, Step};
 use super::sources::{self, Origin, Pin, Source};
 use crate::log::log;
@@ -48,21 +50,45 @@ use crate::stats;
 /// is followed soon.
 const AT_ONCE: usize = 4;
 
+/// Where there is room for the models so many times, the first graphs need not tell whether they fit.
+const PLENTY: u64 = 2;
+
 /// Counts what the reader may be waiting for.
 static CHANGES: AtomicU32 = AtomicU32::new(0);
 
-/// Which product is computed: its lap in the upper half, its place in the lower one.
-static POSITION: AtomicU64 = AtomicU64::new(0);
+/// The place of the product that is computed.
+static PLACE: AtomicU32 = AtomicU32::new(0);
 
-/// Whether products tell where they are: a model is larger than memory.
-static FOLLOWS: AtomicBool = AtomicBool::new(false);
+/// What graphs are to tell.
+static TELLS: AtomicU8 = AtomicU8::new(NOTHING);
+/// No model can be too large.
+const NOTHING: u8 = 0;
+/// The models seem to fit: whether the kernel reads much more than it has ([`ENOUGH`]).
+const IF_READ_AGAIN: u8 = 1;
+/// Which pages they use: a model is too large, or not known to fit.
+const PAGES: u8 = 2;
+
+/// When this process has read so many bytes, the kernel reads pages of the models again.
+static ENOUGH: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// When that was looked at last, in [`fit::PERIOD`]s.
+static LOOKED: AtomicU64 = AtomicU64::new(0);
 
 /// What is to be read ahead.
 static AHEAD: Mutex<Ahead> = Mutex::new(Ahead::new());
 
-/// The lock is never held by a hook that an allocator may call, so whoever has it may allocate.
+/// No hook that an allocator may call takes this lock, so whoever has it may allocate.
 fn lock() -> MutexGuard<'static, Ahead> {
     AHEAD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// This is a child made by `fork`: it has no thread that reads, and maybe a lock that nobody gives back.
+static CHILD: AtomicBool = AtomicBool::new(false);
+
+/// To be called in a child made by `fork`: nothing is read ahead in it.
+pub fn forget_in_child() {
+    CHILD.store(true, Relaxed);
+    TELLS.store(NOTHING, Relaxed);
 }
 
 #[derive(Debug)]
@@ -71,19 +97,36 @@ struct Ahead {
     todo: VecDeque<PageId>,
     /// `todo` is in the order of a graph.
     is_ordered: bool,
+    /// Numbers of the sources that could be too large: not those of files in memory.
+    followed: Vec<u64>,
+    watch: Watch,
     laps: Laps,
     is_running: bool,
 }
 
 impl Ahead {
     const fn new() -> Self {
-        Ahead { todo: VecDeque::new(), is_ordered: false, laps: Laps::new(), is_running: false }
+        Ahead {
+            todo: VecDeque::new(),
+            is_ordered: false,
+            followed: Vec::new(),
+            watch: Watch::new(),
+            laps: Laps::new(),
+            is_running: false,
+        }
     }
 
-    /// Nothing is read any more: reading was refused.
-    fn forget(&mut self) {
-        *self = Self::new();
-        FOLLOWS.store(false, Ordering::Relaxed);
+    /// Whether pages are read ahead of the products and released behind them.
+    fn streams(&self) -> bool {
+        matches!(self.watch.fit, Fit::TooLarge(_))
+    }
+
+    /// The models fit, as far as is known now.
+    fn fits(&mut self, pages: u64, read: u64) {
+        self.watch.set(Fit::Fits);
+        self.laps.resume();
+        ENOUGH.store(read.saturating_add(fit::is_of_note(pages)), Relaxed);
+        TELLS.store(IF_READ_AGAIN, Relaxed);
     }
 
     /// Puts what is still to be read of `first` before all else.
@@ -93,12 +136,6 @@ impl Ahead {
         let mut order: VecDeque<PageId> = first.filter(|page| rest.remove(page)).collect();
         order.extend(self.todo.iter().filter(|page| rest.contains(page)));
         self.todo = order;
-    }
-}
-
-impl Default for Ahead {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -113,15 +150,76 @@ pub enum Start {
     ReadPart(u64),
 }
 
-/// Looks whether these bytes of a file, whole small pages, are in memory, and else whether they have room in the
-/// `spare` bytes.
-pub fn start_of(fd: c_int, bytes: Range<u64>, spare: u64) -> Start {
+/// Looks whether these bytes of a file, whole small pages, are in memory, and else whether they can be together with all
+/// models that are mapped.
+pub fn start_of(fd: c_int, bytes: Range<u64>, budget: &Budget) -> Start {
     let len = bytes.end - bytes.start;
     // SAFETY: the program's descriptor, which it is mapping from while this is called.
-    if page_cache::is_cached(unsafe { BorrowedFd::borrow_raw(fd) }, bytes, HUGE_PAGE) {
+    match page_cache::is_cached(unsafe { BorrowedFd::borrow_raw(fd) }, bytes, HUGE_PAGE) {
+        Some(true) => return Start::Populate,
+        Some(false) => {}
+        // Reading what is there already costs little.
+        None => stats::event_once(Reason::PageCacheUnknown),
+    }
+    let (most, room) = (budget.most_of_files(), budget.room_for_files());
+    if CHILD.load(Relaxed) {
         return Start::Populate;
     }
-    if spare < len { Start::ReadPart(spare / 2) } else { Start::Read }
+    let pin = Pin::new();
+    let mut ahead = lock();
+    let others = ahead.bytes(&pin);
+    // What is not known is no reason to read otherwise than the program wants it.
+    if most.is_none_or(|most| others + len <= most) {
+        return Start::Read;
+    }
+    // Of the parts that were mapped before no more is read, either.
+    let all = room.unwrap_or(0) as usize / 2 / HUGE_PAGE;
+    ahead.todo.truncate(all);
+    let rest = all - ahead.todo.len();
+    Start::ReadPart((rest * HUGE_PAGE) as u64)
+}
+
+/// A model was mapped: the source with this number. `is_too_large`: with it the models are larger than memory, whatever is evicted;
+/// `room`: so many bytes of files have room.
+pub fn mapped(number: u64, is_too_large: bool, room: u64) {
+    if CHILD.load(Relaxed) {
+        return;
+    }
+    let pin = Pin::new();
+    let mut ahead = lock();
+    ahead.keep_what_is_mapped(&pin);
+    ahead.followed.push(number);
+    let all = ahead.bytes(&pin);
+    if is_too_large {
+        ahead.watch.set(Fit::TooLarge(all));
+        mark_too_large(&pin, &ahead);
+    } else if !ahead.streams() {
+        if room / PLENTY >= all {
+            // Loading is no reading again.
+            ahead.fits(all, bytes_read().saturating_add(all));
+        } else {
+            ahead.watch.set(Fit::Unknown);
+            TELLS.store(PAGES, Relaxed);
+        }
+    }
+}
+
+impl Ahead {
+    fn keep_what_is_mapped(&mut self, pin: &Pin) {
+        self.followed.retain(|&number| pin.numbered(number).is_some());
+    }
+
+    /// Bytes of all models that are mapped, but for files in memory.
+    fn bytes(&self, pin: &Pin) -> u64 {
+        let followed = self.followed.iter().filter_map(|&number| pin.numbered(number));
+        followed.map(|source| source.range().len() as u64).sum()
+    }
+}
+
+fn mark_too_large(pin: &Pin, ahead: &Ahead) {
+    ahead.followed.iter().filter_map(|&number| pin.numbered(number)).for_each(Source::set_too_large);
+    TELLS.store(PAGES, Relaxed);
+    stats::event_once(Reason::ModelLargerThanMemory);
 }
 
 /// Has at most `bytes` of a source read, from its beginning on.
@@ -130,6 +228,9 @@ pub fn begin(number: u64, bytes: u64) {
     let Some(source) = pin.numbered(number) else { return };
     let pages = source.range().len().min(bytes as usize).div_ceil(HUGE_PAGE);
     drop(pin);
+    if pages == 0 || CHILD.load(Relaxed) {
+        return;
+    }
     let mut ahead = lock();
     ahead.todo.extend((0..pages).map(|i| (number, i)));
     ahead.is_ordered = false;
@@ -148,19 +249,12 @@ fn run(mut ahead: MutexGuard<'_, Ahead>) {
     }
 }
 
+/// Nothing is read any more.
 fn fail(reason: Reason) {
     stats::event_once(reason);
     log!(info, "pages are not read ahead any more: {}", reason.as_str());
-    lock().forget();
-}
-
-/// In a child made by `fork`, which has no such thread, and may have a lock that nobody gives back: nothing is read ahead in it.
-static CHILD: AtomicBool = AtomicBool::new(false);
-
-/// To be called in a child made by `fork`.
-pub fn forget_in_child() {
-    CHILD.store(true, Ordering::Relaxed);
-    FOLLOWS.store(false, Ordering::Relaxed);
+    *lock() = Ahead::new();
+    TELLS.store(NOTHING, Relaxed);
 }
 
 fn changed() {
@@ -171,7 +265,7 @@ fn changed() {
 /// A graph is about to use these weights, in this order: while a model is loaded, the pages that are
 /// missing of them come first.
 pub fn order(pin: &Pin, weights: impl Iterator<Item = Range<usize>>) {
-    if CHILD.load(Ordering::Relaxed) || !sources::any() {
+    if CHILD.load(Relaxed) || !sources::any() {
         return;
     }
     // Nobody waits here for the thread that reads: the next graph says it again.
@@ -186,96 +280,163 @@ pub fn order(pin: &Pin, weights: impl Iterator<Item = Range<usize>>) {
     ahead.put_first(pages.flatten());
 }
 
-/// Whether [`follow`] is to be called for graphs, and [`reached`] for products: one load.
+/// Whether [`follow`] is to be called for graphs: one load, and a system call where models seem to fit.
 #[inline]
 pub fn follows() -> bool {
-    FOLLOWS.load(Ordering::Relaxed)
+    match TELLS.load(Relaxed) {
+        NOTHING => false,
+        PAGES => true,
+        _ => has_read_again(),
+    }
 }
 
-/// A graph begins: gives each product, by the range of its weights, its place in the order of pages;
-/// none when they do not lie in a model that is larger than memory.
+#[cold]
+fn has_read_again() -> bool {
+    static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let now = (STARTED.elapsed().as_nanos() / fit::PERIOD.as_nanos()) as u64 + 1;
+    LOOKED.swap(now, Relaxed) != now && bytes_read() >= ENOUGH.load(Relaxed)
+}
+
+/// A graph begins: takes note of the pages that each product uses, by the range of its weights, and gives it its place in
+/// the order of pages; none when they do not lie in a model that is larger than memory.
 pub fn follow<'a>(pin: &Pin, products: impl Iterator<Item = (Range<usize>, &'a mut Option<u32>)>) {
+    let read = bytes_read();
     let mut ahead = lock();
-    if ahead.laps.first().is_some_and(|(number, _)| pin.numbered(number).is_none()) {
-        ahead.laps = Laps::new(); // that model is gone
-    }
-    if pin.sources().all(|s| !s.is_too_large()) {
-        FOLLOWS.store(false, Ordering::Relaxed);
+    ahead.keep_what_is_mapped(pin);
+    if ahead.followed.is_empty() {
+        TELLS.store(NOTHING, Relaxed);
+        ahead.laps = Laps::new();
         return;
     }
-    let (mut any, mut next) = (false, 0);
-    for (range, place) in products {
-        let Some(source) = pin.find(&range).filter(|s| s.is_too_large()) else { continue };
-        let here = next;
-        for i in source.fixed(pin).indices(&range) {
-            next = ahead.laps.uses(here, (source.number(), i)).max(next);
-        }
-        *place = Some(here);
-        any = true;
+    if ahead.laps.first().is_some_and(|(number, _)| !ahead.followed.contains(&number)) {
+        ahead.laps = Laps::new(); // that model is gone
     }
-    if any {
-        let lap = (POSITION.load(Ordering::Relaxed) >> 32) + 1;
-        POSITION.store(lap << 32, Ordering::Relaxed);
+    match ahead.watch.fit {
+        Fit::LeftAlone => return TELLS.store(NOTHING, Relaxed),
+        Fit::Fits => {
+            ahead.watch.set(Fit::Unknown);
+            ahead.laps.resume();
+            TELLS.store(PAGES, Relaxed);
+        }
+        Fit::Unknown | Fit::TooLarge(_) => {}
+    }
+    let streams = ahead.streams();
+    let (lap, grew) = (ahead.laps.lap(), ahead.laps.has_grown());
+    let mut first = None;
+    ahead.laps.begin_graph();
+    for (range, place) in products {
+        let Some(source) = pin.find(&range) else { continue };
+        let number = source.number();
+        if !ahead.followed.contains(&number) {
+            continue;
+        }
+        let here = ahead.laps.product(range.start, source.fixed(pin).indices(&range).map(|i| (number, i)));
+        first.get_or_insert(here);
+        *place = streams.then_some(here);
+    }
+    let Some(first) = first else { return };
+    if ahead.laps.lap() != lap {
+        let pages = (ahead.laps.pages() * HUGE_PAGE) as u64;
+        let is_loaded = ahead.todo.is_empty();
+        let verdict = ahead.watch.lap_ended(read, pages, is_loaded && !grew);
+        log!(debug, "lap {lap} ends, {} MiB read so far: {:?}, {verdict:?}", read >> 20, ahead.watch.fit);
+        if !is_loaded {
+            ahead.watch.skip_lap();
+        }
+        match verdict {
+            Verdict::Open => {}
+            Verdict::Fits => ahead.fits(pages, read),
+            Verdict::ReadAgain(bytes) => {
+                drop(ahead);
+                return read_again(pin, bytes, pages, read);
+            }
+            Verdict::NoGain => {
+                log!(info, "releasing pages gains nothing here: it is left to the kernel");
+                stats::event(Reason::ReleasingGainsNothing);
+                ahead.watch.set(Fit::LeftAlone);
+                ahead.laps = Laps::new();
+            }
+        }
+    }
+    if streams {
+        PLACE.store(first, Relaxed);
         run(ahead);
     }
+}
+
+/// In the lap that has ended the kernel has read `bytes` again, of `pages` bytes that a lap uses. Is memory too small for
+/// them, and would streaming read less?
+fn read_again(pin: &Pin, bytes: u64, pages: u64, read: u64) {
+    let room = room(&Budget::of_this_process());
+    let mut ahead = lock();
+    let Some(room) = room else {
+        stats::event_once(Reason::MemoryUnknown);
+        return ahead.fits(pages, read);
+    };
+    let streamed = (ahead.laps.read_with(room) * HUGE_PAGE) as u64;
+    log!(debug, "{} MiB were read again in a lap; streaming would read {}", bytes >> 20, streamed >> 20);
+    // There is room: something else was read, or somebody else needed memory for a moment.
+    if streamed == 0 {
+        return ahead.fits(pages, read);
+    }
+    if streamed >= bytes {
+        return; // the next laps may tell more
+    }
+    ahead.watch.set(Fit::TooLarge(bytes));
+    mark_too_large(pin, &ahead);
+}
+
+/// Pages that can stay: what is left for files, less a little for other files that are in use, as libraries are, and for
+/// what the program takes next.
+fn room(budget: &Budget) -> Option<usize> {
+    let room = budget.room_for_files()?;
+    Some(room.saturating_sub((room / 16).clamp(8 << 20, 1 << 30)) as usize / HUGE_PAGE)
 }
 
 /// The product at this place begins; to be called by one thread.
 #[inline]
 pub fn reached(place: u32) {
-    let lap = POSITION.load(Ordering::Relaxed) >> 32;
-    POSITION.store(lap << 32 | u64::from(place), Ordering::Relaxed);
+    PLACE.store(place, Relaxed);
     changed();
-}
-
-/// A source is larger than the memory it may take.
-pub fn too_large(source: &Source) {
-    source.set_too_large();
-    FOLLOWS.store(true, Ordering::Relaxed);
-    stats::event_once(Reason::ModelLargerThanMemory);
 }
 
 fn work() {
     placement::place_thread();
     let budget = Budget::of_this_process();
-    let mut known_lap = 0;
+    let mut known_lap = None;
     loop {
         let seen = CHANGES.load(Ordering::Acquire);
-        let position = POSITION.load(Ordering::Relaxed);
-        let (lap, place) = (position >> 32, position as u32);
-        let room = (lap != known_lap).then(|| budget.spare() as usize / HUGE_PAGE);
-        known_lap = lap;
         let mut ahead = lock();
-        if let Some(room) = room {
-            ahead.laps.set_room(room, lap);
+        if ahead.streams() && known_lap != Some(ahead.laps.lap()) {
+            known_lap = Some(ahead.laps.lap());
+            drop(ahead);
+            let room = room(&budget).unwrap_or(usize::MAX);
+            ahead = lock();
+            log!(debug, "room for {room} pages of {}", ahead.laps.pages());
+            ahead.laps.set_room(room);
         }
-        let done = match ahead.laps.next(lap, place) {
+        let place = PLACE.load(Relaxed);
+        let step = if ahead.streams() { ahead.laps.next(place) } else { None };
+        let part = match step {
             Some(Step::Release(page)) => {
                 drop(ahead);
                 release(page);
-                true
+                continue;
             }
-            Some(Step::Read(page)) => {
-                drop(ahead);
-                read(&[page])
-            }
-            None => match next_part(&mut ahead) {
-                part if !part.is_empty() => {
-                    drop(ahead);
-                    read(&part)
-                }
-                _ if ahead.laps.is_empty() => {
-                    ahead.is_running = false;
-                    return;
-                }
-                _ => {
-                    drop(ahead);
-                    thread::sleep_while(&CHANGES, seen);
-                    true
-                }
-            },
+            Some(Step::Read(page)) => vec![page],
+            None => next_part(&mut ahead),
         };
-        if !done {
+        if part.is_empty() {
+            if !ahead.streams() || ahead.laps.pages() == 0 {
+                ahead.is_running = false;
+                return;
+            }
+            drop(ahead);
+            thread::sleep_while(&CHANGES, seen);
+            continue;
+        }
+        drop(ahead);
+        if !read(&part) {
             return fail(Reason::ReadAheadRefused);
         }
     }

@@ -1,14 +1,15 @@
 //! Mappings of model files, at addresses that huge pages can lie at.
 
+use std::os::fd::BorrowedFd;
 use std::sync::OnceLock;
 
 use libc::{c_int, off_t};
 use zen5turbo_host::memory::map::{self, HUGE_PAGE, SMALL_PAGE};
-use zen5turbo_host::memory::{Budget, MarkedFile};
+use zen5turbo_host::memory::{Budget, MarkedFile, page_cache};
 
 use super::counters;
 use super::reader::{self, Start};
-use super::sources::{self, Origin, Pin};
+use super::sources::{self, Origin};
 use crate::config::config;
 use crate::ggml::copies::own_range;
 use crate::log::log;
@@ -24,6 +25,9 @@ const FEWEST_BYTES: usize = 16 << 20;
 /// The first bytes of a model file: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 const MAGIC: [u8; 4] = *b"GGUF";
 
+/// What a program may take beside its model at the least: buffers, and the pages of its libraries.
+const BESIDE: u64 = 128 << 20;
+
 /// Whether an `mmap` with these arguments may be one of a model file: a few compares.
 #[inline]
 pub fn may_be_model(addr: usize, len: usize, prot: c_int, flags: c_int, fd: c_int) -> bool {
@@ -34,22 +38,37 @@ pub fn may_be_model(addr: usize, len: usize, prot: c_int, flags: c_int, fd: c_in
 /// nothing is to be done here, or when anything is refused: then the program's own call decides.
 pub fn map(len: usize, flags: c_int, fd: c_int, offset: off_t) -> Option<usize> {
     let is_wanted = config().huge_pages != HugePages::Off || config().prefetch.reads_pages();
-    if matches!(startup::state(), State::Disabled | State::Passthrough) || !is_wanted {
+    // A process in which ggml has not been seen is not touched: what it maps now it does not map for ggml.
+    let is_active = startup::state() == State::Active || cfg!(any(test, feature = "fuzzing"));
+    if !is_active || !is_wanted {
         return None;
     }
+    // SAFETY: the program's descriptor, which it is mapping from while this is called.
+    let program_fd = unsafe { BorrowedFd::borrow_raw(fd) };
     let kind = flags & (libc::MAP_SHARED | libc::MAP_PRIVATE);
-    if kind != libc::MAP_SHARED && kind != libc::MAP_PRIVATE || map::first_bytes(fd) != Some(MAGIC) {
+    if kind != libc::MAP_SHARED && kind != libc::MAP_PRIVATE
+        || !page_cache::is_plain_file(program_fd)
+        || map::first_bytes(fd) != Some(MAGIC)
+    {
+        return None;
+    }
+    // It lies in memory already: there is nothing to read ahead, and a copy would take as much again.
+    if page_cache::is_memory(program_fd) {
+        stats::event_once(Reason::FileInMemory);
         return None;
     }
     let offset = u64::try_from(offset).ok()?;
+    let (bytes, len) = (len, len.checked_next_multiple_of(SMALL_PAGE)?);
+    let budget = Budget::of_this_process();
     // What the program wants to wait for can be read while it goes on.
     let is_late = flags & libc::MAP_POPULATE != 0 && config().prefetch.reads_pages();
-    let (bytes, len) = (len, len.checked_next_multiple_of(SMALL_PAGE)?);
-    let spare = Budget::of_this_process().spare();
-    let start = if is_late { reader::start_of(fd, offset..offset + len as u64, spare) } else { Start::Populate };
+    let start = if is_late { reader::start_of(fd, offset..offset + len as u64, &budget) } else { Start::Populate };
     let now = if start == Start::Populate { flags } else { flags & !libc::MAP_POPULATE };
-    // Of a model that is larger than memory, a touch shall not bring more than it needs.
-    let huge = config().huge_pages != HugePages::Off && spare >= len as u64 && thp_available();
+    // Where pages may have to be evicted, they shall go and come one by one: a touch of a huge one brings 2 MiB back.
+    let room = budget.room_for_files().unwrap_or(0);
+    let is_too_large = matches!(start, Start::ReadPart(_));
+    let has_room = room >= len as u64 + len as u64 / 4 + BESIDE;
+    let huge = config().huge_pages != HugePages::Off && !is_too_large && has_room && thp_available();
     if !unmapping_is_seen() {
         stats::event_once(Reason::UnmappingUnseen);
         return None;
@@ -70,14 +89,13 @@ pub fn map(len: usize, flags: c_int, fd: c_int, offset: off_t) -> Option<usize> 
         file.close();
         return Some(at);
     };
-    if let Start::ReadPart(_) = start {
-        let pin = Pin::new();
-        pin.numbered(number).into_iter().for_each(reader::too_large);
-    }
     match start {
         Start::Populate => {}
         Start::Read => reader::begin(number, u64::MAX),
         Start::ReadPart(bytes) => reader::begin(number, bytes),
+    }
+    if config().prefetch.reads_pages() {
+        reader::mapped(number, is_too_large, room);
     }
     counters::mapped(len);
     log!(debug, "a model of {} MiB is mapped at {at:#x}, where huge pages can lie", len >> 20);

@@ -83,7 +83,7 @@ fn streams<'a>(
         let name = format!("{word}, {name}");
         let what = name.clone();
         jobs.push(Job::new(&what, move |_| {
-            let spare = Budget::of_this_process().spare();
+            let spare = Budget::of_this_process().spare().unwrap_or(0);
             if spare < needed as u64 {
                 let (needed, spare) = (text::bytes(needed as u64), text::bytes(spare));
                 return Err(format!("it takes {needed} of memory, and {spare} can be spared"));
@@ -107,7 +107,7 @@ const LARGEST: (usize, usize) = (128 << 20, 256 << 20);
 fn latency(jobs: &mut Vec<Job<'_>>, place: CpuSet) {
     let largest = (4 * Caches::detect().l3).next_power_of_two().clamp(LARGEST.0, LARGEST.1);
     jobs.push(Job::new("latency", move |_| {
-        let spare = Budget::of_this_process().spare();
+        let spare = Budget::of_this_process().spare().unwrap_or(0);
         if spare < 2 * largest as u64 {
             return Err(format!("it takes {} of memory", text::bytes(2 * largest as u64)));
         }
