@@ -84,7 +84,8 @@ sys.exit(server.wait())
 "#;
     let dir = work_dir();
     let server = |start: fn(&str) -> Program| {
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port().to_string();
+        let port =
+            TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port().to_string();
         let program = start("/usr/bin/env").args("python3 -c").arg(ASK).arg(&port).arg(llama("llama-server"));
         let program = program.arg("-m").arg(gemma()).arg("-md").arg(gemma()).arg("--port").arg(port);
         program.args("-t 2 -c 256 -b 64 -ub 64 --no-warmup").knob("HUGEPAGES", "thp")

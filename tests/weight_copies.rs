@@ -112,7 +112,11 @@ fn by_default_nothing_is_copied() {
     let run = says_the_same(generation().knob("HUGEPAGES", "auto").args("-n 24"));
     let stats = run.stats();
     if stats.text("/memory/numa/mode") == "off" {
-        assert_eq!(["wanted", "copied/thp"].map(|key| stats.number(&format!("/memory/weights/{key}"))), [0; 2], "{stats}");
+        assert_eq!(
+            ["wanted", "copied/thp"].map(|key| stats.number(&format!("/memory/weights/{key}"))),
+            [0; 2],
+            "{stats}"
+        );
     }
 }
 
@@ -311,11 +315,7 @@ fn the_page_cache_goes_where_it_and_the_copies_do_not_fit() {
         assert_eq!(run.stats().events("memory_budget"), 1, "{}", run.stats());
         let copied = run.stats().number("/memory/weights/copied/thp");
         let (resident, pages) = cached(&fixture().2).expect("a file of ours");
-        println!(
-            "{} of {} MiB copied; {resident} of {pages} pages are in the page cache",
-            copied >> 20,
-            READ >> 20
-        );
+        println!("{} of {} MiB copied; {resident} of {pages} pages are in the page cache", copied >> 20, READ >> 20);
         assert!(0 < copied && copied < READ, "{}", run.stats());
         assert!((pages - resident) as u64 >= copied / 4096, "{resident} of {pages} pages are in the page cache");
     }

@@ -352,10 +352,7 @@ pub mod tests {
         assert_eq!(frame.operations.len(), 1);
         let declined: Vec<_> = frame.declined.iter().map(|d| (d.kind.as_str(), d.reason.as_str(), d.count)).collect();
         assert_eq!(declined, [("f16", "src0_view", 7), ("q4_K", "use_ref", 3)]);
-        assert_eq!(
-            frame.copies,
-            Copies { wanted: 8 << 20, cached: 2 << 20, copied: 2 << 20, given_back: 1 << 20 }
-        );
+        assert_eq!(frame.copies, Copies { wanted: 8 << 20, cached: 2 << 20, copied: 2 << 20, given_back: 1 << 20 });
         assert_eq!((frame.copies.share(), frame.buffers), (0.5, 2 << 20));
     }
 

@@ -52,7 +52,8 @@ impl MarkedFile {
     /// The descriptor, if it is still this one.
     #[must_use]
     pub fn get(&self) -> Option<BorrowedFd<'_>> {
-        let same = seek(self.fd, 0, libc::SEEK_CUR) == Some(self.mark) && FileId::of(self.fd).is_ok_and(|id| id == self.id);
+        let same =
+            seek(self.fd, 0, libc::SEEK_CUR) == Some(self.mark) && FileId::of(self.fd).is_ok_and(|id| id == self.id);
         // SAFETY: open, as was just seen; should the program close it now, calls with it fail, or read another file.
         same.then(|| unsafe { BorrowedFd::borrow_raw(self.fd) })
     }

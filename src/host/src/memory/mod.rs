@@ -9,6 +9,6 @@ pub mod samples;
 pub mod thp;
 
 pub use budget::{Budget, Pressure};
-pub use marked_file::MarkedFile;
 pub use map::{FileId, Pages, Region};
+pub use marked_file::MarkedFile;
 pub use thp::Thp;

@@ -110,7 +110,8 @@ fn wait(seen: u32, limit: Duration) {
 
 /// Ends the copying for good. What is copied stays so until memory is short.
 fn stop(reason: Reason) {
-    let reason = if reason == Reason::CopyOutOfMemory && mappings_are_exhausted() { Reason::TooManyMappings } else { reason };
+    let reason =
+        if reason == Reason::CopyOutOfMemory && mappings_are_exhausted() { Reason::TooManyMappings } else { reason };
     STOPPED.store(true, Relaxed);
     stats::event(reason);
     log!(info, "weights are not copied any more: {}", reason.as_str());
@@ -135,7 +136,12 @@ fn work(mut ladder: Vec<Pages>) {
         }
         PAUSED.store(now < calm_from, Relaxed);
         if returnable > 0 && is_short(&budget) {
-            log!(info, "memory is short: {} MiB of {} MiB of copies are given back", RELIEF.min(returnable) >> 20, copied >> 20);
+            log!(
+                info,
+                "memory is short: {} MiB of {} MiB of copies are given back",
+                RELIEF.min(returnable) >> 20,
+                copied >> 20
+            );
             sources::give_back(RELIEF);
             sources::sweep();
             calm_from = now + PAUSE;
@@ -234,7 +240,8 @@ fn has_room(budget: &Budget, run: &Run) -> bool {
         return true;
     }
     // While somebody waits for memory, what is taken now would have to be given back at once.
-    budget.spare().is_some_and(|spare| spare >= (run.pages.len() * HUGE_PAGE + RELIEF) as u64) && !budget.pressure().is_high()
+    budget.spare().is_some_and(|spare| spare >= (run.pages.len() * HUGE_PAGE + RELIEF) as u64)
+        && !budget.pressure().is_high()
 }
 
 /// Why a run was not copied.
@@ -257,7 +264,9 @@ fn copy(pin: &Pin, run: &Run, pace: &Pace) -> Result<(), Refusal> {
     if source.copy() == 0 {
         let align = if config().huge_pages == HugePages::One { GIANT_PAGE } else { HUGE_PAGE };
         let region = Region::reserve(fixed.count() * HUGE_PAGE, align);
-        source.set_copy(region.map_err(|_| Refusal::Stop(Reason::CopyOutOfMemory))?.into_range().start);
+        let copy = region.map_err(|_| Refusal::Stop(Reason::CopyOutOfMemory))?.into_range().start;
+        log!(debug, "copies of what is mapped at {:#x} lie at {copy:#x}", fixed.base);
+        source.set_copy(copy);
     }
     let to = source.copy() + run.pages.start * HUGE_PAGE..source.copy() + run.pages.end * HUGE_PAGE;
     let done = back(&to, run, pin).and_then(|()| {
@@ -310,10 +319,13 @@ fn back(to: &Range<usize>, run: &Run, pin: &Pin) -> Result<(), Refusal> {
         if is_lost {
             run.pages.clone().for_each(|i| run.source.fixed(pin).lose(i));
         }
-        return Err(missing(run.kind, match run.kind {
-            Pages::Giant => Reason::Hugetlb1gMissing,
-            _ => Reason::Hugetlb2mMissing,
-        }));
+        return Err(missing(
+            run.kind,
+            match run.kind {
+                Pages::Giant => Reason::Hugetlb1gMissing,
+                _ => Reason::Hugetlb2mMissing,
+            },
+        ));
     }
     // SAFETY: memory of ours.
     if run.kind == Pages::Transparent && unsafe { map::advise(to.clone(), libc::MADV_HUGEPAGE) }.is_err() {
@@ -368,7 +380,7 @@ fn fill(pin: &Pin, run: &Run, content: &Content<'_>, to: usize, pace: &Pace) -> 
 fn populate(address: usize, page: Range<usize>) -> std::io::Result<()> {
     // SAFETY: memory of ours.
     let touch = || unsafe { map::populate(page.clone()) };
-    let done = if placement::is_active() { placement::on_its_node(address, page.len(), touch) } else { touch() };
+    let done = if placement::is_active() { placement::on_its_node(address, &page, touch) } else { touch() };
     match done {
         // Before Linux 5.14 the pages get their memory as they are filled, which fails as cleanly.
         Err(e) if e.kind() == std::io::ErrorKind::Unsupported => Ok(()),

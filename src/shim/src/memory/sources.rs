@@ -10,10 +10,12 @@
 
 use std::cell::UnsafeCell;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{
+    AtomicBool, AtomicIsize, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst,
+};
 
-use zen5turbo_host::memory::map::{self, HUGE_PAGE, Pages, Region, SMALL_PAGE};
 use zen5turbo_host::memory::MarkedFile;
+use zen5turbo_host::memory::map::{self, HUGE_PAGE, Pages, Region, SMALL_PAGE};
 
 use super::counters;
 use crate::reason::Reason;
@@ -383,7 +385,8 @@ pub fn let_go(source: &Source, pinned: &Pin, pages: &Range<usize>) -> std::io::R
         let bytes = source.bytes_of(pinned, &(i..i + 1));
         let is_cut = matches!(source.fixed(pinned).page(i), Page::Left | Page::Lost);
         // SAFETY: a file mapping of the program's, still there: `gone` waits before it is unmapped.
-        let result = if bytes.is_empty() || is_cut { Ok(()) } else { unsafe { map::advise(bytes, libc::MADV_DONTNEED) } };
+        let result =
+            if bytes.is_empty() || is_cut { Ok(()) } else { unsafe { map::advise(bytes, libc::MADV_DONTNEED) } };
         ADVISING.fetch_sub(1, SeqCst);
         result
     })
@@ -408,7 +411,8 @@ pub fn sweep() {
         }
     }
     let bytes = TO_GIVE_BACK.swap(0, SeqCst);
-    let given = TABLE[..USED.load(SeqCst)].iter().rev().fold(0, |given, slot| given + slot.give_back(bytes - bytes.min(given)));
+    let given =
+        TABLE[..USED.load(SeqCst)].iter().rev().fold(0, |given, slot| given + slot.give_back(bytes - bytes.min(given)));
     PINS.store(0, SeqCst);
     if given > 0 {
         counters::freed(given);

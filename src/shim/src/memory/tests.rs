@@ -127,7 +127,9 @@ fn fork(space: &Space, random: &mut fastrand::Rng) {
             let range = space.range(&(page..page + 1));
             let copied = pin.as_ref().is_some_and(|pin| pin.find(&range).is_some());
             // SAFETY: mapped, by the model.
-            !copied && (!space.mapped[page] || unsafe { *((range.start + 8) as *const u64) } == word(page * SMALL_PAGE / 8 + 1))
+            !copied
+                && (!space.mapped[page]
+                    || unsafe { *((range.start + 8) as *const u64) } == word(page * SMALL_PAGE / 8 + 1))
         });
         // SAFETY: ends the child.
         unsafe { libc::_exit(i32::from(!all_right)) };

@@ -211,26 +211,25 @@ fn placement() -> Option<(&'static Setup, Placement)> {
     }
 }
 
-/// The policy for a page of weights of `len` bytes, 2 MiB or larger, that will appear at `address`. A page
-/// is asked for by itself: pages that are made elsewhere and moved would all be interleaved to the
-/// same node.
+/// The policy for a page, 2 MiB or larger, that holds the weights which the program has at `weights`. Each page is asked for by itself.
 ///
 /// Any thread may call this at any time; it takes a search in the weights seen, under a short lock.
-pub fn policy_for(address: usize, len: usize) -> Policy {
+fn policy_for(weights: usize, page: &Range<usize>) -> Policy {
     match placement() {
         None => Policy::Default,
-        Some((setup, placement)) => policy_of(setup, placement, &SEEN, address, len),
+        Some((setup, placement)) => policy_of(setup, placement, &SEEN, weights, page),
     }
 }
 
-fn policy_of(setup: &Setup, placement: Placement, seen: &Seen, address: usize, len: usize) -> Policy {
-    let in_turn = || setup.nodes[address / len.max(HUGE_PAGE) % setup.nodes.len()];
+fn policy_of(setup: &Setup, placement: Placement, seen: &Seen, weights: usize, page: &Range<usize>) -> Policy {
+    let len = page.len();
+    let in_turn = || setup.nodes[page.start / len.max(HUGE_PAGE) % setup.nodes.len()];
     Policy::Preferred(match placement {
         Placement::Off => return Policy::Default,
         Placement::Local(node) => node,
         Placement::Interleave => in_turn(),
         // A page that holds rows of two nodes, or the ends of two tensors, goes by its middle.
-        Placement::Shard => seen.node_at(address + len / 2).map_or_else(in_turn, |n| setup.nodes[n]),
+        Placement::Shard => seen.node_at(weights + len / 2).map_or_else(in_turn, |n| setup.nodes[n]),
     })
 }
 
@@ -249,17 +248,17 @@ pub fn is_active() -> bool {
     placement().is_some()
 }
 
-/// Runs `touch`, which makes the memory that will hold the page of weights at `address`, under the policy
-/// of that page ([`policy_for`]). The policy is the calling thread's for that time, which must be one of the
+/// Runs `touch`, which makes the memory of the page that will hold the weights at `weights`, under the policy
+/// of that page. The policy is the calling thread's for that time, which must be one of the
 /// shim's own: a policy of the memory would cut a mapping that is to be moved into pieces. Two system
 /// calls, or none. A failure is counted and `touch` runs all the same; once the kernel refuses, nothing is
 /// tried any more.
-pub fn on_its_node<T>(address: usize, len: usize, touch: impl FnOnce() -> T) -> T {
-    let policy = policy_for(address, len);
+pub fn on_its_node<T>(weights: usize, page: &Range<usize>, touch: impl FnOnce() -> T) -> T {
+    let policy = policy_for(weights, page);
     if policy == Policy::Default {
         return touch();
     }
-    let placed = settled(numa::set_thread_policy(policy), policy, len);
+    let placed = settled(numa::set_thread_policy(policy), policy, page.len());
     let result = touch();
     if placed {
         // The policy that every process starts with; nothing else touches new memory in this thread.
@@ -301,10 +300,10 @@ pub fn moves_buffers() -> bool {
     matches!(placement(), Some((_, Placement::Shard)))
 }
 
-/// Moves the pages of weights in a range, of at most 2 MiB and of a buffer of ours, to the node of [`policy_for`]. One system call, or
+/// Moves the pages of weights in a range, of at most 2 MiB and of a buffer of ours, to the node that computes them. One system call, or
 /// none; failures as with [`on_its_node`].
 pub fn move_to_its_node(range: Range<usize>) {
-    let policy = policy_for(range.start, range.len());
+    let policy = policy_for(range.start, &range);
     let (start, end) = (range.start.next_multiple_of(SMALL_PAGE), range.end & !(SMALL_PAGE - 1));
     if policy != Policy::Default && start < end {
         settled(numa::move_to(start, end - start, policy), policy, end - start);
@@ -379,7 +378,9 @@ mod tests {
     fn interleaved_pages_take_turns_whatever_their_size() {
         let setup = setup(&[0, 2, 3]);
         for len in [HUGE_PAGE, 1 << 30] {
-            let of = |page: usize| policy_of(&setup, Placement::Interleave, &Seen::new(), page * len, len);
+            let of = |page: usize| {
+                policy_of(&setup, Placement::Interleave, &Seen::new(), 0, &(page * len..(page + 1) * len))
+            };
             let nodes: Vec<_> = (0..6).map(of).collect();
             assert_eq!(nodes, [0, 2, 3, 0, 2, 3].map(Policy::Preferred));
         }
@@ -393,7 +394,10 @@ mod tests {
         // 10 MiB of rows from the middle of a page on: 5 MiB for each node, from 1 and from 6 MiB on.
         let rows = Matrices { start: HUGE_PAGE / 2, rows: 10 << 10, row_bytes: 1 << 10, count: 1, stride: 0 };
         seen.add(rows, &shares);
-        let of = |page: usize| policy_of(&setup, Placement::Shard, &seen, page * HUGE_PAGE, HUGE_PAGE);
+        let of = |page: usize| {
+            let range = page * HUGE_PAGE..(page + 1) * HUGE_PAGE;
+            policy_of(&setup, Placement::Shard, &seen, range.start, &range)
+        };
         let nodes: Vec<_> = (0..6).map(of).collect();
         assert_eq!(nodes, [0, 0, 0, 1, 1, 1].map(Policy::Preferred), "of page 5 less than half is known");
         assert_eq!([6, 7].map(of), [0, 1].map(Policy::Preferred), "what nobody computes takes turns");
@@ -401,14 +405,14 @@ mod tests {
 
     #[test]
     fn local_and_off() {
-        let of = |placement| policy_of(&setup(&[1]), placement, &Seen::new(), 0, HUGE_PAGE);
+        let of = |placement| policy_of(&setup(&[1]), placement, &Seen::new(), 0, &(0..HUGE_PAGE));
         assert_eq!(of(Placement::Local(1)), Policy::Preferred(1));
         assert_eq!(of(Placement::Off), Policy::Default);
     }
 
     #[test]
     fn a_test_program_has_decided_nothing() {
-        assert_eq!(policy_for(0, HUGE_PAGE), Policy::Default);
+        assert_eq!(policy_for(0, &(0..HUGE_PAGE)), Policy::Default);
         assert_eq!(buffer_policy(), Policy::Default);
         assert!(!Team::new().is_attentive());
     }
