@@ -243,7 +243,7 @@ const REFUSED: [(&str, &str); 7] = [
     ("pread64:EIO:arg2>=0x100000", "file_unreadable"),
     // The address of a mapping; a second descriptor for its file.
     ("mmap:ENOMEM:arg2=0:arg3=0x4022:arg1>=0x1000000", "mapping_not_placed"),
-    ("lseek:EINVAL:arg1>=0x8000000000", "file_not_reopened"),
+    ("8:EINVAL:arg2=0:arg1>=0x8000000000", "file_not_reopened"), // lseek
 ];
 
 #[test]
