@@ -11,7 +11,7 @@ use crate::reason::Reason;
 use crate::stats;
 use crate::tuning;
 
-/// Which pages lie under the weights and under ggml's large buffers. Every kind falls back to the
+/// Which pages copies of weights and ggml's large buffers lie on. Every kind falls back to the
 /// smaller ones where the kernel refuses; the statistics hold the reason of each step down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HugePages {

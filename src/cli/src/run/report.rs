@@ -148,7 +148,7 @@ fn memory(json: &Value) -> String {
     let moved: u64 = ["thp", "2m", "1g"].iter().map(|kind| number(&copied[*kind])).sum();
     let total = number(&weights["cached"]) + moved;
     let mut out = format!(
-        "huge pages   {} of {} that products read ({} mapped): {} in the page cache; moved to {} transparent, {} of 2 MiB, {} of 1 GiB pages; {} given back; {:.2} s\n",
+        "huge pages   {} of {} that products read ({} mapped): {} in the page cache; copied to {} transparent, {} of 2 MiB, {} of 1 GiB pages; {} given back; {:.2} s\n",
         text::bytes(total),
         text::bytes(number(&weights["wanted"])),
         text::bytes(number(&weights["mapped"])),
@@ -198,7 +198,7 @@ mod tests {
             "50 %",
             "100",
             "declined     MUL_MAT q4_K: 3 times, use_ref",
-            "huge pages   3.0 MiB of 4.0 MiB that products read (4.0 MiB mapped): 1.0 MiB in the page cache; moved to 2.0 MiB transparent",
+            "huge pages   3.0 MiB of 4.0 MiB that products read (4.0 MiB mapped): 1.0 MiB in the page cache; copied to 2.0 MiB transparent",
             "1.50 s",
             "buffers      1.0 MiB in 2 large buffers",
             "threads      asked 4, used 1 (CPUs allowed: 3); 1 graph got fewer than asked\n",

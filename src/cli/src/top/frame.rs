@@ -155,9 +155,9 @@ pub struct Copies {
     pub wanted: u64,
     /// Of them in huge pages of the page cache.
     pub cached: u64,
-    /// Of them moved to huge pages.
+    /// Of them copied to huge pages.
     pub copied: u64,
-    /// The file's again.
+    /// Of copies freed.
     pub given_back: u64,
 }
 

@@ -88,7 +88,7 @@ mod tests {
             "generating   40.0 graphs of one column a second = tokens/s of one sequence; 80 % of the time; 120 so far",
             "prompts      0.00 graphs of more columns a second",
             "4.00 GB/s read, 8.00 GB/s while products run: 25 % and 50 % of 16.0 GB/s (2 threads, measured 2026-11-21",
-            "huge pages   4.0 MiB of 8.0 MiB that products read, 50 %: 2.0 MiB in the page cache, 2.0 MiB moved, 1.0 MiB given back",
+            "huge pages   4.0 MiB of 8.0 MiB that products read, 50 %: 2.0 MiB in the page cache, 2.0 MiB copied, 1.0 MiB given back",
             "300.0 MiB resident",
             "threads      asked 8, used 2 (CPU quota 200000/100000 us of /sys/fs/cgroup/a)\n",
             "thp_refused 1",

@@ -96,8 +96,8 @@ fn program(screen: &mut Screen<'_>, area: Rect, frame: &Frame, history: &VecDequ
     ])
     .areas(inside);
     screen.render_widget(Paragraph::new(lines), top);
-    let promoted = format!("{:.0} % of the weights that products read are on huge pages", 100.0 * frame.copies.share());
-    screen.render_widget(Gauge::default().ratio(frame.copies.share()).label(promoted), bar);
+    let copies = format!("{:.0} % of the weights that products read are on huge pages", 100.0 * frame.copies.share());
+    screen.render_widget(Gauge::default().ratio(frame.copies.share()).label(copies), bar);
     columns(screen, line, history);
     table(
         screen,

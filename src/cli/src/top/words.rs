@@ -21,18 +21,21 @@ pub fn facts(frame: &Frame, limit: Option<&Kept>) -> Vec<(&'static str, String)>
     }
     facts.push(("weights", weights(frame, limit)));
     let copies = frame.copies;
-    facts.push((
-        "huge pages",
-        format!(
-            "{} of {} that products read, {:.0} %: {} in the page cache, {} moved, {} given back",
-            text::bytes(copies.huge()),
-            text::bytes(copies.wanted),
-            100.0 * copies.share(),
-            text::bytes(copies.cached),
-            text::bytes(copies.copied),
-            text::bytes(copies.given_back)
-        ),
-    ));
+    // With the default settings nothing is copied on one memory node.
+    if copies.wanted > 0 {
+        facts.push((
+            "huge pages",
+            format!(
+                "{} of {} that products read, {:.0} %: {} in the page cache, {} copied, {} given back",
+                text::bytes(copies.huge()),
+                text::bytes(copies.wanted),
+                100.0 * copies.share(),
+                text::bytes(copies.cached),
+                text::bytes(copies.copied),
+                text::bytes(copies.given_back)
+            ),
+        ));
+    }
     facts.push(("memory", memory(frame)));
     if frame.buffers > 0 {
         facts.push((

@@ -1,8 +1,8 @@
-//! How fast weights are moved: at once where CPUs are left over, in short steps with long rests where
+//! How fast weights are copied: at once where CPUs are left over, in short steps with long rests where
 //! the graphs compute on all of them.
 //!
 //! The threads of a graph wait for each other at every operation, so what one of them loses to the
-//! promoter all of them lose, and niceness bounds only its share of one CPU (`zen5turbo_host::thread`).
+//! copier all of them lose, and niceness bounds only its share of one CPU (`zen5turbo_host::thread`).
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -48,7 +48,7 @@ impl Drop for Computing {
     }
 }
 
-/// The promoter's pace.
+/// The pace of a thread in the background.
 pub struct Pace {
     /// CPUs that this process may use at once, by number or by a quota of a control group: beyond that, what a step takes
     /// is taken from the graph, even if a CPU is idle.
