@@ -216,7 +216,7 @@ mod tests {
         let two = judge(&refused("mbind", true, libc::EPERM), 2);
         assert_eq!(two.status, Status::Limited);
         assert!(two.found.contains("EPERM") && two.remedy.unwrap().contains("SYS_NICE"));
-        assert_eq!(judge(&refused("mremap", false, libc::ENOSYS), 1).status, Status::Limited);
+        assert_eq!(judge(&refused("mmap", false, libc::ENOSYS), 1).status, Status::Limited);
         assert_eq!(thp_of_process(Thp::OffForProcess).status, Status::Limited);
         assert_eq!(thp_of_process(Thp::Never).status, Status::Ok, "memory.thp tells that");
     }
@@ -249,8 +249,8 @@ mod tests {
         let before = cpuset::affinity().unwrap();
         let tried = attempts();
         assert!(tried.len() >= 6);
-        let mremap = &tried.iter().find(|t| t.call == "mremap").unwrap().answer;
-        assert!(matches!(mremap, Answer::Permitted), "{mremap:?}");
+        let mmap = &tried.iter().find(|t| t.call == "mmap").unwrap().answer;
+        assert!(matches!(mmap, Answer::Permitted), "{mmap:?}");
         assert_eq!(cpuset::affinity().unwrap(), before);
     }
 }
