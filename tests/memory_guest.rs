@@ -13,7 +13,7 @@ const MIB: u64 = 1 << 20;
 /// The file of `fixtures/copied.c`, in whole pages.
 const MODEL: u64 = 83_902_464;
 
-/// llama-server in the inner one of two groups. What is promoted is asked for while it runs, so nothing here depends
+/// llama-server in the inner one of two groups. What is copied is asked for while it runs, so nothing here depends
 /// on time: a condition that never comes true ends with the guest's time limit.
 const SERVER: &str = r#"
 ip link set lo up

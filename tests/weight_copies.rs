@@ -166,7 +166,7 @@ fn the_page_cache_is_kept_while_memory_is_plentiful() {
 
 #[test]
 fn locked_unmapped_and_unmappable_models_stay_right() {
-    // Without a mapping the weights are in a buffer of ggml, and no file is promoted.
+    // Without a mapping the weights are in a buffer of ggml, and no file is copied.
     let run = says_the_same(generation().args("--load-mode none"));
     assert_eq!(run.stats().number("/memory/weights/mapped"), 0);
     let _ = says_the_same(generation().args("--load-mode mmap+mlock"));

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::PREFIX;
+
 /// A mapping of a process as it was at one moment.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mapping {
@@ -64,6 +66,30 @@ impl std::fmt::Debug for Mapping {
         write!(f, "{start:x}-{end:x} {path} {policy}, pages of {page_kib} KiB by node {:?}", self.count())?;
         write!(f, ", {thp_kib} KiB on transparent huge pages")
     }
+}
+
+/// Where copies of mapped weights lie, as a program with `ZEN5TURBO_LOG=debug` says on stderr: the address of the first
+/// page of each mapping that has a copy, and that of its copy.
+#[must_use]
+pub fn copies(stderr: &str) -> Vec<(usize, usize)> {
+    let address = |text: &str| usize::from_str_radix(text.strip_prefix("0x")?, 16).ok();
+    let of_line = |line: &str| {
+        let rest = line.strip_prefix(PREFIX)?.strip_prefix("copies of what is mapped at ")?;
+        let (of, at) = rest.split_once(" lie at ")?;
+        Some((address(of)?, address(at)?))
+    };
+    stderr.lines().filter_map(of_line).collect()
+}
+
+/// Address and bytes, in whole MiB, of the large buffers that a program with `ZEN5TURBO_LOG=debug` got from the shim.
+#[must_use]
+pub fn buffers(stderr: &str) -> Vec<(usize, usize)> {
+    let of_line = |line: &str| {
+        let (mib, rest) = line.strip_prefix(PREFIX)?.strip_prefix("a buffer of ")?.split_once(" MiB on ")?;
+        let (_, at) = rest.split_once(" pages at 0x")?;
+        Some((usize::from_str_radix(at, 16).ok()?, mib.parse::<usize>().ok()? << 20))
+    };
+    stderr.lines().filter_map(of_line).collect()
 }
 
 /// The mappings of a process at one moment, those of at least some size.

@@ -76,12 +76,12 @@ pub struct Summary<'a> {
     pub stock_distance: Distance,
     /// As above.
     pub largest_distance: Distance,
-    /// Kernels, and bytes of weights promoted and given back.
+    /// Kernels, and bytes of weights copied, and of copies given back.
     pub isa: Option<&'a str>,
     /// As above.
-    pub promoted: Option<u64>,
+    pub copied: Option<u64>,
     /// As above.
-    pub demoted: Option<u64>,
+    pub freed: Option<u64>,
 }
 
 impl std::fmt::Display for Summary<'_> {
