@@ -23,5 +23,5 @@ fn a_server_under_load_keeps_its_answers_and_its_size() {
     }
     let squeezed = summary.number("/squeezes") > 0;
     println!("memory was squeezed: {squeezed}"); // not where no control group can be made
-    assert!(!squeezed || summary.number("/freed") > 0, "no weights were given back\n{summary}");
+    assert!(!squeezed || summary.number("/given_back") > 0, "no weights were given back\n{summary}");
 }

@@ -81,7 +81,7 @@ pub fn soak(options: &Options) -> Result<String> {
         largest_distance: largest,
         isa: stats["isa"].as_str(),
         copied: number("/memory/weights/copied/thp"),
-        freed: number("/memory/weights/freed"),
+        given_back: Some(number("/events/memory_pressure").unwrap_or(0)),
     };
     let file = options.out.join("summary.json");
     std::fs::write(&file, serde_json::to_string_pretty(&summary)?).context("summary.json")?;

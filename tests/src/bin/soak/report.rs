@@ -76,12 +76,12 @@ pub struct Summary<'a> {
     pub stock_distance: Distance,
     /// As above.
     pub largest_distance: Distance,
-    /// Kernels, and bytes of weights copied, and of copies given back.
+    /// Kernels, bytes of weights copied, and how often copies were given back as memory was short.
     pub isa: Option<&'a str>,
     /// As above.
     pub copied: Option<u64>,
     /// As above.
-    pub freed: Option<u64>,
+    pub given_back: Option<u64>,
 }
 
 impl std::fmt::Display for Summary<'_> {
