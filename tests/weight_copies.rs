@@ -194,7 +194,7 @@ fn what_the_program_has_locked_stays_locked() {
     // Enough for the model, and for no copy beside it.
     if may_lock(enough) {
         let tight = Refusal::new().unprivileged().limit("memlock", enough);
-        let run = copied("lock", "model").inside(&tight).run().success();
+        let run = copied("lock", "first").inside(&tight).run().success();
         passed(&run);
         assert!(run.stdout.starts_with("locked"), "{run}");
         assert_eq!(run.stats().events("memory_locked"), 1, "{}", run.stats());

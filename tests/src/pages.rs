@@ -120,6 +120,13 @@ impl Snapshot {
         Ok(Self { ms, mappings })
     }
 
+    /// Whether the page at an address lies on some node.
+    #[must_use]
+    pub fn has(&self, at: usize) -> bool {
+        let mapping = self.mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&at));
+        mapping.is_some_and(|m| m.nodes.as_bytes()[(at - m.start) / (m.page_kib * 1024)].is_ascii_digit())
+    }
+
     /// Reads a file that the program page-nodes has written, one snapshot a line.
     #[must_use]
     pub fn read_all(file: &Path) -> Vec<Self> {
