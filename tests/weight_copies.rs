@@ -27,6 +27,8 @@ fn fixture() -> &'static (TempDir, PathBuf, PathBuf) {
 /// The fixture in one of its modes.
 fn copied(mode: &str, arg: &str) -> Program {
     let (_, program, model) = fixture();
+    // What the page cache has let go would come back in huge pages, which get no copy.
+    let _ = std::fs::read(model).expect("the model can be read");
     Program::engaged(program).knob("HUGEPAGES", "thp").arg(mode).arg(model).args(arg)
 }
 
@@ -393,11 +395,15 @@ fn children_forked_meanwhile_see_the_same() {
     }
 }
 
-/// The program of `fixtures/forked_reading.c`, which reads the fixture's model; whether it could read it anew.
+/// The program of `fixtures/forked_reading.c`, which reads a model like the fixture's; whether it could read it anew.
 fn forked_reading(prepare: impl FnOnce(Program) -> Program) -> (Outcome, bool) {
     let dir = work_dir();
     let program = Fixture::new("forked_reading").linked_with_ggml().build(&dir, "forked_reading");
-    let run = prepare(Program::engaged(program).arg(&fixture().2)).run().success();
+    // It reads it into huge pages of the page cache, where the other tests would find it.
+    let own = dir.path().join("model.gguf");
+    std::fs::copy(&fixture().2, &own).expect("there is room for a copy");
+    std::fs::File::open(&own).and_then(|file| file.sync_all()).expect("on disk, so that the cache can let it go");
+    let run = prepare(Program::engaged(program).arg(&own)).run().success();
     passed(&run);
     let is_read = !run.stdout.starts_with("kept");
     if !is_read {

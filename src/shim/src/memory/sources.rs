@@ -387,9 +387,12 @@ pub fn let_go(source: &Source, pinned: &Pin, pages: &Range<usize>) -> std::io::R
         ADVISING.fetch_add(1, SeqCst);
         let bytes = source.bytes_of(pinned, &(i..i + 1));
         let is_cut = matches!(source.fixed(pinned).page(i), Page::Left | Page::Lost);
-        // SAFETY: a file mapping of the program's, still there: `gone` waits before it is unmapped.
-        let result =
-            if bytes.is_empty() || is_cut { Ok(()) } else { unsafe { map::advise(bytes, libc::MADV_DONTNEED) } };
+        let result = if bytes.is_empty() || is_cut {
+            Ok(())
+        } else {
+            // SAFETY: a file mapping of the program's, still there: `gone` waits before it is unmapped.
+            unsafe { map::advise(bytes, libc::MADV_DONTNEED) }
+        };
         ADVISING.fetch_sub(1, SeqCst);
         result
     })
