@@ -20,6 +20,7 @@ fn fixture() -> &'static (TempDir, PathBuf, PathBuf) {
         let program = Fixture::new("copied").linked_with_ggml().build(&dir, "copied");
         let model = dir.path().join("model.gguf");
         let _ = Program::new(&program).arg("make").arg(&model).run().success();
+        std::fs::File::open(&model).and_then(|file| file.sync_all()).expect("on disk, so that the cache can let it go");
         (dir, program, model)
     })
 }
