@@ -13,7 +13,7 @@ const MIB: u64 = 1 << 20;
 /// The file of `fixtures/copied.c`, in whole pages.
 const MODEL: u64 = 83_902_464;
 
-/// llama-server in the inner one of two groups. What is promoted is asked for while it runs, so nothing here depends
+/// llama-server in the inner one of two groups. What is copied is asked for while it runs, so nothing here depends
 /// on time: a condition that never comes true ends with the guest's time limit.
 const SERVER: &str = r#"
 ip link set lo up
@@ -106,7 +106,7 @@ fn guest() -> &'static GuestOutcome {
             ("copied", copied),
             ("refuse", refuse),
         ];
-        let limited = [("tight", MODEL + 4 * MIB, "tight"), ("lock", MODEL, "lock model")];
+        let limited = [("tight", MODEL + 4 * MIB, "tight"), ("lock", MODEL, "lock first")];
         let mut script = "export ZEN5TURBO_GATE=off ZEN5TURBO_KERNELS=avx2 ZEN5TURBO_NUMA=off\n".to_owned();
         for (name, path) in &files {
             script += &format!("{name}='{}'\n", path.display());
@@ -184,4 +184,5 @@ fn a_locked_model_stays_so_where_the_limit_leaves_no_room_for_copies() {
     let (stats, text) = locked("lock");
     assert!(text.starts_with("locked"));
     assert_eq!(stats.events("memory_locked"), 1);
+    assert_eq!(stats.number("/memory/weights/copied/thp"), 0);
 }

@@ -18,10 +18,10 @@ fn a_server_under_load_keeps_its_answers_and_its_size() {
     let summary = std::fs::read_to_string(dir.path().join("summary.json")).expect("a summary was written");
     println!("{}{summary}", run.stdout);
     let summary = Stats::parse(&summary);
-    for what in ["cycles", "counts/completions", "counts/cancelled", "counts/abandoned", "shifts", "promoted"] {
+    for what in ["cycles", "counts/completions", "counts/cancelled", "counts/abandoned", "shifts", "copied"] {
         assert!(summary.number(&format!("/{what}")) > 0, "{what} is 0\n{summary}");
     }
     let squeezed = summary.number("/squeezes") > 0;
     println!("memory was squeezed: {squeezed}"); // not where no control group can be made
-    assert!(!squeezed || summary.number("/demoted") > 0, "no weights were given back\n{summary}");
+    assert!(!squeezed || summary.number("/given_back") > 0, "no weights were given back\n{summary}");
 }

@@ -20,6 +20,7 @@ fn fixture() -> &'static (TempDir, PathBuf, PathBuf) {
         let program = Fixture::new("copied").linked_with_ggml().build(&dir, "copied");
         let model = dir.path().join("model.gguf");
         let _ = Program::new(&program).arg("make").arg(&model).run().success();
+        std::fs::File::open(&model).and_then(|file| file.sync_all()).expect("on disk, so that the cache can let it go");
         (dir, program, model)
     })
 }
@@ -27,6 +28,8 @@ fn fixture() -> &'static (TempDir, PathBuf, PathBuf) {
 /// The fixture in one of its modes.
 fn copied(mode: &str, arg: &str) -> Program {
     let (_, program, model) = fixture();
+    // What the page cache has let go would come back in huge pages, which get no copy.
+    let _ = std::fs::read(model).expect("the model can be read");
     Program::engaged(program).knob("HUGEPAGES", "thp").arg(mode).arg(model).args(arg)
 }
 
@@ -166,7 +169,7 @@ fn the_page_cache_is_kept_while_memory_is_plentiful() {
 
 #[test]
 fn locked_unmapped_and_unmappable_models_stay_right() {
-    // Without a mapping the weights are in a buffer of ggml, and no file is promoted.
+    // Without a mapping the weights are in a buffer of ggml, and no file is copied.
     let run = says_the_same(generation().args("--load-mode none"));
     assert_eq!(run.stats().number("/memory/weights/mapped"), 0);
     let _ = says_the_same(generation().args("--load-mode mmap+mlock"));
@@ -194,7 +197,7 @@ fn what_the_program_has_locked_stays_locked() {
     // Enough for the model, and for no copy beside it.
     if may_lock(enough) {
         let tight = Refusal::new().unprivileged().limit("memlock", enough);
-        let run = copied("lock", "model").inside(&tight).run().success();
+        let run = copied("lock", "first").inside(&tight).run().success();
         passed(&run);
         assert!(run.stdout.starts_with("locked"), "{run}");
         assert_eq!(run.stats().events("memory_locked"), 1, "{}", run.stats());
@@ -393,11 +396,15 @@ fn children_forked_meanwhile_see_the_same() {
     }
 }
 
-/// The program of `fixtures/forked_reading.c`, which reads the fixture's model; whether it could read it anew.
+/// The program of `fixtures/forked_reading.c`, which reads a model like the fixture's; whether it could read it anew.
 fn forked_reading(prepare: impl FnOnce(Program) -> Program) -> (Outcome, bool) {
     let dir = work_dir();
     let program = Fixture::new("forked_reading").linked_with_ggml().build(&dir, "forked_reading");
-    let run = prepare(Program::engaged(program).arg(&fixture().2)).run().success();
+    // It reads it into huge pages of the page cache, where the other tests would find it.
+    let own = dir.path().join("model.gguf");
+    std::fs::copy(&fixture().2, &own).expect("there is room for a copy");
+    std::fs::File::open(&own).and_then(|file| file.sync_all()).expect("on disk, so that the cache can let it go");
+    let run = prepare(Program::engaged(program).arg(&own)).run().success();
     passed(&run);
     let is_read = !run.stdout.starts_with("kept");
     if !is_read {

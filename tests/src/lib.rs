@@ -26,7 +26,7 @@ pub use group::{CpuGroup, MemoryGroup};
 pub use guest::{Guest, GuestOutcome, page_nodes};
 pub use machine::{MILAN, Tier, ZEN5, tiers};
 pub use outcome::{Outcome, Stats};
-pub use pages::{Mapping, Snapshot, cached};
+pub use pages::{Mapping, Snapshot, buffers, cached, copies};
 pub use program::{Program, TIME_LIMIT, clean_environment};
 pub use refusal::{CONTAINER, Refusal};
 

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::PREFIX;
+
 /// A mapping of a process as it was at one moment.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mapping {
@@ -66,6 +68,30 @@ impl std::fmt::Debug for Mapping {
     }
 }
 
+/// Where copies of mapped weights lie, as a program with `ZEN5TURBO_LOG=debug` says on stderr: the address of the first
+/// page of each mapping that has a copy, and that of its copy.
+#[must_use]
+pub fn copies(stderr: &str) -> Vec<(usize, usize)> {
+    let address = |text: &str| usize::from_str_radix(text.strip_prefix("0x")?, 16).ok();
+    let of_line = |line: &str| {
+        let rest = line.strip_prefix(PREFIX)?.strip_prefix("copies of what is mapped at ")?;
+        let (of, at) = rest.split_once(" lie at ")?;
+        Some((address(of)?, address(at)?))
+    };
+    stderr.lines().filter_map(of_line).collect()
+}
+
+/// Address and bytes, in whole MiB, of the large buffers that a program with `ZEN5TURBO_LOG=debug` got from the shim.
+#[must_use]
+pub fn buffers(stderr: &str) -> Vec<(usize, usize)> {
+    let of_line = |line: &str| {
+        let (mib, rest) = line.strip_prefix(PREFIX)?.strip_prefix("a buffer of ")?.split_once(" MiB on ")?;
+        let (_, at) = rest.split_once(" pages at 0x")?;
+        Some((usize::from_str_radix(at, 16).ok()?, mib.parse::<usize>().ok()? << 20))
+    };
+    stderr.lines().filter_map(of_line).collect()
+}
+
 /// The mappings of a process at one moment, those of at least some size.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -92,6 +118,13 @@ impl Snapshot {
             mappings.push(mapping);
         }
         Ok(Self { ms, mappings })
+    }
+
+    /// Whether the page at an address lies on some node.
+    #[must_use]
+    pub fn has(&self, at: usize) -> bool {
+        let mapping = self.mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&at));
+        mapping.is_some_and(|m| m.nodes.as_bytes()[(at - m.start) / (m.page_kib * 1024)].is_ascii_digit())
     }
 
     /// Reads a file that the program page-nodes has written, one snapshot a line.

@@ -80,7 +80,8 @@ pub fn allocate(caller: &Caller, from: usize, size: usize) -> Option<*mut c_void
     let [count, bytes] = if buffer.hugetlb { &counters.hugetlb } else { &counters.thp };
     count.fetch_add(1, Relaxed);
     bytes.fetch_add(buffer.len as u64, Relaxed);
-    log!(debug, "a buffer of {} MiB on {} pages", buffer.len >> 20, if buffer.hugetlb { "reserved" } else { "huge" });
+    let (mib, pages) = (buffer.len >> 20, if buffer.hugetlb { "reserved" } else { "huge" });
+    log!(debug, "a buffer of {mib} MiB on {pages} pages at {:#x}", buffer.start);
     Some(buffer.start as *mut c_void)
 }
 

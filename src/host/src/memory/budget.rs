@@ -147,7 +147,7 @@ impl Budget {
     }
 
     /// What the kernel promises yet, where it promises no more than it has
-    /// (`vm.overcommit_memory=2`). There a private mapping that moves counts twice meanwhile.
+    /// (`vm.overcommit_memory=2`).
     fn left_to_commit(&self, meminfo: &str) -> Option<u64> {
         let policy = std::fs::read_to_string(self.root.join("proc/sys/vm/overcommit_memory")).ok()?;
         if policy.trim() != "2" {

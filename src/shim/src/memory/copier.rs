@@ -154,7 +154,7 @@ fn work(mut ladder: Vec<Pages>) {
             wait(seen, TICK);
             continue;
         };
-        if !has_room(&budget, &run) {
+        if !has_room(&budget, &run, &pin) {
             stats::event(Reason::MemoryBudget);
             calm_from = now + PAUSE;
             continue;
@@ -234,9 +234,10 @@ fn is_short(budget: &Budget) -> bool {
     budget.pressure().is_high() || budget.spare() == Some(0)
 }
 
-/// Whether memory is left for a run. That of the pool is nobody else's, taken or not.
-fn has_room(budget: &Budget, run: &Run) -> bool {
-    if run.kind != Pages::Transparent {
+/// Whether memory is left for a run. That of the pool is nobody else's, taken or not, and what is moved takes none.
+fn has_room(budget: &Budget, run: &Run, pin: &Pin) -> bool {
+    let is_moved = matches!(run.source.fixed(pin).origin, Origin::Buffer);
+    if run.kind != Pages::Transparent || is_moved {
         return true;
     }
     // While somebody waits for memory, what is taken now would have to be given back at once.
@@ -410,7 +411,7 @@ fn is_huge_already(pin: &Pin, run: &Run) -> bool {
         return false;
     }
     counters::cached(run.pages.len() * HUGE_PAGE);
-    run.pages.clone().for_each(|i| fixed.leave(i));
+    run.pages.clone().for_each(|i| _ = fixed.leave(i));
     true
 }
 

@@ -304,13 +304,15 @@ impl Source {
             TO_SWEEP.store(true, SeqCst);
         }
         let fixed = self.fixed(pinned);
+        let mut copied = 0;
         for i in fixed.indices(gone) {
             let page = fixed.base + i * HUGE_PAGE..fixed.base + (i + 1) * HUGE_PAGE;
             let is_cut_within = gone.start > range.start && gone.end < range.end;
-            if part(page.start, page.end) || is_cut_within {
-                fixed.leave(i);
+            if (part(page.start, page.end) || is_cut_within) && fixed.leave(i) {
+                copied += HUGE_PAGE;
             }
         }
+        counters::freed(copied); // `free` takes the memory, and sees no more what these were
     }
 }
 
@@ -335,12 +337,13 @@ impl Fixed {
         self.pages[i].compare_exchange(from.word(), to.word(), SeqCst, SeqCst).is_ok()
     }
 
-    /// The page is not to be copied any more.
-    pub fn leave(&self, i: usize) {
-        let _ = self.pages[i].fetch_update(SeqCst, SeqCst, |word| match Page::of(word) {
+    /// The page is not to be copied any more; whether it was.
+    pub fn leave(&self, i: usize) -> bool {
+        let old = self.pages[i].fetch_update(SeqCst, SeqCst, |word| match Page::of(word) {
             Page::Lost => None,
             _ => Some(Page::Left.word()),
         });
+        old.is_ok_and(|word| matches!(Page::of(word), Page::Copied(_)))
     }
 
     /// The page's place in the copy is somebody else's.

@@ -8,7 +8,7 @@
 //!    fixed prompts are asked again: the same tokens and log-probabilities, to the last bit, as from the first server.
 //!    (Under load the composition of a batch may change the order of sums; the README of llama-server says so of
 //!    stock. So answers under load are compared and reported, not required to be the same.) In longer cycles, and in the last one, the memory
-//!    of the server is squeezed for a while, so that weights are given back and promoted again.
+//!    of the server is squeezed for a while, so that copies of weights are given back and made again.
 //! 4. SIGTERM: exit status 0, complete statistics without an unexpected reason, every task in the log.
 //!
 //! Writes `report.jsonl` (a line a minute), `summary.json` and the servers' logs. Exit status 1 and one line that

@@ -35,7 +35,7 @@ const SQUEEZE: std::ops::Range<Duration> = Duration::from_secs(4)..Duration::fro
 /// As above.
 const LEFT: u64 = 40 << 20;
 
-/// A cycle of this length is long enough for weights to be given back and promoted again, after a minute's pause.
+/// A cycle of this length is long enough for copies of weights to be given back and made again, after a minute's pause.
 const LONG: Duration = Duration::from_secs(120);
 
 /// What the servers are compared with.
@@ -80,8 +80,8 @@ pub fn soak(options: &Options) -> Result<String> {
         stock_distance: reference.own,
         largest_distance: largest,
         isa: stats["isa"].as_str(),
-        promoted: number("/memory/weights/promoted/thp"),
-        demoted: number("/memory/weights/demoted"),
+        copied: number("/memory/weights/copied/thp"),
+        given_back: Some(number("/events/memory_pressure").unwrap_or(0)),
     };
     let file = options.out.join("summary.json");
     std::fs::write(&file, serde_json::to_string_pretty(&summary)?).context("summary.json")?;

@@ -76,12 +76,12 @@ pub struct Summary<'a> {
     pub stock_distance: Distance,
     /// As above.
     pub largest_distance: Distance,
-    /// Kernels, and bytes of weights promoted and given back.
+    /// Kernels, bytes of weights copied, and how often copies were given back as memory was short.
     pub isa: Option<&'a str>,
     /// As above.
-    pub promoted: Option<u64>,
+    pub copied: Option<u64>,
     /// As above.
-    pub demoted: Option<u64>,
+    pub given_back: Option<u64>,
 }
 
 impl std::fmt::Display for Summary<'_> {

@@ -57,8 +57,8 @@ mod tests {
         };
         assert!(check(&stats("memory_pressure", "src0_view", 1)).is_ok());
         assert!(check(&stats("memory_pressure", "src0_view", 0)).is_err());
-        let error = check(&stats("move_refused", "src0_view", 1)).unwrap_err().to_string();
-        assert!(error.contains(r#"{"move_refused": 1}"#), "{error}");
+        let error = check(&stats("memory_locked", "src0_view", 1)).unwrap_err().to_string();
+        assert!(error.contains(r#"{"memory_locked": 1}"#), "{error}");
         assert!(check(&stats("memory_budget", "internal_error", 1)).is_err());
         assert!(check(&json!({ "state": "waiting" })).is_err());
     }
