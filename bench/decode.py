@@ -125,7 +125,7 @@ def generate(options, variant, model, threads):
     if not read:
         raise Failed("the shim took nothing over: its figures would be stock's")
     weights = found["memory"]["weights"]
-    if variant == SHIM and not weights["cached"] and not any(weights["promoted"].values()):
+    if variant == SHIM and not weights["cached"] and not any(weights["copied"].values()):
         raise Failed(f"no weights lie on huge pages: {found['events']}")
     tokens = options.repetitions * options.tg + 1  # llama-bench warms up with one
     return samples, read / tokens
