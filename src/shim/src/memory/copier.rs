@@ -3,6 +3,7 @@
 //! It reads the file into memory of ours and says that the pages are copied; the next graph reads them there. Nothing here is needed
 //! for a right answer: whatever is refused ends the copying and is counted, and the products read the program's own memory.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
@@ -36,6 +37,9 @@ const GIANT: usize = GIANT_PAGE / HUGE_PAGE;
 
 /// How often the pressure on memory is looked at while there are copies.
 const TICK: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether the graphs have ended that do not know of what was copied last.
+const SOON: Duration = Duration::from_millis(20);
 
 /// How long nothing is copied after memory was short.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -122,6 +126,7 @@ fn work(mut ladder: Vec<Pages>) {
     let pace = Pace::new();
     let mut most = PAGES;
     let mut calm_from = Instant::now();
+    let mut copied_pages = VecDeque::new();
     loop {
         let seen = CHANGES.load(SeqCst);
         let now = Instant::now();
@@ -129,7 +134,7 @@ fn work(mut ladder: Vec<Pages>) {
             STOPPED.store(true, Relaxed);
         }
         let [copied, returnable] = sources::copied();
-        if ENDING.load(Relaxed) || STOPPED.load(Relaxed) && returnable == 0 {
+        if ENDING.load(Relaxed) || STOPPED.load(Relaxed) && returnable == 0 && copied_pages.is_empty() {
             // Whoever wants something after this starts another one.
             RUNNING.store(false, SeqCst);
             return;
@@ -148,10 +153,13 @@ fn work(mut ladder: Vec<Pages>) {
         }
         sources::sweep();
         let pin = Pin::new();
+        while let Some(pages) = copied_pages.pop_front_if(|pages: &mut CopiedPages| sources::have_ended(pages.graphs)) {
+            let_go(&pin, &pages, &budget);
+        }
         let run = if now >= calm_from && !STOPPED.load(Relaxed) { next_run(&pin, &ladder, most) } else { None };
         let Some(run) = run else {
             drop(pin);
-            wait(seen, TICK);
+            wait(seen, if copied_pages.is_empty() { TICK } else { SOON });
             continue;
         };
         if !has_room(&budget, &run, &pin) {
@@ -160,7 +168,10 @@ fn work(mut ladder: Vec<Pages>) {
             continue;
         }
         match copy(&pin, &run, &pace) {
-            Ok(()) => release_cache(&pin, &run, &budget),
+            Ok(()) => {
+                let (source, graphs) = (run.source.number(), sources::graphs_begun());
+                copied_pages.push_back(CopiedPages { source, pages: run.pages, graphs });
+            }
             // The rest of the pool, down to its last page.
             Err(Refusal::Missing(_)) if run.kind == Pages::Huge && run.pages.len() > 1 => most = run.pages.len() / 2,
             Err(Refusal::Missing(reason)) => {
@@ -293,11 +304,34 @@ fn copy(pin: &Pin, run: &Run, pace: &Pace) -> Result<(), Refusal> {
     let bytes = run.pages.clone().filter(copied).count() * HUGE_PAGE;
     let [all, rested] = [started.elapsed(), pace.take_rested()].map(|time| time.as_micros() as u64);
     counters::copied(run.kind, bytes, all.saturating_sub(rested), rested);
-    // The program's pages are not needed now: what reads them all the same gets them from the page cache again.
-    if sources::let_go(source, pin, &run.pages).is_err() {
+    Ok(())
+}
+
+/// Pages that were copied a moment ago.
+struct CopiedPages {
+    /// Number of the source.
+    source: u64,
+    pages: Range<usize>,
+    /// Graphs that had begun by then: they were not told of the copy, and still read the program's pages.
+    graphs: u64,
+}
+
+/// The program's own pages are not needed any more: what reads them all the same gets them from the page cache again. When page cache and
+/// copies do not fit in memory together, the kernel is told that these pages of the file are not needed here, either.
+fn let_go(pin: &Pin, copied: &CopiedPages, budget: &Budget) {
+    let Some(source) = pin.numbered(copied.source) else { return };
+    if sources::let_go(source, pin, &copied.pages).is_err() {
         stats::event_once(Reason::MemoryLocked);
     }
-    Ok(())
+    let fixed: &Fixed = source.fixed(pin);
+    let still = (0..fixed.count()).filter(|&i| matches!(fixed.page(i), Page::Wanted(_))).count() * HUGE_PAGE;
+    let Some((file, offset)) = fixed.file() else { return };
+    if budget.spare().is_some_and(|spare| spare < (still + RELIEF) as u64)
+        && let Some(fd) = file.get()
+    {
+        let bytes = source.bytes_of(pin, &copied.pages);
+        page_cache::release_cache(fd, offset + (bytes.start - fixed.start) as u64, bytes.len() as u64);
+    }
 }
 
 /// A model file, as its mapping shows it.
@@ -448,19 +482,5 @@ fn rest(time: Duration) {
             return;
         }
         wait(CHANGES.load(SeqCst), left);
-    }
-}
-
-/// When the page cache and the copies do not fit in memory together, the kernel is told that these pages of the file are not needed here
-/// any more.
-fn release_cache(pin: &Pin, run: &Run, budget: &Budget) {
-    let fixed: &Fixed = run.source.fixed(pin);
-    let still = (0..fixed.count()).filter(|&i| matches!(fixed.page(i), Page::Wanted(_))).count() * HUGE_PAGE;
-    let Some((file, offset)) = fixed.file() else { return };
-    if budget.spare().is_some_and(|spare| spare < (still + RELIEF) as u64)
-        && let Some(fd) = file.get()
-    {
-        let bytes = run.source.bytes_of(pin, &run.pages);
-        page_cache::release_cache(fd, offset + (bytes.start - fixed.start) as u64, bytes.len() as u64);
     }
 }

@@ -166,9 +166,24 @@ pub fn any() -> bool {
     HIGH.load(Relaxed) != 0
 }
 
+/// Graphs with a pin, since the start, that have begun and that have ended.
+static BEGUN: AtomicU64 = AtomicU64::new(0);
+static ENDED: AtomicU64 = AtomicU64::new(0);
+
 /// As long as it lives, sources stay in their slots and copies where they are.
 pub struct Pin {
     process: u32,
+    is_graph: bool,
+}
+
+/// How many graphs have begun.
+pub fn graphs_begun() -> u64 {
+    BEGUN.load(SeqCst)
+}
+
+/// Whether as many graphs have ended.
+pub fn have_ended(graphs: u64) -> bool {
+    ENDED.load(SeqCst) >= graphs
 }
 
 impl Pin {
@@ -184,12 +199,18 @@ impl Pin {
 
     fn try_new() -> Option<Self> {
         let add = |pins: isize| (pins >= 0).then_some(pins + 1);
-        PINS.fetch_update(SeqCst, SeqCst, add).ok().map(|_| Self { process: PROCESS.load(Relaxed) })
+        PINS.fetch_update(SeqCst, SeqCst, add).ok().map(|_| Self { process: PROCESS.load(Relaxed), is_graph: false })
     }
 
     /// A pin for a graph, to be held until it has ended; `None` while something waits to be swept: it uses no copies then.
     pub fn for_graph() -> Option<Self> {
-        if TO_SWEEP.load(SeqCst) { None } else { Self::try_new() }
+        if TO_SWEEP.load(SeqCst) {
+            return None;
+        }
+        let mut pin = Self::try_new()?;
+        BEGUN.fetch_add(1, SeqCst);
+        pin.is_graph = true;
+        Some(pin)
     }
 
     /// The sources that are not void.
@@ -215,6 +236,7 @@ impl Drop for Pin {
     fn drop(&mut self) {
         if self.process == PROCESS.load(Relaxed) {
             PINS.fetch_sub(1, SeqCst);
+            ENDED.fetch_add(u64::from(self.is_graph), SeqCst);
         }
     }
 }
@@ -499,6 +521,7 @@ pub fn copied() -> [usize; 2] {
 pub fn forget_in_child() {
     PROCESS.fetch_add(1, Relaxed);
     ADVISING.store(0, SeqCst);
+    ENDED.store(BEGUN.load(SeqCst), SeqCst);
     for slot in &TABLE[..USED.load(SeqCst)] {
         if slot.number.load(SeqCst) > CLAIMED {
             // SAFETY: this is the only thread. What another one was about to free is not freed: a few pages.
