@@ -99,7 +99,7 @@ impl Script {
     /// A copy of 1 GiB takes seconds, in which another processor has to compute the tokens.
     fn giant(self, name: &str, vars: &str) -> Self {
         let vars = format!("{vars} ZEN5TURBO_TUNE={TUNED}");
-        self.line(&format!("complete {name} '{}' '-t 1 -n 24' {vars} --", guest_giant_model().display()))
+        self.line(&format!("complete {name} '{}' '-t 1 -n 48' {vars} --", guest_giant_model().display()))
     }
 
     fn pool(self, pages: u64) -> Self {
