@@ -181,9 +181,9 @@ fn memory_that_somebody_else_takes_in_a_hurry_kills_nobody() {
 // ---- files of other kinds ----
 
 #[test]
-fn where_the_kernel_does_not_tell_what_is_cached_a_cold_model_is_read_ahead() {
+fn where_a_filter_may_forbid_asking_what_is_cached_a_cold_model_is_read_ahead() {
     let model = Cold::new(&gemma());
-    // 327: preadv2. Overlayfs and FUSE refuse it so with RWF_NOWAIT, a container's filter with the others.
+    // 327: preadv2. It is not called where there is a filter: what is cached is found out by reading some bytes.
     for error in ["EOPNOTSUPP", "EPERM", "ENOSYS"] {
         if !becomes_cold(&model) {
             return;
@@ -191,7 +191,6 @@ fn where_the_kernel_does_not_tell_what_is_cached_a_cold_model_is_read_ahead() {
         let refusal = Refusal::new().call(&format!("327:{error}"));
         let run = model.generation(completion(true), 4).inside(&refusal).run().success();
         let stats = run.stats();
-        assert_eq!(stats.events("page_cache_unknown"), 1, "{stats}");
         assert!(stats.number("/memory/prefetch/bytes") > model.size() / 2, "{stats}");
         assert!(run.bytes_read <= model.size() + NOISE, "{} bytes read\n{stats}", run.bytes_read);
     }
