@@ -53,7 +53,14 @@ fn two_models_are_mapped_copied_and_unmapped_while_other_threads_allocate() {
         let mode = if pages == "thp" { "two" } else { "replaced" };
         in_both_orders(
             &dir,
-            || Program::engaged(&program).knob("HUGEPAGES", pages).arg(mode).arg(&model).arg("quick"),
+            || {
+                Program::engaged(&program)
+                    .knob("KERNELS", "avx2")
+                    .knob("HUGEPAGES", pages)
+                    .arg(mode)
+                    .arg(&model)
+                    .arg("quick")
+            },
             |program| {
                 let run = program.run().success();
                 assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("0 failures\n", ""), "{run}");

@@ -242,7 +242,13 @@ fn a_model_that_is_cut_while_it_is_mapped_harms_no_product_before_the_cut() {
         println!("skipped: no transparent huge pages, so nothing is copied");
         return;
     }
-    let run = Program::engaged(&program).knob("HUGEPAGES", "thp").arg("cut").arg(&model).run().success();
+    let run = Program::engaged(&program)
+        .knob("KERNELS", "avx2")
+        .knob("HUGEPAGES", "thp")
+        .arg("cut")
+        .arg(&model)
+        .run()
+        .success();
     assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("0 failures\n", ""), "{run}");
     run.stats().assert_healthy();
     assert_eq!(run.stats().events("file_unreadable"), 1, "{}", run.stats());

@@ -27,9 +27,10 @@ pub struct Width {
 
 impl Width {
     /// Whether 256 bits win, by more than what noise explains: 512 need fewer instructions, which leaves more
-    /// to a second thread of the core.
+    /// to a second thread of the core. On a busy virtual machine of two CPUs (AMD EPYC, Zen 4, 2026-11-30) a limit of 97 % was crossed
+    /// now and then where 256 bits need 104 %; one column, which 256 bits lose there, was left to ggml by that process.
     pub fn is_narrow(self) -> bool {
-        self.bits256 * 100 < self.bits512 * 97
+        self.bits256 * 100 < self.bits512 * 90
     }
 
     /// Whether 512-bit operations are split: else 256 bits need nearly twice the time. (AMD EPYC, Zen 4,
@@ -88,8 +89,8 @@ mod tests {
     #[test]
     fn narrow_registers_must_win_clearly() {
         let narrow = |bits512, bits256| Width { bits512, bits256 }.is_narrow();
-        assert!(!narrow(100, 100) && !narrow(100, 97) && !narrow(100, 300));
-        assert!(narrow(100, 96));
+        assert!(!narrow(100, 100) && !narrow(100, 90) && !narrow(100, 300));
+        assert!(narrow(100, 89));
     }
 
     #[test]
