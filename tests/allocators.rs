@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
-use zen5turbo_tests::{Fixture, Program, gemma, llama, need, shim, work_dir};
+use zen5turbo_tests::{Fixture, Program, copied_fixture, gemma, llama, need, shim, work_dir};
 
 /// The library, and what has it give memory back at once.
 struct Allocator {
@@ -45,9 +45,7 @@ fn in_both_orders(dir: &TempDir, program: impl Fn() -> Program, check: impl Fn(P
 #[test]
 fn two_models_are_mapped_copied_and_unmapped_while_other_threads_allocate() {
     let dir = work_dir();
-    let program = Fixture::new("copied").linked_with_ggml().build(&dir, "copied");
-    let model = dir.path().join("model.gguf");
-    let _ = Program::new(&program).arg("make").arg(&model).run().success();
+    let (program, model) = copied_fixture(&dir);
     for pages in ["thp", "auto"] {
         // Where nothing is copied the fixture would wait for copies.
         let mode = if pages == "thp" { "two" } else { "replaced" };

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use tempfile::TempDir;
 use zen5turbo_tests::{
-    FakeRoot, Fixture, Outcome, Program, Refusal, command, gemma, guest_model, llama, shim, work_dir,
+    FakeRoot, Fixture, Outcome, Program, Refusal, command, copied_fixture, gemma, guest_model, llama, shim, work_dir,
 };
 
 /// Every variable but the gate, whose default ends the program here; and those of the user's folders.
@@ -234,9 +234,7 @@ fn truncated_sparse_and_lying_models_end_as_with_stock() {
 #[test]
 fn a_model_that_is_cut_while_it_is_mapped_harms_no_product_before_the_cut() {
     let dir = work_dir();
-    let program = Fixture::new("copied").linked_with_ggml().build(&dir, "copied");
-    let model = dir.path().join("model.gguf");
-    let _ = Program::new(&program).arg("make").arg(&model).run().success();
+    let (program, model) = copied_fixture(&dir);
     let thp = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
     if !thp.contains("[always]") && !thp.contains("[madvise]") {
         println!("skipped: no transparent huge pages, so nothing is copied");

@@ -160,31 +160,27 @@ fn the_gain_of_copies_is_measured_and_read_from_the_file() {
     }
 }
 
+/// A short tune into `dir` as root of a namespace of mounts, by a script that is given the folder twice and then the command;
+/// `None`, and a line that says so, where `mount` cannot be done with the folder.
+fn tune_in_namespace(dir: &TempDir, mount: &str, script: &str) -> Option<Program> {
+    let may = Command::new("unshare").args(["-rm", "sh", "-c", mount, "sh"]).arg(dir.path()).status();
+    if !may.is_ok_and(|status| status.success()) {
+        println!("skipped: no file system can be mounted here");
+        return None;
+    }
+    let program = Program::new("/usr/bin/unshare").args("-rm sh -c").arg(script).arg(dir.path()).arg(dir.path());
+    let program = program.arg(command()).args("tune --types q4_K --threads 1 --lib").arg(shim());
+    Some(program.arg("--bin").arg(bin()).arg("--out").arg(file(dir)))
+}
+
 /// Where every folder for temporary files is memory, nothing is measured, and why is said.
 #[test]
 fn a_folder_in_memory_has_no_page_cache_to_measure() {
     let dir = work_dir();
     let mount = "for at in \"$1\" /var/tmp; do mount -t tmpfs none \"$at\" || exit; done";
-    let may = Command::new("unshare").args(["-rm", "sh", "-c", mount, "sh"]).arg(dir.path()).status();
-    if !may.is_ok_and(|status| status.success()) {
-        println!("skipped: no file system can be mounted here");
-        return;
-    }
-    let run = Program::new("/usr/bin/unshare")
-        .args("-rm sh -c")
-        .arg(format!("{mount}; cd /; shift; \"$@\" && cat \"$0/tune.txt\""))
-        .arg(dir.path())
-        .arg(dir.path())
-        .arg(command())
-        .args("tune --types q4_K --threads 1 --lib")
-        .arg(shim())
-        .arg("--bin")
-        .arg(bin())
-        .arg("--out")
-        .arg(file(&dir))
-        .var("TMPDIR", dir.path())
-        .run()
-        .success();
+    let script = format!("{mount}; cd /; shift; \"$@\" && cat \"$0/tune.txt\"");
+    let Some(tune) = tune_in_namespace(&dir, mount, &script) else { return };
+    let run = tune.var("TMPDIR", dir.path()).run().success();
     assert!(run.stdout.contains("was not measured: no folder can hold a file like a model"), "{run}");
     assert!(run.stdout.contains("zen5turbo-tune 4\n") && !run.stdout.contains("\ncopies "), "{run}");
 }
@@ -251,29 +247,12 @@ fn a_file_that_cannot_be_kept_or_written_is_one_line_and_untouched() {
 fn a_full_disk_leaves_the_file_as_it_was() {
     let dir = work_dir();
     let mount = "mount -t tmpfs -o size=4k,nr_inodes=20 none \"$1\"";
-    let may = Command::new("unshare").args(["-rm", "sh", "-c", mount, "sh"]).arg(dir.path()).status();
-    if !may.is_ok_and(|status| status.success()) {
-        println!("skipped: no file system can be mounted here");
-        return;
-    }
     let script = format!(
         "{mount} && cd / && printf 'zen5turbo-tune 2\\ncpu A\\nggml 1\\ntier avx2\\n' > \"$1/tune.txt\" && shift && \"$@\"; \
          echo \"status $?\"; cat \"$0/tune.txt\"; ls -a \"$0\""
     );
-    let run = Program::new("/usr/bin/unshare")
-        .args("-rm sh -c")
-        .arg(script)
-        .arg(dir.path())
-        .arg(dir.path())
-        .arg(command())
-        .args("tune --types q4_K --threads 1 --lib")
-        .arg(shim())
-        .arg("--bin")
-        .arg(bin())
-        .arg("--out")
-        .arg(file(&dir))
-        .run()
-        .success();
+    let Some(tune) = tune_in_namespace(&dir, mount, &script) else { return };
+    let run = tune.run().success();
     assert!(run.stdout.contains("status 1\nzen5turbo-tune 2\ncpu A\nggml 1\ntier avx2\n"), "{run}");
     assert!(!run.stdout.contains(".tune-"), "{run}");
     assert!(run.stderr.contains("cannot write") && run.stderr.contains("is untouched"), "{run}");

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use tempfile::TempDir;
-use zen5turbo_tests::{FakeRoot, Fixture, MemoryGroup, Outcome, Program, Refusal, cached, gemma, llama, work_dir};
+use zen5turbo_tests::{
+    FakeRoot, Fixture, MemoryGroup, Outcome, Program, Refusal, cached, copied_fixture, gemma, llama, work_dir,
+};
 
 /// What the matrices of the fixture's model touch: 10 times two pages of 2 MiB. The rest is read by nobody.
 const READ: u64 = 10 * (4 << 20);
@@ -17,9 +19,7 @@ fn fixture() -> &'static (TempDir, PathBuf, PathBuf) {
     static BUILT: OnceLock<(TempDir, PathBuf, PathBuf)> = OnceLock::new();
     BUILT.get_or_init(|| {
         let dir = work_dir();
-        let program = Fixture::new("copied").linked_with_ggml().build(&dir, "copied");
-        let model = dir.path().join("model.gguf");
-        let _ = Program::new(&program).arg("make").arg(&model).run().success();
+        let (program, model) = copied_fixture(&dir);
         std::fs::File::open(&model).and_then(|file| file.sync_all()).expect("on disk, so that the cache can let it go");
         (dir, program, model)
     })

@@ -129,6 +129,15 @@ pub fn reopened(dir: &TempDir, start: impl Fn(PathBuf) -> Program, rounds: u32) 
     crate::dl_backends().iter().fold(start(program).arg(rounds.to_string()), |p, backend| p.arg(backend))
 }
 
+/// `fixtures/copied.c` and its model, made in the folder.
+#[must_use]
+pub fn copied_fixture(dir: &TempDir) -> (PathBuf, PathBuf) {
+    let program = Fixture::new("copied").linked_with_ggml().build(dir, "copied");
+    let model = dir.path().join("model.gguf");
+    let _ = Program::new(&program).arg("make").arg(&model).run().success();
+    (program, model)
+}
+
 /// An ELF file as `ld -Bsymbolic` would have marked it: an entry of its dynamic section that says nothing to the loader
 /// (DT_RELACOUNT) becomes DT_SYMBOLIC.
 ///

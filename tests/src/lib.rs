@@ -21,7 +21,7 @@ mod refusal;
 pub use cold::Cold;
 pub use container::{Container, Engine, OLLAMA, only_program, unpacked};
 pub use fake_root::FakeRoot;
-pub use fixture::{Fixture, fake_ggml, ggml_headers, linked_symbolically, reopened, work_dir};
+pub use fixture::{Fixture, copied_fixture, fake_ggml, ggml_headers, linked_symbolically, reopened, work_dir};
 pub use group::{CpuGroup, MemoryGroup};
 pub use guest::{Guest, GuestOutcome, page_nodes};
 pub use machine::{MILAN, Tier, ZEN5, tiers};

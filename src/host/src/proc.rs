@@ -7,7 +7,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use libc::{c_int, c_long};
+use libc::c_int;
+
+use crate::memory::map::check;
 
 /// The name of the running program: the last part of `/proc/self/exe`, else of the command line;
 /// `?` when neither can be read.
@@ -21,8 +23,12 @@ pub fn program_name() -> String {
         .map_or("?".to_owned(), |line| last_part(line.split('\0').next().unwrap_or_default()))
 }
 
+/// Descriptors below this one belong to the program: to those that it numbers itself, as with dup2, and to shells, which
+/// keep theirs from 10 on.
+pub(crate) const FIRST_FD: c_int = 200;
+
 /// A descriptor of our own, by the system calls themselves.
-struct Opened(c_int);
+pub(crate) struct Opened(pub(crate) c_int);
 
 impl Drop for Opened {
     fn drop(&mut self) {
@@ -64,12 +70,8 @@ pub fn read_regular(path: &Path, most: usize) -> io::Result<String> {
     file.read(most)?.ok_or_else(|| io::Error::other(format!("it is larger than {} KiB", most >> 10)))
 }
 
-/// The result of a system call, or its error.
-fn check(result: c_long) -> io::Result<usize> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as usize) }
-}
-
-fn open(path: &Path) -> io::Result<Opened> {
+/// Opens a file to be read.
+pub(crate) fn open(path: &Path) -> io::Result<Opened> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     // It may be a pipe, which would keep the reader waiting.
     let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK;
@@ -79,6 +81,11 @@ fn open(path: &Path) -> io::Result<Opened> {
 }
 
 impl Opened {
+    /// The number; whoever takes it closes it.
+    pub(crate) fn into_raw(self) -> c_int {
+        std::mem::ManuallyDrop::new(self).0
+    }
+
     /// All of it, as text; `None` when there are more bytes.
     fn read(&self, most: usize) -> io::Result<Option<String>> {
         let mut bytes = Vec::new();
@@ -131,15 +138,21 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
 /// Bytes that this process has locked in memory; `None` when procfs does not tell.
 #[must_use]
 pub fn locked_bytes() -> Option<u64> {
-    field_kib(&std::fs::read_to_string("/proc/self/status").ok()?, "VmLck")
+    field_kib(&read_text("/proc/self/status").ok()?, "VmLck")
 }
 
 /// Whether this process may lock as much memory as there is: no limit, whatever rights it has beside.
 #[must_use]
 pub fn may_lock_without_limit() -> bool {
+    limit(libc::RLIMIT_MEMLOCK).is_ok_and(|limit| limit == libc::RLIM_INFINITY)
+}
+
+/// A limit of this process's resources, as it is in force.
+fn limit(resource: libc::__rlimit_resource_t) -> io::Result<libc::rlim_t> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: fills the local.
-    (unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) }) == 0 && limit.rlim_cur == libc::RLIM_INFINITY
+    check(unsafe { libc::getrlimit(resource, &raw mut limit) }.into())?;
+    Ok(limit.rlim_cur)
 }
 
 /// Whether this process may write a file of this size: one that grows beyond RLIMIT_FSIZE is a signal, which ends the
@@ -148,12 +161,7 @@ pub fn may_lock_without_limit() -> bool {
 /// # Errors
 /// EFBIG when it may not.
 pub fn may_write(bytes: usize) -> io::Result<()> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: fills the local.
-    if unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if limit.rlim_cur < bytes as u64 {
+    if limit(libc::RLIMIT_FSIZE)? < bytes as u64 {
         return Err(io::Error::from_raw_os_error(libc::EFBIG));
     }
     Ok(())

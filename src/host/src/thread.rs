@@ -82,19 +82,27 @@ pub fn sleep(time: Duration) {
         if left.is_zero() {
             return;
         }
-        let left = libc::timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos().into() };
-        let op = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
-        // SAFETY: word and time live until the call returns. Whatever ends the wait, the clock decides.
-        unsafe { libc::syscall(libc::SYS_futex, nobody.as_ptr(), op, 0, &raw const left) };
+        sleep_while_at_most(&nobody, 0, left);
     }
 }
 
 /// Sleeps until [`wake`] is called for `word`; not at all when its value is not `seen` any more.
 pub fn sleep_while(word: &AtomicU32, seen: u32) {
+    wait(word, seen, None);
+}
+
+/// The same, at most for so long.
+pub fn sleep_while_at_most(word: &AtomicU32, seen: u32, limit: Duration) {
+    let limit = libc::timespec { tv_sec: limit.as_secs() as _, tv_nsec: limit.subsec_nanos().into() };
+    wait(word, seen, Some(&limit));
+}
+
+fn wait(word: &AtomicU32, seen: u32, limit: Option<&libc::timespec>) {
     let op = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
-    // SAFETY: the word lives as long as the borrow; no time limit. Whatever ends the wait, the caller
-    // looks at the word again.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), op, seen, std::ptr::null::<libc::timespec>()) };
+    let limit = limit.map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: word and limit live as long as the borrows. Whatever ends the wait, the caller looks at the word, or the
+    // clock, again.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), op, seen, limit) };
 }
 
 /// Wakes the thread that sleeps at `word`; to be called after its value was changed.

@@ -11,7 +11,7 @@ use libc::{c_int, c_uint};
 
 use super::layout::{MAGIC, NAME, Segment, TEXT_BYTES, VERSION};
 use crate::memory::map::{FileId, mmap};
-use crate::proc::may_write;
+use crate::proc::{FIRST_FD, may_write};
 use crate::seccomp;
 
 /// `MFD_NOEXEC_SEAL` of Linux 6.3; with `vm.memfd_noexec=2` others are refused.
@@ -19,10 +19,6 @@ const MFD_NOEXEC_SEAL: c_uint = 8;
 
 /// `F_SEAL_FUTURE_WRITE` of Linux 5.1: nobody else can write.
 const F_SEAL_FUTURE_WRITE: c_int = 0x10;
-
-/// Descriptors below this one belong to the program: to those that it numbers itself, as with dup2, and
-/// to shells, which keep theirs from 10 on.
-const FIRST_FD: c_int = 200;
 
 /// A published segment. Stays until the process ends or executes another program.
 pub struct Published {

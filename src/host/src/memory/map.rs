@@ -9,6 +9,8 @@ use std::ops::Range;
 
 use libc::{c_int, c_long};
 
+use crate::proc::read_text;
+
 /// Bytes of a small page.
 pub const SMALL_PAGE: usize = 4 << 10;
 /// Bytes of a huge page, transparent or of hugetlbfs.
@@ -59,7 +61,7 @@ pub fn keep_errno<T>(f: impl FnOnce() -> T) -> T {
 }
 
 /// The result of a system call, or its error.
-pub(super) fn check(result: c_long) -> io::Result<usize> {
+pub(crate) fn check(result: c_long) -> io::Result<usize> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result as usize) }
 }
 
@@ -330,7 +332,7 @@ unsafe fn is_reserved_again(range: Range<usize>) -> bool {
 
 /// Whether all of the range is mapped without access, as a reservation is and what somebody else uses is not.
 fn lies_reserved(range: Range<usize>) -> bool {
-    let text = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let text = read_text("/proc/self/maps").unwrap_or_default();
     let mut at = range.start;
     for line in text.lines() {
         let Some((addresses, rest)) = line.split_once(' ') else { continue };

@@ -1,16 +1,14 @@
 //! A descriptor of our own inside somebody else's program.
 
-use std::ffi::CString;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 use libc::{c_int, c_long};
 
 use super::map::{FileId, check};
-
-/// Descriptors below this one belong to the program: to those that it numbers itself, as with dup2, and to shells.
-const FIRST_FD: c_int = 200;
+use crate::proc::{self, FIRST_FD};
 
 /// A file that the program has open, opened once more, and known again by a position that nobody else gives it.
 ///
@@ -29,16 +27,11 @@ impl MarkedFile {
     /// # Errors
     /// No procfs, no descriptor is free, or a file without positions.
     pub fn reopen(fd: c_int) -> io::Result<Self> {
-        let path = CString::new(format!("/proc/self/fd/{fd}"))?;
-        let flags = libc::O_RDONLY | libc::O_CLOEXEC;
-        // SAFETY: a C string.
-        let opened = check(unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags) })? as c_int;
+        let opened = proc::open(Path::new(&format!("/proc/self/fd/{fd}")))?;
         // SAFETY: no memory is accessed.
-        let high = check(unsafe { libc::syscall(libc::SYS_fcntl, opened, libc::F_DUPFD_CLOEXEC, FIRST_FD) });
-        let fd = high.map_or(opened, |fd| fd as c_int);
-        if fd != opened {
-            close(opened);
-        }
+        let high = check(unsafe { libc::syscall(libc::SYS_fcntl, opened.0, libc::F_DUPFD_CLOEXEC, FIRST_FD) });
+        // Without a free number so high the low one is kept; else it is closed here.
+        let fd = high.map_or_else(|_| opened.into_raw(), |fd| fd as c_int);
         let mark = new_mark();
         match FileId::of(fd) {
             Ok(id) if seek(fd, mark, libc::SEEK_SET) == Some(mark) => Ok(Self { fd, id, mark }),

@@ -22,7 +22,7 @@ const RWF_NOWAIT: c_int = 8;
 
 /// One sample in so many may be missing of a file that counts as cached: the kernel says "missing" also of a page that it
 /// is just moving (khugepaged making a huge page of it, compaction), and one such page is no reason to read all again.
-const MAY_MISS: usize = 64;
+pub(super) const MAY_MISS: usize = 64;
 
 /// Whether the page cache holds the byte at `bytes.start` of the file and every `step`-th one from
 /// there on, but for one in `MAY_MISS`. Where more are missing the search ends, and the kernel may begin to read there.

@@ -3,20 +3,18 @@
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use super::page_cache::MAY_MISS;
 use crate::proc::{field, read_text};
 
 /// Places that are looked at, at most, spread over the file: each costs reading a small file.
 const MOST: u64 = 256;
-
-/// One sample in so many may be missing of a file that counts as cached, as in [`super::page_cache`].
-const MAY_MISS: u64 = 64;
 
 /// Whether the page cache holds these bytes, by every `step`-th one or fewer: reads one byte at each and looks whether this thread had
 /// something read from a device for it. `None` when the kernel does not tell. A few pages of a file that is missing are read, and waited for.
 #[must_use]
 pub fn are_cached(file: BorrowedFd<'_>, bytes: Range<u64>, step: usize) -> Option<bool> {
     let step = (step as u64).max(bytes.end.saturating_sub(bytes.start).div_ceil(MOST)).max(1);
-    let may_miss = (bytes.end.saturating_sub(bytes.start)).div_ceil(step) / MAY_MISS;
+    let may_miss = (bytes.end.saturating_sub(bytes.start)).div_ceil(step) / MAY_MISS as u64;
     let (mut before, mut missing, mut byte) = (bytes_read_in()?, 0, 0_u8);
     for at in bytes.step_by(step as usize) {
         // SAFETY: a buffer of one byte. The call itself: glibc's would act on a pending `pthread_cancel`.

@@ -7,13 +7,12 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use zen5turbo_host::memory::map::{self, GIANT_PAGE, HUGE_PAGE, NotBacked, Pages, Region};
-use zen5turbo_host::memory::page_cache::{self, PageTable};
+use zen5turbo_host::memory::page_cache::PageTable;
 use zen5turbo_host::memory::{Budget, MarkedFile};
-use zen5turbo_host::proc;
+use zen5turbo_host::{proc, thread};
 
 use super::counters;
 use super::pace::Pace;
@@ -56,13 +55,11 @@ static STOPPED: AtomicBool = AtomicBool::new(false);
 /// The process ends.
 static ENDING: AtomicBool = AtomicBool::new(false);
 
-/// In which process the thread runs: it counts forks; 0 where it runs in none.
+/// Whether the thread runs.
 static RUNNING: AtomicBool = AtomicBool::new(false);
 
-/// Counts what the thread may be waiting for; changed under the lock, which is held for nothing else.
+/// Counts what the thread may be waiting for. No lock: a child made by `fork` could find it locked for ever.
 static CHANGES: AtomicU32 = AtomicU32::new(0);
-static LOCK: Mutex<()> = Mutex::new(());
-static CHANGED: Condvar = Condvar::new();
 
 /// Whether no pages are to be wanted now.
 pub fn is_paused() -> bool {
@@ -79,7 +76,7 @@ pub fn start() {
     }
     // Here and not in the thread: a child forked while that asks the kernel would wait for its answer for ever.
     let ladder = ladder();
-    if !zen5turbo_host::thread::spawn_in_background("zen5turbo", || guarded((), || work(ladder))) {
+    if !thread::spawn_in_background("zen5turbo", || guarded((), || work(ladder))) {
         RUNNING.store(false, SeqCst);
         stop(Reason::CopierNotStarted);
     }
@@ -88,8 +85,7 @@ pub fn start() {
 /// At exit: the thread ends after the step that it is working on. May be called in a signal handler.
 pub fn stop_at_exit() {
     ENDING.store(true, Relaxed);
-    CHANGES.fetch_add(1, SeqCst);
-    CHANGED.notify_one();
+    signal();
 }
 
 /// In a child made by `fork`, which has no such thread.
@@ -99,17 +95,8 @@ pub fn forget_in_child() {
 }
 
 fn signal() {
-    let locked = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
     CHANGES.fetch_add(1, SeqCst);
-    drop(locked);
-    CHANGED.notify_one();
-}
-
-/// Waits until [`signal`] is called after `seen` was, or the process ends; at most for so long.
-fn wait(seen: u32, limit: Duration) {
-    let locked = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
-    let unchanged = |(): &mut ()| CHANGES.load(SeqCst) == seen && !ENDING.load(Relaxed);
-    drop(CHANGED.wait_timeout_while(locked, limit, unchanged));
+    thread::wake(&CHANGES);
 }
 
 /// Ends the copying for good. What is copied stays so until memory is short.
@@ -148,7 +135,6 @@ fn work(mut ladder: Vec<Pages>) {
                 copied >> 20
             );
             sources::give_back(RELIEF);
-            sources::sweep();
             calm_from = now + PAUSE;
         }
         sources::sweep();
@@ -159,7 +145,7 @@ fn work(mut ladder: Vec<Pages>) {
         let run = if now >= calm_from && !STOPPED.load(Relaxed) { next_run(&pin, &ladder, most) } else { None };
         let Some(run) = run else {
             drop(pin);
-            wait(seen, if copied_pages.is_empty() { TICK } else { SOON });
+            thread::sleep_while_at_most(&CHANGES, seen, if copied_pages.is_empty() { TICK } else { SOON });
             continue;
         };
         if !has_room(&budget, &run, &pin) {
@@ -325,12 +311,8 @@ fn let_go(pin: &Pin, copied: &CopiedPages, budget: &Budget) {
     }
     let fixed: &Fixed = source.fixed(pin);
     let still = (0..fixed.count()).filter(|&i| matches!(fixed.page(i), Page::Wanted(_))).count() * HUGE_PAGE;
-    let Some((file, offset)) = fixed.file() else { return };
-    if budget.spare().is_some_and(|spare| spare < (still + RELIEF) as u64)
-        && let Some(fd) = file.get()
-    {
-        let bytes = source.bytes_of(pin, &copied.pages);
-        page_cache::release_cache(fd, offset + (bytes.start - fixed.start) as u64, bytes.len() as u64);
+    if budget.spare().is_some_and(|spare| spare < (still + RELIEF) as u64) {
+        source.release_cache(pin, &copied.pages);
     }
 }
 
@@ -476,11 +458,12 @@ fn map_count_limit() -> usize {
 /// Waits, unless the process ends meanwhile.
 fn rest(time: Duration) {
     let until = Instant::now() + time;
-    while !ENDING.load(Relaxed) {
+    loop {
+        let seen = CHANGES.load(SeqCst);
         let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if left.is_zero() || ENDING.load(Relaxed) {
             return;
         }
-        wait(CHANGES.load(SeqCst), left);
+        thread::sleep_while_at_most(&CHANGES, seen, left);
     }
 }

@@ -31,9 +31,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, Or
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use libc::c_int;
 use zen5turbo_host::memory::map::HUGE_PAGE;
-use zen5turbo_host::memory::{Budget, MarkedFile, page_cache};
+use zen5turbo_host::memory::{Budget, page_cache};
 use zen5turbo_host::thread;
 
 use super::counters;
@@ -151,17 +150,16 @@ pub enum Start {
 }
 
 /// Looks whether these bytes of a file, whole small pages, are in memory, and else whether they can be together with all
-/// models that are mapped.
-pub fn start_of(fd: c_int, bytes: Range<u64>, budget: &Budget) -> Start {
+/// models that are mapped; `room`: so many bytes of files have room.
+pub fn start_of(file: BorrowedFd<'_>, bytes: Range<u64>, budget: &Budget, room: u64) -> Start {
     let len = bytes.end - bytes.start;
-    // SAFETY: the program's descriptor, which it is mapping from while this is called.
-    match page_cache::is_cached(unsafe { BorrowedFd::borrow_raw(fd) }, bytes, HUGE_PAGE) {
+    match page_cache::is_cached(file, bytes, HUGE_PAGE) {
         Some(true) => return Start::Populate,
         Some(false) => {}
         // Reading what is there already costs little.
         None => stats::event_once(Reason::PageCacheUnknown),
     }
-    let (most, room) = (budget.most_of_files(), budget.room_for_files());
+    let most = budget.most_of_files();
     if CHILD.load(Relaxed) {
         return Start::Populate;
     }
@@ -173,7 +171,7 @@ pub fn start_of(fd: c_int, bytes: Range<u64>, budget: &Budget) -> Start {
         return Start::Read;
     }
     // Of the parts that were mapped before no more is read, either.
-    let all = room.unwrap_or(0) as usize / 2 / HUGE_PAGE;
+    let all = room as usize / 2 / HUGE_PAGE;
     ahead.todo.truncate(all);
     let rest = all - ahead.todo.len();
     Start::ReadPart((rest * HUGE_PAGE) as u64)
@@ -455,22 +453,16 @@ fn next_part(ahead: &mut Ahead) -> Vec<PageId> {
     part
 }
 
-/// Of the file under some pages: it, the bytes, and whether it is asked for in huge pages.
-fn file_under(pin: &Pin, source: &Source, pages: &Range<usize>) -> Option<(MarkedFile, Range<u64>, bool)> {
-    let fixed = source.fixed(pin);
-    let Origin::File { file, offset, asks_huge, .. } = fixed.origin else { return None };
-    let bytes = source.bytes_of(pin, pages);
-    let at = |address: usize| offset + (address - fixed.start) as u64;
-    (!bytes.is_empty()).then(|| (file, at(bytes.start)..at(bytes.end), asks_huge))
-}
-
 /// Reads pages that lie side by side, unless the program has unmapped them; false when that is refused.
 fn read(pages: &[PageId]) -> bool {
     let (Some(&(number, first)), Some(&(_, last))) = (pages.first(), pages.last()) else { return true };
     let pin = Pin::new();
-    let part = pin.numbered(number).and_then(|source| file_under(&pin, source, &(first..last + 1)));
+    let part = pin.numbered(number).and_then(|source| {
+        let huge = matches!(source.fixed(&pin).origin, Origin::File { asks_huge: true, .. });
+        Some((source.in_file(&pin, &(first..last + 1))?, huge))
+    });
     drop(pin); // a slow disk shall not keep copies from being freed
-    let Some((file, bytes, huge)) = part else { return true };
+    let Some(((file, bytes), huge)) = part else { return true };
     let len = (bytes.end - bytes.start) as usize;
     let started = Instant::now();
     let Some(fd) = file.get() else { return false };
@@ -486,13 +478,7 @@ fn release((number, index): PageId) {
     let pin = Pin::new();
     let pages = index..index + 1;
     let Some(source) = pin.numbered(number) else { return };
-    if sources::let_go(source, &pin, &pages).is_err() {
-        return;
-    }
-    if let Some((file, bytes, _)) = file_under(&pin, source, &pages)
-        && let Some(fd) = file.get()
-    {
-        page_cache::release_cache(fd, bytes.start, bytes.end - bytes.start);
+    if sources::let_go(source, &pin, &pages).is_ok() && source.release_cache(&pin, &pages) {
         counters::released(HUGE_PAGE);
     }
 }

@@ -14,8 +14,8 @@ use std::sync::atomic::{
     AtomicBool, AtomicIsize, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst,
 };
 
-use zen5turbo_host::memory::MarkedFile;
 use zen5turbo_host::memory::map::{self, HUGE_PAGE, Pages, Region, SMALL_PAGE};
+use zen5turbo_host::memory::{MarkedFile, page_cache};
 
 use super::counters;
 use crate::reason::Reason;
@@ -316,6 +316,24 @@ impl Source {
         (base + pages.start * HUGE_PAGE).max(range.start)..(base + pages.end * HUGE_PAGE).min(range.end)
     }
 
+    /// The file under these pages, and its bytes there; none of a buffer, and none where the program has unmapped them.
+    pub fn in_file(&self, pinned: &Pin, pages: &Range<usize>) -> Option<(MarkedFile, Range<u64>)> {
+        let fixed = self.fixed(pinned);
+        let Origin::File { file, offset, .. } = fixed.origin else { return None };
+        let bytes = self.bytes_of(pinned, pages);
+        let at = |address: usize| offset + (address - fixed.start) as u64;
+        (!bytes.is_empty()).then(|| (file, at(bytes.start)..at(bytes.end)))
+    }
+
+    /// Takes these pages of the file out of the page cache, as far as nobody has them mapped; whether that was tried.
+    pub fn release_cache(&self, pinned: &Pin, pages: &Range<usize>) -> bool {
+        let Some((file, bytes)) = self.in_file(pinned, pages) else { return false };
+        file.get().is_some_and(|fd| {
+            page_cache::release_cache(fd, bytes.start, bytes.end - bytes.start);
+            true
+        })
+    }
+
     /// The program takes a range away: notes what is left. Pages that are cut keep what is left of them.
     fn cut(&self, pinned: &Pin, gone: &Range<usize>) {
         let part = |a: usize, b: usize| gone.start <= a && b <= gone.end;
@@ -371,14 +389,6 @@ impl Fixed {
     /// The page's place in the copy is somebody else's.
     pub fn lose(&self, i: usize) {
         self.pages[i].store(Page::Lost.word(), SeqCst);
-    }
-
-    /// The descriptor's file and where the byte at an address is in it; none of a buffer.
-    pub fn file(&self) -> Option<(&MarkedFile, u64)> {
-        match &self.origin {
-            Origin::File { file, offset, .. } => Some((file, *offset)),
-            Origin::Buffer => None,
-        }
     }
 }
 

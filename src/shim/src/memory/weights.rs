@@ -57,22 +57,23 @@ pub fn map(len: usize, flags: c_int, fd: c_int, offset: off_t) -> Option<usize> 
         stats::event_once(Reason::FileInMemory);
         return None;
     }
+    if !unmapping_is_seen() {
+        stats::event_once(Reason::UnmappingUnseen);
+        return None;
+    }
     let offset = u64::try_from(offset).ok()?;
     let (bytes, len) = (len, len.checked_next_multiple_of(SMALL_PAGE)?);
     let budget = Budget::of_this_process();
     // What the program wants to wait for can be read while it goes on.
     let is_late = flags & libc::MAP_POPULATE != 0 && config().prefetch.reads_pages();
-    let start = if is_late { reader::start_of(fd, offset..offset + len as u64, &budget) } else { Start::Populate };
+    let room = budget.room_for_files().unwrap_or(0);
+    let wanted = offset..offset + len as u64;
+    let start = if is_late { reader::start_of(program_fd, wanted, &budget, room) } else { Start::Populate };
     let now = if start == Start::Populate { flags } else { flags & !libc::MAP_POPULATE };
     // Where pages may have to be evicted, they shall go and come one by one: a touch of a huge one brings 2 MiB back.
-    let room = budget.room_for_files().unwrap_or(0);
     let is_too_large = matches!(start, Start::ReadPart(_));
     let has_room = room >= len as u64 + len as u64 / 4 + BESIDE;
     let huge = config().huge_pages != HugePages::Off && !is_too_large && has_room && thp_available();
-    if !unmapping_is_seen() {
-        stats::event_once(Reason::UnmappingUnseen);
-        return None;
-    }
     placement::settle(); // read ahead is for all nodes
     // Opened first: what cannot be read ahead or copied is mapped as ever.
     let Ok(file) = MarkedFile::reopen(fd) else {
