@@ -242,7 +242,7 @@ mod tests {
         assert!(full.status == Status::Ok && full.found.contains("1.80"), "{full:?}");
         let split = width_check(Some(Width { bits512: 1000, bits256: 1050 }));
         assert!(split.status == Status::Limited && split.remedy.unwrap().contains("uses 512 bits"));
-        let narrow = width_check(Some(Width { bits512: 1000, bits256: 900 }));
+        let narrow = width_check(Some(Width { bits512: 1000, bits256: 800 }));
         assert!(narrow.remedy.unwrap().contains("uses 256 bits"));
     }
 
