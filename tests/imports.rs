@@ -1,18 +1,14 @@
 //! Crates, and the folders of the shim, are one-way doors: a file imports only what lies below it.
 //!
-//! An import is a path that begins with `crate`, `super`, `self`, a module that the file declares, or a crate of ours. What
-//! a parent declares (`mod child;`) or re-exports (`pub use child::Name;`) is not an import, and tests do not count.
+//! An import is a path that begins with `crate`, `super` or `self`, or with a crate of ours, anywhere in a file. What a file
+//! takes from its own children is not an import: they are parts of it, which it declares and shows to others. Tests do not count.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 
 /// The crates in `src`, lowest first: a crate imports those of lower lines only.
-const CRATES: &[&[&str]] = &[
-    &["host", "kernels"],
-    &["config", "ggml", "peaks", "telemetry"],
-    &["calibration"],
-    &["shim", "cli"],
-];
+const CRATES: &[&[&str]] =
+    &[&["host", "kernels"], &["config", "ggml", "peaks", "telemetry"], &["calibration"], &["shim", "cli"]];
 
 /// The folders and files of the shim, lowest first: each imports its own files and lower lines. The longest name counts.
 const SHIM: &[&[&str]] = &[
@@ -67,26 +63,25 @@ fn imports_are_found_in_every_form_and_not_in_tests_comments_and_strings() {
         mod x;
         pub use x::Name; // crate::c in a comment
         use crate::{b::{self, y::Z}, e};
-        fn f<'a>(_: &'a str) -> char { super::d::g("crate::c", r#"crate::c"#, ':'); 'c' }
-        mod inner { use super::x; }
+        fn f<'a>(_: &'a str) -> char { crate::a::x::f(); super::d::g("crate::c", r#"crate::c"#, ':'); '\'' }
+        mod inner { use super::x; use super::super::b; }
         #[cfg(test)]
         mod tests { use crate::c; }
     "##;
     let found: BTreeSet<_> = imports("a", text, &modules).into_iter().collect();
     assert_eq!(found, ["b", "b::y", "d", "e"].map(str::to_owned).into());
-    let text = "mod x; fn f() { x::g() } use super::super::c;";
-    assert_eq!(imports("a", text, &modules), ["a::x", "c"]);
+    assert_eq!(imports("a::x", "use super::Name; use super::super::c;", &modules), ["a", "c"]);
 }
 
-/// What the files of a crate import from its other files.
+/// What the files of a crate import from its other files. The root is left out: all modules are its own.
 fn files(name: &str) -> Graph {
     let modules = modules(name);
     let file = |module: &String| modules[module].to_string_lossy().into_owned();
     let of = |module: &String| {
         let text = std::fs::read_to_string(source(name).join(&modules[module])).expect("a readable file");
-        imports(module, &text, &modules).iter().map(file).collect()
+        imports(module, &text, &modules).iter().filter(|module| !module.is_empty()).map(file).collect()
     };
-    modules.keys().map(|module| (file(module), of(module))).collect()
+    modules.keys().filter(|module| !module.is_empty()).map(|module| (file(module), of(module))).collect()
 }
 
 /// The crates of ours that a crate imports.
@@ -94,7 +89,11 @@ fn crates(name: &str) -> BTreeSet<String> {
     let texts = modules(name).into_values().map(|file| std::fs::read_to_string(source(name).join(file)));
     let paths: Vec<_> = texts.flat_map(|text| paths(&tokens(&text.expect("a readable file")))).collect();
     let ours = |path: Found| path.names.first()?.strip_prefix("zen5turbo_").map(str::to_owned);
-    paths.into_iter().filter_map(ours).filter(|other| other != name && CRATES.concat().contains(&other.as_str())).collect()
+    paths
+        .into_iter()
+        .filter_map(ours)
+        .filter(|other| other != name && CRATES.concat().contains(&other.as_str()))
+        .collect()
 }
 
 fn source(name: &str) -> PathBuf {
@@ -130,11 +129,14 @@ fn modules(name: &str) -> Modules {
 fn check_layers(of: &str, layers: &[&[&str]], graph: &Graph) {
     let part = |file: &str| {
         let all = layers.iter().enumerate().flat_map(|(line, parts)| parts.iter().map(move |part| (line, *part)));
-        let is_in = |part: &str| file.strip_prefix(part).is_some_and(|rest| matches!(rest, "" | ".rs") || rest.starts_with('/') || rest.starts_with(".rs"));
+        let is_in = |part: &str| {
+            file.strip_prefix(part)
+                .is_some_and(|rest| matches!(rest, "" | ".rs") || rest.starts_with('/') || rest.starts_with(".rs"))
+        };
         all.filter(|(_, part)| is_in(part)).max_by_key(|(_, part)| part.len())
     };
     let mut wrong = Vec::new();
-    for (from, to) in graph.iter().flat_map(|(from, all)| all.iter().map(move |to| (from, to))).filter(|(from, _)| *from != "lib.rs") {
+    for (from, to) in graph.iter().flat_map(|(from, all)| all.iter().map(move |to| (from, to))) {
         match (part(from), part(to)) {
             (Some((high, a)), Some((low, b))) if a == b || low < high => {}
             (Some(_), Some(_)) => wrong.push(format!("  {from} -> {to}")),
@@ -142,7 +144,11 @@ fn check_layers(of: &str, layers: &[&[&str]], graph: &Graph) {
             (_, None) => wrong.push(format!("  {to} is in no layer")),
         }
     }
-    assert!(wrong.is_empty(), "{of}: these imports point upwards (see the layers in tests/imports.rs):\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{of}: these imports point upwards (see the layers in tests/imports.rs):\n{}",
+        wrong.join("\n")
+    );
 }
 
 /// The shortest way from a file back to itself.
@@ -173,32 +179,29 @@ fn shortest_circle(graph: &Graph) -> Option<Vec<String>> {
 
 /// The modules that the file of `module` imports.
 fn imports(module: &str, text: &str, modules: &Modules) -> Vec<String> {
-    let child = |name: &str| if module.is_empty() { name.to_owned() } else { format!("{module}::{name}") };
     let mut found = Vec::new();
-    for Found { names, public, inside } in paths(&tokens(text)) {
-        let mut names = names.iter().map(String::as_str).peekable();
-        let supers = std::iter::from_fn(|| names.next_if_eq(&"super")).count();
-        let of_child = names.peek().is_some_and(|name| modules.contains_key(&child(name)));
-        let mut at = match names.peek() {
-            Some(&"crate") if names.next().is_some() => String::new(),
-            Some(&"self") if names.next().is_some() => module.to_owned(),
-            _ if supers > inside => {
+    for Found { names, inside } in paths(&tokens(text)) {
+        let supers = names.iter().take_while(|name| *name == "super").count();
+        let (mut at, rest) = match names[0].as_str() {
+            "crate" => (String::new(), &names[1..]),
+            "self" if inside == 0 => (module.to_owned(), &names[1..]),
+            "super" if supers > inside => {
                 let mut parts: Vec<_> = module.split("::").collect();
                 parts.truncate(parts.len().saturating_sub(supers - inside));
-                parts.join("::")
+                (parts.join("::"), &names[supers..])
             }
-            Some(_) if of_child && supers == inside => module.to_owned(),
             _ => continue,
         };
-        for name in names {
-            let next = if at.is_empty() { name.to_owned() } else { format!("{at}::{name}") };
+        for name in rest {
+            let next = if at.is_empty() { name.clone() } else { format!("{at}::{name}") };
             if !modules.contains_key(&next) {
                 break;
             }
             at = next;
         }
-        let is_own_child = at.strip_prefix(module).is_some_and(|rest| module.is_empty() || rest.starts_with("::"));
-        if at != module && !(public && is_own_child) && modules.contains_key(&at) {
+        let is_own =
+            at.strip_prefix(module).is_some_and(|rest| rest.is_empty() || module.is_empty() || rest.starts_with("::"));
+        if !is_own {
             found.push(at);
         }
     }
@@ -208,8 +211,6 @@ fn imports(module: &str, text: &str, modules: &Modules) -> Vec<String> {
 /// A path in code.
 struct Found {
     names: Vec<String>,
-    /// Of a `pub use`.
-    public: bool,
     /// How many inline modules of the file it stands in.
     inside: usize,
 }
@@ -230,10 +231,9 @@ fn paths(tokens: &[String]) -> Vec<Found> {
             _ => {}
         }
         if is_name(at(i)) && at(i + 1) == "::" {
-            let public = i > 1 && at(i - 1) == "use" && matches!(at(i - 2), "pub" | ")");
             let mut all = Vec::new();
             tree(tokens, &mut i, Vec::new(), &mut all);
-            found.extend(all.into_iter().map(|names| Found { names, public, inside: inline.len() }));
+            found.extend(all.into_iter().map(|names| Found { names, inside: inline.len() }));
         } else {
             i += 1;
         }
@@ -284,10 +284,19 @@ fn tokens(text: &str) -> Vec<String> {
         } else if c == '"' {
             1 + literal(&rest[1..], '"')
         } else if c == '\'' && (rest.starts_with("'\\") || rest.chars().nth(2) == Some('\'')) {
-            1 + rest[1..].chars().next().map_or(0, |c| if c == '\\' { literal(&rest[1..], '\'') } else { c.len_utf8() + 1 })
+            1 + rest[1..]
+                .chars()
+                .next()
+                .map_or(0, |c| if c == '\\' { literal(&rest[1..], '\'') } else { c.len_utf8() + 1 })
         } else {
             let name = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
-            let len = if name > 0 { name } else if rest.starts_with("::") { 2 } else { c.len_utf8() };
+            let len = if name > 0 {
+                name
+            } else if rest.starts_with("::") {
+                2
+            } else {
+                c.len_utf8()
+            };
             all.extend((!c.is_whitespace()).then(|| rest[..len].to_owned()));
             len
         };

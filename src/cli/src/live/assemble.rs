@@ -1,7 +1,7 @@
 //! From counters and names to the object of the statistics file.
 
 use serde_json::{Map, Value, json};
-use zen5turbo_host::live::{Cell, Counters, Snapshot};
+use zen5turbo_telemetry::live::{Cell, Counters, Snapshot};
 
 /// The object, as `src/shim/src/stats/report.rs` writes it: without `blas`, `computed`, `direct`, `memory.numa`,
 /// `memory.weights.now` and the status of copies.

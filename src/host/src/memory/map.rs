@@ -7,9 +7,11 @@
 use std::io;
 use std::ops::Range;
 
-use libc::{c_int, c_long};
+use libc::c_int;
 
 use crate::proc::read_text;
+pub(crate) use crate::syscall::check;
+pub use crate::syscall::keep_errno;
 
 /// Bytes of a small page.
 pub const SMALL_PAGE: usize = 4 << 10;
@@ -47,24 +49,6 @@ impl Pages {
     }
 }
 
-/// Runs `f` and puts `errno` back to what it was before: for hooks, whose callers look at it.
-pub fn keep_errno<T>(f: impl FnOnce() -> T) -> T {
-    // SAFETY: the location is the calling thread's, valid as long as it runs.
-    let (location, saved) = unsafe {
-        let location = libc::__errno_location();
-        (location, *location)
-    };
-    let result = f();
-    // SAFETY: as above.
-    unsafe { *location = saved };
-    result
-}
-
-/// The result of a system call, or its error.
-pub(crate) fn check(result: c_long) -> io::Result<usize> {
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result as usize) }
-}
-
 /// `mmap`.
 ///
 /// # Errors
@@ -72,14 +56,7 @@ pub(crate) fn check(result: c_long) -> io::Result<usize> {
 ///
 /// # Safety
 /// With `MAP_FIXED`, the range is memory that the caller may replace.
-pub(crate) unsafe fn mmap(
-    at: usize,
-    len: usize,
-    prot: c_int,
-    flags: c_int,
-    fd: c_int,
-    offset: u64,
-) -> io::Result<usize> {
+pub unsafe fn mmap(at: usize, len: usize, prot: c_int, flags: c_int, fd: c_int, offset: u64) -> io::Result<usize> {
     // SAFETY: by the caller; the kernel checks the arguments.
     check(unsafe { libc::syscall(libc::SYS_mmap, at, len, prot, flags, fd, offset) })
 }

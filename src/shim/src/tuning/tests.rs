@@ -1,3 +1,5 @@
+use zen5turbo_kernels::width::DataPath;
+
 use super::*;
 
 const MACHINE: Machine<'_> = Machine { cpu: "A CPU", ggml: "0.9.4 abc avx2", isa: Isa::Avx2 };
@@ -59,7 +61,7 @@ fn a_fitting_file_overrides_the_table_where_it_has_measured() {
     );
     let settled = combine(&loaded, &MACHINE, HERE);
     assert_eq!(settled.status, USED);
-    let built_in = Blocking::of(startup::data_path());
+    let built_in = Blocking::of(state::data_path());
     assert_eq!(
         settled.blocking,
         Blocking { panel_bytes: 32768, rows: Fetch { ahead: 8192, ..built_in.rows }, ..built_in }
@@ -113,7 +115,7 @@ fn without_a_usable_file_the_table_holds_and_the_status_says_why() {
         let settled = combine(loaded, &machine, HERE);
         assert_eq!(settled.status, status);
         assert_eq!(settled.choices, defaults, "{status}");
-        assert_eq!(settled.blocking, Blocking::of(startup::data_path()), "{status}");
+        assert_eq!(settled.blocking, Blocking::of(state::data_path()), "{status}");
     }
 }
 
