@@ -1,8 +1,9 @@
 //! What the library tells of itself, for the one who writes it and for the one who reads it.
 //!
-//! libzen5turbo.so counts into a [`live`] segment and writes the statistics document; the command `zen5turbo` reads both. The
+//! libzen5turbo.so counts into a [`live`] segment and writes the statistics [`document`]; the command `zen5turbo` reads both. The
 //! names of [`Reason`]s, of operations and of the document's members, and the layout of the segment, are written here once.
 
+pub mod document;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod json;

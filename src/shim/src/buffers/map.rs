@@ -26,7 +26,7 @@ pub struct Buffer {
 
 /// Maps at least `size` bytes of zeros on the largest pages that the configuration and the kernel
 /// give: reserved pages of 2 MiB, all resident from now on, or transparent ones, resident as they
-/// are touched; on several memory nodes in turn, if so decided. Each step down is counted with its reason; `None` when there is nothing better than
+/// are touched; on several NUMA nodes in turn, if so decided. Each step down is counted with its reason; `None` when there is nothing better than
 /// what the program gets by itself.
 #[must_use]
 pub fn map_buffer(size: usize) -> Option<Buffer> {
@@ -73,7 +73,7 @@ fn transparent(size: usize) -> Option<Buffer> {
 /// Whether buffers are to be put onto huge pages when the program has loaded: with huge pages from the first touch on, the start
 /// waits for them to be found and zeroed. (Zen 4, 2 CPUs of a virtual machine, 2026-11-30, llama-server with 366 MiB of such
 /// buffers, medians of eight: 1.53 s to the first answer to `/health` and 0.58 s in the kernel, small pages 1.17 and 0.29, stock
-/// 1.20 and 0.30.) On several memory nodes the kernel would choose the node of a huge page anew.
+/// 1.20 and 0.30.) On several NUMA nodes the kernel would choose the node of a huge page anew.
 fn collapses_later() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| !placement::places_buffers() && can_collapse())

@@ -2,17 +2,15 @@
 
 mod memory;
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
 use zen5turbo_host::proc;
-use zen5turbo_telemetry::live::Cell;
+use zen5turbo_telemetry::document::{self, Names, member::*};
 use zen5turbo_telemetry::{GRAPHS_BY_COLUMNS, Json, OpKind};
 
 use super::state;
 use crate::config::{KNOBS, config};
 use crate::graph::{blas_device, blas_route};
 use crate::reason::Reason;
-use crate::stats::{self, TYPES, counters, kernels_in_use, type_name};
+use crate::stats::{self, counters, kernels_in_use, type_name};
 use crate::{rows, threads, tuning};
 
 /// Everything known about this process, as one JSON object:
@@ -49,39 +47,47 @@ pub fn json() -> String {
     let mut j = Json::default();
     j.open(None);
     circumstances(&mut j);
-    j.boolean("computed", stats::computed());
+    j.boolean(COMPUTED, stats::computed());
     let counters = counters();
-    threads_of_graphs(&mut j);
-    j.open(Some("graphs"));
-    for (class, graphs) in GRAPHS_BY_COLUMNS.iter().zip(&counters.graphs) {
-        let [count, columns, ns] = [&graphs.count, &graphs.columns, &graphs.ns].map(|n| n.load(Relaxed));
-        if count > 0 {
-            j.open(Some(class));
-            j.number("count", count);
-            j.number("columns", columns);
-            j.number("ns", ns);
-            j.close();
-        }
-    }
-    j.close();
-    j.open(Some("ops"));
-    for kind in OpKind::ALL {
-        j.open(Some(kind.as_str()));
-        for (ty, cell) in counters.cells[kind as usize].iter().enumerate().filter(|(_, c)| used(c)) {
-            operation(&mut j, (kind, ty), cell);
-        }
-        j.close();
-    }
-    j.close();
+    document::threads(&mut j, counters);
+    document::graphs(&mut j, counters, &Own);
+    document::operations(&mut j, counters, &Own);
     rows::report(&mut j);
     memory::report(&mut j);
     j.open(Some("blas"));
     j.number("calls", blas_route::calls());
     j.number("refused", blas_device::refused());
     j.close();
-    reasons(&mut j, "events", &counters.events);
+    document::events(&mut j, counters, &Own);
     j.close();
     j.finish()
+}
+
+/// The names of this process.
+struct Own;
+
+impl Names for Own {
+    fn operation(&self, number: usize) -> String {
+        OpKind::ALL[number].as_str().to_owned()
+    }
+
+    fn weight_type(&self, number: usize) -> String {
+        type_name(number)
+    }
+
+    fn reason(&self, number: usize) -> String {
+        // There is room for more counters than reasons, and the segment is memory that others may have written.
+        Reason::ALL.get(number).map_or_else(|| number.to_string(), |reason| reason.as_str().to_owned())
+    }
+
+    fn graphs(&self, class: usize) -> String {
+        GRAPHS_BY_COLUMNS[class].to_owned()
+    }
+
+    fn kernels(&self, operation: usize, weight_type: usize) -> Vec<(String, String)> {
+        let kernels = kernels_in_use(OpKind::ALL[operation], weight_type);
+        kernels.map(|kernel| (kernel.regime.to_owned(), kernel.name.to_owned())).collect()
+    }
 }
 
 /// What those who read the counters from shared memory need beside them, as one JSON object: the members of
@@ -95,17 +101,20 @@ pub fn names() -> String {
     let mut j = Json::default();
     j.open(None);
     circumstances(&mut j);
-    j.open(Some("names"));
-    list(&mut j, "ops", OpKind::ALL.map(|kind| kind.as_str().to_owned()));
-    list(&mut j, "types", (0..=TYPES).map(type_name));
-    list(&mut j, "reasons", Reason::ALL.iter().map(|reason| reason.as_str().to_owned()));
-    list(&mut j, "graphs", GRAPHS_BY_COLUMNS.map(str::to_owned));
+    j.open(Some(NAMES));
+    list(&mut j, OPS, OpKind::ALL.map(|kind| kind.as_str().to_owned()));
+    list(&mut j, TYPES, (0..=stats::TYPES).map(type_name));
+    list(&mut j, REASONS, Reason::ALL.iter().map(|reason| reason.as_str().to_owned()));
+    list(&mut j, GRAPHS, GRAPHS_BY_COLUMNS.map(str::to_owned));
     j.close();
-    j.open(Some("kernels_in_use"));
+    j.open(Some(KERNELS_IN_USE));
     for kind in OpKind::ALL {
         j.open(Some(kind.as_str()));
-        for ty in (0..=TYPES).filter(|&ty| kernels_in_use(kind, ty).next().is_some()) {
-            in_use(&mut j, &type_name(ty), (kind, ty));
+        for ty in 0..=stats::TYPES {
+            let kernels = Own.kernels(kind as usize, ty);
+            if !kernels.is_empty() {
+                document::kernels(&mut j, &type_name(ty), &kernels);
+            }
         }
         j.close();
     }
@@ -125,72 +134,52 @@ fn list(j: &mut Json, key: &str, names: impl IntoIterator<Item = String>) {
 /// The members that are not counted.
 fn circumstances(j: &mut Json) {
     let config = config();
-    j.string("version", env!("CARGO_PKG_VERSION"));
-    j.number("pid", u64::from(std::process::id()));
-    j.string("program", &proc::program_name());
-    j.string("state", state::current().as_str());
+    j.string(VERSION, env!("CARGO_PKG_VERSION"));
+    j.number(PID, u64::from(std::process::id()));
+    j.string(PROGRAM, &proc::program_name());
+    j.string(STATE, state::current().as_str());
     cpu(j);
-    j.open(Some("gate"));
-    j.string("mode", config.gate.as_str());
-    j.string("decision", state::decision());
+    j.open(Some(GATE));
+    j.string(MODE, config.gate.as_str());
+    j.string(DECISION, state::decision());
     j.close();
-    j.string("tier", state::tier().as_str());
-    j.string("isa", state::isa().name());
-    j.string("kernels", config.kernels.as_str());
-    j.open(Some("config"));
+    j.string(TIER, state::tier().as_str());
+    j.string(ISA, state::isa().name());
+    j.string(KERNELS, config.kernels.as_str());
+    j.open(Some(CONFIG));
     for knob in KNOBS {
         j.string(knob.name, &knob.value(config));
     }
     j.close();
     let (file, status) = tuning::report();
-    j.open(Some("tuning"));
+    j.open(Some(TUNING));
     j.string("file", &file);
-    j.string("status", status);
+    j.string(STATUS, status);
     match tuning::threads_of_one_column() {
         usize::MAX => {}
-        threads => j.number("threads", threads as u64),
+        threads => j.number(THREADS, threads as u64),
     }
     if let Some(hundredths) = tuning::reported_gain_of_copies() {
         j.number("copies_hundredths", u64::from(hundredths));
         j.boolean("copies_pay", tuning::copies_pay());
     }
     j.close();
-    j.string("threads_limit", &threads::limit());
-    j.open_array("ggml");
+    j.string(THREADS_LIMIT, &threads::limit());
+    j.open_array(GGML);
     for library in stats::libraries() {
         j.open(None);
-        j.string("path", &library.path);
-        j.string("status", library.status);
+        j.string(PATH, &library.path);
+        j.string(STATUS, library.status);
         j.close();
     }
     j.close_array();
 }
 
-fn threads_of_graphs(j: &mut Json) {
-    let threads = &counters().threads;
-    j.open(Some("threads"));
-    for (name, count) in [
-        ("asked", &threads.asked),
-        ("used", &threads.used),
-        ("budget", &threads.budget),
-        ("capped", &threads.capped),
-        ("pools", &threads.pools),
-        ("lost_mcpu", &threads.lost_mcpu),
-    ] {
-        j.number(name, count.load(Relaxed));
-    }
-    j.open(Some("sleeps"));
-    j.number("count", threads.sleeps[0].load(Relaxed));
-    j.number("us", threads.sleeps[1].load(Relaxed));
-    j.close();
-    j.close();
-}
-
 fn cpu(j: &mut Json) {
     let cpu = state::cpu();
-    j.open(Some("cpu"));
+    j.open(Some(CPU));
     j.string("vendor", &cpu.vendor);
-    j.string("brand", &cpu.brand);
+    j.string(BRAND, &cpu.brand);
     j.number("family", cpu.family.into());
     j.number("model", cpu.model.into());
     j.number("stepping", cpu.stepping.into());
@@ -200,40 +189,6 @@ fn cpu(j: &mut Json) {
         j.element(name);
     }
     j.close_array();
-    j.close();
-}
-
-fn used(cell: &Cell<AtomicU64>) -> bool {
-    cell.calls.load(Relaxed) > 0 || cell.declined.iter().any(|n| n.load(Relaxed) > 0)
-}
-
-fn operation(j: &mut Json, (kind, ty): (OpKind, usize), cell: &Cell<AtomicU64>) {
-    j.open(Some(&type_name(ty)));
-    j.number("taken", cell.calls.load(Relaxed));
-    j.number("ns", cell.ns.load(Relaxed));
-    j.number("bytes", cell.bytes.load(Relaxed));
-    j.number("mac", cell.macs.load(Relaxed));
-    in_use(j, "kernels", (kind, ty));
-    reasons(j, "declined", &cell.declined);
-    j.close();
-}
-
-fn in_use(j: &mut Json, key: &str, (kind, ty): (OpKind, usize)) {
-    j.open(Some(key));
-    for kernel in kernels_in_use(kind, ty) {
-        j.string(kernel.regime, kernel.name);
-    }
-    j.close();
-}
-
-fn reasons(j: &mut Json, key: &str, counts: &[AtomicU64]) {
-    j.open(Some(key));
-    for (reason, count) in Reason::ALL.iter().zip(counts) {
-        match count.load(Relaxed) {
-            0 => {}
-            n => j.number(reason.as_str(), n),
-        }
-    }
     j.close();
 }
 

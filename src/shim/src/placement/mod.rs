@@ -310,7 +310,7 @@ pub fn move_to_its_node(range: Range<usize>) {
     }
 }
 
-/// Whether buffers are placed on memory nodes.
+/// Whether buffers are placed on NUMA nodes.
 pub fn places_buffers() -> bool {
     buffer_policy() != Policy::Default
 }

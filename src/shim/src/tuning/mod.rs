@@ -95,7 +95,7 @@ enum Contents {
 }
 
 /// The choices of this process and where they come from.
-struct Settled {
+struct Resolved {
     choices: Choices,
     blocking: Blocking,
     /// Of graphs of one column.
@@ -104,7 +104,7 @@ struct Settled {
 }
 
 static LOADED: OnceLock<Loaded> = OnceLock::new();
-static SETTLED: OnceLock<Settled> = OnceLock::new();
+static RESOLVED: OnceLock<Resolved> = OnceLock::new();
 
 /// `resolve` found no calibration file.
 const NO_FILE: &str = "no_file";
@@ -171,12 +171,12 @@ fn is_absent(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
 }
 
-/// Settles the choices for this process; only the first call does anything. To be called before a
+/// Resolves the choices of this process; only the first call does anything. To be called before a
 /// graph is planned, with the tier in use and a function that finds symbols of the ggml that computes
 /// it. In a process with several builds of ggml the first one to compute a graph decides whether the
 /// file fits: choices may then be slower than need be for the others, never wrong.
 pub fn resolve(isa: Isa, find: impl Fn(&CStr) -> Option<*mut c_void>) {
-    SETTLED.get_or_init(|| {
+    RESOLVED.get_or_init(|| {
         // SAFETY: functions of a ggml, whose libraries are never closed (see `ggml::copies`).
         let ggml = unsafe { file::identity(find) };
         if ggml.starts_with('-') {
@@ -187,12 +187,12 @@ pub fn resolve(isa: Isa, find: impl Fn(&CStr) -> Option<*mut c_void>) {
 }
 
 /// The table, with the file's choices where it fits `machine`.
-fn combine(loaded: &Loaded, machine: &Machine<'_>, here: Circumstances) -> Settled {
+fn combine(loaded: &Loaded, machine: &Machine<'_>, here: Circumstances) -> Resolved {
     let mut choices = Choices::defaults(here);
     let (blocking, threads) = (Blocking::of(state::data_path()), usize::MAX);
     let file = match &loaded.contents {
-        Contents::None => return Settled { choices, blocking, threads, status: NO_FILE },
-        Contents::Unusable(reason) => return Settled { choices, blocking, threads, status: reason.as_str() },
+        Contents::None => return Resolved { choices, blocking, threads, status: NO_FILE },
+        Contents::Unusable(reason) => return Resolved { choices, blocking, threads, status: reason.as_str() },
         Contents::File(file) => file,
     };
     let path = loaded.path.as_deref().unwrap_or(Path::new("")).display();
@@ -206,7 +206,7 @@ fn combine(loaded: &Loaded, machine: &Machine<'_>, here: Circumstances) -> Settl
             };
             stats::event(reason);
             log!(info, "{path} is not used: {misfit}; using the built-in table");
-            return Settled { choices, blocking, threads, status: reason.as_str() };
+            return Resolved { choices, blocking, threads, status: reason.as_str() };
         }
     };
     let changed = choices.apply(calibration);
@@ -218,19 +218,19 @@ fn combine(loaded: &Loaded, machine: &Machine<'_>, here: Circumstances) -> Settl
         ..blocking
     };
     let threads = calibration.threads.unwrap_or(threads);
-    Settled { choices, blocking, threads, status: USED }
+    Resolved { choices, blocking, threads, status: USED }
 }
 
 /// How products of many columns are cut: as it was measured to be fastest, once [`resolve`] knows.
 #[must_use]
 pub fn blocking() -> Blocking {
-    SETTLED.get().map_or_else(|| Blocking::of(state::data_path()), |settled| settled.blocking)
+    RESOLVED.get().map_or_else(|| Blocking::of(state::data_path()), |resolved| resolved.blocking)
 }
 
 /// The most threads that make a graph of one column faster, as far as that was measured.
 #[must_use]
 pub fn threads_of_one_column() -> usize {
-    SETTLED.get().map_or(usize::MAX, |settled| settled.threads)
+    RESOLVED.get().map_or(usize::MAX, |resolved| resolved.threads)
 }
 
 /// The width of AVX-512 registers that was measured to be the faster one on the CPU `brand`.
@@ -250,7 +250,7 @@ fn gain_of_copies(contents: &Contents, brand: &str) -> Option<u32> {
     }
 }
 
-/// Whether weights are worth a copy on huge pages on one memory node: only where that was measured on this CPU.
+/// Whether weights are worth a copy on huge pages on one NUMA node: only where that was measured on this CPU.
 #[must_use]
 pub fn copies_pay() -> bool {
     gain_of_copies(&loaded().contents, &state::cpu().brand).is_some_and(|gain| gain >= COPIES_PAY)
@@ -269,8 +269,8 @@ pub fn reported_gain_of_copies() -> Option<u32> {
 #[must_use]
 pub fn decline(isa: Isa, weight: WeightType, columns: usize) -> Option<Reason> {
     let regime = Regime::of(columns);
-    let decision = match SETTLED.get() {
-        Some(settled) => settled.choices.get(isa, weight, regime),
+    let decision = match RESOLVED.get() {
+        Some(resolved) => resolved.choices.get(isa, weight, regime),
         None => defaults::decision(isa, weight, regime, Circumstances::here()),
     };
     match decision {
@@ -288,7 +288,7 @@ pub fn report() -> (String, &'static str) {
     let path = LOADED.get().and_then(|loaded| loaded.path.as_ref());
     (
         path.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
-        SETTLED.get().map_or(PENDING, |settled| settled.status),
+        RESOLVED.get().map_or(PENDING, |resolved| resolved.status),
     )
 }
 

@@ -1,7 +1,7 @@
 //! Copies of weights, beside the program's own: which weights get one, and where it lies.
 //!
 //! A copy is memory of ours that only our kernels read. It costs memory and the time to make it, so there is one only where it
-//! pays: with several memory nodes, on pages that the user asks for, or where `zen5turbo tune` measured that it does. Nothing
+//! pays: with several NUMA nodes, on pages that the user asks for, or where `zen5turbo tune` measured that it does. Nothing
 //! that the program does to its own memory concerns a copy, but for taking it away ([`sources::gone`]).
 
 use std::ops::Range;
@@ -21,7 +21,7 @@ static WANTED: AtomicBool = AtomicBool::new(false);
 /// Numbers pages in the order in which graphs use them first.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// Whether weights get copies: on pages that the user asks for, placed on several memory nodes, or where `zen5turbo tune` measured that
+/// Whether weights get copies: on pages that the user asks for, placed on several NUMA nodes, or where `zen5turbo tune` measured that
 /// huge pages are worth it.
 pub fn are_made() -> bool {
     match config().huge_pages {

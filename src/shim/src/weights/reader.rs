@@ -74,11 +74,11 @@ static ENOUGH: AtomicU64 = AtomicU64::new(u64::MAX);
 static LOOKED: AtomicU64 = AtomicU64::new(0);
 
 /// What is to be read ahead.
-static AHEAD: Mutex<Ahead> = Mutex::new(Ahead::new());
+static QUEUE: Mutex<ReadQueue> = Mutex::new(ReadQueue::new());
 
 /// No hook that an allocator may call takes this lock, so whoever has it may allocate.
-fn lock() -> MutexGuard<'static, Ahead> {
-    AHEAD.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock() -> MutexGuard<'static, ReadQueue> {
+    QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// This is a child made by `fork`: it has no thread that reads, and maybe a lock that nobody gives back.
@@ -91,7 +91,7 @@ pub fn forget_in_child() {
 }
 
 #[derive(Debug)]
-struct Ahead {
+struct ReadQueue {
     /// Pages of models that are being loaded.
     todo: VecDeque<PageId>,
     /// `todo` is in the order of a graph.
@@ -103,9 +103,9 @@ struct Ahead {
     is_running: bool,
 }
 
-impl Ahead {
+impl ReadQueue {
     const fn new() -> Self {
-        Ahead {
+        ReadQueue {
             todo: VecDeque::new(),
             is_ordered: false,
             followed: Vec::new(),
@@ -164,16 +164,16 @@ pub fn start_of(file: BorrowedFd<'_>, bytes: Range<u64>, budget: &Budget, room: 
         return Start::Populate;
     }
     let pin = Pin::new();
-    let mut ahead = lock();
-    let others = ahead.bytes(&pin);
+    let mut queue = lock();
+    let others = queue.bytes(&pin);
     // What is not known is no reason to read otherwise than the program wants it.
     if most.is_none_or(|most| others + len <= most) {
         return Start::Read;
     }
     // Of the parts that were mapped before no more is read, either.
     let all = room as usize / 2 / HUGE_PAGE;
-    ahead.todo.truncate(all);
-    let rest = all - ahead.todo.len();
+    queue.todo.truncate(all);
+    let rest = all - queue.todo.len();
     Start::ReadPart((rest * HUGE_PAGE) as u64)
 }
 
@@ -184,25 +184,25 @@ pub fn mapped(number: u64, is_too_large: bool, room: u64) {
         return;
     }
     let pin = Pin::new();
-    let mut ahead = lock();
-    ahead.keep_what_is_mapped(&pin);
-    ahead.followed.push(number);
-    let all = ahead.bytes(&pin);
+    let mut queue = lock();
+    queue.keep_what_is_mapped(&pin);
+    queue.followed.push(number);
+    let all = queue.bytes(&pin);
     if is_too_large {
-        ahead.watch.set(Fit::TooLarge(all));
-        mark_too_large(&pin, &ahead);
-    } else if !ahead.streams() {
+        queue.watch.set(Fit::TooLarge(all));
+        mark_too_large(&pin, &queue);
+    } else if !queue.streams() {
         if room / PLENTY >= all {
             // Loading is no reading again.
-            ahead.fits(all, bytes_read().saturating_add(all));
+            queue.fits(all, bytes_read().saturating_add(all));
         } else {
-            ahead.watch.set(Fit::Unknown);
+            queue.watch.set(Fit::Unknown);
             TELLS.store(PAGES, Relaxed);
         }
     }
 }
 
-impl Ahead {
+impl ReadQueue {
     fn keep_what_is_mapped(&mut self, pin: &Pin) {
         self.followed.retain(|&number| pin.numbered(number).is_some());
     }
@@ -214,8 +214,8 @@ impl Ahead {
     }
 }
 
-fn mark_too_large(pin: &Pin, ahead: &Ahead) {
-    ahead.followed.iter().filter_map(|&number| pin.numbered(number)).for_each(Source::set_too_large);
+fn mark_too_large(pin: &Pin, queue: &ReadQueue) {
+    queue.followed.iter().filter_map(|&number| pin.numbered(number)).for_each(Source::set_too_large);
     TELLS.store(PAGES, Relaxed);
     stats::event_once(Reason::ModelLargerThanMemory);
 }
@@ -229,19 +229,19 @@ pub fn begin(number: u64, bytes: u64) {
     if pages == 0 || CHILD.load(Relaxed) {
         return;
     }
-    let mut ahead = lock();
-    ahead.todo.extend((0..pages).map(|i| (number, i)));
-    ahead.is_ordered = false;
-    run(ahead);
+    let mut queue = lock();
+    queue.todo.extend((0..pages).map(|i| (number, i)));
+    queue.is_ordered = false;
+    run(queue);
 }
 
 /// Starts the thread, or wakes it.
-fn run(mut ahead: MutexGuard<'_, Ahead>) {
-    if std::mem::replace(&mut ahead.is_running, true) {
-        drop(ahead);
+fn run(mut queue: MutexGuard<'_, ReadQueue>) {
+    if std::mem::replace(&mut queue.is_running, true) {
+        drop(queue);
         return changed();
     }
-    drop(ahead);
+    drop(queue);
     if !thread::spawn_in_background("zen5turbo-read", || guarded((), work)) {
         fail(Reason::ReaderNotStarted);
     }
@@ -251,7 +251,7 @@ fn run(mut ahead: MutexGuard<'_, Ahead>) {
 fn fail(reason: Reason) {
     stats::event_once(reason);
     log!(info, "pages are not read ahead any more: {}", reason.as_str());
-    *lock() = Ahead::new();
+    *lock() = ReadQueue::new();
     TELLS.store(NOTHING, Relaxed);
 }
 
@@ -267,15 +267,15 @@ pub fn order(pin: &Pin, weights: impl Iterator<Item = Range<usize>>) {
         return;
     }
     // Nobody waits here for the thread that reads: the next graph says it again.
-    let Ok(mut ahead) = AHEAD.try_lock() else { return };
-    if ahead.todo.is_empty() || ahead.is_ordered {
+    let Ok(mut queue) = QUEUE.try_lock() else { return };
+    if queue.todo.is_empty() || queue.is_ordered {
         return;
     }
     let pages = weights.filter_map(|range| {
         let source = pin.find(&range)?;
         Some(source.fixed(pin).indices(&range).map(|i| (source.number(), i)))
     });
-    ahead.put_first(pages.flatten());
+    queue.put_first(pages.flatten());
 }
 
 /// Whether [`follow`] is to be called for graphs: one load, and a system call where models seem to fit.
@@ -299,66 +299,66 @@ fn has_read_again() -> bool {
 /// the order of pages; none when they do not lie in a model that is larger than memory.
 pub fn follow<'a>(pin: &Pin, products: impl Iterator<Item = (Range<usize>, &'a mut Option<u32>)>) {
     let read = bytes_read();
-    let mut ahead = lock();
-    ahead.keep_what_is_mapped(pin);
-    if ahead.followed.is_empty() {
+    let mut queue = lock();
+    queue.keep_what_is_mapped(pin);
+    if queue.followed.is_empty() {
         TELLS.store(NOTHING, Relaxed);
-        ahead.laps = Laps::new();
+        queue.laps = Laps::new();
         return;
     }
-    if ahead.laps.first().is_some_and(|(number, _)| !ahead.followed.contains(&number)) {
-        ahead.laps = Laps::new(); // that model is gone
+    if queue.laps.first().is_some_and(|(number, _)| !queue.followed.contains(&number)) {
+        queue.laps = Laps::new(); // that model is gone
     }
-    match ahead.watch.fit {
+    match queue.watch.fit {
         Fit::LeftAlone => return TELLS.store(NOTHING, Relaxed),
         Fit::Fits => {
-            ahead.watch.set(Fit::Unknown);
-            ahead.laps.resume();
+            queue.watch.set(Fit::Unknown);
+            queue.laps.resume();
             TELLS.store(PAGES, Relaxed);
         }
         Fit::Unknown | Fit::TooLarge(_) => {}
     }
-    let streams = ahead.streams();
-    let (lap, grew) = (ahead.laps.lap(), ahead.laps.has_grown());
+    let streams = queue.streams();
+    let (lap, grew) = (queue.laps.lap(), queue.laps.has_grown());
     let mut first = None;
-    ahead.laps.begin_graph();
+    queue.laps.begin_graph();
     for (range, place) in products {
         let Some(source) = pin.find(&range) else { continue };
         let number = source.number();
-        if !ahead.followed.contains(&number) {
+        if !queue.followed.contains(&number) {
             continue;
         }
-        let here = ahead.laps.product(range.start, source.fixed(pin).indices(&range).map(|i| (number, i)));
+        let here = queue.laps.product(range.start, source.fixed(pin).indices(&range).map(|i| (number, i)));
         first.get_or_insert(here);
         *place = streams.then_some(here);
     }
     let Some(first) = first else { return };
-    if ahead.laps.lap() != lap {
-        let pages = (ahead.laps.pages() * HUGE_PAGE) as u64;
-        let is_loaded = ahead.todo.is_empty();
-        let verdict = ahead.watch.lap_ended(read, pages, is_loaded && !grew);
-        log!(debug, "lap {lap} ends, {} MiB read so far: {:?}, {verdict:?}", read >> 20, ahead.watch.fit);
+    if queue.laps.lap() != lap {
+        let pages = (queue.laps.pages() * HUGE_PAGE) as u64;
+        let is_loaded = queue.todo.is_empty();
+        let verdict = queue.watch.lap_ended(read, pages, is_loaded && !grew);
+        log!(debug, "lap {lap} ends, {} MiB read so far: {:?}, {verdict:?}", read >> 20, queue.watch.fit);
         if !is_loaded {
-            ahead.watch.skip_lap();
+            queue.watch.skip_lap();
         }
         match verdict {
             Verdict::Open => {}
-            Verdict::Fits => ahead.fits(pages, read),
+            Verdict::Fits => queue.fits(pages, read),
             Verdict::ReadAgain(bytes) => {
-                drop(ahead);
+                drop(queue);
                 return read_again(pin, bytes, pages, read);
             }
             Verdict::NoGain => {
                 log!(info, "releasing pages gains nothing here: it is left to the kernel");
                 stats::event(Reason::ReleasingGainsNothing);
-                ahead.watch.set(Fit::LeftAlone);
-                ahead.laps = Laps::new();
+                queue.watch.set(Fit::LeftAlone);
+                queue.laps = Laps::new();
             }
         }
     }
     if streams {
         PLACE.store(first, Relaxed);
-        run(ahead);
+        run(queue);
     }
 }
 
@@ -366,22 +366,22 @@ pub fn follow<'a>(pin: &Pin, products: impl Iterator<Item = (Range<usize>, &'a m
 /// them, and would streaming read less?
 fn read_again(pin: &Pin, bytes: u64, pages: u64, read: u64) {
     let room = room(&Budget::of_this_process());
-    let mut ahead = lock();
+    let mut queue = lock();
     let Some(room) = room else {
         stats::event_once(Reason::MemoryUnknown);
-        return ahead.fits(pages, read);
+        return queue.fits(pages, read);
     };
-    let streamed = (ahead.laps.read_with(room) * HUGE_PAGE) as u64;
+    let streamed = (queue.laps.read_with(room) * HUGE_PAGE) as u64;
     log!(debug, "{} MiB were read again in a lap; streaming would read {}", bytes >> 20, streamed >> 20);
     // There is room: something else was read, or somebody else needed memory for a moment.
     if streamed == 0 {
-        return ahead.fits(pages, read);
+        return queue.fits(pages, read);
     }
     if streamed >= bytes {
         return; // the next laps may tell more
     }
-    ahead.watch.set(Fit::TooLarge(bytes));
-    mark_too_large(pin, &ahead);
+    queue.watch.set(Fit::TooLarge(bytes));
+    mark_too_large(pin, &queue);
 }
 
 /// Pages that can stay: what is left for files, less a little for other files that are in use, as libraries are, and for
@@ -404,36 +404,36 @@ fn work() {
     let mut known_lap = None;
     loop {
         let seen = CHANGES.load(Ordering::Acquire);
-        let mut ahead = lock();
-        if ahead.streams() && known_lap != Some(ahead.laps.lap()) {
-            known_lap = Some(ahead.laps.lap());
-            drop(ahead);
+        let mut queue = lock();
+        if queue.streams() && known_lap != Some(queue.laps.lap()) {
+            known_lap = Some(queue.laps.lap());
+            drop(queue);
             let room = room(&budget).unwrap_or(usize::MAX);
-            ahead = lock();
-            log!(debug, "room for {room} pages of {}", ahead.laps.pages());
-            ahead.laps.set_room(room);
+            queue = lock();
+            log!(debug, "room for {room} pages of {}", queue.laps.pages());
+            queue.laps.set_room(room);
         }
         let place = PLACE.load(Relaxed);
-        let step = if ahead.streams() { ahead.laps.next(place) } else { None };
+        let step = if queue.streams() { queue.laps.next(place) } else { None };
         let part = match step {
             Some(Step::Release(page)) => {
-                drop(ahead);
+                drop(queue);
                 release(page);
                 continue;
             }
             Some(Step::Read(page)) => vec![page],
-            None => next_part(&mut ahead),
+            None => next_part(&mut queue),
         };
         if part.is_empty() {
-            if !ahead.streams() || ahead.laps.pages() == 0 {
-                ahead.is_running = false;
+            if !queue.streams() || queue.laps.pages() == 0 {
+                queue.is_running = false;
                 return;
             }
-            drop(ahead);
+            drop(queue);
             thread::sleep_while(&CHANGES, seen);
             continue;
         }
-        drop(ahead);
+        drop(queue);
         if !read(&part) {
             return fail(Reason::ReadAheadRefused);
         }
@@ -441,14 +441,14 @@ fn work() {
 }
 
 /// The next pages of a model that is being loaded, as far as they lie side by side.
-fn next_part(ahead: &mut Ahead) -> Vec<PageId> {
+fn next_part(queue: &mut ReadQueue) -> Vec<PageId> {
     let mut part = Vec::with_capacity(AT_ONCE);
     while part.len() < AT_ONCE
-        && let Some(&next) = ahead.todo.front()
+        && let Some(&next) = queue.todo.front()
         && part.last().is_none_or(|last: &PageId| next == (last.0, last.1 + 1))
     {
         part.push(next);
-        ahead.todo.pop_front();
+        queue.todo.pop_front();
     }
     part
 }
