@@ -130,8 +130,7 @@ fn check_layers(of: &str, layers: &[&[&str]], graph: &Graph) {
     let part = |file: &str| {
         let all = layers.iter().enumerate().flat_map(|(line, parts)| parts.iter().map(move |part| (line, *part)));
         let is_in = |part: &str| {
-            file.strip_prefix(part)
-                .is_some_and(|rest| matches!(rest, "" | ".rs") || rest.starts_with('/') || rest.starts_with(".rs"))
+            file.strip_prefix(part).is_some_and(|rest| matches!(rest, "" | ".rs") || rest.starts_with('/'))
         };
         all.filter(|(_, part)| is_in(part)).max_by_key(|(_, part)| part.len())
     };

@@ -62,6 +62,7 @@ pub fn json(data: &[u8]) {
 
 /// The live statistics of a process.
 pub fn segment(data: &[u8]) {
+    zen5turbo_telemetry::fuzzing::name(data);
     for snapshot in zen5turbo_telemetry::fuzzing::segment(data) {
         live::fuzz(&snapshot);
     }
