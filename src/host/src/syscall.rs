@@ -1,8 +1,12 @@
-//! System calls: their results, and `errno`.
+//! The results of system calls, and `errno`.
 
+use std::ffi::c_long;
 use std::io;
 
-use libc::c_long;
+/// The result of a system call, or its error.
+pub(crate) fn check(result: c_long) -> io::Result<usize> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result as usize) }
+}
 
 /// Runs `f` and puts `errno` back to what it was before: for hooks, whose callers look at it.
 pub fn keep_errno<T>(f: impl FnOnce() -> T) -> T {
@@ -12,12 +16,7 @@ pub fn keep_errno<T>(f: impl FnOnce() -> T) -> T {
         (location, *location)
     };
     let result = f();
-    // SAFETY: as above.
+    // SAFETY: the location is still the calling thread's.
     unsafe { *location = saved };
     result
-}
-
-/// The result of a system call, or its error.
-pub(crate) fn check(result: c_long) -> io::Result<usize> {
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result as usize) }
 }

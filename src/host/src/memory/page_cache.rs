@@ -13,8 +13,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use libc::c_int;
 
 use crate::seccomp;
+use crate::syscall::check;
 
-use super::map::{HUGE_PAGE, Region, advise, check, map_file_over, unmap};
+use super::map::{HUGE_PAGE, Region, advise, map_file_over, unmap};
 use super::samples::{self, MAY_MISS};
 
 /// `RWF_NOWAIT` of Linux 4.14: a read that would have to wait for the disk fails.

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crate::proc::{field, read_text};
 
-/// One sample in so many may be missing of a file that counts as cached: the kernel says "missing" also of a page that it
+/// One sample in 64 may be missing of a file that counts as cached. The kernel says "missing" also of a page that it
 /// is just moving (khugepaged making a huge page of it, compaction), and one such page is no reason to read all again.
 pub(super) const MAY_MISS: usize = 64;
 

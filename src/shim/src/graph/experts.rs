@@ -57,7 +57,7 @@ impl Experts {
             },
             kernels,
             column_bytes: kernels.column_bytes(selection.k),
-            cut: Cut::new(0..take.rows.div_ceil(LANES), threads),
+            cut: Cut::new(0..selection.rows.div_ceil(LANES), threads),
         }
     }
 

@@ -6,16 +6,15 @@
 
 use std::cell::UnsafeCell;
 use std::ffi::{c_int, c_void};
-use std::mem::offset_of;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::{budget, pool_functions};
 use crate::config::{Threads, config};
-use crate::ggml::abi::{CPlan, PoolDo, PoolNew, PoolParams, PoolParamsInit};
+use crate::ggml::abi::{CPlan, PoolParams};
 use crate::ggml::bindings::PoolFunctions;
 use crate::ggml::checked::object;
-use crate::ggml::copies::{Caller, Scope, caller, function};
+use crate::ggml::copies::Caller;
 use crate::log::log;
 use crate::reason::Reason;
 use crate::stats;

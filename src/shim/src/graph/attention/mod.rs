@@ -13,5 +13,5 @@ mod list;
 mod order;
 mod run;
 
-pub use list::{Attentions, Node};
+pub use list::Attentions;
 pub use run::run;
