@@ -10,6 +10,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use zen5turbo_telemetry::document::member;
 
 use crate::text;
 
@@ -61,15 +62,15 @@ pub struct Threads {
 impl Threads {
     /// From the object of the statistics file.
     fn of(statistics: &Value) -> Self {
-        let of = |key: &str| number(&statistics["threads"][key]);
+        let of = |key: &str| number(&statistics[member::THREADS][key]);
         Self {
-            asked: of("asked"),
-            used: of("used"),
-            capped: of("capped"),
-            limit: statistics["threads_limit"].as_str().unwrap_or_default().to_owned(),
-            lost_cpus: of("lost_mcpu") as f64 / 1000.0,
-            cpus: of("budget"),
-            needed: statistics["tuning"]["threads"].as_u64(),
+            asked: of(member::ASKED),
+            used: of(member::USED),
+            capped: of(member::CAPPED),
+            limit: statistics[member::THREADS_LIMIT].as_str().unwrap_or_default().to_owned(),
+            lost_cpus: of(member::LOST_MCPU) as f64 / 1000.0,
+            cpus: of(member::BUDGET),
+            needed: statistics[member::TUNING][member::THREADS].as_u64(),
         }
     }
 
@@ -151,44 +152,46 @@ impl Stats {
             .context("found text that is not JSON; expected the object that ZEN5TURBO_STATS=FILE writes")?;
         ensure!(root.is_object(), "found JSON that is not an object; expected what ZEN5TURBO_STATS=FILE writes");
         let mut ops = BTreeMap::new();
-        for (op, types) in entries(&root["ops"]) {
+        for (op, types) in entries(&root[member::OPS]) {
             for (kind, v) in entries(types) {
                 ops.insert(
                     (op.clone(), kind.clone()),
                     Op {
-                        taken: number(&v["taken"]),
-                        ns: number(&v["ns"]),
-                        bytes: number(&v["bytes"]),
-                        mac: number(&v["mac"]),
-                        kernels: entries(&v["kernels"]).filter_map(|(k, v)| Some((k.clone(), text_of(v)?))).collect(),
-                        declined: counts(&v["declined"]),
+                        taken: number(&v[member::TAKEN]),
+                        ns: number(&v[member::NS]),
+                        bytes: number(&v[member::BYTES]),
+                        mac: number(&v[member::MAC]),
+                        kernels: entries(&v[member::KERNELS])
+                            .filter_map(|(k, v)| Some((k.clone(), text_of(v)?)))
+                            .collect(),
+                        declined: counts(&v[member::DECLINED]),
                     },
                 );
             }
         }
-        let ggml = root["ggml"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let ggml = root[member::GGML].as_array().map(Vec::as_slice).unwrap_or_default();
         Ok(Stats {
-            version: text_of(&root["version"]),
-            pid: root["pid"].as_u64(),
-            program: text_of(&root["program"]),
-            cpu: text_of(&root["cpu"]["brand"]),
-            gate_mode: text_of(&root["gate"]["mode"]),
-            gate_decision: text_of(&root["gate"]["decision"]),
-            tier: text_of(&root["tier"]),
-            computed: root["computed"].as_bool(),
+            version: text_of(&root[member::VERSION]),
+            pid: root[member::PID].as_u64(),
+            program: text_of(&root[member::PROGRAM]),
+            cpu: text_of(&root[member::CPU][member::BRAND]),
+            gate_mode: text_of(&root[member::GATE][member::MODE]),
+            gate_decision: text_of(&root[member::GATE][member::DECISION]),
+            tier: text_of(&root[member::TIER]),
+            computed: root[member::COMPUTED].as_bool(),
             threads: Threads::of(&root),
-            config: entries(&root["config"]).filter_map(|(k, v)| Some((k.clone(), text_of(v)?))).collect(),
+            config: entries(&root[member::CONFIG]).filter_map(|(k, v)| Some((k.clone(), text_of(v)?))).collect(),
             ggml: ggml
                 .iter()
                 .map(|g| {
                     (
-                        text_of(&g["path"]).unwrap_or_else(|| "?".into()),
-                        text_of(&g["status"]).unwrap_or_else(|| "?".into()),
+                        text_of(&g[member::PATH]).unwrap_or_else(|| "?".into()),
+                        text_of(&g[member::STATUS]).unwrap_or_else(|| "?".into()),
                     )
                 })
                 .collect(),
             ops,
-            events: counts(&root["events"]),
+            events: counts(&root[member::EVENTS]),
         })
     }
 

@@ -62,7 +62,8 @@ pub fn json(data: &[u8]) {
 
 /// The live statistics of a process.
 pub fn segment(data: &[u8]) {
-    for snapshot in zen5turbo_host::fuzzing::segment(data) {
+    zen5turbo_telemetry::fuzzing::name(data);
+    for snapshot in zen5turbo_telemetry::fuzzing::segment(data) {
         live::fuzz(&snapshot);
     }
 }

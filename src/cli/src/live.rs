@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use zen5turbo_host::live::{self, Snapshot, Unreadable};
+use zen5turbo_telemetry::live::{self, Snapshot, Unreadable};
 use zen5turbo_host::proc::open_regular;
 
 use crate::maps::Mapping;

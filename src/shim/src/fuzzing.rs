@@ -5,7 +5,9 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use crate::config::{Config, KNOBS};
-use crate::stats;
+use zen5turbo_telemetry::Json;
+
+use crate::gate::stats_file;
 
 /// An environment: entries `NAME=VALUE` that end with a NUL. Names that begin with a digit are short for those of the
 /// knobs.
@@ -29,7 +31,7 @@ pub fn environment(data: &[u8]) {
 /// JSON of any texts and numbers, to be read by another parser.
 pub fn json(data: &[u8]) -> String {
     let text = String::from_utf8_lossy(data);
-    let mut json = stats::Json::default();
+    let mut json = Json::default();
     json.open(None);
     for (i, part) in text.split('\u{1}').enumerate() {
         match i % 4 {
@@ -55,6 +57,6 @@ pub fn json(data: &[u8]) -> String {
 /// A path of `ZEN5TURBO_STATS`.
 pub fn stats_path(data: &[u8]) {
     use std::os::unix::ffi::OsStrExt;
-    let path = stats::expand(Path::new(std::ffi::OsStr::from_bytes(data)), 12);
+    let path = stats_file::expand(Path::new(std::ffi::OsStr::from_bytes(data)), 12);
     assert!(!path.as_os_str().as_bytes().windows(2).any(|w| w == b"%p") || data.windows(3).any(|w| w == b"%%p"));
 }

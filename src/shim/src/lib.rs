@@ -1,34 +1,31 @@
 //! libzen5turbo.so: preloaded into an unmodified llama.cpp, it computes the expensive operations.
 //!
-//! The way through the code: `startup` (configuration, gate) decides whether anything is done in this
-//! process; the functions in `exports` are what the program calls; `ggml` knows the copies of ggml and
-//! their structures; `graph` plans the products of a graph and computes them; `tuning` decides where
-//! ggml's own kernels are faster; `direct` has the functions for single rows; `stats` and `log` tell about it.
+//! The way through the code, from the top: `exports` has the functions that the program calls; `gate` decides whether anything is
+//! done in this process, and starts, ends and reports; `graph` plans the operations of a graph and computes them; `rows` has the
+//! functions for single rows; `threads` has those that compute a graph; `buffers` and `weights` have their memory, and `placement`
+//! says on which NUMA nodes it lies; `tuning` decides where ggml's own kernels are faster; `ggml` knows the copies of ggml in this
+//! process and their structures; `stats` counts and `log` tells. A folder imports only what stands behind it in this list, which a
+//! test checks (`tests/imports.rs`).
 
 // Without most of the exports most of the rest is not reached.
 #![cfg_attr(feature = "fuzzing", allow(dead_code, unused_imports))]
 
-mod blas;
 mod buffers;
 mod config;
-mod direct;
 mod exports;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod gate;
 mod ggml;
 mod graph;
-mod guard;
-#[cfg_attr(test, allow(dead_code))] // reached by exports that a test program does not have
-mod heap;
 mod log;
-mod memory;
 mod pages;
 mod placement;
 mod prefetch;
-mod reason;
-mod startup;
+mod rows;
 mod stats;
-#[cfg_attr(test, allow(dead_code))] // as above
-mod streaming;
 mod threads;
 mod tuning;
+mod weights;
+
+use zen5turbo_telemetry::reason;

@@ -1,9 +1,11 @@
 //! From counters and names to the object of the statistics file.
 
 use serde_json::{Map, Value, json};
-use zen5turbo_host::live::{Cell, Counters, Snapshot};
+use zen5turbo_telemetry::Json;
+use zen5turbo_telemetry::document::{self, Names, member};
+use zen5turbo_telemetry::live::Snapshot;
 
-/// The object, as `src/shim/src/stats/report.rs` writes it: without `blas`, `computed`, `direct`, `memory.numa`,
+/// The object, as `src/shim/src/gate/report.rs` writes it: without `blas`, `computed`, `direct`, `memory.numa`,
 /// `memory.weights.now` and the status of copies.
 ///
 /// # Errors
@@ -14,15 +16,51 @@ pub fn statistics(snapshot: &Snapshot) -> Result<Value, String> {
         text => serde_json::from_str(text).map_err(|_| "names that are not JSON".to_owned())?,
     };
     let Value::Object(mut whole) = plain(text) else { return Err("names that are not a JSON object".into()) };
-    let names = whole.remove("names").unwrap_or_default();
-    let kernels = whole.remove("kernels_in_use").unwrap_or_default();
-    let counters = &snapshot.counters;
-    whole.insert("graphs".into(), graphs(counters, &names["graphs"]));
-    whole.insert("threads".into(), threads(counters));
-    whole.insert("ops".into(), operations(counters, &names, &kernels));
-    whole.insert("memory".into(), memory(counters));
-    whole.insert("events".into(), reasons(&counters.events, &names["reasons"]));
+    let mut take = |key: &str| whole.remove(key).unwrap_or_default();
+    let names = Told { names: take(member::NAMES), kernels: take(member::KERNELS_IN_USE) };
+    let mut counted = Json::default();
+    counted.open(None);
+    document::counted(&mut counted, &snapshot.counters, &names);
+    counted.close();
+    let counted: Map<String, Value> = serde_json::from_str(&counted.finish()).expect("it was written as JSON");
+    whole.extend(counted);
     Ok(Value::Object(whole))
+}
+
+/// The names that a segment tells; the number of what it does not name.
+struct Told {
+    names: Value,
+    kernels: Value,
+}
+
+impl Told {
+    fn name(&self, of: &str, number: usize) -> String {
+        self.names[of][number].as_str().map_or_else(|| number.to_string(), str::to_owned)
+    }
+}
+
+impl Names for Told {
+    fn operation(&self, number: usize) -> String {
+        self.name(member::OPS, number)
+    }
+
+    fn weight_type(&self, number: usize) -> String {
+        self.name(member::TYPES, number)
+    }
+
+    fn reason(&self, number: usize) -> String {
+        self.name(member::REASONS, number)
+    }
+
+    fn graphs(&self, class: usize) -> String {
+        self.name(member::GRAPHS, class)
+    }
+
+    fn kernels(&self, operation: usize, weight_type: usize) -> Vec<(String, String)> {
+        let kernels = &self.kernels[self.operation(operation)][self.weight_type(weight_type)];
+        let kernels = kernels.as_object().into_iter().flatten();
+        kernels.filter_map(|(regime, name)| Some((regime.clone(), name.as_str()?.to_owned()))).collect()
+    }
 }
 
 /// Without control characters: what a program calls itself must not steer the terminal.
@@ -36,71 +74,10 @@ fn plain(value: Value) -> Value {
     }
 }
 
-/// The name of an index, or its number.
-fn name(names: &Value, index: usize) -> String {
-    names[index].as_str().map_or_else(|| index.to_string(), str::to_owned)
-}
-
-fn graphs(counters: &Counters<u64>, names: &Value) -> Value {
-    let used = counters.graphs.iter().enumerate().filter(|(_, graphs)| graphs.count > 0);
-    used.map(|(i, g)| (name(names, i), json!({"count": g.count, "columns": g.columns, "ns": g.ns})))
-        .collect::<Map<_, _>>()
-        .into()
-}
-
-fn threads(counters: &Counters<u64>) -> Value {
-    let t = &counters.threads;
-    let [count, us] = t.sleeps;
-    json!({
-        "asked": t.asked, "used": t.used, "budget": t.budget, "capped": t.capped, "pools": t.pools,
-        "lost_mcpu": t.lost_mcpu, "sleeps": {"count": count, "us": us},
-    })
-}
-
-fn operations(counters: &Counters<u64>, names: &Value, kernels: &Value) -> Value {
-    let used = |cell: &Cell<u64>| cell.calls > 0 || cell.declined.iter().any(|&n| n > 0);
-    let mut operations = Map::new();
-    for (op, cells) in counters.cells.iter().enumerate() {
-        let op = name(&names["ops"], op);
-        let mut types = Map::new();
-        for (ty, cell) in cells.iter().enumerate().filter(|(_, cell)| used(cell)) {
-            let ty = name(&names["types"], ty);
-            let kernels = kernels[&op][&ty].as_object().cloned().unwrap_or_default();
-            let declined = reasons(&cell.declined, &names["reasons"]);
-            types.insert(
-                ty,
-                json!({"taken": cell.calls, "ns": cell.ns, "bytes": cell.bytes, "mac": cell.macs,
-                       "kernels": kernels, "declined": declined}),
-            );
-        }
-        operations.insert(op, types.into());
-    }
-    operations.into()
-}
-
-fn reasons(counts: &[u64], names: &Value) -> Value {
-    let counted = counts.iter().enumerate().filter(|(_, n)| **n > 0);
-    counted.map(|(i, n)| (name(names, i), Value::from(*n))).collect::<Map<_, _>>().into()
-}
-
-fn memory(counters: &Counters<u64>) -> Value {
-    let (w, p, b) = (&counters.weights, &counters.prefetch, &counters.buffers);
-    let pair = |[count, bytes]: [u64; 2]| json!({"count": count, "bytes": bytes});
-    json!({
-        "weights": {
-            "mapped": w.mapped, "wanted": w.wanted, "cached": w.cached, "copied": {"thp": w.thp, "2m": w.huge, "1g": w.giant},
-            "freed": w.freed, "us": w.us, "rested_us": w.rested_us,
-        },
-        "prefetch": {"bytes": p.bytes, "calls": p.calls, "us": p.us, "released": p.released},
-        "buffers": {"thp": pair(b.thp), "hugetlb_2m": pair(b.hugetlb), "freed": b.freed},
-        "heap": pair(counters.heap),
-        "copies": {"measured": counters.copies.measured, "streamed": pair(counters.copies.streamed)},
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zen5turbo_telemetry::live::Counters;
 
     fn snapshot(text: &str) -> Snapshot {
         // SAFETY: integers, of which zeros are valid.

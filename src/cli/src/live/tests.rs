@@ -4,7 +4,7 @@ use std::os::unix::fs::symlink;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
 
-use zen5turbo_host::live::Published;
+use zen5turbo_telemetry::live::Published;
 
 use super::*;
 use crate::root::tests::tree;

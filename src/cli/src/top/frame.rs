@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 use serde_json::Value;
 use zen5turbo_host::proc::field_kib;
+use zen5turbo_telemetry::document::member;
 
 use crate::engagement::{Op, Stats, Threads};
 use crate::live::{self, Absent};
@@ -185,13 +186,13 @@ impl Frame {
         let mut frame = Frame {
             pid,
             program: stats.program.clone().unwrap_or_else(|| "?".into()),
-            state: word(&now.statistics["state"]),
-            kernels: word(&now.statistics["isa"]),
+            state: word(&now.statistics[member::STATE]),
+            kernels: word(&now.statistics[member::ISA]),
             seconds,
             graphs: graphs(&now.statistics, earlier.as_ref().map(|(b, _)| &b.statistics), seconds),
-            copies: copies(&now.statistics["memory"]["weights"]),
-            buffers: ["thp", "hugetlb_2m"]
-                .map(|kind| &now.statistics["memory"]["buffers"][kind]["bytes"])
+            copies: copies(&now.statistics[member::MEMORY][member::WEIGHTS]),
+            buffers: [member::THP, member::HUGETLB]
+                .map(|kind| &now.statistics[member::MEMORY][member::BUFFERS][kind][member::BYTES])
                 .map(count)
                 .iter()
                 .sum(),
@@ -248,20 +249,20 @@ fn word(value: &Value) -> String {
 }
 
 fn graphs(now: &Value, before: Option<&Value>, seconds: Option<f64>) -> Vec<Graphs> {
-    let classes = now["graphs"].as_object().into_iter().flatten();
+    let classes = now[member::GRAPHS].as_object().into_iter().flatten();
     let mut all: Vec<Graphs> = classes
         .map(|(class, value)| {
             let more = |key: &str| {
-                let old = count(&before?["graphs"][class][key]);
+                let old = count(&before?[member::GRAPHS][class][key]);
                 Some(count(&value[key]).saturating_sub(old) as f64)
             };
             let rate = |key: &str| more(key).zip(seconds).and_then(|(n, seconds)| per(n, seconds));
             Graphs {
                 columns: class.clone(),
-                count: count(&value["count"]),
-                per_second: rate("count"),
-                columns_per_second: rate("columns"),
-                share: rate("ns").map(|ns| ns / 1e9),
+                count: count(&value[member::COUNT]),
+                per_second: rate(member::COUNT),
+                columns_per_second: rate(member::COLUMNS),
+                share: rate(member::NS).map(|ns| ns / 1e9),
             }
         })
         .collect();
@@ -297,11 +298,12 @@ fn operation((operation, kind): &(String, String), op: &Op, since: Option<(Op, f
 }
 
 fn copies(weights: &Value) -> Copies {
-    let moved: u64 = ["thp", "2m", "1g"].map(|kind| count(&weights["copied"][kind])).iter().sum();
-    let given_back = count(&weights["freed"]);
+    let moved: u64 =
+        [member::THP, member::HUGE, member::GIANT].map(|kind| count(&weights[member::COPIED][kind])).iter().sum();
+    let given_back = count(&weights[member::FREED]);
     Copies {
-        wanted: count(&weights["wanted"]),
-        cached: count(&weights["cached"]),
+        wanted: count(&weights[member::WANTED]),
+        cached: count(&weights[member::CACHED]),
         copied: moved.saturating_sub(given_back),
         given_back,
     }

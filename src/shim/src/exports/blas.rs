@@ -2,10 +2,10 @@
 
 use std::ffi::{c_int, c_void};
 
-use crate::blas::{self, originals, route};
+use crate::gate::guard::guarded;
 use crate::ggml::copies::{caller, function};
+use crate::graph::blas_route::{self, originals, route};
 use crate::reason::Reason;
-use crate::startup::guarded;
 use crate::stats;
 
 /// `void cblas_sgemm(order, transA, transB, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc)`. The arguments are
@@ -49,14 +49,14 @@ pub unsafe extern "C-unwind" fn openblas_set_num_threads(_: c_int) {
 /// The function that computes for the caller.
 unsafe extern "C" fn sgemm_for(from: usize) -> *const c_void {
     if let Some(route) = guarded(None, route) {
-        blas::count();
+        blas_route::count();
         return route.sgemm;
     }
     match guarded(None, || originals(caller(from)?).sgemm) {
         Some(original) => original as *const c_void,
         None => {
             stats::event(Reason::OriginalMissing);
-            blas::plain_sgemm as *const c_void
+            blas_route::plain_sgemm as *const c_void
         }
     }
 }

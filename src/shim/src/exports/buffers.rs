@@ -3,12 +3,14 @@
 use std::ffi::{CStr, c_void};
 use std::sync::OnceLock;
 
-use crate::buffers;
+use crate::buffers::large;
+use crate::gate::guard::{committed, guarded};
+use crate::gate::start::first_ggml_call;
+use crate::gate::state::State;
 use crate::ggml::abi::AlignedFree;
 use crate::ggml::copies::{caller, function, holder};
 use crate::log;
 use crate::reason::Reason;
-use crate::startup::{State, committed, first_ggml_call, guarded};
 use crate::stats;
 
 /// `void * ggml_aligned_malloc(size_t size)`: aligned to 64 bytes at least; null for size 0 and when
@@ -39,7 +41,7 @@ unsafe extern "C-unwind" fn aligned_malloc(size: usize, from: usize) -> *mut c_v
         return std::ptr::null_mut();
     };
     if state == State::Active
-        && let Some(p) = guarded(None, || buffers::allocate(caller, from, size))
+        && let Some(p) = guarded(None, || large::allocate(caller, from, size))
     {
         return p;
     }
@@ -54,7 +56,7 @@ unsafe extern "C-unwind" fn aligned_malloc(size: usize, from: usize) -> *mut c_v
 
 unsafe extern "C-unwind" fn aligned_free(p: *mut c_void, size: usize, from: usize) {
     // A panic half way would have the original free what is not its own, or free it again.
-    if committed(|| buffers::free(p)) {
+    if committed(|| large::free(p)) {
         return;
     }
     match guarded(None, || caller(from)).and_then(|c| c.aligned_free).or_else(any_aligned_free) {

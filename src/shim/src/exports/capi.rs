@@ -2,7 +2,8 @@
 
 use std::ffi::{CStr, CString, c_char, c_int};
 
-use crate::startup::{self, guarded};
+use crate::gate::guard::guarded;
+use crate::gate::{report, state};
 use crate::stats;
 
 const VERSION: &CStr = {
@@ -19,17 +20,17 @@ pub extern "C" fn zen5turbo_version() -> *const c_char {
     VERSION.as_ptr()
 }
 
-/// `zen5turbo_state`: the number of a [`startup::State`].
+/// `zen5turbo_state`: the number of a [`state::State`].
 #[unsafe(no_mangle)]
 pub extern "C" fn zen5turbo_state() -> c_int {
-    startup::state() as c_int
+    state::current() as c_int
 }
 
 /// `zen5turbo_stats_json`: the statistics so far, to be released with [`zen5turbo_free`]; null when
 /// memory is exhausted.
 #[unsafe(no_mangle)]
 pub extern "C" fn zen5turbo_stats_json() -> *mut c_char {
-    guarded(std::ptr::null_mut(), || CString::new(stats::json()).map_or(std::ptr::null_mut(), CString::into_raw))
+    guarded(std::ptr::null_mut(), || CString::new(report::json()).map_or(std::ptr::null_mut(), CString::into_raw))
 }
 
 /// `zen5turbo_free`: releases a string of [`zen5turbo_stats_json`]; null is allowed.

@@ -7,9 +7,9 @@
 use std::ffi::c_void;
 use std::mem::offset_of;
 
-use crate::streaming;
+use crate::buffers::nt_copy;
 
-const _: () = assert!(offset_of!(streaming::Door, large) == 0, "the trampolines compare with the first word");
+const _: () = assert!(offset_of!(nt_copy::FastPath, large) == 0, "the trampolines compare with the first word");
 
 /// `void * memcpy(void * dst, const void * src, size_t n)`. Overlap is allowed, as programs that are
 /// bound to its first version (GLIBC_2.2.5) expect.
@@ -21,10 +21,10 @@ const _: () = assert!(offset_of!(streaming::Door, large) == 0, "the trampolines 
 pub unsafe extern "C-unwind" fn memcpy(_: *mut c_void, _: *const c_void, _: usize) -> *mut c_void {
     trampoline!(
         [
-            "cmp rdx, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+            "cmp rdx, qword ptr [rip + {path}]", "jae {slow}", "jmp qword ptr [rip + {path} + {original}]",
         ],
-        door = sym streaming::DOOR, slow = sym large_copy,
-        original = const offset_of!(streaming::Door, memcpy)
+        path = sym nt_copy::FAST_PATH, slow = sym large_copy,
+        original = const offset_of!(nt_copy::FastPath, memcpy)
     )
 }
 
@@ -37,10 +37,10 @@ pub unsafe extern "C-unwind" fn memcpy(_: *mut c_void, _: *const c_void, _: usiz
 pub unsafe extern "C-unwind" fn memmove(_: *mut c_void, _: *const c_void, _: usize) -> *mut c_void {
     trampoline!(
         [
-            "cmp rdx, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+            "cmp rdx, qword ptr [rip + {path}]", "jae {slow}", "jmp qword ptr [rip + {path} + {original}]",
         ],
-        door = sym streaming::DOOR, slow = sym large_copy,
-        original = const offset_of!(streaming::Door, memmove)
+        path = sym nt_copy::FAST_PATH, slow = sym large_copy,
+        original = const offset_of!(nt_copy::FastPath, memmove)
     )
 }
 
@@ -55,11 +55,11 @@ pub unsafe extern "C-unwind" fn __memcpy_chk(_: *mut c_void, _: *const c_void, _
     trampoline!(
         [
             "cmp rcx, rdx", "jb {overflow}",
-            "cmp rdx, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+            "cmp rdx, qword ptr [rip + {path}]", "jae {slow}", "jmp qword ptr [rip + {path} + {original}]",
         ],
-        overflow = sym streaming::overflow,
-        door = sym streaming::DOOR, slow = sym large_copy,
-        original = const offset_of!(streaming::Door, memcpy)
+        overflow = sym nt_copy::overflow,
+        path = sym nt_copy::FAST_PATH, slow = sym large_copy,
+        original = const offset_of!(nt_copy::FastPath, memcpy)
     )
 }
 
@@ -73,11 +73,11 @@ pub unsafe extern "C-unwind" fn __memmove_chk(_: *mut c_void, _: *const c_void, 
     trampoline!(
         [
             "cmp rcx, rdx", "jb {overflow}",
-            "cmp rdx, qword ptr [rip + {door}]", "jae {slow}", "jmp qword ptr [rip + {door} + {original}]",
+            "cmp rdx, qword ptr [rip + {path}]", "jae {slow}", "jmp qword ptr [rip + {path} + {original}]",
         ],
-        overflow = sym streaming::overflow,
-        door = sym streaming::DOOR, slow = sym large_copy,
-        original = const offset_of!(streaming::Door, memmove)
+        overflow = sym nt_copy::overflow,
+        path = sym nt_copy::FAST_PATH, slow = sym large_copy,
+        original = const offset_of!(nt_copy::FastPath, memmove)
     )
 }
 
@@ -86,7 +86,7 @@ pub unsafe extern "C-unwind" fn __memmove_chk(_: *mut c_void, _: *const c_void, 
 unsafe extern "C-unwind" fn large_copy(_: *mut c_void, _: *const c_void, _: usize) -> *mut c_void {
     trampoline!(
         [
-            "cmp qword ptr [rip + {door} + {original}], 0",
+            "cmp qword ptr [rip + {path} + {original}], 0",
             "jne {large}",
             "mov rax, rdi",
             "mov rcx, rdx",
@@ -104,6 +104,6 @@ unsafe extern "C-unwind" fn large_copy(_: *mut c_void, _: *const c_void, _: usiz
             "cld",
             "ret",
         ],
-        door = sym streaming::DOOR, original = const offset_of!(streaming::Door, memmove), large = sym streaming::copy
+        path = sym nt_copy::FAST_PATH, original = const offset_of!(nt_copy::FastPath, memmove), large = sym nt_copy::copy
     )
 }

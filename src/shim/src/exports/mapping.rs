@@ -9,8 +9,8 @@ use libc::{c_int, off_t, size_t};
 use zen5turbo_host::memory::map::SMALL_PAGE;
 
 use super::next::Next;
-use crate::memory::{sources, weights};
-use crate::startup::guarded;
+use crate::gate::guard::guarded;
+use crate::weights::{mapping, sources};
 
 type Mmap = unsafe extern "C-unwind" fn(*mut c_void, size_t, c_int, c_int, c_int, off_t) -> *mut c_void;
 type Munmap = unsafe extern "C-unwind" fn(*mut c_void, size_t) -> c_int;
@@ -50,8 +50,8 @@ pub unsafe extern "C-unwind" fn mmap(
     fd: c_int,
     offset: off_t,
 ) -> *mut c_void {
-    if weights::may_be_model(addr as usize, len, prot, flags, fd)
-        && let Some(at) = guarded(None, || weights::map(len, flags, fd, offset))
+    if mapping::may_be_model(addr as usize, len, prot, flags, fd)
+        && let Some(at) = guarded(None, || mapping::map(len, flags, fd, offset))
     {
         return at as *mut c_void;
     }

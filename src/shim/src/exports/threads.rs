@@ -6,13 +6,15 @@ use std::sync::OnceLock;
 
 use zen5turbo_host::fault::Fault;
 
+use crate::gate::guard::{committed, fault, guarded};
+use crate::gate::start::first_ggml_call;
+use crate::gate::state::State;
 use crate::ggml::abi::{Barrier, PoolDo, PoolNew, PoolParams};
 use crate::ggml::copies::{Scope, caller, function, only_definer};
 use crate::log;
 use crate::reason::Reason;
-use crate::startup::{State, committed, fault, first_ggml_call, guarded};
 use crate::stats;
-use crate::threads::{barrier, pools};
+use crate::threads::{barrier, pool_functions, pools};
 
 /// `struct ggml_threadpool * ggml_threadpool_new(struct ggml_threadpool_params *)`.
 ///
@@ -69,7 +71,7 @@ unsafe extern "C-unwind" fn threadpool_new(params: *mut PoolParams, from: usize)
     let Some(scope) = scope(NAME, from) else { return std::ptr::null_mut() };
     let Some(original) = scope.find(NAME) else { return std::ptr::null_mut() };
     if state == State::Active {
-        let functions = || pools::Functions::find(scope, original as usize);
+        let functions = || pool_functions::find(scope, original as usize);
         // SAFETY: arguments of the program.
         if let Some(pool) = guarded(None, || unsafe { pools::make(functions()?, params) }) {
             return pool;

@@ -12,14 +12,12 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use super::abi::{AlignedFree, AlignedMalloc, ComputeForward, GetProcAddress, GraphCompute, WorkSize};
+use super::bindings::{BlasOriginals, PoolFunctions, RowTargets};
 use super::probe::Abi;
-use crate::blas::Originals;
-use crate::direct::Targets;
+use crate::gate::state::{self, State};
 use crate::log::{self, log};
 use crate::reason::Reason;
-use crate::startup::{self, State};
 use crate::stats;
-use crate::threads::pools::Functions;
 
 /// A library that calls hooks, and what its calls are bound to.
 pub struct Caller {
@@ -36,13 +34,13 @@ pub struct Caller {
     pub aligned_malloc: Option<AlignedMalloc>,
     pub aligned_free: Option<AlignedFree>,
     /// Where its calls of the functions for single rows go.
-    pub direct: Targets,
-    /// Whether its large buffers come back through the hook (see [`crate::buffers`]), once known.
+    pub rows: RowTargets,
+    /// Whether its large buffers come back through the hook (see [`crate::buffers::large`]), once known.
     pub returns_buffers: OnceLock<bool>,
     /// ggml's functions for pools of threads, once they were asked for.
-    pools: OnceLock<Option<Functions>>,
+    pub pools: OnceLock<Option<PoolFunctions>>,
     /// What it is bound to in a BLAS library, once it was asked for.
-    pub blas: OnceLock<Originals>,
+    pub blas: OnceLock<BlasOriginals>,
     /// The functions of the ggml it uses, checked; `None` when that ggml is not understood.
     pub abi: Option<Abi>,
 }
@@ -105,7 +103,7 @@ fn resolve(address: usize) -> Option<&'static Caller> {
             get_proc_address: find(c"ggml_backend_reg_get_proc_address").map(|p| function(p)),
             aligned_malloc: find(c"ggml_aligned_malloc").map(|p| function(p)),
             aligned_free: find(c"ggml_aligned_free").map(|p| function(p)),
-            direct: Targets::default(),
+            rows: RowTargets::default(),
             returns_buffers: OnceLock::new(),
             pools: OnceLock::new(),
             blas: OnceLock::new(),
@@ -116,7 +114,7 @@ fn resolve(address: usize) -> Option<&'static Caller> {
     let status = if caller.abi.is_some() { "bound" } else { "abi_mismatch" };
     // Others see the same copy: it is told of once, as the library that defines the operation hook.
     let defines_hook = caller.compute_forward.is_some_and(|f| caller.range.contains(&(f as usize)));
-    if defines_hook && matches!(startup::state(), State::Waiting | State::Active) {
+    if defines_hook && matches!(state::current(), State::Waiting | State::Active) {
         stats::add_library(&caller.path, status);
         if caller.abi.is_none() {
             stats::event(Reason::AbiMismatch);
@@ -127,7 +125,7 @@ fn resolve(address: usize) -> Option<&'static Caller> {
             ));
         }
     }
-    if !caller.has_hook() && matches!(startup::state(), State::Waiting | State::Active) {
+    if !caller.has_hook() && matches!(state::current(), State::Waiting | State::Active) {
         tell_of_missing_hook(&caller);
     }
     log!(debug, "calls from {}: {}", caller.path, status);
@@ -170,10 +168,9 @@ impl Caller {
         original(self.handle, name)
     }
 
-    /// The functions for pools of the ggml that computes graphs for this library; `None` when they are not known.
-    pub fn pools(&self) -> Option<&Functions> {
-        let find = || Functions::find(Scope(self.handle), self.graph_compute? as usize);
-        self.pools.get_or_init(find).as_ref()
+    /// The library itself, as the place where names are looked up.
+    pub fn as_scope(&self) -> Scope {
+        Scope(self.handle)
     }
 
     /// Where this library finds `name`; `None` where it does not.

@@ -2,6 +2,7 @@
 //! holds, and the check that both fit.
 
 pub mod abi;
+pub mod bindings;
 pub mod bound;
 pub mod checked;
 pub mod copies;

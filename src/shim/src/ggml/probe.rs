@@ -14,7 +14,6 @@ use crate::log;
 use crate::reason::Reason;
 use crate::stats;
 use crate::stats::OpKind;
-use crate::threads::barrier;
 use zen5turbo_kernels::formats::WeightType;
 
 /// The matrix products.
@@ -111,18 +110,6 @@ impl Abi {
             }
         };
         structures_fit(find).then_some(abi)
-    }
-
-    /// Waits until all threads of the graph that `pool` computes have come here: at our barrier, or at ggml's.
-    ///
-    /// # Safety
-    /// All threads of the graph call this; `pool` is what ggml gave them.
-    #[inline]
-    pub unsafe fn wait(&self, pool: *mut c_void) {
-        if !barrier::wait(pool) {
-            // SAFETY: by contract.
-            unsafe { (self.barrier)(pool) };
-        }
     }
 
     /// Whether the fields of tensors are where [`Tensor`] has them: compared once, with `t`.

@@ -27,7 +27,7 @@ use std::ops::Range;
 use zen5turbo_kernels::isa::LANES;
 
 use super::dense::{Columns, Pieces};
-use super::policy::Take;
+use super::policy::Selection;
 
 /// Most columns of a product whose weights are fetched ahead: with more, computing takes longer than reading.
 const MOST_COLUMNS: usize = 8;
@@ -60,18 +60,18 @@ pub struct Ahead {
 
 impl Ahead {
     /// The first `bytes` of the piece that each thread begins with. `None` when there is nothing to gain.
-    pub fn new(columns: &Columns, pieces: &Pieces, take: &Take, bytes: usize) -> Option<Self> {
+    pub fn new(columns: &Columns, pieces: &Pieces, selection: &Selection, bytes: usize) -> Option<Self> {
         if bytes == 0 || columns.per_slice > MOST_COLUMNS {
             return None;
         }
-        let product = columns.product(0, take, std::ptr::null());
+        let product = columns.product(0, selection, std::ptr::null());
         let piece = pieces.panels_per_piece * LANES * product.stride;
         Some(Ahead {
             weights: product.weights,
-            matrix: (take.rows - 1) * product.stride + take.kernel.weight.row_bytes(take.k),
+            matrix: (selection.rows - 1) * product.stride + selection.kernel.weight.row_bytes(selection.k),
             piece,
             bytes: bytes.min(piece),
-            pieces: take.rows.div_ceil(pieces.panels_per_piece * LANES),
+            pieces: selection.rows.div_ceil(pieces.panels_per_piece * LANES),
         })
     }
 

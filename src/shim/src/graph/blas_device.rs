@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use super::policy;
 use crate::config::config;
+use crate::gate::guard::guarded;
 use crate::ggml::abi::Tensor;
 use crate::ggml::checked::{is_address, object};
 use crate::ggml::copies::{self, Caller, caller, function};
 use crate::ggml::probe::{Abi, Op};
 use crate::log::log;
 use crate::reason::Reason;
-use crate::startup::guarded;
 use crate::stats;
 
 /// `bool (*supports_op)(ggml_backend_dev_t, const struct ggml_tensor *)`

@@ -11,7 +11,7 @@ use zen5turbo_kernels::isa::Isa;
 use zen5turbo_kernels::kernel::{Blocking, Kernel};
 use zen5turbo_kernels::registry;
 
-use crate::startup;
+use crate::gate::state;
 
 /// No kernel for few columns is chosen for more than this.
 const MOST_FEW: usize = 64;
@@ -32,9 +32,9 @@ impl ByColumns {
         const ISAS: usize = Isa::Avx512 as usize + 1;
         static TABLES: [[OnceLock<ByColumns>; ISAS]; WeightType::ALL.len()] =
             [const { [const { OnceLock::new() }; ISAS] }; WeightType::ALL.len()];
-        let isa = startup::isa();
+        let isa = state::isa();
         TABLES[weight as usize][isa as usize].get_or_init(|| {
-            Self::new(|columns| registry::kernel_on(startup::data_path(), isa, weight, (EXPERT_K, columns)))
+            Self::new(|columns| registry::kernel_on(state::data_path(), isa, weight, (EXPERT_K, columns)))
         })
     }
 

@@ -5,9 +5,9 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::plan::Plan;
-use crate::memory::pace::Computing;
-use crate::memory::sources::Pin;
 use crate::placement;
+use crate::weights::pace::Computing;
+use crate::weights::sources::Pin;
 
 /// Graphs that can be in execution at the same time; further ones are left to the original.
 const MAX_GRAPHS: usize = 64;
@@ -34,33 +34,33 @@ static SLOTS: [Slot; MAX_GRAPHS] =
 static USED: AtomicUsize = AtomicUsize::new(0);
 
 /// A claimed slot; given back when dropped.
-pub struct Running {
+pub struct ActiveGraph {
     slot: usize,
     _computing: Computing,
     /// Keeps the copies of weights that the graph reads where they are.
     _pin: Option<Pin>,
 }
 
-impl Running {
+impl ActiveGraph {
     /// Claims a slot for a graph of so many threads, and makes the plan with `fill`. `None` when there are too many graphs.
     pub fn start(work_data: *mut c_void, threads: usize, fill: impl FnOnce(&mut Plan, Option<&Pin>)) -> Option<Self> {
         let i = SLOTS
             .iter()
             .position(|s| s.key.compare_exchange(FREE, CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_ok())?;
         let pin = Pin::for_graph();
-        let running = Running { slot: i, _computing: Computing::start(threads), _pin: pin };
+        let active = ActiveGraph { slot: i, _computing: Computing::start(threads), _pin: pin };
         if i > 0 {
             placement::concurrent();
         }
         // SAFETY: the slot is claimed by this thread and its key matches no work buffer yet.
-        fill(unsafe { &mut *SLOTS[i].plan.get() }, running._pin.as_ref());
+        fill(unsafe { &mut *SLOTS[i].plan.get() }, active._pin.as_ref());
         USED.fetch_max(i + 1, Ordering::Relaxed);
         SLOTS[i].key.store(work_data as usize, Ordering::Release);
-        Some(running)
+        Some(active)
     }
 }
 
-impl Drop for Running {
+impl Drop for ActiveGraph {
     fn drop(&mut self) {
         // The threads of the graph have passed its last barrier: none is inside a node.
         SLOTS[self.slot].key.store(FREE, Ordering::Release);

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use zen5turbo_kernels::kernel::{Product, Tiles};
 
-use super::policy::Take;
+use super::policy::Selection;
 use crate::ggml::abi::Tensor;
 
 /// Pieces per thread, so that a thread that is held up leaves little for the others to wait for.
@@ -33,7 +33,7 @@ pub struct Columns {
 
 impl Columns {
     /// The columns of a MUL_MAT.
-    pub fn new(op: &Tensor, src0: &Tensor, src1: &Tensor, take: &Take) -> Self {
+    pub fn new(op: &Tensor, src0: &Tensor, src1: &Tensor, selection: &Selection) -> Self {
         let n = |x: i64| x as usize;
         let (r2, r3) = (n(src1.ne[2] / src0.ne[2]), n(src1.ne[3] / src0.ne[3]));
         let per_slice = n(src1.ne[1]) * r2 * r3;
@@ -49,7 +49,7 @@ impl Columns {
             ne11: n(src1.ne[1]),
             r2,
             per_slice,
-            tiles: take.kernel.tiles(per_slice),
+            tiles: selection.kernel.tiles(per_slice),
         }
     }
 
@@ -84,20 +84,20 @@ impl Columns {
     }
 
     /// The product of a slice with its quantised columns at `act`.
-    pub fn product(&self, slice: usize, take: &Take, act: *const u8) -> Product {
+    pub fn product(&self, slice: usize, selection: &Selection, act: *const u8) -> Product {
         let (i02, i03) = (slice % self.ne02, slice / self.ne02);
         Product {
             weights: self.src0.wrapping_add(i02 * self.nb0[2] + i03 * self.nb0[3]),
             stride: self.nb0[1],
-            rows: take.rows,
-            k: take.k,
+            rows: selection.rows,
+            k: selection.k,
             act,
             tiles: self.tiles,
         }
     }
 }
 
-/// How a product is cut into pieces that threads take one by one: slices x row groups x column groups.
+/// How a product is cut into pieces that threads selection one by one: slices x row groups x column groups.
 #[derive(Clone, Copy)]
 pub struct Pieces {
     /// The panels that are cut: all of the weights, or those of one node.

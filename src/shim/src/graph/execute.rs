@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use zen5turbo_kernels::isa::LANES;
 
+use super::claim_pieces::claim_pieces;
 use super::dense::{Columns, Pieces};
 use super::expert_pieces::Cut;
 use super::experts::Experts;
@@ -12,8 +13,9 @@ use super::groups::Groups;
 use super::plan::{Job, Node, Plan, Share, Work};
 use crate::ggml::abi::ComputeParams;
 use crate::ggml::probe::Abi;
-use crate::memory::reader;
 use crate::stats;
+use crate::threads::barrier;
+use crate::weights::reader;
 
 /// Computes this thread's share of `job`. Every thread of the graph calls this for every job: past
 /// the decision nobody can decline, and the barrier inside needs them all.
@@ -32,13 +34,13 @@ pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &Compu
     let [panel, private, memory] = plan.thread_scratch(ith);
     // SAFETY: by contract; the scratch was laid out for this job by `Plan::make`.
     unsafe {
-        let mine = Mine { plan, job, abi, params, panel, private };
+        let worker = Worker { plan, job, abi, params, panel, private };
         match &job.work {
-            Work::Dense(columns, pieces) => match mine.share(node) {
-                None => dense(&mine, columns, pieces, [ith, params.nth as usize], &node.next.0),
+            Work::Dense(columns, pieces) => match worker.share(node) {
+                None => dense(&worker, columns, pieces, [ith, params.nth as usize], &node.next.0),
                 Some(Share { panels, rank, threads, next }) => {
                     let pieces = Pieces::new(panels, columns.tiles, columns.slices, threads);
-                    dense(&mine, columns, &pieces, [rank, threads], next);
+                    dense(&worker, columns, &pieces, [rank, threads], next);
                 }
             },
             Work::Experts(experts) => {
@@ -46,10 +48,10 @@ pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &Compu
                 let done = grouped.load(Ordering::Relaxed) == job.group_id;
                 let groups = experts.ids.group(memory, done);
                 grouped.store(job.group_id, Ordering::Relaxed);
-                match mine.share(node) {
-                    None => picked(&mine, experts, &groups, experts.cut, &node.next.0),
+                match worker.share(node) {
+                    None => picked(&worker, experts, &groups, experts.cut, &node.next.0),
                     Some(Share { panels, threads, next, .. }) => {
-                        picked(&mine, experts, &groups, Cut::new(panels, threads), next);
+                        picked(&worker, experts, &groups, Cut::new(panels, threads), next);
                     }
                 }
             }
@@ -64,7 +66,7 @@ pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &Compu
 }
 
 /// What a thread works with.
-struct Mine<'a> {
+struct Worker<'a> {
     plan: &'a Plan,
     job: &'a Job,
     abi: &'a Abi,
@@ -73,17 +75,17 @@ struct Mine<'a> {
     private: *mut u8,
 }
 
-impl<'a> Mine<'a> {
+impl<'a> Worker<'a> {
     /// With shares, what this thread's node does of the product.
     #[inline]
     fn share(&self, node: &Node) -> Option<Share<'a>> {
-        let panels = self.job.take.rows.div_ceil(LANES);
+        let panels = self.job.selection.rows.div_ceil(LANES);
         self.plan.share(node, self.params.ith as usize, self.params.nth as usize, panels)
     }
 
     /// Bytes of `n` quantised columns.
     fn bytes(&self, n: usize) -> usize {
-        self.job.take.kernel.act.bytes(self.job.take.k, n)
+        self.job.selection.kernel.act.bytes(self.job.selection.k, n)
     }
 
     /// The quantised activations, made by `quantize(first, step, to)`, which does every `step`-th
@@ -107,7 +109,7 @@ impl<'a> Mine<'a> {
             quantize(ith, nth, shared);
             if nth > 1 {
                 // SAFETY: all threads of the graph come here.
-                unsafe { self.abi.wait(self.params.threadpool) };
+                unsafe { barrier::wait_for_all(self.abi, self.params.threadpool) };
             }
             if ith == 0 {
                 prepared.store(act.id, Ordering::Relaxed);
@@ -118,45 +120,43 @@ impl<'a> Mine<'a> {
 }
 
 /// MUL_MAT, by thread `rank` of `workers` that share the pieces.
-unsafe fn dense(mine: &Mine<'_>, columns: &Columns, pieces: &Pieces, [rank, workers]: [usize; 2], next: &AtomicUsize) {
-    let take = &mine.job.take;
-    let slice_bytes = mine.bytes(columns.per_slice);
+unsafe fn dense(
+    worker: &Worker<'_>,
+    columns: &Columns,
+    pieces: &Pieces,
+    [rank, workers]: [usize; 2],
+    next: &AtomicUsize,
+) {
+    let selection = &worker.job.selection;
+    let slice_bytes = worker.bytes(columns.per_slice);
     // SAFETY: `policy` checked the tensors; the scratch has room for all slices; every tile is
     // quantised and every piece computed by one thread.
     unsafe {
-        let act = mine.activations(|first, step, to| {
+        let act = worker.activations(|first, step, to| {
             for i in (first..columns.tiles.count * columns.slices).step_by(step) {
                 let (slice, tile) = (i / columns.tiles.count, i % columns.tiles.count);
                 let to = to.add(slice * slice_bytes);
-                take.kernel.quantize_tile(take.k, columns.tiles, tile, to, |c| columns.source(slice, c));
+                selection.kernel.quantize_tile(selection.k, columns.tiles, tile, to, |c| columns.source(slice, c));
             }
         });
-        for i in turns(rank, workers, pieces.count, next) {
+        for i in claim_pieces(rank, workers, pieces.count, next) {
             let (slice, panels, tiles) = pieces.get(i);
-            let product = columns.product(slice, take, act.add(slice * slice_bytes));
+            let product = columns.product(slice, selection, act.add(slice * slice_bytes));
             let result = |c| columns.result(slice, c);
-            take.kernel.multiply(&product, panels, tiles, &mine.plan.blocking, mine.panel, result);
+            selection.kernel.multiply(&product, panels, tiles, &worker.plan.blocking, worker.panel, result);
         }
     }
 }
 
-/// The pieces that worker `rank` of `workers` computes, of `count`: begins with the piece of the same number, so
-/// that it is known beforehand what it reads first, then takes what nobody has taken yet.
-#[inline]
-pub fn turns(rank: usize, workers: usize, count: usize, next: &AtomicUsize) -> impl Iterator<Item = usize> {
-    let more = std::iter::repeat_with(move || workers + next.fetch_add(1, Ordering::Relaxed));
-    std::iter::once(rank).chain(more).take_while(move |&i| i < count)
-}
-
 /// MUL_MAT_ID.
-unsafe fn picked(mine: &Mine<'_>, experts: &Experts, groups: &Groups<'_>, cut: Cut, next: &AtomicUsize) {
+unsafe fn picked(worker: &Worker<'_>, experts: &Experts, groups: &Groups<'_>, cut: Cut, next: &AtomicUsize) {
     let mut cursor = cut.cursor(groups);
     // SAFETY: `policy` checked the tensors; the scratch has room for all columns; every tile is quantised and
     // every piece computed by one thread.
     unsafe {
-        let act = mine.activations(|first, step, to| experts.quantize(groups, first, step, to));
+        let act = worker.activations(|first, step, to| experts.quantize(groups, first, step, to));
         while let Some(piece) = cursor.piece(next.fetch_add(1, Ordering::Relaxed)) {
-            experts.multiply(groups, piece, act, &mine.plan.blocking, mine.panel);
+            experts.multiply(groups, piece, act, &worker.plan.blocking, worker.panel);
         }
     }
 }

@@ -10,7 +10,7 @@ use zen5turbo_kernels::kernel::{Blocking, Kernel, Product};
 use super::by_columns::ByColumns;
 use super::expert_pieces::Cut;
 use super::groups::{Groups, Ids, Pick};
-use super::policy::Take;
+use super::policy::Selection;
 use crate::ggml::abi::Tensor;
 
 /// Addresses and sizes of a MUL_MAT_ID. A *pick* is one (token, slot): one result column.
@@ -35,14 +35,14 @@ pub struct Experts {
 
 impl Experts {
     /// The columns of a MUL_MAT_ID.
-    pub fn new(op: &Tensor, src0: &Tensor, src1: &Tensor, ids: &Tensor, take: &Take, threads: usize) -> Self {
-        let kernels = ByColumns::of(take.kernel.weight);
+    pub fn new(op: &Tensor, src0: &Tensor, src1: &Tensor, ids: &Tensor, selection: &Selection, threads: usize) -> Self {
+        let kernels = ByColumns::of(selection.kernel.weight);
         Experts {
             weights: src0.data.cast(),
             row_stride: src0.nb[1],
             expert_stride: src0.nb[2],
-            rows: take.rows,
-            k: take.k,
+            rows: selection.rows,
+            k: selection.k,
             src1: src1.data.cast(),
             nb1: src1.nb,
             ne11: src1.ne[1] as usize,
@@ -56,8 +56,8 @@ impl Experts {
                 experts: src0.ne[2] as usize,
             },
             kernels,
-            column_bytes: kernels.column_bytes(take.k),
-            cut: Cut::new(0..take.rows.div_ceil(LANES), threads),
+            column_bytes: kernels.column_bytes(selection.k),
+            cut: Cut::new(0..selection.rows.div_ceil(LANES), threads),
         }
     }
 
@@ -66,7 +66,7 @@ impl Experts {
         self.weights = self.weights.wrapping_add(distance);
     }
 
-    /// Experts that can at most take part.
+    /// Experts that can at most selection part.
     pub fn most_active(&self) -> usize {
         self.ids.experts.min(self.ids.picks())
     }

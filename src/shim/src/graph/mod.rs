@@ -7,16 +7,21 @@
 //! all of them read the same decision.
 
 mod ahead;
-pub mod attention;
+mod attention;
 pub mod blas_device;
+pub mod blas_route;
+pub mod buffer_types;
 mod by_columns;
-pub mod context;
+mod claim_pieces;
+mod context;
 mod dense;
-pub mod execute;
+mod execute;
 mod expert_pieces;
 mod experts;
 mod groups;
 mod index;
-pub mod plan;
-pub mod policy;
-pub mod scratch;
+pub mod lifecycle;
+pub mod operation;
+mod padded;
+mod plan;
+mod policy;

@@ -15,20 +15,21 @@ use super::attention::Attentions;
 use super::dense::{Columns, Pieces};
 use super::experts::Experts;
 use super::index::Index;
-use super::policy::{self, Take};
-use super::scratch::Scratch;
+use super::padded::Padded;
+use super::policy::{self, Selection};
+use crate::buffers::large;
+use crate::buffers::scratch::Scratch;
 use crate::config::config;
 use crate::ggml::abi::Tensor;
 use crate::ggml::checked;
 use crate::ggml::probe::{Abi, MatrixOp, Op};
 use crate::log::{self, LogLevel, log};
-use crate::memory::sources::Pin;
-use crate::memory::{copies, reader};
-use crate::pages::copies_weights;
 use crate::placement::{self, Matrices, Team};
 use crate::reason::Reason;
 use crate::stats;
 use crate::tuning;
+use crate::weights::sources::Pin;
+use crate::weights::{copies, reader};
 
 /// Quantised activations of at most this many elements are made by every thread for itself, which
 /// needs no barrier; more are made once, by all threads together.
@@ -86,14 +87,9 @@ pub struct Node {
     number: usize,
 }
 
-/// Keeps what one thread writes away from what others read.
-#[repr(align(64))]
-#[derive(Default)]
-pub struct Padded<T>(pub T);
-
 /// A product that is taken over.
 pub struct Job {
-    pub take: Take,
+    pub selection: Selection,
     pub work: Work,
     pub act: Activations,
     /// Of experts: products with the same number have the same picks; numbers start at 1 in every graph.
@@ -228,11 +224,11 @@ impl Plan {
                                 last = Some(Last { key, id: ids, ranges });
                             }
                         }
-                        panel = panel.max(job.take.kernel.scratch_bytes(job.take.k, &self.blocking));
+                        panel = panel.max(job.selection.kernel.scratch_bytes(job.selection.k, &self.blocking));
                         let most = if job.act.private { &mut private } else { &mut shared };
                         *most = job.act.bytes.max(*most);
                         if let Work::Experts(x) = &job.work {
-                            panel = panel.max(x.kernels.scratch_bytes(job.take.k, &self.blocking));
+                            panel = panel.max(x.kernels.scratch_bytes(job.selection.k, &self.blocking));
                             group = group.max(x.ids.group_bytes());
                             let key = (x.ids.data, x.ids.nb, [x.ids.used, x.ids.tokens, x.ids.experts]);
                             if last_ids.as_ref().is_none_or(|l| l.key != key) {
@@ -294,15 +290,16 @@ impl Plan {
 
     unsafe fn node(&self, abi: &Abi, kind: MatrixOp, op: &Tensor) -> Node {
         // SAFETY: by the contract of `make`.
-        let decision = unsafe { policy::decide(abi, kind, op).map(|take| Job::new(kind, op, take, self.threads)) };
+        let decision =
+            unsafe { policy::decide(abi, kind, op).map(|selection| Job::new(kind, op, selection, self.threads)) };
         // SAFETY: as above.
         let src0 = unsafe { op.source(0) };
         let ty = src0.and_then(|t| u8::try_from(t.ty).ok()).unwrap_or(u8::MAX);
         if let (Ok(job), Some(shares), Some(src0)) = (&decision, &self.team.shares, src0) {
-            placement::weights_seen(matrices(src0, job.take.rows), shares);
+            placement::weights_seen(matrices(src0, job.selection.rows), shares);
         }
-        if let Ok(Job { take, .. }) = &decision {
-            stats::set_kernel(kind.counted(), ty, take.regime.name(), take.kernel.isa.name());
+        if let Ok(Job { selection, .. }) = &decision {
+            stats::set_kernel(kind.counted(), ty, selection.regime.name(), selection.kernel.isa.name());
         }
         if let Some(src0) = src0 {
             tell(kind, src0, &decision);
@@ -329,11 +326,11 @@ impl Plan {
             let dense = self.nodes.iter_mut().filter(|node| node.kind == MatrixOp::MulMat);
             reader::follow(pin, dense.map(|node| (node.weights.clone(), &mut node.place)));
         }
-        if !copies_weights() {
+        if !copies::are_made() {
             return;
         }
         let taken = self.nodes.iter().filter(|node| node.decision.is_ok());
-        copies::want(pin, taken.map(|node| node.weights.clone()));
+        copies::want(pin, taken.map(|node| node.weights.clone()), large::at);
         for node in &mut self.nodes {
             let Ok(job) = &mut node.decision else { continue };
             let Some(source) = pin.find(&node.weights) else { continue };
@@ -355,9 +352,9 @@ impl Plan {
         let mut next = None;
         for node in self.nodes.iter_mut().rev() {
             node.ahead = next;
-            if let Ok(Job { work, take, .. }) = &node.decision {
+            if let Ok(Job { work, selection, .. }) = &node.decision {
                 next = match work {
-                    Work::Dense(columns, pieces) => Ahead::new(columns, pieces, take, bytes),
+                    Work::Dense(columns, pieces) => Ahead::new(columns, pieces, selection, bytes),
                     Work::Experts(_) => None, // which experts is not known yet
                 };
             }
@@ -435,32 +432,32 @@ const SLACK: usize = 128;
 
 impl Job {
     /// Lays out a product that `policy` takes.
-    unsafe fn new(kind: MatrixOp, op: &Tensor, take: Take, threads: usize) -> Self {
+    unsafe fn new(kind: MatrixOp, op: &Tensor, selection: Selection, threads: usize) -> Self {
         // SAFETY: by the contract of `Plan::make`.
         let (src0, src1) = unsafe { (&*op.src[0], &*op.src[1]) };
         let (work, columns, quantised, matrices) = if kind == MatrixOp::MulMat {
-            let columns = Columns::new(op, src0, src1, &take);
-            let pieces = Pieces::new(0..take.rows.div_ceil(LANES), columns.tiles, columns.slices, threads);
+            let columns = Columns::new(op, src0, src1, &selection);
+            let pieces = Pieces::new(0..selection.rows.div_ceil(LANES), columns.tiles, columns.slices, threads);
             let (n, slices) = (columns.per_slice * columns.slices, columns.slices);
             (Work::Dense(columns, pieces), n, n, slices)
         } else {
             // SAFETY: as above; a MUL_MAT_ID has three sources.
-            let x = Experts::new(op, src0, src1, unsafe { &*op.src[2] }, &take, threads);
+            let x = Experts::new(op, src0, src1, unsafe { &*op.src[2] }, &selection, threads);
             let (n, quantised, most) = (x.ids.picks(), x.columns(), x.most_active());
             (Work::Experts(x), n, quantised, most)
         };
         let act_bytes = match &work {
-            Work::Dense(..) => take.kernel.act.bytes(take.k, columns),
+            Work::Dense(..) => selection.kernel.act.bytes(selection.k, columns),
             Work::Experts(x) => x.act_bytes(),
         };
-        let (block, block_bytes) = take.kernel.weight.block();
+        let (block, block_bytes) = selection.kernel.weight.block();
         Job {
             work,
-            act: Activations { id: 0, bytes: act_bytes, private: take.k * quantised <= PRIVATE_ELEMENTS },
+            act: Activations { id: 0, bytes: act_bytes, private: selection.k * quantised <= PRIVATE_ELEMENTS },
             group_id: 0,
-            bytes: (matrices * take.rows * (take.k / block) * block_bytes) as u64,
-            macs: (take.rows * take.k * columns) as u64,
-            take,
+            bytes: (matrices * selection.rows * (selection.k / block) * block_bytes) as u64,
+            macs: (selection.rows * selection.k * columns) as u64,
+            selection,
         }
     }
 }
@@ -497,7 +494,7 @@ fn tell(kind: MatrixOp, src0: &Tensor, decision: &Result<Job, Reason>) {
         return;
     }
     let (regime, what) = match decision {
-        Ok(job) => (job.take.regime.name(), job.take.kernel.isa.name()),
+        Ok(job) => (job.selection.regime.name(), job.selection.kernel.isa.name()),
         Err(reason) => ("", reason.as_str()),
     };
     let mut told = TOLD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -523,7 +520,7 @@ unsafe fn act_key(op: &Tensor, job: &Job) -> ActKey {
             (x.kernels.formats(), Tiles::new(x.ids.picks(), x.ids.picks()), 0, (ids.data.cast_const(), ids.nb))
         }
     };
-    ActKey { data: src1.data, ne: src1.ne, nb: src1.nb, format: job.take.kernel.act, formats, tiles, slices, ids }
+    ActKey { data: src1.data, ne: src1.ne, nb: src1.nb, format: job.selection.kernel.act, formats, tiles, slices, ids }
 }
 
 /// The addresses that a tensor's elements lie in; none where there is no tensor.

@@ -1,7 +1,7 @@
 //! Who computes which panels of a product.
 
 use super::*;
-use crate::graph::execute::turns;
+use crate::graph::claim_pieces::claim_pieces;
 
 /// How often every panel is computed when `nth` threads come to a product in this order, each of them taking
 /// so many pieces at once.
@@ -12,10 +12,10 @@ fn computed(plan: &Plan, nth: usize, panels: usize, order: &[usize], at_once: us
     let mut threads: Vec<_> = order
         .iter()
         .map(|&ith| match plan.share(node, ith, nth, panels) {
-            None => (of_all, turns(ith, nth, of_all.count, &node.next.0)),
+            None => (of_all, claim_pieces(ith, nth, of_all.count, &node.next.0)),
             Some(Share { panels, rank, threads, next }) => {
                 let pieces = Pieces::new(panels, tiles, 1, threads);
-                (pieces, turns(rank, threads, pieces.count, next))
+                (pieces, claim_pieces(rank, threads, pieces.count, next))
             }
         })
         .collect();

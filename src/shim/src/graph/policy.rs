@@ -1,15 +1,15 @@
-//! Take a matrix product over, or leave it: a pure function of the node.
+//! Selection a matrix product over, or leave it: a pure function of the node.
 
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::kernel::Kernel;
 use zen5turbo_kernels::registry;
 
 use crate::config::{KernelChoice, config};
+use crate::gate::state;
 use crate::ggml::abi::Tensor;
 use crate::ggml::checked::{is_address, object};
 use crate::ggml::probe::{Abi, MatrixOp, TYPE_F32};
 use crate::reason::Reason;
-use crate::startup;
 use crate::tuning::{self, Regime};
 
 /// `GGML_HINT_NONE` in `op_params[1]` of a MUL_MAT; older releases leave it zero.
@@ -17,7 +17,7 @@ const HINT_NONE: i32 = 0;
 
 /// A product to be computed here.
 #[derive(Clone, Copy)]
-pub struct Take {
+pub struct Selection {
     pub kernel: &'static Kernel,
     pub regime: Regime,
     /// Rows and elements of the weights.
@@ -29,20 +29,20 @@ pub struct Take {
 ///
 /// # Safety
 /// `op` and its sources are tensors of the ggml that `abi` belongs to.
-pub unsafe fn decide(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<Take, Reason> {
+pub unsafe fn decide(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<Selection, Reason> {
     // SAFETY: by contract.
-    let take = unsafe { decide_unplaced(abi, kind, op)? };
+    let selection = unsafe { decide_unplaced(abi, kind, op)? };
     // SAFETY: a product that is taken has two sources.
     let (weights, activations) = unsafe { ((*op.src[0]).data, (*op.src[1]).data) };
     let placed = is_address::<u8>(weights.cast()) && [activations, op.data].iter().all(|p| is_address::<f32>(p.cast()));
-    if placed { Ok(take) } else { Err(Reason::ShapeNotSupported) }
+    if placed { Ok(selection) } else { Err(Reason::ShapeNotSupported) }
 }
 
 /// [`decide`] for a product whose activations and result need not have their place in memory yet.
 ///
 /// # Safety
 /// As for [`decide`].
-pub unsafe fn decide_unplaced(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<Take, Reason> {
+pub unsafe fn decide_unplaced(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<Selection, Reason> {
     if config().kernels == KernelChoice::Off {
         return Err(Reason::KernelsOff);
     }
@@ -88,7 +88,7 @@ pub unsafe fn decide_unplaced(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<
     }
     // SAFETY: as above.
     let columns = unsafe { columns(kind, op) };
-    let (path, isa) = (startup::data_path(), startup::isa());
+    let (path, isa) = (state::data_path(), state::isa());
     let rounds = config().f16_as_bf16 && weight == WeightType::F16;
     let kernel = match rounds.then(|| registry::f16_as_bf16(path, isa, columns)).flatten() {
         // asked for, and never compared with stock
@@ -100,7 +100,7 @@ pub unsafe fn decide_unplaced(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<
             registry::kernel_on(path, isa, weight, (k, columns)).ok_or(Reason::TypeNotSupported)?
         }
     };
-    Ok(Take { kernel, regime: Regime::of(columns), rows: src0.ne[1] as usize, k })
+    Ok(Selection { kernel, regime: Regime::of(columns), rows: src0.ne[1] as usize, k })
 }
 
 /// Whether a tensor, or what it is a view of, lies in a layout of a buffer type's own.

@@ -86,7 +86,7 @@ impl Machine for Here {
 
 /// Decides, at the first call, what is done in this process. Reads files and allocates: to be called
 /// where that is allowed, so not in malloc. Every other function here does nothing before.
-pub fn settle() {
+pub fn init_once() {
     SETUP.get_or_init(|| {
         let setup = decide(config().numa, &config().pin, &Here);
         setup.reasons.iter().for_each(|&reason| stats::event_once(reason));
@@ -120,7 +120,7 @@ impl Team {
 
     /// What `threads` threads do in a graph that is about to begin.
     pub fn of(threads: usize) -> Self {
-        settle();
+        init_once();
         let Some(setup) = SETUP.get().filter(|s| s.yields || !s.seats.is_empty()) else { return Self::new() };
         let mut team = Self { setup: Some(setup), threads, ..Self::new() };
         team.watched = setup.yields && WATCHED.load(Relaxed) < WATCHED_GRAPHS;
@@ -234,7 +234,7 @@ fn policy_of(setup: &Setup, placement: Placement, seen: &Seen, weights: usize, p
 }
 
 /// The policy for a large buffer that is not weights: KV cache, activations, anything that all threads
-/// read and write. Default before [`settle`] was called.
+/// read and write. Default before [`init_once`] was called.
 pub fn buffer_policy() -> Policy {
     match placement() {
         None => Policy::Default,
@@ -310,7 +310,7 @@ pub fn move_to_its_node(range: Range<usize>) {
     }
 }
 
-/// Whether buffers are placed on memory nodes.
+/// Whether buffers are placed on NUMA nodes.
 pub fn places_buffers() -> bool {
     buffer_policy() != Policy::Default
 }

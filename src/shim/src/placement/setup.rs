@@ -1,4 +1,4 @@
-//! What is done about memory nodes and CPUs in this process, decided once.
+//! What is done about NUMA nodes and CPUs in this process, decided once.
 
 use zen5turbo_host::cpuset::CpuSet;
 use zen5turbo_host::numa::NodeMask;

@@ -1,4 +1,4 @@
-//! How the rows of a weight matrix are divided over memory nodes.
+//! How the rows of a weight matrix are divided over NUMA nodes.
 
 use std::ops::Range;
 

@@ -24,6 +24,7 @@ use zen5turbo_host::cpuset::{CpuSet, MAX_CPUS};
 use zen5turbo_host::thread::{sleep_while, wake_all};
 use zen5turbo_host::topology::{SYSFS, Topology};
 
+use crate::ggml::probe::Abi;
 use crate::stats;
 
 /// Graphs that can use the barrier at the same time; further ones use ggml's.
@@ -266,6 +267,18 @@ impl Drop for Taken {
     fn drop(&mut self) {
         // Every thread has come to the graph's last barrier.
         self.0.pool.store(0, Release);
+    }
+}
+
+/// Waits until all threads of the graph that `pool` computes have come here: at our barrier, or at ggml's.
+///
+/// # Safety
+/// All threads of the graph call this; `pool` is what the ggml of `abi` gave them.
+#[inline]
+pub unsafe fn wait_for_all(abi: &Abi, pool: *mut c_void) {
+    if !wait(pool) {
+        // SAFETY: by contract.
+        unsafe { (abi.barrier)(pool) };
     }
 }
 

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use zen5turbo_host::Usage;
 
+use super::budget::now_ms;
 use crate::stats;
 
 /// Pauses before sleep where the threads have their CPUs: 26 ms on Zen 4 (25 ns a pause), longer than any wait for a thread that runs.
@@ -47,7 +48,7 @@ const MEMORY_MS: f64 = 150.0;
 static LOST: AtomicUsize = AtomicUsize::new(0);
 /// How many threads a graph of one column gets less; 0 for none.
 static LESS: AtomicUsize = AtomicUsize::new(0);
-/// When all threads are tried again, milliseconds of [`super::now_ms`], and how many more graphs try.
+/// When all threads are tried again, milliseconds of [`now_ms`], and how many more graphs try.
 static TRY_AT: AtomicU64 = AtomicU64::new(0);
 static TRYING: AtomicUsize = AtomicUsize::new(0);
 /// Whether threads sleep early.
@@ -65,7 +66,7 @@ pub fn spin(polls: bool, budget: usize) -> u32 {
 /// How many threads compute a graph of one column for which there are `threads`: fewer where others have the CPUs.
 pub fn beside_others(threads: usize) -> usize {
     let less = LESS.load(Relaxed);
-    if less == 0 || super::now_ms() >= TRY_AT.load(Relaxed) { threads } else { threads.saturating_sub(less).max(1) }
+    if less == 0 || now_ms() >= TRY_AT.load(Relaxed) { threads } else { threads.saturating_sub(less).max(1) }
 }
 
 /// A graph that is measured.
@@ -127,7 +128,7 @@ impl Measure {
         }
         TRYING.store(0, Relaxed);
         let less = if lost >= THREAD_LESS.max(noise) { ((lost + 500) / 1000).clamp(1, self.threads - 1) } else { 0 };
-        TRY_AT.store(super::now_ms() + TRY_AFTER_MS, Relaxed);
+        TRY_AT.store(now_ms() + TRY_AFTER_MS, Relaxed);
         LESS.store(less, Relaxed);
     }
 }

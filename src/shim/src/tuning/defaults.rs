@@ -2,11 +2,12 @@
 //!
 //! An entry says what was measured against ggml's plain kernels, and [`decision`] what follows from it.
 
+use zen5turbo_calibration::Regime;
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
 use zen5turbo_kernels::width::DataPath;
 
-use super::{Circumstances, Decision, Regime};
+use super::decision::{Circumstances, Decision};
 
 /// What was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,73 +3,37 @@
 //! The answer for a (kernel tier, weight type, number of columns) comes from the table in
 //! [`defaults`], and from a calibration file (the crate `zen5turbo-calibration`, written by `zen5turbo tune`)
 //! where there is one that was made on this CPU, with this build of ggml, for the tier in use. The file is read
-//! when the shim engages; which ggml it must fit is known at the first graph, where [`settle`] puts both
+//! when the shim engages; which ggml it must fit is known at the first graph, where [`resolve`] puts both
 //! together. From then on the choices do not change, so that looking one up takes no lock and no memory.
 //!
 //! Weights lie plain for the whole process, so the choice is between our kernels and ggml's plain ones. Where ggml's
 //! repacked kernels are faster than both, a single product cannot have them; `zen5turbo tune` says so, and
 //! `ZEN5TURBO_REPACK=keep` is the user's to set.
 
+mod decision;
 mod defaults;
 
 use std::ffi::{CStr, c_void};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use zen5turbo_calibration::{self as file, COPIES_PAY, Calibration, Choice, Differs, Machine, TuneFile};
+use zen5turbo_calibration::{self as file, COPIES_PAY, Calibration, Differs, Machine, TuneFile};
 pub use zen5turbo_calibration::{Regime, Width};
 use zen5turbo_host::proc::read_regular;
 use zen5turbo_kernels::fetch::Fetch;
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
 use zen5turbo_kernels::kernel::Blocking;
-use zen5turbo_kernels::width::DataPath;
 
-use crate::config::{Config, KernelChoice, Tune, config};
+use decision::{Circumstances, Decision};
+
+use crate::config::{Config, Tune, config};
+use crate::gate::state;
 use crate::log::{self, log};
 use crate::reason::Reason;
-use crate::startup;
 use crate::stats;
 
 const TYPES: usize = WeightType::ALL.len();
-
-/// Who computes, and on what ground.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Decision {
-    /// Our kernels.
-    Ours,
-    /// The original: measured to be faster.
-    Stock,
-    /// The original: measured to be no slower, and float weights have nothing to gain otherwise.
-    Even,
-    /// The original: nothing was measured, and nobody asked for our kernels.
-    Unmeasured,
-}
-
-impl From<Choice> for Decision {
-    fn from(choice: Choice) -> Self {
-        match choice {
-            Choice::Ours => Self::Ours,
-            Choice::Stock => Self::Stock,
-        }
-    }
-}
-
-/// What the built-in table is asked for.
-#[derive(Clone, Copy, Debug)]
-struct Circumstances {
-    /// How the CPU computes 512-bit operations.
-    path: DataPath,
-    /// `ZEN5TURBO_KERNELS` names the kernels.
-    asked: bool,
-}
-
-impl Circumstances {
-    fn here() -> Self {
-        let asked = !matches!(config().kernels, KernelChoice::Auto | KernelChoice::Off);
-        Self { path: startup::data_path(), asked }
-    }
-}
 
 /// The decision for every tier, weight type and regime.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,7 +95,7 @@ enum Contents {
 }
 
 /// The choices of this process and where they come from.
-struct Settled {
+struct Resolved {
     choices: Choices,
     blocking: Blocking,
     /// Of graphs of one column.
@@ -140,9 +104,9 @@ struct Settled {
 }
 
 static LOADED: OnceLock<Loaded> = OnceLock::new();
-static SETTLED: OnceLock<Settled> = OnceLock::new();
+static RESOLVED: OnceLock<Resolved> = OnceLock::new();
 
-/// `settle` found no calibration file.
+/// `resolve` found no calibration file.
 const NO_FILE: &str = "no_file";
 /// The calibration file is in use.
 const USED: &str = "used";
@@ -207,28 +171,28 @@ fn is_absent(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
 }
 
-/// Settles the choices for this process; only the first call does anything. To be called before a
+/// Resolves the choices of this process; only the first call does anything. To be called before a
 /// graph is planned, with the tier in use and a function that finds symbols of the ggml that computes
 /// it. In a process with several builds of ggml the first one to compute a graph decides whether the
 /// file fits: choices may then be slower than need be for the others, never wrong.
-pub fn settle(isa: Isa, find: impl Fn(&CStr) -> Option<*mut c_void>) {
-    SETTLED.get_or_init(|| {
+pub fn resolve(isa: Isa, find: impl Fn(&CStr) -> Option<*mut c_void>) {
+    RESOLVED.get_or_init(|| {
         // SAFETY: functions of a ggml, whose libraries are never closed (see `ggml::copies`).
         let ggml = unsafe { file::identity(find) };
         if ggml.starts_with('-') {
             stats::event(Reason::GgmlVersionUnknown);
         }
-        combine(loaded(), &Machine { cpu: &startup::cpu().brand, ggml: &ggml, isa }, Circumstances::here())
+        combine(loaded(), &Machine { cpu: &state::cpu().brand, ggml: &ggml, isa }, Circumstances::here())
     });
 }
 
 /// The table, with the file's choices where it fits `machine`.
-fn combine(loaded: &Loaded, machine: &Machine<'_>, here: Circumstances) -> Settled {
+fn combine(loaded: &Loaded, machine: &Machine<'_>, here: Circumstances) -> Resolved {
     let mut choices = Choices::defaults(here);
-    let (blocking, threads) = (Blocking::of(startup::data_path()), usize::MAX);
+    let (blocking, threads) = (Blocking::of(state::data_path()), usize::MAX);
     let file = match &loaded.contents {
-        Contents::None => return Settled { choices, blocking, threads, status: NO_FILE },
-        Contents::Unusable(reason) => return Settled { choices, blocking, threads, status: reason.as_str() },
+        Contents::None => return Resolved { choices, blocking, threads, status: NO_FILE },
+        Contents::Unusable(reason) => return Resolved { choices, blocking, threads, status: reason.as_str() },
         Contents::File(file) => file,
     };
     let path = loaded.path.as_deref().unwrap_or(Path::new("")).display();
@@ -242,7 +206,7 @@ fn combine(loaded: &Loaded, machine: &Machine<'_>, here: Circumstances) -> Settl
             };
             stats::event(reason);
             log!(info, "{path} is not used: {misfit}; using the built-in table");
-            return Settled { choices, blocking, threads, status: reason.as_str() };
+            return Resolved { choices, blocking, threads, status: reason.as_str() };
         }
     };
     let changed = choices.apply(calibration);
@@ -254,19 +218,19 @@ fn combine(loaded: &Loaded, machine: &Machine<'_>, here: Circumstances) -> Settl
         ..blocking
     };
     let threads = calibration.threads.unwrap_or(threads);
-    Settled { choices, blocking, threads, status: USED }
+    Resolved { choices, blocking, threads, status: USED }
 }
 
-/// How products of many columns are cut: as it was measured to be fastest, once [`settle`] knows.
+/// How products of many columns are cut: as it was measured to be fastest, once [`resolve`] knows.
 #[must_use]
 pub fn blocking() -> Blocking {
-    SETTLED.get().map_or_else(|| Blocking::of(startup::data_path()), |settled| settled.blocking)
+    RESOLVED.get().map_or_else(|| Blocking::of(state::data_path()), |resolved| resolved.blocking)
 }
 
 /// The most threads that make a graph of one column faster, as far as that was measured.
 #[must_use]
 pub fn threads_of_one_column() -> usize {
-    SETTLED.get().map_or(usize::MAX, |settled| settled.threads)
+    RESOLVED.get().map_or(usize::MAX, |resolved| resolved.threads)
 }
 
 /// The width of AVX-512 registers that was measured to be the faster one on the CPU `brand`.
@@ -286,27 +250,27 @@ fn gain_of_copies(contents: &Contents, brand: &str) -> Option<u32> {
     }
 }
 
-/// Whether weights are worth a copy on huge pages on one memory node: only where that was measured on this CPU.
+/// Whether weights are worth a copy on huge pages on one NUMA node: only where that was measured on this CPU.
 #[must_use]
 pub fn copies_pay() -> bool {
-    gain_of_copies(&loaded().contents, &startup::cpu().brand).is_some_and(|gain| gain >= COPIES_PAY)
+    gain_of_copies(&loaded().contents, &state::cpu().brand).is_some_and(|gain| gain >= COPIES_PAY)
 }
 
 /// The measured gain for the statistics, which read no file: `None` also before [`load`].
 #[must_use]
 pub fn reported_gain_of_copies() -> Option<u32> {
-    gain_of_copies(&LOADED.get()?.contents, &startup::cpu().brand)
+    gain_of_copies(&LOADED.get()?.contents, &state::cpu().brand)
 }
 
 /// Why a product of `columns` columns with weights of type `weight` is left to the original where the kernels of `isa`
 /// could compute it: [`Reason::StockIsFaster`], [`Reason::NotFaster`] or [`Reason::Unmeasured`]. `None`: it is taken.
 ///
-/// The answer is that of the table until [`settle`], and does not change after it.
+/// The answer is that of the table until [`resolve`], and does not change after it.
 #[must_use]
 pub fn decline(isa: Isa, weight: WeightType, columns: usize) -> Option<Reason> {
     let regime = Regime::of(columns);
-    let decision = match SETTLED.get() {
-        Some(settled) => settled.choices.get(isa, weight, regime),
+    let decision = match RESOLVED.get() {
+        Some(resolved) => resolved.choices.get(isa, weight, regime),
         None => defaults::decision(isa, weight, regime, Circumstances::here()),
     };
     match decision {
@@ -324,7 +288,7 @@ pub fn report() -> (String, &'static str) {
     let path = LOADED.get().and_then(|loaded| loaded.path.as_ref());
     (
         path.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
-        SETTLED.get().map_or(PENDING, |settled| settled.status),
+        RESOLVED.get().map_or(PENDING, |resolved| resolved.status),
     )
 }
 

@@ -1,3 +1,5 @@
+use zen5turbo_kernels::width::DataPath;
+
 use super::*;
 
 const MACHINE: Machine<'_> = Machine { cpu: "A CPU", ggml: "0.9.4 abc avx2", isa: Isa::Avx2 };
@@ -57,21 +59,21 @@ fn a_fitting_file_overrides_the_table_where_it_has_measured() {
     let loaded = calibrated(
         "panel 32768\nahead 8192\nq4_K many stock 103 100 120\nq4_K 3-4 ours 100 103 98\nf32 3-4 ours 1 2 -\n",
     );
-    let settled = combine(&loaded, &MACHINE, HERE);
-    assert_eq!(settled.status, USED);
-    let built_in = Blocking::of(startup::data_path());
+    let resolved = combine(&loaded, &MACHINE, HERE);
+    assert_eq!(resolved.status, USED);
+    let built_in = Blocking::of(state::data_path());
     assert_eq!(
-        settled.blocking,
+        resolved.blocking,
         Blocking { panel_bytes: 32768, rows: Fetch { ahead: 8192, ..built_in.rows }, ..built_in }
     );
-    let get = |isa, regime| settled.choices.get(isa, WeightType::Q4K, regime);
+    let get = |isa, regime| resolved.choices.get(isa, WeightType::Q4K, regime);
     assert_eq!(get(Isa::Avx2, Regime::Many), Decision::Stock);
     assert_eq!(get(Isa::Avx2, Regime::Four), Decision::Ours, "repacked kernels are faster: not for plain weights");
     assert_eq!(get(Isa::Avx2, Regime::Eight), Decision::Ours, "not measured: the table's");
-    assert_eq!(settled.choices.get(Isa::Avx2, WeightType::F32, Regime::Four), Decision::Ours);
-    assert_eq!(settled.choices.get(Isa::Avx2, WeightType::F32, Regime::Eight), Decision::Stock);
+    assert_eq!(resolved.choices.get(Isa::Avx2, WeightType::F32, Regime::Four), Decision::Ours);
+    assert_eq!(resolved.choices.get(Isa::Avx2, WeightType::F32, Regime::Eight), Decision::Stock);
     assert_eq!(get(Isa::Avx512, Regime::Many), Decision::Ours, "another tier");
-    assert_eq!(settled.choices.get(Isa::Avx2, WeightType::Q6K, Regime::Many), Decision::Ours, "another type");
+    assert_eq!(resolved.choices.get(Isa::Avx2, WeightType::Q6K, Regime::Many), Decision::Ours, "another type");
 }
 
 #[test]
@@ -91,8 +93,8 @@ fn copies_pay_where_five_percent_were_measured_on_this_cpu() {
 fn a_file_of_version_1_decides_what_the_table_does_not() {
     let text = "zen5turbo-tune 1\ncpu A CPU\nggml 0.9.4\ntier scalar\nq8_0 2-16 5 6\n";
     let loaded = Loaded { path: None, contents: Contents::File(file::parse(text).unwrap()) };
-    let settled = combine(&loaded, &Machine { isa: Isa::Scalar, ..MACHINE }, HERE);
-    let choices = Regime::ALL.map(|regime| settled.choices.get(Isa::Scalar, WeightType::Q8_0, regime));
+    let resolved = combine(&loaded, &Machine { isa: Isa::Scalar, ..MACHINE }, HERE);
+    let choices = Regime::ALL.map(|regime| resolved.choices.get(Isa::Scalar, WeightType::Q8_0, regime));
     use Decision::{Ours, Unmeasured};
     assert_eq!(choices, [Unmeasured, Ours, Ours, Ours, Ours, Unmeasured]);
 }
@@ -110,10 +112,10 @@ fn without_a_usable_file_the_table_holds_and_the_status_says_why() {
         (&good, Machine { ggml: "0.9.5", ..MACHINE }, "tune_other_ggml"),
         (&good, Machine { isa: Isa::Avx512, ..MACHINE }, "tune_other_tier"),
     ] {
-        let settled = combine(loaded, &machine, HERE);
-        assert_eq!(settled.status, status);
-        assert_eq!(settled.choices, defaults, "{status}");
-        assert_eq!(settled.blocking, Blocking::of(startup::data_path()), "{status}");
+        let resolved = combine(loaded, &machine, HERE);
+        assert_eq!(resolved.status, status);
+        assert_eq!(resolved.choices, defaults, "{status}");
+        assert_eq!(resolved.blocking, Blocking::of(state::data_path()), "{status}");
     }
 }
 

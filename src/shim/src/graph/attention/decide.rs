@@ -3,15 +3,15 @@
 use zen5turbo_kernels::attention::Attention;
 use zen5turbo_kernels::formats::WeightType;
 
-use super::Job;
 use super::heads::Heads;
+use super::job::Job;
 use crate::config::{KernelChoice, config};
+use crate::gate::state;
 use crate::ggml::abi::Tensor;
 use crate::ggml::checked::is_address;
 use crate::ggml::probe::{Abi, TYPE_F32};
 use crate::graph::policy::is_repacked;
 use crate::reason::Reason;
-use crate::startup;
 
 /// Sources of an attention that are known here: queries, keys, values, mask, sinks.
 const SOURCES: usize = 5;
@@ -60,7 +60,7 @@ pub unsafe fn decide(abi: &Abi, op: &Tensor, threads: usize) -> Result<Job, Reas
     let n = |x: i64| x as usize;
     let heads = Heads::new(op, [q, k, v], mask, sinks);
     let (key, value) = ((key_type, n(k.ne[0])), (value_type, n(v.ne[0])));
-    let attention = Attention::new((startup::data_path(), startup::isa()), key, value, heads.rows());
+    let attention = Attention::new((state::data_path(), state::isa()), key, value, heads.rows());
     let attention = attention.ok_or(Reason::TypeNotSupported)?;
     Ok(Job::new(op, heads, attention, (key, value), threads))
 }

@@ -1,0 +1,314 @@
+//! Large copies: streamed past the caches where that was measured to be faster than libc's way.
+//!
+//! The measurement costs nothing but its timer: the first large copies of the program are done in
+//! chunks, alternately by libc and by the streaming copy, and the medians decide. Chunks with page
+//! faults do not count. The answer is kept in a file for the next process.
+
+use std::ffi::{CStr, c_void};
+use std::path::PathBuf;
+use std::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
+use std::time::Instant;
+
+use zen5turbo_host::{Caches, proc};
+use zen5turbo_kernels::copy::stream;
+use zen5turbo_kernels::isa::avx2::Avx2;
+
+use crate::config::{Threshold, config};
+use crate::gate::guard;
+use crate::gate::state;
+use crate::ggml::copies::function;
+use crate::log::log;
+use crate::reason::Reason;
+use crate::stats;
+
+/// What the trampolines read, in one cache line that nothing else writes to.
+#[repr(C, align(64))]
+pub struct FastPath {
+    /// Copies of at least so many bytes leave the trampolines: 0 at first, `usize::MAX` for none.
+    pub large: AtomicUsize,
+    /// The originals, null until the constructor has run; so the others.
+    pub memcpy: AtomicPtr<c_void>,
+    pub memmove: AtomicPtr<c_void>,
+    /// `__memmove_chk`.
+    checked: AtomicPtr<c_void>,
+}
+
+const fn unknown() -> AtomicPtr<c_void> {
+    AtomicPtr::new(std::ptr::null_mut())
+}
+
+/// See [`FastPath`].
+pub static FAST_PATH: FastPath =
+    FastPath { large: AtomicUsize::new(0), memcpy: unknown(), memmove: unknown(), checked: unknown() };
+
+/// Whether large copies are streamed already; while they are not, they are measured.
+static DECIDED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the answer is new, and to be kept.
+static NEW: AtomicBool = AtomicBool::new(false);
+
+type Copy = unsafe extern "C-unwind" fn(*mut c_void, *const c_void, usize) -> *mut c_void;
+
+/// Finds the originals. From then on the trampolines jump to them.
+pub fn init_once() {
+    // SAFETY: looks names up; RTLD_NEXT means the libraries after this one.
+    let next = |name: &CStr| unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) };
+    let (memcpy, memmove) = (next(c"memcpy"), next(c"memmove"));
+    if memcpy.is_null() || memmove.is_null() {
+        return;
+    }
+    // A program may be bound to the first version of memcpy (GLIBC_2.2.5), which is memmove. So where
+    // memcpy is glibc's, memmove serves both: it is the same code on x86-64. Not the first version
+    // itself: that one is a fallback without wide registers (glibc 2.36: 1 KiB in 17.7 ns, not 11.4).
+    // SAFETY: as above.
+    let newest = unsafe { libc::dlvsym(libc::RTLD_NEXT, c"memcpy".as_ptr(), c"GLIBC_2.14".as_ptr()) };
+    let memcpy = if newest == memcpy { memmove } else { memcpy };
+    FAST_PATH.checked.store(next(c"__memmove_chk"), Relaxed);
+    FAST_PATH.memcpy.store(memcpy, Relaxed);
+    FAST_PATH.memmove.store(memmove, Release);
+    FAST_PATH.large.store(usize::MAX, Release);
+}
+
+/// Lets large copies be streamed, or measured where nothing is known yet, as the configuration says.
+pub fn activate() {
+    if FAST_PATH.large.load(Acquire) == 0 || Avx2::new().is_none() {
+        return;
+    }
+    match config().memcpy {
+        Threshold::Off => {}
+        Threshold::Bytes(bytes) => {
+            DECIDED.store(true, Relaxed);
+            FAST_PATH.large.store(bytes, Release);
+        }
+        Threshold::Auto => match recall() {
+            Some(true) => {
+                DECIDED.store(true, Relaxed);
+                FAST_PATH.large.store(worth_trying(), Release);
+            }
+            Some(false) => stats::event(Reason::LibcCopyIsFaster),
+            None => {
+                extern "C" fn at_exit() {
+                    guard::guarded((), remember);
+                }
+                // SAFETY: the function stays: preloaded libraries are never unloaded.
+                unsafe { libc::atexit(at_exit) };
+                FAST_PATH.large.store(worth_trying(), Release);
+            }
+        },
+    }
+}
+
+/// The least copy that is ever streamed by `auto`: half of the last-level cache, so that source and
+/// destination fill it. Smaller ones may be in the cache, where streaming loses. EPYC (Zen 4, L3
+/// 32 MiB), 2026-11-21, the same block copied and read again and again, libc against streamed: 8 MiB
+/// 20.7 against 15.5 GB/s, 16 MiB 10.5 against 11.7, 32 MiB 7.0 against 8.4.
+fn worth_trying() -> usize {
+    (Caches::detect().l3 / 2).max(2 * CHUNK)
+}
+
+/// A copy of [`FastPath::large`] bytes or more.
+///
+/// # Safety
+/// As `memmove`'s.
+pub unsafe extern "C-unwind" fn copy(dst: *mut c_void, src: *const c_void, n: usize) -> *mut c_void {
+    // SAFETY: not null: the trampoline has looked.
+    let original: Copy = unsafe { function(FAST_PATH.memmove.load(Relaxed)) };
+    let distance = (dst as usize).abs_diff(src as usize);
+    let large = FAST_PATH.large.load(Acquire);
+    let avx2 = if distance < n || n < large || large == 0 { None } else { Avx2::new() };
+    let Some(avx2) = avx2 else {
+        // SAFETY: the original with its own arguments.
+        return unsafe { original(dst, src, n) };
+    };
+    if DECIDED.load(Relaxed) {
+        // SAFETY: the ranges do not overlap.
+        guard::committed(|| unsafe { stream(avx2, dst.cast(), src.cast(), n) });
+        let [count, bytes] = &stats::counters().copies.streamed;
+        count.fetch_add(1, Relaxed);
+        bytes.fetch_add(n as u64, Relaxed);
+    } else {
+        // SAFETY: as above.
+        guard::committed(|| unsafe { measure(avx2, original, dst.cast(), src.cast(), n) });
+    }
+    dst
+}
+
+/// The destination is too small: the original `__memmove_chk` ends the program.
+///
+/// # Safety
+/// As the original's.
+pub unsafe extern "C-unwind" fn overflow(dst: *mut c_void, src: *const c_void, n: usize, room: usize) -> *mut c_void {
+    let original = FAST_PATH.checked.load(Relaxed);
+    if !original.is_null() {
+        type Checked = unsafe extern "C-unwind" fn(*mut c_void, *const c_void, usize, usize) -> *mut c_void;
+        // SAFETY: the original with its own arguments.
+        unsafe { function::<Checked>(original)(dst, src, n, room) };
+    }
+    // SAFETY: ends the process.
+    unsafe { libc::abort() }
+}
+
+/// Bytes that are timed at once: some 0.4 ms.
+const CHUNK: usize = 4 << 20;
+
+/// Chunks without page faults that are timed of either kind.
+const SAMPLES: usize = 7;
+
+struct Samples {
+    count: AtomicUsize,
+    ns: [AtomicU64; SAMPLES],
+}
+
+static LIBC: Samples = Samples { count: AtomicUsize::new(0), ns: [const { AtomicU64::new(0) }; SAMPLES] };
+static STREAM: Samples = Samples { count: AtomicUsize::new(0), ns: [const { AtomicU64::new(0) }; SAMPLES] };
+
+impl Samples {
+    fn add(&self, ns: u64) {
+        if let Some(slot) = self.ns.get(self.count.load(Relaxed)) {
+            slot.store(ns, Relaxed);
+            self.count.fetch_add(1, Release);
+        }
+    }
+
+    /// The median, once there are enough.
+    fn median(&self) -> Option<u64> {
+        let mut ns = [0; SAMPLES];
+        if self.count.load(Acquire) < SAMPLES {
+            return None;
+        }
+        for (to, from) in ns.iter_mut().zip(&self.ns) {
+            *to = from.load(Relaxed);
+        }
+        ns.sort_unstable();
+        Some(ns[SAMPLES / 2])
+    }
+}
+
+/// Copies in chunks, alternately by both ways, and decides once there are enough of them.
+unsafe fn measure(avx2: Avx2, original: Copy, dst: *mut u8, src: *const u8, n: usize) {
+    stats::counters().copies.measured.fetch_add(1, Relaxed);
+    let mut at = 0;
+    let mut streaming = false;
+    while at < n {
+        let len = CHUNK.min(n - at);
+        let (faults, start) = (proc::thread_faults(), Instant::now());
+        // SAFETY: the next part of two ranges that do not overlap.
+        unsafe {
+            if streaming {
+                stream(avx2, dst.add(at), src.add(at), len);
+            } else {
+                original(dst.add(at).cast(), src.add(at).cast(), len);
+            }
+        }
+        let ns = start.elapsed().as_nanos() as u64;
+        if len == CHUNK && faults == proc::thread_faults() {
+            if streaming { &STREAM } else { &LIBC }.add(ns);
+        }
+        streaming = !streaming;
+        at += len;
+    }
+    if let (Some(libc), Some(streamed)) = (LIBC.median(), STREAM.median()) {
+        decide(libc, streamed);
+    }
+}
+
+/// Streaming must win by a tenth: it takes the result out of the cache of whoever reads it next.
+fn wins(libc: u64, streamed: u64) -> bool {
+    streamed * 10 <= libc * 9
+}
+
+fn decide(libc: u64, streamed: u64) {
+    if NEW.swap(true, Relaxed) {
+        return; // another thread was first
+    }
+    log!(debug, "{} MiB are copied in {libc} ns by libc and in {streamed} ns past the cache", CHUNK >> 20);
+    if wins(libc, streamed) {
+        DECIDED.store(true, Release);
+    } else {
+        stats::event(Reason::LibcCopyIsFaster);
+        FAST_PATH.large.store(usize::MAX, Release);
+    }
+}
+
+/// The file with the answer, beside the calibration file of the kernels.
+fn file() -> Option<PathBuf> {
+    config().cache.as_ref().map(|cache| cache.join("zen5turbo/copies.txt"))
+}
+
+/// What the answer holds for.
+fn machine() -> String {
+    format!("{}, L3 {} KiB", state::cpu().describe(), Caches::detect().l3 >> 10)
+}
+
+fn format_answer(machine: &str, streaming: bool) -> String {
+    format!("zen5turbo copies 1\nmachine {machine}\nstreaming {}\n", if streaming { "yes" } else { "no" })
+}
+
+/// The answer in `text`, if it is this machine's.
+fn parse_answer(text: &str, machine: &str) -> Option<bool> {
+    [true, false].into_iter().find(|&streaming| text == format_answer(machine, streaming))
+}
+
+/// The answer of an earlier process.
+fn recall() -> Option<bool> {
+    let text = std::fs::read_to_string(file()?).ok()?;
+    let answer = parse_answer(&text, &machine());
+    if answer.is_none() {
+        stats::event(Reason::CopyFileUnusable);
+    }
+    answer
+}
+
+/// Keeps a new answer. A folder that cannot be written is no failure: the next process measures anew.
+fn remember() {
+    if !NEW.load(Acquire) || state::is_forked_child() {
+        return;
+    }
+    let Some(path) = file() else { return };
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    let text = format_answer(&machine(), DECIDED.load(Acquire));
+    let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+    if folder.and_then(|()| std::fs::write(&temporary, text)).and_then(|()| std::fs::rename(&temporary, &path)).is_err()
+    {
+        stats::event(Reason::CopyFileUnusable);
+        let _ = std::fs::remove_file(&temporary);
+    }
+}
+
+/// What became of large copies, for the statistics.
+pub fn status() -> &'static str {
+    match (FAST_PATH.large.load(Acquire), DECIDED.load(Relaxed)) {
+        (0 | usize::MAX, _) => "libc",
+        (_, true) => "streaming",
+        (_, false) => "measuring",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_read_back_on_its_machine_only() {
+        for streaming in [true, false] {
+            let text = format_answer("a CPU", streaming);
+            assert_eq!(parse_answer(&text, "a CPU"), Some(streaming));
+            assert_eq!(parse_answer(&text, "another"), None);
+        }
+        assert_eq!(parse_answer("", "a CPU"), None);
+    }
+
+    #[test]
+    fn streaming_must_win_by_a_tenth_in_the_median() {
+        assert!(wins(100, 90) && !wins(100, 91) && !wins(100, 200));
+        let samples = Samples { count: AtomicUsize::new(0), ns: [const { AtomicU64::new(0) }; SAMPLES] };
+        for (i, ns) in [9, 1000, 7, 5, 8, 6, 3].into_iter().enumerate() {
+            assert_eq!(samples.median(), None, "{i}");
+            samples.add(ns);
+        }
+        samples.add(1);
+        assert_eq!(samples.median(), Some(7));
+    }
+}

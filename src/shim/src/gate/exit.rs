@@ -1,0 +1,15 @@
+//! What runs when the program ends.
+
+use super::guard::guarded;
+use super::stats_file;
+use crate::weights::copier;
+
+/// Registers what runs at exit.
+pub fn register() {
+    extern "C" fn at_exit() {
+        guarded((), copier::stop_at_exit);
+        guarded((), stats_file::write_at_exit);
+    }
+    // SAFETY: the handler is a function of this library, which is never unloaded (`-z nodelete`), and does not unwind.
+    unsafe { libc::atexit(at_exit) };
+}

@@ -1,0 +1,195 @@
+//! Start-up, as a list of steps.
+//!
+//! The constructor runs in every process of the environment that sets `LD_PRELOAD`, most of which
+//! (`sh`, `ls`) have nothing to do with ggml. So it reads the configuration and looks whether ggml
+//! is linked; only then, or at the first call of a hook when ggml is opened later, does the shim
+//! [`engage`]: complain about the configuration, pass the gate, choose the kernels.
+
+use std::sync::Once;
+
+use zen5turbo_host::gate::EXIT_REFUSED;
+use zen5turbo_host::{GateDecision, Tier, best_tier, gate};
+use zen5turbo_kernels::width::{self, DataPath, Width};
+
+use super::guard::{guarded, keep_panics_for_one_line};
+use super::presence::ggml_is_linked;
+use super::state::{self, State};
+use super::{exit, fork, report};
+use crate::buffers::{malloc_thp, nt_copy};
+use crate::config::{Config, KNOBS, KernelChoice, config};
+use crate::graph::blas_route;
+use crate::log::{self, log};
+use crate::reason::Reason;
+use crate::stats;
+use crate::tuning;
+
+static ENGAGE: Once = Once::new();
+
+// Not in unit tests: a test program is no host program, and its panics are for the test runner.
+#[cfg(not(any(test, feature = "fuzzing")))]
+ctor::declarative::ctor! {
+    /// Called by the dynamic linker once libc is initialised and before `main`.
+    #[ctor(unsafe)]
+    fn construct() {
+        guarded((), start);
+    }
+}
+
+/// The steps of the constructor.
+#[cfg_attr(test, allow(dead_code))]
+fn start() {
+    malloc_thp::init_once();
+    nt_copy::init_once();
+    let config = config();
+    if !config.enabled {
+        state::set(State::Disabled);
+        return;
+    }
+    log::set_level(config.log);
+    keep_panics_for_one_line();
+    if ggml_is_linked() {
+        engage_once();
+        blas_route::open_at_start();
+    }
+}
+
+/// To be called at the head of every ggml hook: engages the shim at the first call in a process that
+/// opened ggml after its start. Later calls cost one atomic load. With a strict gate that refuses,
+/// this does not return.
+#[inline]
+pub fn first_ggml_call() -> State {
+    match state::current() {
+        State::Waiting => engage_late(),
+        decided => decided,
+    }
+}
+
+#[cold]
+fn engage_late() -> State {
+    engage_once();
+    state::current()
+}
+
+/// Engages at the first call; a second thread waits until that is done.
+fn engage_once() {
+    ENGAGE.call_once(|| {
+        if !guarded(false, || engage(config())) {
+            state::set(State::Passthrough);
+        }
+    });
+}
+
+/// The steps that are taken once ggml is known to be in this process; true when they were completed.
+fn engage(config: &Config) -> bool {
+    for complaint in &config.complaints {
+        log::line(format_args!("{complaint}"));
+    }
+    for knob in KNOBS {
+        log!(debug, "{}={} ({}: {})", knob.name, knob.value(config), knob.allowed, knob.help);
+    }
+    exit::register();
+    fork::register();
+    zen5turbo_host::thread::remember_allowed_cpus();
+    if zen5turbo_host::seccomp::is_filtered() {
+        stats::event(Reason::SeccompFilter);
+        log!(info, "a seccomp filter: only calls that every program makes");
+    }
+    let cpu = state::cpu();
+    let answer = gate(cpu, config.gate);
+    state::set_decision(answer.as_str());
+    match answer {
+        GateDecision::Run => {}
+        GateDecision::Passthrough { line } => {
+            log::line(format_args!("{line}"));
+            stats::event(Reason::GatePassthrough);
+            state::set(State::Passthrough);
+            stats::publish(report::names);
+            return true;
+        }
+        GateDecision::Refuse { line } => refuse(&line),
+    }
+    let (tier, complaint) = choose_tier(config.kernels, best_tier(cpu));
+    if let Some(complaint) = complaint {
+        log::line(format_args!("{complaint}"));
+    }
+    state::set_tier(tier);
+    if tier == Tier::Avx512Vnni {
+        measure_registers(config.kernels);
+    }
+    tuning::load();
+    malloc_thp::activate();
+    nt_copy::activate();
+    state::set(State::Active);
+    stats::publish(report::names);
+    log!(
+        info,
+        "version {}, {}, gate {}, ZEN5TURBO_KERNELS={}, tier {}, kernels {}",
+        env!("CARGO_PKG_VERSION"),
+        cpu.describe(),
+        config.gate.as_str(),
+        config.kernels.as_str(),
+        tier.as_str(),
+        state::isa().name()
+    );
+    true
+}
+
+/// Ends the process. Exit handlers are not run: in the constructor the program's are not set up, and
+/// in a hook other threads are in the middle of their work. `error:` marks the line for programs that read the
+/// output of the one that ends, such as Ollama, which shows its user what follows.
+fn refuse(line: &str) -> ! {
+    log::line(format_args!("error: {line}"));
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(EXIT_REFUSED) }
+}
+
+/// The tier for a choice on a CPU whose best tier is `best`, and what to tell the user about it.
+fn choose_tier(choice: KernelChoice, best: Tier) -> (Tier, Option<String>) {
+    let wanted = match choice {
+        KernelChoice::Auto | KernelChoice::Off => best,
+        KernelChoice::Avx512 | KernelChoice::Avx512Narrow => Tier::Avx512Vnni,
+        KernelChoice::Avx2 => Tier::Avx2,
+        KernelChoice::Scalar => Tier::Scalar,
+    };
+    if wanted <= best {
+        return (wanted, None);
+    }
+    let complaint = format!(
+        "ZEN5TURBO_KERNELS asks for {} but the best this CPU runs is {}; using {}",
+        wanted.as_str(),
+        best.as_str(),
+        best.as_str()
+    );
+    (best, Some(complaint))
+}
+
+/// Measures how fast 512-bit registers are: decides whether the kernels of the AVX-512 tier use 256-bit ones,
+/// unless the choice says so or the calibration file has a measurement of whole products, and keeps whether the CPU splits operations.
+fn measure_registers(choice: KernelChoice) {
+    let width = width::measure();
+    if let Some(width) = width {
+        log!(info, "ticks with 512 and 256 bits: {}, {}", width.bits512, width.bits256);
+    }
+    let narrow = match (choice, tuning::measured_width(&state::cpu().brand)) {
+        (KernelChoice::Avx512Narrow, _) => true,
+        (KernelChoice::Auto | KernelChoice::Off, Some(measured)) => measured == tuning::Width::Narrow,
+        (KernelChoice::Auto | KernelChoice::Off, None) => width.is_some_and(Width::is_narrow),
+        _ => false,
+    };
+    state::set_registers(narrow, width.map_or(DataPath::Split, |w| w.data_path()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_choice_beyond_the_cpu_falls_back_and_says_so() {
+        assert_eq!(choose_tier(KernelChoice::Auto, Tier::Avx2), (Tier::Avx2, None));
+        assert_eq!(choose_tier(KernelChoice::Scalar, Tier::Avx512Vnni), (Tier::Scalar, None));
+        let (tier, complaint) = choose_tier(KernelChoice::Avx512, Tier::Avx2);
+        assert_eq!(tier, Tier::Avx2);
+        let complaint = complaint.unwrap();
+        assert!(complaint.contains("avx512vnni") && complaint.contains("using avx2"), "{complaint}");
+    }
+}

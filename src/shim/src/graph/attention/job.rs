@@ -1,0 +1,96 @@
+//! An attention that is taken over.
+
+use zen5turbo_kernels::attention::{Attention, Scale};
+use zen5turbo_kernels::formats::{LINE, WeightType};
+
+use super::heads::Heads;
+use super::order::{Order, Work};
+use crate::ggml::abi::Tensor;
+
+/// An attention that is taken over.
+pub struct Job {
+    pub heads: Heads,
+    pub attention: Attention,
+    pub scale: Scale,
+    /// See [`Heads::slopes`].
+    pub slopes: Vec<f32>,
+    pub order: Order,
+    /// Of all keys and values, each read once; and products, for the statistics.
+    pub bytes: u64,
+    pub macs: u64,
+    /// Of one query and one key.
+    pub macs_of_product: u64,
+}
+
+impl Job {
+    /// Lays out an attention that `decide` takes.
+    pub fn new(
+        op: &Tensor,
+        heads: Heads,
+        attention: Attention,
+        ((key_type, key_len), (value_type, value_len)): ((WeightType, usize), (WeightType, usize)),
+        threads: usize,
+    ) -> Self {
+        let [scale, max_bias, cap] = [0, 1, 2].map(|i| f32::from_bits(op.op_params[i] as u32));
+        let row_bytes = [key_type.row_bytes(key_len), value_type.row_bytes(value_len)];
+        let read = heads.groups() / heads.batches_sharing * heads.keys;
+        let macs = heads.groups() * heads.rows() * heads.keys * (key_len + value_len);
+        let bytes = read * (row_bytes[0] + row_bytes[1]);
+        let work = Work {
+            rows: heads.rows(),
+            groups: heads.groups(),
+            batches: heads.batches,
+            keys: heads.keys,
+            bytes,
+            sums: 4 * attention.sums_len() * heads.groups() * heads.rows(),
+            most_rows: attention.most_queries(),
+        };
+        Job {
+            scale: Scale { scale: if cap == 0.0 { scale } else { scale / cap }, cap },
+            slopes: heads.slopes(max_bias, |x| attention.exp(x)),
+            order: Order::choose(&work, threads),
+            bytes: bytes as u64,
+            macs: macs as u64,
+            macs_of_product: (key_len + value_len) as u64,
+            heads,
+            attention,
+        }
+    }
+
+    /// Queries of all groups.
+    pub fn all_rows(&self) -> usize {
+        self.heads.groups() * self.heads.rows()
+    }
+
+    /// Sums that a thread keeps for itself; behind its scratch.
+    fn own_rows(&self) -> usize {
+        match self.order {
+            Order::Heads { .. } => self.attention.most_queries(),
+            Order::Keys { parts: 1, .. } => self.all_rows() / self.heads.batches,
+            Order::Keys { .. } => 0,
+        }
+    }
+
+    /// Bytes of scratch before them.
+    pub fn scratch_bytes(&self) -> usize {
+        match self.order {
+            Order::Heads { .. } => self.attention.scratch_bytes(),
+            Order::Keys { .. } => {
+                self.attention.heads_scratch_bytes(self.heads.key_heads(), self.heads.rows()).next_multiple_of(LINE)
+            }
+        }
+    }
+
+    /// Bytes of scratch of one thread.
+    pub fn thread_bytes(&self) -> usize {
+        self.scratch_bytes() + 4 * self.attention.sums_len() * self.own_rows()
+    }
+
+    /// Bytes of scratch that all threads share.
+    pub fn shared_bytes(&self) -> usize {
+        match self.order {
+            Order::Keys { parts, .. } if parts > 1 => 4 * self.attention.sums_len() * parts * self.all_rows(),
+            _ => 0,
+        }
+    }
+}

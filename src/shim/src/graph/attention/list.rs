@@ -1,0 +1,89 @@
+//! The attentions of a graph, as its plan has them.
+
+use std::sync::atomic::AtomicUsize;
+
+use super::decide::decide;
+use super::job::Job;
+use crate::ggml::abi::Tensor;
+use crate::ggml::probe::Abi;
+use crate::graph::index::Index;
+use crate::graph::padded::Padded;
+use crate::reason::Reason;
+use crate::stats::{self, OpKind};
+use crate::tuning::Regime;
+
+/// The attentions of a graph.
+pub struct Attentions {
+    nodes: Vec<Node>,
+    index: Index,
+}
+
+/// One attention.
+pub struct Node {
+    op: *const Tensor,
+    /// Number of the type of its keys.
+    pub ty: u8,
+    pub decision: Result<Job, Reason>,
+    /// Counts the pieces given out beyond each thread's first.
+    pub next: Padded<AtomicUsize>,
+}
+
+impl Attentions {
+    /// None; takes no memory.
+    pub const fn new() -> Self {
+        Attentions { nodes: Vec::new(), index: Index::new() }
+    }
+
+    /// Forgets all of them.
+    pub fn clear(&mut self) {
+        self.nodes.clear();
+    }
+
+    /// Plans one for `threads` threads.
+    ///
+    /// # Safety
+    /// `op`, a `FLASH_ATTN_EXT`, is a node of a graph of the ggml that `abi` belongs to, its tensors allocated.
+    pub unsafe fn push(&mut self, abi: &Abi, op: &Tensor, threads: usize) {
+        // SAFETY: by contract.
+        let decision = unsafe { decide(abi, op, threads) };
+        // SAFETY: as above.
+        let ty = unsafe { op.source(1) }.map_or(u8::MAX, |k| u8::try_from(k.ty).unwrap_or(u8::MAX));
+        if let Ok(job) = &decision {
+            let regime = Regime::of(job.heads.tokens);
+            stats::set_kernel(OpKind::FlashAttnExt, ty, regime.name(), job.attention.kernel.isa.name());
+        }
+        self.nodes.push(Node { op, ty, decision, next: Padded::default() });
+    }
+
+    /// To be called when all are there.
+    pub fn build_index(&mut self) {
+        self.index.build(self.nodes.iter().map(|node| node.op));
+    }
+
+    /// Leaves all of them to ggml.
+    pub fn decline(&mut self, reason: Reason) {
+        for node in self.nodes.iter_mut().filter(|node| node.decision.is_ok()) {
+            node.decision = Err(reason);
+        }
+    }
+
+    fn jobs(&self) -> impl Iterator<Item = &Job> {
+        self.nodes.iter().filter_map(|node| node.decision.as_ref().ok())
+    }
+
+    /// Bytes of scratch that every thread needs.
+    pub fn thread_bytes(&self) -> usize {
+        self.jobs().map(Job::thread_bytes).max().unwrap_or(0)
+    }
+
+    /// Bytes that all threads share.
+    pub fn shared_bytes(&self) -> usize {
+        self.jobs().map(Job::shared_bytes).max().unwrap_or(0)
+    }
+
+    /// The node for an operation of this graph.
+    #[inline]
+    pub fn find(&self, op: *const Tensor) -> Option<&Node> {
+        self.index.find(op, |i| self.nodes[i].op).map(|i| &self.nodes[i])
+    }
+}

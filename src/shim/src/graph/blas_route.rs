@@ -1,0 +1,245 @@
+//! `ZEN5TURBO_BLAS`: the matrix products that a program gives to `cblas_sgemm` (a ggml built with GGML_BLAS)
+//! are computed by a BLIS library of the user's choice, such as AMD's AOCL-BLIS.
+//!
+//! The library is opened for itself: its own calls between its functions (`cblas_sgemm` calls `sgemm_`) must
+//! not end in the BLAS that the program is linked with, which is why it is opened with `RTLD_DEEPBIND`.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use zen5turbo_calibration::ggml_name;
+
+use crate::config::config;
+use crate::gate::state::{self, State};
+use crate::ggml::bindings::BlasOriginals;
+use crate::ggml::copies::{Caller, c_str, function};
+use crate::log::{self, log};
+use crate::reason::Reason;
+use crate::stats;
+
+/// What stands for `CBLAS_ORDER` `CblasRowMajor`, and for `CBLAS_TRANSPOSE` `CblasNoTrans`; cblas.h.
+const ROW_MAJOR: c_int = 101;
+const NO_TRANS: c_int = 111;
+
+/// The library that computes.
+pub struct Route {
+    /// Its `cblas_sgemm`.
+    pub sgemm: *mut c_void,
+    /// `void bli_thread_set_num_threads(dim_t)`, unless the user has set `BLIS_NUM_THREADS`.
+    set_threads: Option<unsafe extern "C" fn(i64)>,
+}
+
+// SAFETY: addresses of functions of a library that is never closed.
+unsafe impl Send for Route {}
+// SAFETY: as above.
+unsafe impl Sync for Route {}
+
+static ROUTE: OnceLock<Option<Route>> = OnceLock::new();
+static CALLS: AtomicU64 = AtomicU64::new(0);
+
+/// The originals of `caller`, as the dynamic linker would bind it without this library: the next in the
+/// global scope first.
+pub fn originals(caller: &Caller) -> &BlasOriginals {
+    caller.blas.get_or_init(|| {
+        let find = |name: &CStr| {
+            // SAFETY: a C string; this library is a loaded object, so RTLD_NEXT has a meaning.
+            let next = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) };
+            if next.is_null() { caller.find(name).map(|p| p as usize) } else { Some(next as usize) }
+        };
+        BlasOriginals { sgemm: find(c"cblas_sgemm"), set_threads: find(c"openblas_set_num_threads") }
+    })
+}
+
+/// In the constructor, where no other thread reads the environment.
+#[cfg_attr(test, allow(dead_code))]
+pub fn open_at_start() {
+    if config().blas.is_some() && state::current() == State::Active {
+        ROUTE.get_or_init(|| open(true));
+    }
+}
+
+/// The library to use instead of the program's; `None` when there is none, or ggml is not in use.
+#[inline]
+pub fn route() -> Option<&'static Route> {
+    if config().blas.is_none() || state::current() != State::Active {
+        return None;
+    }
+    ROUTE.get_or_init(|| open(false)).as_ref()
+}
+
+/// Counts a call that goes to the library.
+pub fn count() {
+    CALLS.fetch_add(1, Relaxed);
+}
+
+/// Calls of `cblas_sgemm` that went to the library.
+pub fn calls() -> u64 {
+    CALLS.load(Relaxed)
+}
+
+impl Route {
+    /// What the program asked of its own BLAS.
+    pub fn set_threads(&self, n: c_int) {
+        if let Some(set) = self.set_threads {
+            // SAFETY: the library's function with its signature; a 32-bit dim_t reads the lower half.
+            unsafe { set(i64::from(n.max(1))) }
+        }
+    }
+}
+
+fn open(at_start: bool) -> Option<Route> {
+    let path = config().blas.as_deref()?;
+    match load(path, at_start) {
+        Ok((route, version)) => {
+            log!(info, "cblas_sgemm is sent to {} ({version})", path.display());
+            Some(route)
+        }
+        Err((reason, what)) => {
+            stats::event(reason);
+            log::line(format_args!(
+                "ZEN5TURBO_BLAS={}: {what}; the program's own cblas_sgemm computes",
+                path.display()
+            ));
+            None
+        }
+    }
+}
+
+/// Opens the library and checks it; also its version. Once it was opened it stays: its threads may run.
+fn load(path: &Path, at_start: bool) -> Result<(Route, String), (Reason, String)> {
+    let unusable = |what: &str| (Reason::BlasNotLoaded, what.to_owned());
+    // SAFETY: a C string.
+    if !unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__sanitizer_print_stack_trace".as_ptr()) }.is_null() {
+        return Err(unusable("a program built with a sanitizer does not allow RTLD_DEEPBIND"));
+    }
+    let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| unusable("the path holds a zero byte"))?;
+    // SAFETY: a C string; the library's constructors run, which the user asked for.
+    let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL | libc::RTLD_DEEPBIND) };
+    if handle.is_null() {
+        // SAFETY: after a failed dlopen it is a C string, or null.
+        let why = unsafe { c_str(libc::dlerror()) };
+        return Err(unusable(&format!("it cannot be opened ({})", why.to_string_lossy())));
+    }
+    let find = |name: &CStr| {
+        // SAFETY: an open handle and a C string.
+        let p = unsafe { libc::dlsym(handle, name.as_ptr()) };
+        if p.is_null() {
+            Err((Reason::BlasSymbolsMissing, format!("it is no BLIS: it has no {}", name.to_string_lossy())))
+        } else {
+            Ok(p)
+        }
+    };
+    let sgemm = find(c"cblas_sgemm")?;
+    let (int_size, version) = (find(c"bli_info_get_blas_int_type_size")?, find(c"bli_info_get_version_str")?);
+    let set_threads = find(c"bli_thread_set_num_threads")?;
+    // SAFETY: BLIS's functions with their signatures; both return constants and initialise nothing. The
+    // result of the first is 32 or 64 bits wide: its lower half is the same.
+    let (bits, version) = unsafe {
+        let int_size: unsafe extern "C" fn() -> u32 = function(int_size);
+        let version: unsafe extern "C" fn() -> *const c_char = function(version);
+        (int_size(), ggml_name(version()).unwrap_or("without a version").to_owned())
+    };
+    if bits != 32 {
+        return Err((
+            Reason::BlasIntegersDiffer,
+            format!("its BLAS integers have {bits} bits, and ggml calls with 32 (use the LP64 library)"),
+        ));
+    }
+    if at_start && architecture_is_to_be_named(state::cpu().is_zen5(), &version) {
+        // SAFETY: C strings; called from the constructor only, before the program's threads. Not overwritten.
+        unsafe { libc::setenv(c"BLIS_ARCH_TYPE".as_ptr(), c"zen5".as_ptr(), 0) };
+    }
+    let by_user = std::env::var_os("BLIS_NUM_THREADS").is_some();
+    // SAFETY: the function's signature.
+    let set_threads = (!by_user).then(|| unsafe { function(set_threads) });
+    Ok((Route { sgemm, set_threads }, version))
+}
+
+/// Only AMD's BLIS knows architectures by name; others would read `zen5` as the number 0, another CPU's.
+fn architecture_is_to_be_named(zen5: bool, version: &str) -> bool {
+    zen5 && version.contains("AOCL")
+}
+
+/// `cblas_sgemm` in plain loops: for a caller that nobody else computes for, as a program that links it weakly.
+///
+/// # Safety
+/// As for any `cblas_sgemm`: `a`, `b` and `c` are matrices of the given shapes.
+pub unsafe extern "C" fn plain_sgemm(
+    order: c_int,
+    trans_a: c_int,
+    trans_b: c_int,
+    m: c_int,
+    n: c_int,
+    k: c_int,
+    alpha: f32,
+    a: *const f32,
+    lda: c_int,
+    b: *const f32,
+    ldb: c_int,
+    beta: f32,
+    c: *mut f32,
+    ldc: c_int,
+) {
+    let step = |row: c_int, column: c_int, ld: c_int, plain: bool| -> usize {
+        let (slow, fast) = if plain { (row, column) } else { (column, row) };
+        slow as usize * ld as usize + fast as usize
+    };
+    let rows = order == ROW_MAJOR;
+    for i in 0..m {
+        for j in 0..n {
+            // SAFETY: by contract, elements of the matrices.
+            unsafe {
+                let sum: f32 = (0..k)
+                    .map(|l| {
+                        *a.add(step(i, l, lda, rows == (trans_a == NO_TRANS)))
+                            * *b.add(step(l, j, ldb, rows == (trans_b == NO_TRANS)))
+                    })
+                    .sum();
+                let at = c.add(step(i, j, ldc, rows));
+                // beta = 0 overwrites, also what is not a number.
+                *at = alpha * sum + if beta == 0.0 { 0.0 } else { beta * *at };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_architecture_is_named_for_amds_library_on_zen_5_only() {
+        assert!(architecture_is_to_be_named(true, "AOCL-BLIS 5.0.0 Build 20241015"));
+        assert!(!architecture_is_to_be_named(true, "0.9.0"));
+        assert!(!architecture_is_to_be_named(false, "AOCL-BLIS 5.0.0 Build 20241015"));
+    }
+
+    /// All orders and transpositions of A = [1 2 3; 4 5 6], B = [1 2; 3 4; 5 6].
+    #[test]
+    fn the_plain_product_knows_orders_and_transpositions() {
+        let (a, at) = ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0_f32], [1.0, 4.0, 2.0, 5.0, 3.0, 6.0_f32]);
+        let (b, bt) = ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0_f32], [1.0, 3.0, 5.0, 2.0, 4.0, 6.0_f32]);
+        let trans = 112;
+        // A matrix stored by columns is its transpose stored by rows.
+        let cases = [
+            (101, NO_TRANS, &a, 3, NO_TRANS, &b, 2),
+            (101, trans, &at, 2, trans, &bt, 3),
+            (102, NO_TRANS, &at, 2, NO_TRANS, &bt, 3),
+            (102, trans, &a, 3, trans, &b, 2),
+        ];
+        for (order, ta, a, lda, tb, b, ldb) in cases {
+            let mut c = [f32::NAN; 4];
+            // SAFETY: matrices of 2 x 3, 3 x 2 and 2 x 2.
+            unsafe {
+                plain_sgemm(order, ta, tb, 2, 2, 3, 1.0, a.as_ptr(), lda, b.as_ptr(), ldb, 0.0, c.as_mut_ptr(), 2);
+                let expected = if order == ROW_MAJOR { [22.0, 28.0, 49.0, 64.0] } else { [22.0, 49.0, 28.0, 64.0] };
+                assert_eq!(c, expected);
+                plain_sgemm(order, ta, tb, 2, 2, 3, 2.0, a.as_ptr(), lda, b.as_ptr(), ldb, -1.0, c.as_mut_ptr(), 2);
+                assert_eq!(c, expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The extra buffer types of a ggml, among them CPU_REPACK, into which llama.cpp would copy weights at load. The kernels here
+//! want the weights plain, as they lie in the file, so the list is answered without it.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use zen5turbo_calibration::ggml_name;
+use zen5turbo_kernels::formats::WeightType;
+
+use super::blas_device::{self, ManyColumns};
+use crate::config::{KernelChoice, Repack, config};
+use crate::gate::guard::guarded;
+use crate::gate::state;
+use crate::ggml::abi::GetExtraBufts;
+use crate::ggml::bound;
+use crate::ggml::checked::{entries, is_address};
+use crate::ggml::copies::{Caller, caller, function, library_of, only_definer, own_range};
+use crate::log::log;
+use crate::reason::Reason;
+use crate::stats;
+use crate::tuning;
+
+/// Our function `p`, which the CPU backend's library was bound to, or with several copies of ggml the original of the copy
+/// that the registry belongs to: a caller by pointer does not say which one it means.
+pub fn of_this_copy(reg: *mut c_void, name: &CStr, p: *mut c_void) -> *mut c_void {
+    if !own_range().contains(&(p as usize)) || only_definer(name).is_some() {
+        return p;
+    }
+    // A registry is a variable of its library.
+    library_of(reg as usize).and_then(|library| library.find(name)).unwrap_or(p)
+}
+
+/// The list function `p` for `program`, or what is to be called in its place.
+pub fn answer(program: &Caller, p: *mut c_void) -> *mut c_void {
+    let unused =
+        config().kernels == KernelChoice::Off || tuning::decline(state::isa(), WeightType::Q4_0, 512).is_some();
+    // The CPU backend, which may be a library of its own.
+    let Some(backend) = caller(p as usize) else {
+        stats::event_once(Reason::GgmlAnswerOdd);
+        return p;
+    };
+    let Some(abi) = backend.abi.as_ref().filter(|_| backend.has_hook() && !unused) else { return p };
+    if !bound::reaches_others(p as usize, c"ggml_cpu_extra_compute_forward") {
+        stats::event_once(Reason::HookOutOfReach);
+        return p;
+    }
+    let many_columns = blas_device::refuse(program, abi);
+    match config().repack {
+        Repack::Keep => p,
+        // BLAS would unpack plain weights to floats for each product, at less than half the speed of stock's repacked
+        // ones (Q4_K, two threads, pp256, OpenBLAS, Zen 4, 2026-11-22: 42 against 95 tokens/s).
+        Repack::Auto if many_columns == ManyColumns::Blas => {
+            stats::event_once(Reason::RepackKeptForBlas);
+            p
+        }
+        _ => filtered(program, p),
+    }
+}
+
+type BuftName = unsafe extern "C-unwind" fn(*mut c_void) -> *const c_char;
+
+/// An original list function, the function that names its entries, and the answers given so far.
+struct List {
+    original: GetExtraBufts,
+    name: BuftName,
+    /// Lists handed out; they live for ever, as the original's do.
+    answers: Mutex<Vec<Answer>>,
+}
+
+struct Answer {
+    original: *mut *mut c_void,
+    filtered: *mut *mut c_void,
+}
+
+// SAFETY: the pointers are to lists that live as long as the process.
+unsafe impl Send for Answer {}
+
+/// One list per copy of ggml; each has a function of its own, because the list function is given
+/// nothing but a device.
+static LISTS: [AtomicPtr<List>; 4] = [const { AtomicPtr::new(std::ptr::null_mut()) }; 4];
+const THUNKS: [GetExtraBufts; 4] = [thunk::<0>, thunk::<1>, thunk::<2>, thunk::<3>];
+
+/// The replacement for the list function `p`, or `p` itself when there are too many.
+fn filtered(caller: &Caller, p: *mut c_void) -> *mut c_void {
+    let Some(name) = caller.find(c"ggml_backend_buft_name") else {
+        stats::event(Reason::OriginalMissing);
+        return p;
+    };
+    for (slot, thunk) in LISTS.iter().zip(THUNKS) {
+        let list = slot.load(Ordering::Acquire);
+        // SAFETY: lists are never freed.
+        if !list.is_null() && unsafe { (*list).original as usize } == p as usize {
+            return thunk as *mut c_void;
+        }
+        if list.is_null() {
+            // SAFETY: ggml's own functions, whose signatures these are.
+            let new = Box::into_raw(Box::new(unsafe {
+                List { original: function(p), name: function(name), answers: Mutex::new(Vec::new()) }
+            }));
+            if slot.compare_exchange(list, new, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                log!(debug, "weights are kept plain: CPU_REPACK is not offered to {}", caller.path);
+                return thunk as *mut c_void;
+            }
+            // another thread took the slot: its list leaks nothing but this small object
+            // SAFETY: not published.
+            drop(unsafe { Box::from_raw(new) });
+        }
+    }
+    p
+}
+
+unsafe extern "C-unwind" fn thunk<const I: usize>(device: *mut c_void) -> *mut *mut c_void {
+    // SAFETY: handed out only after the slot was filled.
+    let list = unsafe { &*LISTS[I].load(Ordering::Acquire) };
+    // SAFETY: the original with its own argument.
+    let original = unsafe { (list.original)(device) };
+    // SAFETY: a null-terminated list, or null.
+    guarded(original, || unsafe { without_repack(list, original) })
+}
+
+/// Extra buffer types of a device, at most; there are four of them in ggml 0.26.
+const MOST_TYPES: usize = 64;
+
+/// The list without the buffer type named CPU_REPACK; the same pointer for the same list.
+///
+/// # Safety
+/// `original` is null, or a list of buffer types of this ggml.
+unsafe fn without_repack(list: &List, original: *mut *mut c_void) -> *mut *mut c_void {
+    if original.is_null() {
+        return original; // there are none
+    }
+    if !is_address(original.cast_const()) {
+        stats::event(Reason::GgmlAnswerOdd);
+        return original;
+    }
+    let mut answers = list.answers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(a) = answers.iter().find(|a| a.original == original) {
+        return a.filtered;
+    }
+    // SAFETY: by contract.
+    let Some(mut kept) = (unsafe { entries(original, MOST_TYPES) }) else {
+        stats::event(Reason::GgmlAnswerOdd);
+        return original;
+    };
+    kept.retain(|&ty| {
+        // SAFETY: a buffer type of this ggml.
+        let name = unsafe { ggml_name((list.name)(ty)) };
+        if name.is_none() {
+            stats::event_once(Reason::GgmlAnswerOdd);
+        }
+        name != Some("CPU_REPACK")
+    });
+    kept.push(std::ptr::null_mut());
+    let filtered = Box::leak(kept.into_boxed_slice()).as_mut_ptr();
+    answers.push(Answer { original, filtered });
+    filtered
+}

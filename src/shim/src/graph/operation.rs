@@ -1,0 +1,97 @@
+//! One thread's call for one operation of a graph.
+
+use zen5turbo_host::fault::Fault;
+
+use super::plan::Plan;
+use super::{attention, context, execute};
+use crate::gate::guard::fault;
+use crate::ggml::abi::{ComputeParams, Tensor};
+use crate::ggml::checked::object;
+use crate::ggml::copies::Caller;
+use crate::ggml::probe::{Abi, Op};
+use crate::reason::Reason;
+use crate::stats::{self, OpKind};
+
+/// Computes an operation that the graph's plan takes. All of it is past the decision, which the plan has made: the other threads
+/// of the graph come to the same answer, whatever happens to this one.
+///
+/// # Safety
+/// `params` and `op` are what ggml passed to the operation hook of `caller`'s ggml.
+#[inline]
+pub unsafe fn compute(caller: &Caller, params: &ComputeParams, op: &Tensor) -> bool {
+    let Some(abi) = &caller.abi else { return false };
+    // SAFETY: arguments of ggml.
+    if !unsafe { abi.fits(op) } {
+        return false;
+    }
+    let plan = context::find(params.wdata);
+    let (kind, weights, reason) = match abi.op(op.op) {
+        Op::Matrix(kind) => {
+            let node = plan.and_then(|plan| plan.find(op));
+            match planned(abi, params, plan, node.map(|node| (node, &node.decision))) {
+                Ok((plan, node, job)) => {
+                    if params.ith == 0 {
+                        fault(Fault::Product);
+                    }
+                    // SAFETY: the plan is this graph's.
+                    unsafe { execute::run(plan, node, job, abi, params) };
+                    return true;
+                }
+                Err(reason) => (kind.counted(), op.src[0], reason),
+            }
+        }
+        Op::Attention => {
+            let node = plan.and_then(|plan| plan.attention.find(op));
+            match planned(abi, params, plan, node.map(|node| (node, &node.decision))) {
+                Ok((plan, node, job)) => {
+                    if params.ith == 0 {
+                        fault(Fault::Attention);
+                    }
+                    // SAFETY: as above.
+                    unsafe { attention::run(plan, node, job, abi, params) };
+                    return true;
+                }
+                Err(reason) => (OpKind::FlashAttnExt, op.src[1], reason),
+            }
+        }
+        Op::Ordinary | Op::Opaque => return false,
+    };
+    // Which thread this is cannot be told where that is what is odd.
+    if params.ith == 0 || reason == Reason::GraphOdd {
+        // SAFETY: a source of this operation.
+        unsafe { count_declined(abi, kind, weights, reason) };
+    }
+    false
+}
+
+/// What was planned for a node, unless something keeps it from being computed here: the same for all threads.
+#[inline]
+fn planned<'a, N, J>(
+    abi: &Abi,
+    params: &ComputeParams,
+    plan: Option<&'a Plan>,
+    node: Option<(&'a N, &'a Result<J, Reason>)>,
+) -> Result<(&'a Plan, &'a N, &'a J), Reason> {
+    let (Some(plan), Some((node, decision))) = (plan, node) else { return Err(Reason::NoGraphContext) };
+    let job = decision.as_ref().map_err(|reason| *reason)?;
+    if abi.has_use_ref && params.use_ref {
+        return Err(Reason::UseRef);
+    }
+    if !params.are_sound() {
+        return Err(Reason::GraphOdd);
+    }
+    if params.nth as usize > plan.threads {
+        return Err(Reason::TooManyThreads);
+    }
+    Ok((plan, node, job))
+}
+
+/// Counts an operation on `weights`, which may be keys, that ggml computes.
+unsafe fn count_declined(abi: &Abi, kind: OpKind, weights: *const Tensor, reason: Reason) {
+    // SAFETY: a tensor of this ggml, or null.
+    let ty = unsafe { object(weights) }.map_or(-1, |t| t.ty);
+    if ty >= 0 {
+        let _ = abi.weight_type(ty); // makes its name known to the statistics
+    }
+    stats::declined(kind, u8::try_from(ty).unwrap_or(u8::MAX), reason);
+}

@@ -1,0 +1,137 @@
+//! Where calls of the functions go, and how many came.
+
+use std::ffi::c_void;
+use std::ops::Range;
+use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize};
+
+use crate::ggml::bindings::ROW_FUNCTIONS as COUNT;
+use crate::ggml::copies::function;
+use crate::reason::Reason;
+
+/// Where calls of one function go when they come from the first library that called it; the exported function
+/// reads it in this order. From elsewhere, and before, they go the long way: [`super::target`].
+#[repr(C)]
+pub struct FastPath {
+    /// The first address of that library.
+    pub low: AtomicUsize,
+    /// Its bytes; 0 while there is none.
+    pub len: AtomicUsize,
+    /// Where to go.
+    pub target: AtomicPtr<c_void>,
+    /// The kernel behind ours, of the type that belongs to the role.
+    kernel: AtomicPtr<c_void>,
+    /// The original beside ours, for what ours leaves to it.
+    original: AtomicPtr<c_void>,
+    claimed: AtomicBool,
+}
+
+impl FastPath {
+    const fn closed() -> Self {
+        let null = std::ptr::null_mut();
+        FastPath {
+            low: AtomicUsize::new(0),
+            len: AtomicUsize::new(0),
+            target: AtomicPtr::new(null),
+            kernel: AtomicPtr::new(null),
+            original: AtomicPtr::new(null),
+            claimed: AtomicBool::new(false),
+        }
+    }
+
+    pub fn open(&self, range: &Range<usize>, target: *mut c_void) {
+        if !self.claimed.swap(true, Relaxed) {
+            self.low.store(range.start, Relaxed);
+            self.target.store(target, Relaxed);
+            self.len.store(range.len(), Release);
+        }
+    }
+}
+
+/// By the number of the function.
+pub static FAST_PATHS: [FastPath; COUNT] = [const { FastPath::closed() }; COUNT];
+
+/// Threads count in slots of their own, so that none waits for another's cache line.
+const SLOTS: usize = 64;
+
+#[repr(align(64))]
+struct Slot([AtomicU64; COUNT]);
+
+static TAKEN: [Slot; SLOTS] = [const { Slot([const { AtomicU64::new(0) }; COUNT]) }; SLOTS];
+
+/// Why a function was left to a library's own, plus 1.
+static LEFT: [AtomicU8; COUNT] = [const { AtomicU8::new(0) }; COUNT];
+
+const _: () = assert!(Reason::COUNT < 255);
+
+/// Counts one call. A thread is known by its stack, of which the C library gives each 8 MiB; threads that share a
+/// slot may lose a count to each other.
+#[inline]
+pub fn count(i: usize) {
+    let here = 0u8;
+    let slot = &TAKEN[((&raw const here).addr() >> 23) % SLOTS].0[i];
+    slot.store(slot.load(Relaxed) + 1, Relaxed);
+}
+
+/// The kernel behind function `i`, which was taken over.
+///
+/// # Safety
+/// `F` is the type that belongs to the role of `i`, and ours was reached by way of [`super::target`].
+#[inline]
+pub unsafe fn kernel<F: Copy>(i: usize) -> F {
+    // SAFETY: by contract; `keep` stored it before it gave ours away.
+    unsafe { function(FAST_PATHS[i].kernel.load(Relaxed)) }
+}
+
+/// The original of function `i`, which was taken over.
+///
+/// # Safety
+/// As for [`kernel`].
+#[inline]
+pub unsafe fn original<F: Copy>(i: usize) -> F {
+    // SAFETY: as above.
+    unsafe { function(FAST_PATHS[i].original.load(Relaxed)) }
+}
+
+/// Keeps the kernel behind function `i` and its original, which is there before anybody calls ours. The first original stays:
+/// those of other libraries were found to do the same.
+pub fn keep(i: usize, kernel: *const c_void, original: *mut c_void) {
+    let _ = FAST_PATHS[i].original.compare_exchange(std::ptr::null_mut(), original, Release, Relaxed);
+    FAST_PATHS[i].kernel.store(kernel.cast_mut(), Release);
+}
+
+/// Notes why function `i` was left to a library's own.
+pub fn leave(i: usize, reason: Reason) {
+    LEFT[i].store(reason as u8 + 1, Relaxed);
+}
+
+/// Why function `i` was left to a library's own, if it was.
+pub fn left(i: usize) -> Option<Reason> {
+    usize::from(LEFT[i].load(Relaxed)).checked_sub(1).map(|number| Reason::ALL[number])
+}
+
+/// Counts the calls of function `i` that were taken over.
+pub fn taken(i: usize) -> u64 {
+    TAKEN.iter().map(|slot| slot.0[i].load(Relaxed)).sum()
+}
+
+/// Sets the counters to 0 in a forked child. Only loads and stores.
+pub fn forget() {
+    for slot in TAKEN.iter().flat_map(|slot| &slot.0).filter(|n| n.load(Relaxed) != 0) {
+        slot.store(0, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fast_path_belongs_to_the_first_library() {
+        let path = FastPath::closed();
+        let (a, b) = (std::ptr::without_provenance_mut(1), std::ptr::without_provenance_mut(2));
+        path.open(&(4096..8192), a);
+        path.open(&(65536..65537), b);
+        assert_eq!((path.low.load(Relaxed), path.len.load(Relaxed), path.target.load(Relaxed)), (4096, 4096, a));
+    }
+}

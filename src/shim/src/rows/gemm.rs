@@ -1,0 +1,115 @@
+//! `ggml_gemm_*_8x8_*`: products of weights that llama.cpp has repacked, eight rows to a block, with activations that
+//! it has quantised, four columns to a block. It repacks where it is let (`ZEN5TURBO_REPACK=keep`, builds with BLAS).
+//! A call computes some rows of a product, for one thread, and stands for itself: what is not taken is ggml's.
+//!
+//! Of the functions of these names, x86 builds export two pairs more, for Q5_K and Q6_K. They are not hooked: ggml
+//! repacks these types on ARM only.
+//!
+//! Single columns, `ggml_gemv_*_8x8_*`, are left to ggml, since unpacked rows are used but once. Of the time of a weight
+//! with 4 and 8 columns (256 rows, K=2048) the part that does not depend on columns is 0.048 ns for q4_0, 0.036 for
+//! q2_K, 0.052 for mxfp4; ggml's own functions take 0.026, 0.023 and 0.032 in all. Whole programs with one thread
+//! generate with them about what our kernels do with rows that are not repacked, in tokens/s: q4_K 80 and 78, q4_0 68
+//! and 69; but q2_K 78 and 92. (AMD EPYC, Zen 4, 2026-11-22.)
+
+use std::ffi::c_int;
+
+use zen5turbo_kernels::kernel::Kernel;
+use zen5turbo_kernels::repacked::Product;
+
+use super::fast_path;
+use super::memory::Memory;
+use crate::gate::guard;
+
+/// `void ggml_gem[mv]_*_8x8_*(int n, float * s, size_t bs, const void * vx, const void * vy, int nr, int nc)`: of `nc`
+/// rows `vx` and `nr` columns `vy` of `n` elements each, the product of row `i` and column `j` is `s[j * bs + i]`.
+pub type Gemm = unsafe extern "C-unwind" fn(c_int, *mut f32, usize, *const u8, *const u8, c_int, c_int);
+
+/// The product of these arguments; `None` where it is ggml's.
+fn product(
+    kernel: &Kernel,
+    [n, nr, nc]: [c_int; 3],
+    (s, bs): (*mut f32, usize),
+    [vx, vy]: [*const u8; 2],
+) -> Option<Product> {
+    let size = |v: c_int| usize::try_from(v).ok();
+    let product = Product {
+        k: size(n)?,
+        rows: size(nc)?,
+        columns: size(nr)?,
+        weights: vx,
+        activations: vy,
+        out: s,
+        out_stride: bs,
+    };
+    let there = !s.is_null() && !vx.is_null() && !vy.is_null();
+    (there && bs >= product.rows && product.fits(kernel) && product.pays()).then_some(product)
+}
+
+/// Computes it; false when there is no memory for it.
+///
+/// # Safety
+/// The arguments of ggml, of which `product` was made.
+pub unsafe fn compute(kernel: &Kernel, product: &Product) -> bool {
+    let Some(memory) = Memory::take(product.scratch_bytes(kernel)) else { return false };
+    // SAFETY: the matrices are ggml's; the memory is this thread's and as large as the kernel wants it.
+    unsafe { product.multiply(kernel, memory.start()) };
+    true
+}
+
+/// The exported functions go here where they were taken over.
+///
+/// # Safety
+/// Called by ggml with its own arguments, see [`Gemm`].
+pub unsafe extern "C-unwind" fn gemm<const I: usize>(
+    n: c_int,
+    s: *mut f32,
+    bs: usize,
+    vx: *const u8,
+    vy: *const u8,
+    nr: c_int,
+    nc: c_int,
+) {
+    // SAFETY: `decide` gave a kernel for this function, and ours was reached by way of `target`.
+    let kernel: &'static Kernel = unsafe { fast_path::kernel(I) };
+    if let Some(product) = product(kernel, [n, nr, nc], (s, bs), [vx, vy]) {
+        // A panic is a defect; ggml's own writes the whole result again.
+        // SAFETY: ggml's arguments.
+        if guard::guarded(false, || unsafe { compute(kernel, &product) }) {
+            fast_path::count(I);
+            return;
+        }
+    }
+    // SAFETY: the original with its own arguments.
+    unsafe { fast_path::original::<Gemm>(I)(n, s, bs, vx, vy, nr, nc) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zen5turbo_kernels::formats::WeightType;
+    use zen5turbo_kernels::isa::Isa;
+    use zen5turbo_kernels::repacked;
+
+    #[test]
+    fn what_is_not_expected_is_left_to_ggml() {
+        let Some(kernel) = repacked::kernel(Isa::Avx2, WeightType::Q4K) else {
+            println!("skipped: the CPU has no AVX2, without which no product is taken");
+            return;
+        };
+        let (mut s, x) = ([0f32; 1], [0u8; 1]);
+        let (s, x, null) = (s.as_mut_ptr(), x.as_ptr(), std::ptr::null());
+        let of = |n, s, bs, vx, vy, nr, nc| product(kernel, [n, nr, nc], (s, bs), [vx, vy]).is_some();
+        assert!(of(512, s, 24, x, x, 12, 24));
+        assert!(of(512, s, 25, x, x, 12, 24));
+        for n in [0, -256, c_int::MIN, 255, 32, c_int::MAX, 1 << 20] {
+            assert!(!of(n, s, 24, x, x, 12, 24), "{n}");
+        }
+        for bad in [0, -8, c_int::MIN, 1, 2, 9, 22, c_int::MAX] {
+            assert!(!of(512, s, usize::MAX, x, x, bad, 24), "{bad}");
+            assert!(!of(512, s, usize::MAX, x, x, 12, bad), "{bad}");
+        }
+        assert!(!of(512, s, 23, x, x, 12, 24), "columns of the result overlap");
+        assert!(!of(512, std::ptr::null_mut(), 24, x, x, 12, 24));
+        assert!(!of(512, s, 24, null, x, 12, 24) && !of(512, s, 24, x, null, 12, 24));
+    }
+}

@@ -1,0 +1,25 @@
+//! The member `direct` of the statistics.
+
+use zen5turbo_telemetry::Json;
+
+use super::fast_path::{left, taken};
+use super::functions::FUNCTIONS;
+
+/// Writes the member `direct`: `{ FUNCTION: { taken, left: reason } }`, of the functions that were called. `taken`
+/// counts calls; `left` is there where a library's own function was not replaced, for as many calls as it makes.
+pub fn report(j: &mut Json) {
+    j.open(Some("direct"));
+    for (i, function) in FUNCTIONS.iter().enumerate() {
+        let (taken, left) = (taken(i), left(i));
+        if taken == 0 && left.is_none() {
+            continue;
+        }
+        j.open(Some(&function.name.to_string_lossy()));
+        j.number("taken", taken);
+        if let Some(reason) = left {
+            j.string("left", reason.as_str());
+        }
+        j.close();
+    }
+    j.close();
+}

@@ -1,0 +1,230 @@
+//! A function is replaced only if it gives, on some rows, what ours gives. So a build that differs in a block, in
+//! its rounding, or in the order of its arithmetic (compiled with multiply-add contraction, say) keeps its own.
+
+use zen5turbo_kernels::act::blocks::{Blocks, BlocksFn, quantizer};
+use zen5turbo_kernels::dequantize::DequantizeFn;
+use zen5turbo_kernels::dot::DotFn;
+use zen5turbo_kernels::formats::WeightType;
+use zen5turbo_kernels::kernel::Kernel;
+use zen5turbo_kernels::repacked::Product;
+
+use super::gemm::{Gemm, compute};
+use super::sgemm::Sgemm;
+use super::types::{Dequantize, Dot, Quantize, blocks_number, weight_number};
+use crate::gate::state;
+
+/// Elements of a row: two super-blocks, sixteen blocks of 32.
+const K: usize = 512;
+
+/// Bytes that any format needs for them, at most.
+const BYTES: usize = K * 37 / 32;
+
+/// xorshift64*.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Any bits, of which `clear` are zero in every byte.
+    fn bytes(&mut self, clear: u8) -> [u8; BYTES] {
+        std::array::from_fn(|_| (self.next() >> 32) as u8 & !clear)
+    }
+
+    /// In -1..1.
+    fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / 8_388_608.0 - 1.0
+    }
+}
+
+/// Bits to be cleared in the bytes of a row, so that a half wherever it lies is finite: one of its exponent's, in
+/// turns, so that every other bit is met.
+const FINITE: [u8; 2] = [0x40, 0x04];
+
+/// Whether both give the same floats, bit for bit.
+///
+/// # Safety
+/// Two functions for rows of this type; so for all functions here.
+pub unsafe fn dequantize(original: Dequantize, ours: DequantizeFn, weight: WeightType) -> bool {
+    debug_assert!(weight.row_bytes(K) <= BYTES);
+    let mut random = Random(1);
+    FINITE.into_iter().all(|clear| {
+        let row = random.bytes(clear);
+        let (mut a, mut b) = ([0f32; K], [1f32; K]);
+        // SAFETY: the row has room for K elements.
+        unsafe {
+            original(row.as_ptr(), a.as_mut_ptr(), K as i64);
+            ours(row.as_ptr(), b.as_mut_ptr(), K);
+        }
+        a.map(f32::to_bits) == b.map(f32::to_bits)
+    })
+}
+
+/// Whether both write the same bytes.
+///
+/// # Safety
+/// See [`dequantize`].
+pub unsafe fn quantize(original: Quantize, ours: BlocksFn, blocks: Blocks) -> bool {
+    debug_assert!(K / blocks.block().0 * blocks.block().1 <= BYTES);
+    let mut random = Random(2);
+    let spread: [f32; K] = std::array::from_fn(|i| random.unit() * (1 << (i / 64)) as f32);
+    // codes half-way between two integers, in blocks whose scale is 1
+    let ties: [f32; K] = std::array::from_fn(|i| if i % 32 == 5 { 127.0 } else { i as f32 % 250.0 / 2.0 - 62.0 });
+    [spread, ties].into_iter().all(|x| {
+        let (mut a, mut b) = ([0u8; BYTES], [0u8; BYTES]);
+        // SAFETY: there is room for K elements.
+        unsafe {
+            original(x.as_ptr(), a.as_mut_ptr(), K as i64);
+            ours(x.as_ptr(), b.as_mut_ptr(), K);
+        }
+        a == b
+    })
+}
+
+/// Whether both give the same product, but for the order of the additions.
+///
+/// # Safety
+/// See [`dequantize`].
+pub unsafe fn dot(original: Dot, ours: DotFn, weight: WeightType) -> bool {
+    let Some(quantize) = quantizer(state::isa(), Blocks::Q8_0) else { return false };
+    let mut random = Random(3);
+    FINITE.into_iter().all(|clear| {
+        let mut row = random.bytes(clear);
+        if weight == WeightType::Mxfp4 {
+            // exponents near that of 1
+            row.chunks_mut(weight.block().1).for_each(|block| block[0] = 124 | block[0] & 3);
+        }
+        let x: [f32; K] = std::array::from_fn(|_| random.unit());
+        let (mut y, mut s) = ([0u8; BYTES], 0f32);
+        // SAFETY: as above.
+        let (t, magnitude) = unsafe {
+            quantize(x.as_ptr(), y.as_mut_ptr(), K);
+            original(K as i32, &raw mut s, 0, row.as_ptr(), 0, y.as_ptr(), 0, 1);
+            (ours(K, row.as_ptr(), y.as_ptr()), largest(weight, &row))
+        };
+        // K products, each of at most `magnitude`, in fewer than 64 steps that round
+        (s - t).abs() <= K as f32 * magnitude * 64.0 * f32::EPSILON
+    })
+}
+
+/// Whether it computes products of Q8_0, so that its arguments are those of [`Sgemm`].
+///
+/// # Safety
+/// `llamafile_sgemm` with at most one argument that is not known, an `int`.
+pub unsafe fn sgemm(original: Sgemm) -> bool {
+    const ROWS: usize = 4;
+    const BLOCKS: usize = 2;
+    let q8_0 = blocks_number(Blocks::Q8_0);
+    // row r: the scale 1 and codes of its own
+    let row = |first: i8| {
+        let mut bytes = [0u8; ROWS * BLOCKS * 34];
+        for (i, block) in bytes.chunks_mut(34).enumerate() {
+            block[..2].copy_from_slice(&0x3c00_u16.to_le_bytes());
+            block[2..].iter_mut().enumerate().for_each(|(e, q)| *q = (first + i as i8 * 3 - e as i8) as u8);
+        }
+        bytes
+    };
+    let (a, b, mut c) = (row(20), row(-7), [0f32; ROWS * ROWS]);
+    let (n, k) = (ROWS as i64, BLOCKS as i64);
+    // SAFETY: matrices of these sizes; one thread.
+    let computed = unsafe {
+        original(
+            n,
+            n,
+            k,
+            a.as_ptr(),
+            k,
+            b.as_ptr(),
+            k,
+            c.as_mut_ptr(),
+            n,
+            0,
+            1,
+            q8_0,
+            q8_0,
+            weight_number(WeightType::F32),
+        )
+    };
+    let codes = |bytes: &[u8], row: usize| -> Vec<f32> {
+        let blocks = bytes.chunks(34).skip(row * BLOCKS).take(BLOCKS);
+        blocks.flat_map(|block| block[2..].iter().map(|&q| f32::from(q as i8))).collect()
+    };
+    let expected = |i, j| codes(&a, i).iter().zip(codes(&b, j)).map(|(x, y)| x * y).sum::<f32>();
+    computed && (0..ROWS * ROWS).all(|at| c[at] == expected(at % ROWS, at / ROWS))
+}
+
+/// Whether both give the same products of repacked rows and columns, but for the order of the additions.
+///
+/// # Safety
+/// A function for repacked rows of the type of `kernel`, which is one for them.
+pub unsafe fn gemm(original: Gemm, kernel: &Kernel) -> bool {
+    // neither whole panels nor whole tiles, for any kernel of ours and of ggml
+    const ROWS: usize = 24;
+    const COLUMNS: usize = 20;
+    let (weights, columns) = (repacked_rows(kernel.weight, ROWS), repacked_columns(kernel.shape.block, COLUMNS));
+    let (mut a, mut b) = ([0f32; ROWS * COLUMNS], [f32::NAN; ROWS * COLUMNS]);
+    let product = Product {
+        k: K,
+        rows: ROWS,
+        columns: COLUMNS,
+        weights: weights.as_ptr(),
+        activations: columns.as_ptr(),
+        out: b.as_mut_ptr(),
+        out_stride: ROWS,
+    };
+    let [n, nr, nc] = [K, COLUMNS, ROWS].map(|n| n as i32);
+    // SAFETY: matrices of these sizes.
+    let computed = unsafe {
+        original(n, a.as_mut_ptr(), ROWS, weights.as_ptr(), columns.as_ptr(), nr, nc);
+        compute(kernel, &product)
+    };
+    // of 512 products that are as often negative as not, the largest sum is far from the bound of its rounding errors
+    let bound = 1e-4 * a.into_iter().fold(0.0, |m, v| f32::max(m, v.abs()));
+    computed && a.into_iter().zip(b).all(|(a, b)| (a - b).abs() <= bound)
+}
+
+/// Eight rows to a block, with scales of 0.5 to 2 in front, and otherwise any bits.
+fn repacked_rows(weight: WeightType, rows: usize) -> Vec<u8> {
+    let mut random = Random(4);
+    let mut all: Vec<_> = (0..rows * weight.row_bytes(K)).map(|_| (random.next() >> 32) as u8).collect();
+    let (block, bytes) = weight.block();
+    for eight in all.chunks_mut(8 * bytes) {
+        match weight {
+            WeightType::Mxfp4 => eight[..8].iter_mut().for_each(|e| *e = 124 | *e & 3),
+            _ => eight[..if block == 256 { 32 } else { 16 }].chunks_mut(2).for_each(|d| d[1] = 0x38 | d[1] & 0x87),
+        }
+    }
+    all
+}
+
+/// Four columns to a block of `block` elements, another power of two for each as scale, no code -128, any sums.
+fn repacked_columns(block: usize, columns: usize) -> Vec<u8> {
+    let mut random = Random(5);
+    let mut all = Vec::new();
+    for _ in 0..columns / 4 * K / block {
+        for c in 0..4u8 {
+            match block {
+                32 => all.extend((0x3c00 - (u16::from(c) << 10)).to_le_bytes()),
+                _ => all.extend((1.0 / f32::from(1_u8 << c)).to_le_bytes()),
+            }
+        }
+        all.extend((0..4 * block).map(|_| ((random.next() >> 32) as u8).max(1) ^ 0x80));
+        if block == 256 {
+            all.extend((0..64).flat_map(|_| ((random.next() >> 53) as i16 - 1024).to_le_bytes()));
+        }
+    }
+    all
+}
+
+/// The largest magnitude in a row of weights.
+unsafe fn largest(weight: WeightType, row: &[u8]) -> f32 {
+    let Some(values) = zen5turbo_kernels::dequantize::dequantizer(state::isa(), weight) else { return 0.0 };
+    let mut x = [0f32; K];
+    // SAFETY: as above.
+    unsafe { values(row.as_ptr(), x.as_mut_ptr(), K) };
+    x.into_iter().fold(0.0, |m, v| f32::max(m, v.abs()))
+}

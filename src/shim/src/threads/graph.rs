@@ -1,0 +1,76 @@
+//! The threads of a graph that is about to be computed.
+
+use std::ffi::c_int;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::budget::cpus;
+use super::pools::{self, Lent};
+use super::{barrier, pressure};
+use crate::config::{Threads, config};
+use crate::ggml::abi::CPlan;
+use crate::ggml::copies::Caller;
+use crate::{stats, tuning};
+
+/// How many of a graph's threads compute it if it has one column, which more threads than it needs do not make faster, and which the threads of a CPU
+/// that others use would hold up. Also whether none was left out because of others.
+pub fn count_for_one_column(threads: usize) -> (usize, bool) {
+    let needed = threads.min(tuning::threads_of_one_column());
+    let threads = match config().threads {
+        Threads::Off => return (threads, true),
+        Threads::AtMost(_) => needed,
+        Threads::Auto => pressure::beside_others(needed),
+    };
+    (threads, threads == needed)
+}
+
+/// A graph that is about to be computed by other threads than the program planned. Its plan is the program's again when
+/// this is dropped.
+pub struct Graph {
+    cplan: *mut CPlan,
+    asked: c_int,
+    pool: Option<Lent>,
+    _barrier: Option<barrier::Taken>,
+    _measure: pressure::Measure,
+}
+
+impl Graph {
+    /// Lets `threads` threads compute the graph of `cplan`, at most as many as it names, and 1 at least. `whole`: it has one
+    /// column, and no thread was left out because of others.
+    ///
+    /// # Safety
+    /// `cplan` is what the program gave to the `ggml_graph_compute` of `caller`, whose structures are known, and lives longer.
+    pub unsafe fn start(caller: &Caller, cplan: *mut CPlan, threads: usize, whole: bool) -> Self {
+        // SAFETY: by contract.
+        let plan = unsafe { &mut *cplan };
+        let asked = plan.n_threads;
+        // SAFETY: as above.
+        let pool = unsafe { pools::lend(caller, plan, threads) };
+        // A pool of the program's that could not be replaced may have fewer.
+        let threads = pool.as_ref().map_or(threads, |pool| pool.threads.min(threads));
+        plan.n_threads = threads as c_int;
+        let measure = pressure::Measure::start(threads, whole && threads > 1);
+        let barrier =
+            pool.as_ref().filter(|pool| threads > 1 && pool.has_own_threads && config().barrier).and_then(|pool| {
+                let spin = pressure::spin(pool.polls, cpus());
+                barrier::take(pool.address, threads, spin)
+            });
+        let counters = &stats::counters().threads;
+        counters.asked.store(asked as u64, Relaxed);
+        counters.used.store(threads as u64, Relaxed);
+        if threads < asked as usize {
+            counters.capped.fetch_add(1, Relaxed);
+        }
+        Self { cplan, asked, pool, _barrier: barrier, _measure: measure }
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: by the contract of `start`.
+        let plan = unsafe { &mut *self.cplan };
+        plan.n_threads = self.asked;
+        if let Some(pool) = &self.pool {
+            plan.threadpool = pool.programs;
+        }
+    }
+}

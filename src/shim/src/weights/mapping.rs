@@ -1,0 +1,135 @@
+//! Mappings of model files, at addresses that huge pages can lie at.
+
+use std::os::fd::BorrowedFd;
+use std::sync::OnceLock;
+
+use libc::{c_int, off_t};
+use zen5turbo_host::memory::map::{self, HUGE_PAGE, SMALL_PAGE};
+use zen5turbo_host::memory::{Budget, MarkedFile, page_cache};
+
+use super::counters;
+use super::reader::{self, Start};
+use super::sources::{self, Origin};
+use crate::config::config;
+use crate::gate::state::{self, State};
+use crate::ggml::copies::own_range;
+use crate::log::log;
+use crate::pages::{HugePages, thp_available};
+use crate::placement;
+use crate::reason::Reason;
+use crate::stats;
+
+/// Smaller files are not worth a thread.
+const FEWEST_BYTES: usize = 16 << 20;
+
+/// The first bytes of a model file: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
+const MAGIC: [u8; 4] = *b"GGUF";
+
+/// What a program may take beside its model at the least: buffers, and the pages of its libraries.
+const BESIDE: u64 = 128 << 20;
+
+/// Whether an `mmap` with these arguments may be one of a model file: a few compares.
+#[inline]
+pub fn may_be_model(addr: usize, len: usize, prot: c_int, flags: c_int, fd: c_int) -> bool {
+    fd >= 0 && len >= FEWEST_BYTES && addr == 0 && prot == libc::PROT_READ && flags & libc::MAP_FIXED == 0
+}
+
+/// Maps a model file at an address that huge pages can lie at. `None` when this is no model, when
+/// nothing is to be done here, or when anything is refused: then the program's own call decides.
+pub fn map(len: usize, flags: c_int, fd: c_int, offset: off_t) -> Option<usize> {
+    let is_wanted = config().huge_pages != HugePages::Off || config().prefetch.reads_pages();
+    // A process in which ggml has not been seen is not touched: what it maps now it does not map for ggml.
+    let is_active = state::current() == State::Active || cfg!(any(test, feature = "fuzzing"));
+    if !is_active || !is_wanted {
+        return None;
+    }
+    // SAFETY: the program's descriptor, which it is mapping from while this is called.
+    let program_fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    let kind = flags & (libc::MAP_SHARED | libc::MAP_PRIVATE);
+    if kind != libc::MAP_SHARED && kind != libc::MAP_PRIVATE
+        || !page_cache::is_plain_file(program_fd)
+        || map::first_bytes(fd) != Some(MAGIC)
+    {
+        return None;
+    }
+    // It lies in memory already: there is nothing to read ahead, and a copy would take as much again.
+    if page_cache::is_memory(program_fd) {
+        stats::event_once(Reason::FileInMemory);
+        return None;
+    }
+    if !unmapping_is_seen() {
+        stats::event_once(Reason::UnmappingUnseen);
+        return None;
+    }
+    let offset = u64::try_from(offset).ok()?;
+    let (bytes, len) = (len, len.checked_next_multiple_of(SMALL_PAGE)?);
+    let budget = Budget::of_this_process();
+    // What the program wants to wait for can be read while it goes on.
+    let is_late = flags & libc::MAP_POPULATE != 0 && config().prefetch.reads_pages();
+    let room = budget.room_for_files().unwrap_or(0);
+    let wanted = offset..offset + len as u64;
+    let start = if is_late { reader::start_of(program_fd, wanted, &budget, room) } else { Start::Populate };
+    let now = if start == Start::Populate { flags } else { flags & !libc::MAP_POPULATE };
+    // Where pages may have to be evicted, they shall go and come one by one: a touch of a huge one brings 2 MiB back.
+    let is_too_large = matches!(start, Start::ReadPart(_));
+    let has_room = room >= len as u64 + len as u64 / 4 + BESIDE;
+    let huge = config().huge_pages != HugePages::Off && !is_too_large && has_room && thp_available();
+    placement::init_once(); // read ahead is for all nodes
+    // Opened first: what cannot be read ahead or copied is mapped as ever.
+    let Ok(file) = MarkedFile::reopen(fd) else {
+        stats::event(Reason::FileNotReopened);
+        return None;
+    };
+    let Ok(at) = place(len, now, fd, offset, huge) else {
+        stats::event(Reason::MappingNotPlaced);
+        file.close();
+        return None;
+    };
+    let range = at..at + len;
+    let Some(number) = sources::register(range, Origin::File { file, offset, bytes, asks_huge: huge }) else {
+        file.close();
+        return Some(at);
+    };
+    match start {
+        Start::Populate => {}
+        Start::Read => reader::begin(number, u64::MAX),
+        Start::ReadPart(bytes) => reader::begin(number, bytes),
+    }
+    if config().prefetch.reads_pages() {
+        reader::mapped(number, is_too_large, room);
+    }
+    counters::mapped(len);
+    log!(debug, "a model of {} MiB is mapped at {at:#x}, where huge pages can lie", len >> 20);
+    Some(at)
+}
+
+/// Whether the program's calls of `munmap` and `mremap` come here: another preloaded library may have its own, before ours.
+fn unmapping_is_seen() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        [c"munmap", c"mremap"].iter().all(|name| {
+            // SAFETY: a C string.
+            let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+            cfg!(test) || own_range().contains(&(found as usize))
+        })
+    })
+}
+
+/// Maps the file at an address that huge pages can lie at, unless that is taken in this moment. Nothing is reserved for it: under a
+/// limit of locked memory that would count as well. `huge` asks for huge pages of the page cache.
+fn place(len: usize, flags: c_int, fd: c_int, offset: u64, huge: bool) -> std::io::Result<usize> {
+    let near = map::free_address(len, HUGE_PAGE)?;
+    if !huge {
+        return map::map_file(near, len, libc::PROT_READ, flags, fd, offset);
+    }
+    let at = map::map_file(near, len, libc::PROT_READ, flags & !libc::MAP_POPULATE, fd, offset)?;
+    // SAFETY: neither takes anything away. What could not be read is what MAP_POPULATE would have left for a touch to find.
+    unsafe {
+        let _ = map::advise(at..at + len, libc::MADV_HUGEPAGE);
+        if flags & libc::MAP_POPULATE != 0 && map::advise(at..at + len, libc::MADV_POPULATE_READ).is_err() {
+            // Before Linux 5.14: read now, mapped when touched.
+            let _ = map::advise(at..at + len, libc::MADV_WILLNEED);
+        }
+    }
+    Ok(at)
+}
