@@ -20,10 +20,11 @@ use std::sync::OnceLock;
 use zen5turbo_calibration::{self as file, COPIES_PAY, Calibration, Differs, Machine, TuneFile};
 pub use zen5turbo_calibration::{Regime, Width};
 use zen5turbo_host::proc::read_regular;
-use zen5turbo_kernels::fetch::Fetch;
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
 use zen5turbo_kernels::kernel::Blocking;
+use zen5turbo_kernels::prefetch::GemvPrefetch;
+use zen5turbo_kernels::width::DataPath;
 
 use decision::{Circumstances, Decision};
 
@@ -212,9 +213,9 @@ fn combine(loaded: &Loaded, machine: &Machine<'_>, here: Circumstances) -> Resol
     let changed = choices.apply(calibration);
     log!(info, "{path}: {} choices, {changed} of them not as in the built-in table", calibration.measured.len());
     let blocking = Blocking {
-        panel_bytes: calibration.panel.unwrap_or(blocking.panel_bytes),
-        prefetch_bytes: calibration.prefetch.unwrap_or(blocking.prefetch_bytes),
-        rows: Fetch { ahead: calibration.ahead.map_or(blocking.rows.ahead, |n| n as u32), ..blocking.rows },
+        panel_bytes: calibration.cut.panel.unwrap_or(blocking.panel_bytes),
+        prefetch_bytes: calibration.cut.prefetch.unwrap_or(blocking.prefetch_bytes),
+        rows: GemvPrefetch { ahead: calibration.cut.ahead.map_or(blocking.rows.ahead, |n| n as u32), ..blocking.rows },
         ..blocking
     };
     let threads = calibration.threads.unwrap_or(threads);
