@@ -10,7 +10,8 @@ usage: scripts/command-docs.sh [--check | --record]
   (nothing)  writes docs/command.md, with the help texts of target/release/zen5turbo
   --check    writes nothing; exit status 1 where docs/command.md is not what the template and the command give
   --record   first records doctor, doctor-process, run-refused, run-report, stats and top-once anew on this machine. Needs
-             `scripts/setup.sh llama models`, root (for a file capability), and a machine with nothing else to do; 1 minute
+             `scripts/setup.sh llama models`, root (for a file capability), and a machine with nothing else to do; 1 minute.
+             SHIM_LIB=FILE records with another library
 Lines of the template:
   @help WORDS      what `zen5turbo WORDS -h` prints, on every machine alike
   @recorded NAME   docs/command/NAME.txt but for its first line, which is the day; @date NAME in a line is that day
@@ -22,10 +23,9 @@ zen5turbo=${CARGO_TARGET_DIR:-$ROOT/target}/release/zen5turbo
 recorded=$ROOT/docs/command
 [[ -x $zen5turbo ]] || die "$zen5turbo is not there: cargo build --release"
 
-# record NAME COMMAND...: the output, with the places of an installed program in place of ours.
+# record NAME COMMAND...: the output, with the places of installed programs in place of ours. Its exit status does not matter.
 record() {
-    { date -u +%F && "${@:2}" 2>&1 | sed -E "s|$DEPS/llama.cpp/bin|/opt/llama.cpp|g; s|${zen5turbo%/*}|/opt/zen5turbo|g; s|$work|bin|g; s|[[:space:]]+$||"; } \
-        >"$recorded/$1.txt" || true
+    { date -u +%F && { "${@:2}" 2>&1 || true; } | sed -E "$places"; } >"$recorded/$1.txt"
 }
 
 record_all() {
@@ -33,13 +33,16 @@ record_all() {
     [[ -x $bench && -f $model ]] || die "no llama-bench or no model: scripts/setup.sh llama models"
     work=$(mktemp -d "$DEPS/docs.XXXXXX")
     trap 'rm -rf "$work"' EXIT
-    # Another name for the copy whose capability makes the loader drop LD_PRELOAD.
+    local lib=${SHIM_LIB:-${zen5turbo%/*}/libzen5turbo.so}
+    places="s#$DEPS/llama.cpp/bin|$(dirname "$(readlink -f "$bench")")#/opt/llama.cpp#g; s#$lib#/opt/zen5turbo/libzen5turbo.so#g; s#$work#bin#g; s#[[:space:]]+\$##"
+    # A file capability makes the loader drop LD_PRELOAD.
     cp "$bench" "$work/capable"
     setcap cap_ipc_lock+ep "$work/capable"
     open_gate
     record doctor "$zen5turbo" doctor --gate off "$bench"
-    record run-refused "$zen5turbo" run "$work/capable"
-    record run-report "$zen5turbo" run --report --stats "$work/stats.json" -- "$bench" -m "$model" -p 512 -n 128 -r 2
+    record run-refused "$zen5turbo" run -- "$work/capable"
+    record run-report "$zen5turbo" run --report -- "$bench" -m "$model" -p 512 -n 128 -r 2
+    "$zen5turbo" run --stats "$work/stats.json" -- "$bench" -m "$model" -p 512 -n 128 -r 2 >"$work/log" 2>&1
     record stats "$zen5turbo" stats "$work/stats.json"
     "$zen5turbo" run -- "$bench" -m "$model" -p 0 -n 128 -r 20 >"$work/log" 2>&1 &
     local program=$!
