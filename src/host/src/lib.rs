@@ -22,6 +22,7 @@ pub mod seccomp;
 pub mod thread;
 pub mod tier;
 pub mod topology;
+pub mod usage;
 
 pub use caches::Caches;
 pub use cpu::{Cpu, Features};
@@ -29,3 +30,4 @@ pub use cpu_budget::CpuBudget;
 pub use gate::{GateDecision, GateMode, gate};
 pub use identity::Identity;
 pub use tier::{Tier, best_tier};
+pub use usage::Usage;

@@ -9,7 +9,6 @@
 //! A model of 241 MiB with 77 MiB of buffers, 16 tokens, MiB read from the disk, 2026-11-30: in a memory group of 320 MiB
 //! 241, as without the library; before, when room was what copies might take, 1411.
 
-use std::mem::MaybeUninit;
 use std::time::Duration;
 
 /// Laps in a row that may read more than the kernel alone did. The first one fetches what shall stay.
@@ -20,18 +19,6 @@ const SHARE_OF_NOTE: u64 = 32;
 
 /// How often is looked at most whether the kernel reads again, while the model seems to fit.
 pub const PERIOD: Duration = Duration::from_millis(20);
-
-/// Bytes that this process has read from disks since its start, also by page faults and by reading ahead.
-pub fn bytes_read() -> u64 {
-    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: getrusage fills the record; zeroes are valid for all its fields, should it fail.
-    let blocks = zen5turbo_host::memory::map::keep_errno(|| unsafe {
-        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
-        usage.assume_init().ru_inblock
-    });
-    // Blocks of 512 bytes, whatever the disk has.
-    blocks.unsigned_abs() * 512
-}
 
 /// What is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,20 +119,5 @@ mod tests {
         let laps = [0, 90, 90, 30, 34, 34].map(&mut lap);
         assert_eq!(laps, [Verdict::Open; 6]);
         assert_eq!(lap(34), Verdict::NoGain);
-    }
-
-    #[test]
-    fn what_a_process_reads_is_counted() {
-        let path = std::env::temp_dir().join(format!("zen5turbo-read-{}", std::process::id()));
-        std::fs::write(&path, vec![1; 4 << 20]).unwrap();
-        let file = std::fs::File::open(&path).unwrap();
-        std::fs::remove_file(&path).unwrap();
-        file.sync_all().unwrap();
-        zen5turbo_host::memory::page_cache::release_cache(std::os::fd::AsFd::as_fd(&file), 0, 0);
-        let cached = zen5turbo_host::memory::page_cache::is_cached(std::os::fd::AsFd::as_fd(&file), 0..4 << 20, 4096);
-        let before = bytes_read();
-        std::io::copy(&mut &file, &mut std::io::sink()).unwrap();
-        // A file system in memory keeps its pages.
-        assert!(cached != Some(false) || bytes_read() - before >= 4 << 19, "{before}");
     }
 }

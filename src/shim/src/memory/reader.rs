@@ -33,10 +33,10 @@ use std::time::Instant;
 
 use zen5turbo_host::memory::map::HUGE_PAGE;
 use zen5turbo_host::memory::{Budget, page_cache};
-use zen5turbo_host::thread;
+use zen5turbo_host::{Usage, thread};
 
 use super::counters;
-use super::fit::{self, Fit, Verdict, Watch, bytes_read};
+use super::fit::{self, Fit, Verdict, Watch};
 use super::laps::{Laps, PageId, Step};
 use super::sources::{self, Origin, Pin, Source};
 use crate::log::log;
@@ -194,7 +194,7 @@ pub fn mapped(number: u64, is_too_large: bool, room: u64) {
     } else if !ahead.streams() {
         if room / PLENTY >= all {
             // Loading is no reading again.
-            ahead.fits(all, bytes_read().saturating_add(all));
+            ahead.fits(all, Usage::of_this_process().read.saturating_add(all));
         } else {
             ahead.watch.set(Fit::Unknown);
             TELLS.store(PAGES, Relaxed);
@@ -292,13 +292,13 @@ pub fn follows() -> bool {
 fn has_read_again() -> bool {
     static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
     let now = (STARTED.elapsed().as_nanos() / fit::PERIOD.as_nanos()) as u64 + 1;
-    LOOKED.swap(now, Relaxed) != now && bytes_read() >= ENOUGH.load(Relaxed)
+    LOOKED.swap(now, Relaxed) != now && Usage::of_this_process().read >= ENOUGH.load(Relaxed)
 }
 
 /// A graph begins: takes note of the pages that each product uses, by the range of its weights, and gives it its place in
 /// the order of pages; none when they do not lie in a model that is larger than memory.
 pub fn follow<'a>(pin: &Pin, products: impl Iterator<Item = (Range<usize>, &'a mut Option<u32>)>) {
-    let read = bytes_read();
+    let read = Usage::of_this_process().read;
     let mut ahead = lock();
     ahead.keep_what_is_mapped(pin);
     if ahead.followed.is_empty() {
