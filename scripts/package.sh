@@ -34,9 +34,9 @@ cp "$built/libzen5turbo.so" "$folder/$name/lib/"
 cp "$built/zen5turbo" "$folder/$name/bin/"
 strip --strip-debug "$folder/$name/lib/libzen5turbo.so" "$folder/$name/bin/zen5turbo"
 cp include/zen5turbo.h "$folder/$name/include/"
-cp docs/command.md docs/containers.md "$folder/$name/docs/"
+cp docs/*.md "$folder/$name/docs/"
 cp -r scripts/ollama "$folder/$name/scripts/"
-cp README.md "$folder/$name/"
+cp README.md CHANGELOG.md CONTRIBUTING.md LICENSE SECURITY.md "$folder/$name/"
 # The same sources give the same archive.
 tar --sort=name --mtime="@$(git log -1 --format=%ct 2>/dev/null || printf 0)" --owner=0 --group=0 --numeric-owner \
     -C "$folder" -c "$name" | gzip -9n >"dist/$name.tar.gz"

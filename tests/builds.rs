@@ -1,4 +1,4 @@
-//! Every kind of build of llama.cpp in the table of the README: a real program with and without the shim.
+//! Every kind of build of llama.cpp in the table of docs/compatibility.md: a real program with and without the shim.
 //!
 //! Answers are compared by the distribution of the next token: as far apart as two paths of stock are, or,
 //! where nothing is taken over, not at all.

@@ -276,10 +276,10 @@ fn the_files_for_ollama_agree() {
         let preload = text.lines().find(|line| line.contains("LD_PRELOAD")).expect("it sets LD_PRELOAD");
         assert!(preload.ends_with("/usr/local/lib/libzen5turbo.so"), "{name}: {preload}");
         assert!(text.contains("bin/zen5turbo") && text.contains("/usr/local/bin/"), "{name}: no place for the command");
-        let readme = fs::read_to_string(root().join("README.md")).expect("a text");
+        let settings = fs::read_to_string(root().join("docs/settings.md")).expect("a text");
         let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         for variable in words.filter(|word| word.starts_with("ZEN5TURBO_")) {
-            assert!(readme.contains(&format!("| `{variable}` |")), "{name}: {variable}");
+            assert!(settings.contains(&format!("| `{variable}` |")), "{name}: {variable}");
         }
     }
 }
