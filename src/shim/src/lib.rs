@@ -10,7 +10,6 @@
 
 mod blas;
 mod buffers;
-mod config;
 mod direct;
 mod exports;
 #[cfg(feature = "fuzzing")]
@@ -24,7 +23,6 @@ mod log;
 mod memory;
 mod pages;
 mod placement;
-mod prefetch;
 mod reason;
 mod startup;
 mod stats;
@@ -32,3 +30,6 @@ mod stats;
 mod streaming;
 mod threads;
 mod tuning;
+
+/// The settings of this process.
+use zen5turbo_config as config;

@@ -5,29 +5,12 @@ use std::sync::OnceLock;
 use zen5turbo_host::memory::map::{HUGE_PAGE, SMALL_PAGE, can_collapse, keep_errno};
 use zen5turbo_host::memory::{Pages, Region, Thp};
 
+pub use crate::config::HugePages;
 use crate::config::config;
 use crate::placement;
 use crate::reason::Reason;
 use crate::stats;
 use crate::tuning;
-
-/// Which pages copies of weights and ggml's large buffers lie on. Every kind falls back to the
-/// smaller ones where the kernel refuses; the statistics hold the reason of each step down.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum HugePages {
-    /// Transparent huge pages (2 MiB), where `/sys/kernel/mm/transparent_hugepage/enabled` is
-    /// `madvise` or `always`. Buffers get them when the program has loaded, in the background (see [`crate::buffers`]).
-    #[default]
-    Auto,
-    /// The same, buffers from the first touch on.
-    Thp,
-    /// Pages of 2 MiB reserved by the administrator (hugetlb), else transparent ones.
-    Two,
-    /// Pages of 1 GiB reserved by the administrator for weights, of 2 MiB for everything else.
-    One,
-    /// Whatever the program would have got by itself.
-    Off,
-}
 
 /// Whether weights get copies: on pages that the user asks for, placed on several memory nodes, or where `zen5turbo tune` measured that
 /// huge pages are worth it.

@@ -182,7 +182,7 @@ fn engage(config: &Config) -> bool {
         log::line(format_args!("{complaint}"));
     }
     for knob in KNOBS {
-        log!(debug, "{}={} ({}: {})", knob.name, knob.value(config), knob.allowed, knob.help);
+        log!(debug, "{}={} ({}: {})", knob.name, knob.value(config), knob.allowed(), knob.help);
     }
     register_handlers();
     zen5turbo_host::thread::remember_allowed_cpus();

@@ -9,7 +9,6 @@ use std::ffi::{c_int, c_void};
 use std::ops::Range;
 use std::time::Instant;
 
-use zen5turbo_host::fault::Fault;
 use zen5turbo_kernels::dequantize::dequantizer;
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::{Isa, LANES};
@@ -18,6 +17,7 @@ use zen5turbo_kernels::registry;
 
 use super::memory::Memory;
 use super::weight_number;
+use crate::config::Fault;
 use crate::startup;
 use crate::stats::{self, OpKind};
 use crate::tuning::Regime;

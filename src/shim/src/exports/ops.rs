@@ -7,9 +7,8 @@
 use std::ffi::{c_int, c_void};
 use std::time::Instant;
 
-use zen5turbo_host::fault::Fault;
-
 use crate::buffers;
+use crate::config::Fault;
 use crate::ggml::abi::{CPlan, ComputeParams, STATUS_FAILED, Tensor};
 use crate::ggml::checked::object;
 use crate::ggml::copies::{Caller, caller};

@@ -4,8 +4,7 @@
 use std::ffi::{CStr, c_void};
 use std::sync::OnceLock;
 
-use zen5turbo_host::fault::Fault;
-
+use crate::config::Fault;
 use crate::ggml::abi::{Barrier, PoolDo, PoolNew, PoolParams};
 use crate::ggml::copies::{Scope, caller, function, only_definer};
 use crate::log;
