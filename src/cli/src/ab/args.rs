@@ -1,10 +1,11 @@
 //! The options of the command.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::shim::{Gate, Kernels};
+use crate::knobs::values;
 
 /// Measure off/on side by side with your own llama-bench
 ///
@@ -60,11 +61,11 @@ pub struct Args {
     #[arg(long)]
     pub arms_only: bool,
     /// ZEN5TURBO_GATE of the shim's runs; `off` to measure on a CPU that is not Zen 5
-    #[arg(long)]
-    pub gate: Option<Gate>,
+    #[arg(long, value_parser = values("ZEN5TURBO_GATE"))]
+    pub gate: Option<OsString>,
     /// ZEN5TURBO_KERNELS of the shim's runs
-    #[arg(long)]
-    pub kernels: Option<Kernels>,
+    #[arg(long, value_parser = values("ZEN5TURBO_KERNELS"))]
+    pub kernels: Option<OsString>,
     /// Another build's folder for the stock side
     #[arg(long, value_name = "DIR")]
     pub stock_bin: Option<PathBuf>,
