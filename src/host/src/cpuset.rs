@@ -154,7 +154,7 @@ pub fn set_affinity(set: &CpuSet) -> io::Result<()> {
     if got < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// The memory node of the CPU that the calling thread runs on now.
+/// The NUMA node of the CPU that the calling thread runs on now.
 ///
 /// # Errors
 /// That of getcpu: `ENOSYS` or `EPERM` under a filter.

@@ -19,6 +19,7 @@ pub mod memory;
 pub mod numa;
 pub mod proc;
 pub mod seccomp;
+mod syscall;
 pub mod thread;
 pub mod tier;
 pub mod topology;

@@ -23,7 +23,7 @@ const MPOL_INTERLEAVE: i32 = 3;
 const MPOL_F_NODE: u64 = 1;
 const MPOL_F_ADDR: u64 = 2;
 
-/// A set of memory nodes below [`MAX_NODES`].
+/// A set of NUMA nodes below [`MAX_NODES`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NodeMask(u64);
 
@@ -179,7 +179,7 @@ pub fn nodes_of(addresses: &[usize]) -> io::Result<Vec<Option<usize>>> {
     Ok(status.into_iter().map(|node| usize::try_from(node).ok()).collect())
 }
 
-/// The memory nodes that this process may allocate on; `None` when procfs does not tell.
+/// The NUMA nodes that this process may allocate on; `None` when procfs does not tell.
 #[must_use]
 pub fn allowed_nodes() -> Option<NodeMask> {
     allowed_in(&read_text("/proc/self/status").ok()?)

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use libc::c_int;
 
-use crate::memory::map::check;
+use crate::syscall::{check, keep_errno};
 
 /// The name of the running program: the last part of `/proc/self/exe`, else of the command line;
 /// `?` when neither can be read.
@@ -189,7 +189,7 @@ pub fn field_kib(text: &str, key: &str) -> Option<u64> {
 pub fn thread_faults() -> i64 {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: getrusage fills the record; zeroes are valid for all its fields, should it fail.
-    crate::memory::map::keep_errno(|| unsafe {
+    keep_errno(|| unsafe {
         libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr());
         usage.assume_init().ru_minflt
     })

@@ -22,7 +22,7 @@ pub fn allowed_cpus() -> Option<CpuSet> {
     ALLOWED.get().copied().or_else(|| cpuset::affinity().ok())
 }
 
-/// How far background threads stand back where all CPUs are busy; where one is idle they run at once.
+/// Niceness added to background threads: they wait where all CPUs are busy, and run at once where one is idle.
 ///
 /// The threads of a graph wait for each other at every operation, so what one of them loses to a
 /// background thread all of them lose. Zen 4, 2 CPUs, 2 threads, Q8_0, the first 32 tokens while 480 MiB
@@ -68,7 +68,7 @@ pub fn spawn_in_background(name: &str, work: impl FnOnce() + Send + 'static) -> 
             work();
         })
         .is_ok();
-    // SAFETY: as above.
+    // SAFETY: the first call filled `before`; the mask is this thread's own.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
     started
 }
@@ -116,7 +116,7 @@ pub fn wake_all(word: &AtomicU32) {
 }
 
 fn wake_at_most(word: &AtomicU32, threads: libc::c_int) {
-    // SAFETY: as above.
+    // SAFETY: the word lives as long as the borrow; waking writes nothing.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, threads) };
 }
 

@@ -1,4 +1,4 @@
-//! Memory nodes, cores and last-level caches, from sysfs.
+//! NUMA nodes, cores and last-level caches, from sysfs.
 //!
 //! The files are those of Linux, `Documentation/ABI/stable/sysfs-devices-node`,
 //! `Documentation/ABI/testing/sysfs-devices-system-cpu`. Their folder is a parameter, so that the tests

@@ -46,7 +46,7 @@ impl Buffer {
 
     /// The bytes.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and writable.
+        // SAFETY: the region is readable, writable and initialised, and lent as long as `self`.
         unsafe { std::slice::from_raw_parts_mut(self.region.range().start as *mut u8, self.len) }
     }
 

@@ -110,11 +110,11 @@ fn anonymous_file(bytes: usize) -> io::Result<OwnedFd> {
     };
     // SAFETY: no memory is accessed.
     let high = check(unsafe { libc::fcntl(low.as_raw_fd(), libc::F_DUPFD_CLOEXEC, FIRST_FD) })?;
-    // SAFETY: as above.
+    // SAFETY: a new descriptor that nobody else knows.
     let file = unsafe { OwnedFd::from_raw_fd(high) };
     // SAFETY: no memory is accessed.
     check(unsafe { libc::fchmod(high, 0o600) })?;
-    // SAFETY: as above.
+    // SAFETY: no memory is accessed.
     check(unsafe { libc::fallocate(high, 0, 0, bytes as libc::off_t) })?;
     seal(&file, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW)?;
     Ok(file)

@@ -92,7 +92,7 @@ fn a_child_closes_its_descriptor_unless_it_has_become_another_file() {
     // SAFETY: a descriptor of this test's.
     unsafe { libc::dup2(0, fd) };
     published.leave_to_parent();
-    // SAFETY: as above; still open, so it is closed here.
+    // SAFETY: a descriptor of this test's, still open, so it is closed here.
     drop(unsafe { File::from_raw_fd(fd) });
     let other = Published::new().unwrap();
     other.leave_to_parent();

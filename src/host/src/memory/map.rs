@@ -7,9 +7,11 @@
 use std::io;
 use std::ops::Range;
 
-use libc::{c_int, c_long};
+use libc::c_int;
 
 use crate::proc::read_text;
+use crate::syscall::check;
+pub use crate::syscall::keep_errno;
 
 /// Bytes of a small page.
 pub const SMALL_PAGE: usize = 4 << 10;
@@ -45,24 +47,6 @@ impl Pages {
             Self::Giant => GIANT_PAGE,
         }
     }
-}
-
-/// Runs `f` and puts `errno` back to what it was before: for hooks, whose callers look at it.
-pub fn keep_errno<T>(f: impl FnOnce() -> T) -> T {
-    // SAFETY: the location is the calling thread's, valid as long as it runs.
-    let (location, saved) = unsafe {
-        let location = libc::__errno_location();
-        (location, *location)
-    };
-    let result = f();
-    // SAFETY: as above.
-    unsafe { *location = saved };
-    result
-}
-
-/// The result of a system call, or its error.
-pub(crate) fn check(result: c_long) -> io::Result<usize> {
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result as usize) }
 }
 
 /// `mmap`.
@@ -483,7 +467,7 @@ pub(super) mod tests {
         let file = file(2 * HUGE_PAGE);
         let space = Region::reserve(4 * HUGE_PAGE, HUGE_PAGE).unwrap().into_range();
         let part = space.start + HUGE_PAGE..space.start + 3 * HUGE_PAGE;
-        // SAFETY: a region of this test, as all below.
+        // SAFETY: a part of this test's region.
         unsafe {
             back(part.clone(), Pages::Transparent).unwrap();
             match populate(part.clone()) {
@@ -494,18 +478,18 @@ pub(super) mod tests {
         }
         assert!(bytes(part.clone()).iter().enumerate().all(|(i, &b)| b == (i / 7) as u8));
         assert_eq!(resident(part.clone()), Some((2 * HUGE_PAGE / SMALL_PAGE, 2 * HUGE_PAGE / SMALL_PAGE)));
-        // SAFETY: as above.
+        // SAFETY: a part of this test's region, which nobody reads meanwhile.
         unsafe { unback(part.clone()) };
         assert!(lies_reserved(space.clone()), "without access again");
         let short = part.start..part.start + HUGE_PAGE;
-        // SAFETY: as above.
+        // SAFETY: a part of this test's region, which has no memory any more.
         unsafe {
             back(short.clone(), Pages::Transparent).unwrap();
             let end = read_into(short.clone(), file.as_raw_fd(), 2 * HUGE_PAGE as u64 - 5);
             assert_eq!(end.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         }
         assert!(!lies_reserved(short));
-        // SAFETY: as above.
+        // SAFETY: a region of this test, not used any more.
         unsafe { unmap(space) };
     }
 
@@ -580,7 +564,7 @@ pub(super) mod tests {
         // SAFETY: errno of this thread.
         unsafe { *libc::__errno_location() = 7 };
         assert!(keep_errno(|| Region::new(1 << 60, Pages::Transparent)).is_err());
-        // SAFETY: as above.
+        // SAFETY: errno of this thread.
         assert_eq!(unsafe { *libc::__errno_location() }, 7);
         assert!(Region::reserve(usize::MAX - HUGE_PAGE, HUGE_PAGE).is_err());
     }

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 use libc::{c_int, c_long};
 
-use super::map::{FileId, check};
+use super::map::FileId;
 use crate::proc::{self, FIRST_FD};
+use crate::syscall::check;
 
 /// A file that the program has open, opened once more, and known again by a position that nobody else gives it.
 ///

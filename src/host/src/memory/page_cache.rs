@@ -13,16 +13,13 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use libc::c_int;
 
 use crate::seccomp;
+use crate::syscall::check;
 
-use super::map::{HUGE_PAGE, Region, advise, check, map_file_over, unmap};
-use super::samples;
+use super::map::{HUGE_PAGE, Region, advise, map_file_over, unmap};
+use super::samples::{self, MAY_MISS};
 
 /// `RWF_NOWAIT` of Linux 4.14: a read that would have to wait for the disk fails.
 const RWF_NOWAIT: c_int = 8;
-
-/// One sample in so many may be missing of a file that counts as cached: the kernel says "missing" also of a page that it
-/// is just moving (khugepaged making a huge page of it, compaction), and one such page is no reason to read all again.
-pub(super) const MAY_MISS: usize = 64;
 
 /// Whether the page cache holds the byte at `bytes.start` of the file and every `step`-th one from
 /// there on, but for one in `MAY_MISS`. Where more are missing the search ends, and the kernel may begin to read there.

@@ -3,8 +3,11 @@
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::page_cache::MAY_MISS;
 use crate::proc::{field, read_text};
+
+/// One sample in 64 may be missing of a file that counts as cached. The kernel says "missing" also of a page that it
+/// is just moving (khugepaged making a huge page of it, compaction), and one such page is no reason to read all again.
+pub(super) const MAY_MISS: usize = 64;
 
 /// Places that are looked at, at most, spread over the file: each costs reading a small file.
 const MOST: u64 = 256;
