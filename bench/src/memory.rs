@@ -43,9 +43,9 @@ pub struct Memory {
     mapping: (NonNull<u8>, usize),
 }
 
-// SAFETY: plain memory with one owner; shared references only give out the address.
+// SAFETY: plain memory with one owner, of no thread in particular.
 unsafe impl Send for Memory {}
-// SAFETY: as above.
+// SAFETY: shared references only give out the address.
 unsafe impl Sync for Memory {}
 
 impl Memory {

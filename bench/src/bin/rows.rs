@@ -134,7 +134,7 @@ fn dequantisation(args: &Args, base: &Library, isa: Isa, weight: WeightType, n: 
     let name = format!("dequantize_row_{}", weight.ggml_name());
     let (row, mut a) = (row(base, weight, n)?, vec![0f32; n]);
     let mut b = a.clone();
-    // SAFETY: as above.
+    // SAFETY: the signature; the buffers hold `n` elements.
     unsafe {
         let own: Dequantize = base.function(&name)?;
         let own = || own(row.as_ptr(), a.as_mut_ptr(), n as i64);
@@ -149,7 +149,7 @@ fn product(args: &Args, base: &Library, cpu: &Library, isa: Isa, weight: WeightT
     let name = format!("ggml_vec_dot_{}_q8_0", weight.ggml_name());
     let (x, y) = (row(base, weight, n)?, row(base, WeightType::Q8_0, n)?);
     let (mut a, mut b) = (0f32, 0f32);
-    // SAFETY: as above.
+    // SAFETY: the signature; the buffers hold `n` elements.
     unsafe {
         let own: Dot = cpu.function(&name)?;
         let own = || own(n as c_int, &raw mut a, 0, x.as_ptr(), 0, y.as_ptr(), 0, 1);

@@ -6,27 +6,21 @@
 //! values lie beside each other, as in llama.cpp's cache, each used by `SHARING` query heads; every token sees all keys. Prints the fastest
 //! repetition, in multiply-adds.
 
+mod common;
+
 use std::process::ExitCode;
 use std::time::Instant;
 
+use common::{Random, aligned};
 use zen5turbo_kernels::attention::{Attention, Query, Scale, Shared};
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
 use zen5turbo_kernels::width::DataPath;
 
-/// Bytes aligned for scratch.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-struct Line([u8; 64]);
-
-/// Small numbers: a byte pattern whose scales, wherever they lie in a block, are finite.
+/// Random keys or values.
 fn bytes(n: usize) -> Vec<u8> {
-    let mut x = 1u32;
-    let mut next = || {
-        x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (x >> 24) as u8 & 0x3b
-    };
-    (0..n).map(|_| next()).collect()
+    let mut random = Random(1);
+    (0..n).map(|_| random.byte()).collect()
 }
 
 fn run(arguments: &[String]) -> Option<String> {
@@ -40,7 +34,7 @@ fn run(arguments: &[String]) -> Option<String> {
     let (key_bytes, value_bytes) = (key_type.row_bytes(key_len), value_type.row_bytes(value_len));
     let (k, v) = (bytes(keys * heads * key_bytes), bytes(keys * heads * value_bytes));
     let q: Vec<f32> = (0..n * key_len).map(|i| (i % 17) as f32 / 17.0 - 0.5).collect();
-    let mut scratch = vec![Line([0; 64]); attention.scratch_bytes() / 64 + 1];
+    let mut scratch = aligned(attention.scratch_bytes());
     let mut sums = vec![0f32; attention.most_queries() * attention.sums_len()];
     let mut result = vec![0f32; value_len];
     let scale = Scale { scale: 1.0 / (key_len as f32).sqrt(), cap: 0.0 };

@@ -10,6 +10,9 @@
 //! columns among them, which need more instructions and fewer loads; the default is `split`.
 //! `one_product --list` prints the types.
 
+mod common;
+
+use common::{Random, aligned};
 use std::process::ExitCode;
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::{Isa, LANES};
@@ -17,31 +20,9 @@ use zen5turbo_kernels::kernel::{Blocking, Kernel, Product};
 use zen5turbo_kernels::registry;
 use zen5turbo_kernels::width::DataPath;
 
-/// Bytes aligned for scratch, activations and weights.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-struct Line([u8; 64]);
-
-fn aligned(bytes: usize) -> Vec<Line> {
-    vec![Line([0; 64]); bytes.div_ceil(64)]
-}
-
-/// The generator of `bench/icount/upstream_mm.cpp`, so that both programs work on the same numbers.
-struct Random(u32);
-
-impl Random {
-    fn next(&mut self) -> u32 {
-        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        self.0
-    }
-    /// A weight byte. Masked so that no scale, wherever it lies in the block, is infinite or NaN.
-    fn byte(&mut self) -> u8 {
-        (self.next() >> 24) as u8 & 0x3b
-    }
-    /// An activation in -1..=1.
-    fn float(&mut self) -> f32 {
-        ((self.next() >> 8) % 2001) as f32 / 1000.0 - 1.0
-    }
+/// An activation in -1..=1.
+fn activation(random: &mut Random) -> f32 {
+    ((random.next() >> 8) % 2001) as f32 / 1000.0 - 1.0
 }
 
 struct Problem {
@@ -63,9 +44,9 @@ impl Problem {
         for i in 0..rows * stride {
             weights[i / 64].0[i % 64] = random.byte();
         }
-        let x: Vec<f32> = (0..k * columns).map(|_| random.float()).collect();
+        let x: Vec<f32> = (0..k * columns).map(|_| activation(&mut random)).collect();
         let mut y = vec![0f32; rows * columns];
-        let tiles = kernel.tiles(columns);
+        let tiles = kernel.tiles(k, columns);
         let mut act = aligned(kernel.act.bytes(k, columns));
         let mut scratch = aligned(kernel.scratch_bytes(k, blocking));
         let product =

@@ -7,8 +7,7 @@ use core::arch::x86_64::*;
 /// Bytes of a turn of the loop: two cache lines.
 const TURN: usize = 128;
 
-/// Bytes that are fetched ahead of the loads: sixteen cache lines. The only value that was
-/// tried (Zen 4, bench `copies`); others may do better.
+/// Bytes from a load to its prefetch: sixteen cache lines. The only value that was tried (Zen 4, bench `copies`).
 const AHEAD: usize = 1024;
 
 /// Copies `n` bytes by stores that do not allocate cache lines.

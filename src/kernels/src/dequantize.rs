@@ -1,12 +1,10 @@
 //! Rows of weights as floats, bit for bit what ggml's `dequantize_row_*` (the portable C of ggml-quants.c) gives:
-//! the same products and sums, rounded one by one. (Where two NaNs meet, which one comes out is left to the
-//! compiler, there as here.)
+//! the same products and sums, rounded one by one. (Of two NaNs either may come out, in ggml and here.)
 //!
-//! One version, for AVX2: the results, eight times as large as the weights, are what takes the time.
+//! One version, for AVX2: most of the time goes to storing the results, which are eight times as large as the weights.
 
 use crate::formats::WeightType;
 use crate::isa::Isa;
-use crate::isa::avx2::Avx2;
 use crate::pack::{IQ4_VALUES, MXFP4_VALUES_U, e8m0_half};
 use core::arch::x86_64::*;
 
@@ -19,7 +17,7 @@ pub type DequantizeFn = unsafe fn(x: *const u8, y: *mut f32, k: usize);
 
 /// The function for a weight type; `None` for float types, and where the CPU or the tier lacks AVX2.
 pub fn dequantizer(isa: Isa, weight: WeightType) -> Option<DequantizeFn> {
-    (isa != Isa::Scalar && Avx2::new().is_some()).then_some(())?;
+    (isa != Isa::Scalar && Isa::Avx2.available()).then_some(())?;
     let row: DequantizeFn = match weight {
         WeightType::Q4_0 => q4_0,
         WeightType::Q4_1 => q4_1,
@@ -39,7 +37,7 @@ pub fn dequantizer(isa: Isa, weight: WeightType) -> Option<DequantizeFn> {
     Some(row)
 }
 
-/// What is done with the minimum `m` of a sub-block, behind the product.
+/// What happens to the minimum `m` of a sub-block after the product.
 const NO_MIN: u8 = 0;
 const ADD_MIN: u8 = 1;
 const SUB_MIN: u8 = 2;

@@ -10,9 +10,9 @@
 //! Float    (K = 16):   values 16 x 64 B, or pairs of bf16 8 x 64 B
 //! ```
 //! Signed codes of 8 bits are followed, behind all else, by their magnitudes where
-//! [`Lanes::MADD`](crate::isa::Lanes::MADD).
+//! [`Lanes::ACC16`](crate::isa::Lanes::ACC16).
 //! A 64-byte line of codes holds, for one group of four consecutive `k`, four bytes of each row.
-//! Integer scales are `f32`, or the `i16` twice where [`Lanes::MADD`](crate::isa::Lanes::MADD);
+//! Integer scales are `f32`, or the `i16` twice where [`Lanes::ACC16`](crate::isa::Lanes::ACC16);
 //! mins are pairs of `i16` of two neighbouring sub-blocks. A line of values holds one `f32` of each
 //! row, a line of pairs two `bf16` of consecutive `k`, the first in the low half.
 //!
@@ -29,12 +29,12 @@
 //!
 //! `aux` is what the weight type needs beside the codes, see [`Aux`].
 //!
-//! # Activations of products by rows
-//! One column, for kernels that compute row by row (`crate::rows`), pieces of 16 codes in an [`Order`]:
+//! # Activations of products without panels
+//! One column, for quantised weights in [`crate::gemv`], pieces of 16 codes in an [`Order`]:
 //!
 //! ```text
-//! Block32, four blocks:  codes 128 x i8 | aux 16 x 4 B | d 16 x f32 (four lanes per block; of the aux
-//!                        seeds are each lane's own, sums are in the first lane)
+//! Block32, four blocks:  codes 128 x i8 | aux 16 x 4 B | d 16 x f32 (four lanes per block; each lane has its
+//!                        own seed, a sum is in the first lane)
 //! Super256, four:        codes 4 x 256 x i8 | negated sums, 64 B: eight i16 for each | 64 B: eight more |
 //!                        d 8 x f32, twice each | 32 B not used
 //! ```
@@ -268,15 +268,15 @@ impl Shape {
         }
     }
 
-    /// Bytes of a panel record (`madd`: [`crate::isa::Lanes::MADD`]).
+    /// Bytes of a panel record (`acc16`: [`crate::isa::Lanes::ACC16`]).
     #[inline(always)]
-    pub const fn panel_record(self, madd: bool) -> usize {
-        let magnitudes = madd && matches!(self.codes, Codes::Signed);
+    pub const fn panel_record(self, acc16: bool) -> usize {
+        let magnitudes = acc16 && matches!(self.codes, Codes::Signed);
         self.magnitudes_at() + if magnitudes { groups(self.block) * LINE } else { 0 }
     }
 
-    /// The activation format that the kernels of an ISA want (`madd`: [`crate::isa::Lanes::MADD`]).
-    pub const fn act(self, madd: bool) -> ActFormat {
+    /// The activation format that the kernels of an ISA want (`acc16`: [`crate::isa::Lanes::ACC16`]).
+    pub const fn act(self, acc16: bool) -> ActFormat {
         let values = match self.codes {
             Codes::Float(rounding) => Values::F32(rounding),
             Codes::Bf16Pairs => Values::Bf16Pairs,
@@ -286,7 +286,7 @@ impl Shape {
             Aux::None
         } else if self.min {
             Aux::Sums
-        } else if !madd {
+        } else if !acc16 {
             Aux::Seed(self.offset)
         } else if matches!(self.codes, Codes::Signed) {
             Aux::None
@@ -296,7 +296,7 @@ impl Shape {
         ActFormat { block: self.block, sub: self.sub, values, aux }
     }
 
-    /// The activation format for products by rows.
+    /// The activation format for products without panels.
     pub const fn act_rows(self, order: Order) -> ActFormat {
         let tile = self.act(false);
         // super-blocks have sums in any case: of all sub-blocks, by 32 as they come, or of all pieces by 16
@@ -319,7 +319,7 @@ pub enum Aux {
     Sums,
 }
 
-/// What stands for the activations in a tile.
+/// The form of the activations in a tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Values {
     /// Signed bytes with a scale per block.
@@ -328,15 +328,15 @@ pub enum Values {
     F32(Rounding),
     /// Pairs of `bf16`.
     Bf16Pairs,
-    /// Signed bytes with a scale per block, for products by rows.
+    /// Signed bytes with a scale per block, for products without panels.
     Rows(Order),
 }
 
-/// The order of the pieces of 16 elements in the activations of products by rows: that of the weights
+/// The order of the pieces of 16 elements in the activations of products without panels: that of the weights
 /// once they are unpacked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Order {
-    /// As it comes.
+    /// The order of the row.
     Plain,
     /// Blocks of 32: the first halves of four blocks, then the second ones.
     Halves,
@@ -358,7 +358,7 @@ impl Order {
     }
 }
 
-/// A record of the activations of products by rows.
+/// A record of the activations of products without panels.
 #[derive(Clone, Copy, Debug)]
 pub struct RowsRecord {
     /// Elements.
@@ -369,19 +369,18 @@ pub struct RowsRecord {
     pub aux: usize,
     /// Byte offset of `d`.
     pub d: usize,
-    /// Bytes of all.
+    /// Bytes of the record.
     pub bytes: usize,
 }
 
-// Gaps of one or several cache lines lie between what is read of activations, differently long ones: without, the
-// hardware's prefetcher follows the activations, which are in the nearest cache anyway, and no longer the weights. How
-// badly depends on the placement of the instructions. (AMD EPYC, Zen 4, 2026-11-22, weights in memory, one column, GB/s
-// without gaps and with them, a loop that only reads 31: q4_0, k = 2048 22, 28; the same loop at another place, k = 4096
-// 11, 28; q4_1 18, 23; iq4_nl 21, 24; q4_K 25, 29; q5_K 27, 29; q6_K 29.5, 31. Gaps of one length do nothing.)
+// Gaps of one or several cache lines, of different lengths, lie between the parts of the activations. Without them the
+// hardware's prefetcher follows the activations, which are in the level-1 cache anyway, and no longer the weights. How
+// much that costs depends on the placement of the instructions: q4_0 11 or 22 GB/s without gaps, 28 with them
+// (`kernel-choices`). Gaps of one length do nothing.
 
 /// Blocks of 32. The records come in pairs, of which [`rows32_strides`] tells the distance.
 pub const ROWS32: RowsRecord = RowsRecord { k: 128, codes: [0, 32, 64, 96], aux: 128, d: 192, bytes: 256 };
-/// Super-blocks, four; `close` in columns of more than [`SPACED`] elements.
+/// Four super-blocks; `close`, without gaps, in columns of more than [`SPACED`] elements.
 #[inline(always)]
 pub const fn rows256(close: bool) -> RowsRecord {
     if close {
@@ -404,7 +403,7 @@ const ROWS32_STRIDES: [u16; 32] = {
     strides
 };
 
-/// Most elements of a column with gaps: longer ones need the cache.
+/// Most elements of a column with gaps. Longer columns need the space in the cache.
 pub const SPACED: usize = 6144;
 
 /// Bytes from each pair of records of a column of `k` elements to the next one.
@@ -467,7 +466,7 @@ impl ActFormat {
         }
     }
 
-    /// The record of a format for products by rows, in columns of `k` elements.
+    /// The record of a format for products without panels, in columns of `k` elements.
     #[inline(always)]
     pub const fn rows(self, k: usize) -> RowsRecord {
         if self.block == 32 { ROWS32 } else { rows256(k > SPACED) }

@@ -1,5 +1,4 @@
-//! Loops of nothing but multiply-adds: the instructions that bound a product, to measure what a CPU can do
-//! of them at most.
+//! Loops of nothing but multiply-adds, to measure the most that a CPU can do. These instructions bound a product.
 
 use core::arch::asm;
 
@@ -7,7 +6,7 @@ use crate::formats::Codes;
 use crate::isa::Isa;
 use crate::kernel::Kernel;
 
-/// The instructions that a product is made of, which bound its rate.
+/// The multiply-add instructions of a kernel, which bound its rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mix {
     /// `pmaddwd` + `paddd`, 128 bits: 8 multiply-adds in two instructions; any x86-64.
@@ -81,11 +80,11 @@ impl Mix {
             Mix::Sse2 => sse2(n),
             // SAFETY: the tier is available, so the CPU has the features of this function.
             Mix::Avx2Narrow => unsafe { avx2_narrow(n) },
-            // SAFETY: as above.
+            // SAFETY: the tier is available, so the CPU has the features of this function.
             Mix::Avx2Wide => unsafe { avx2_wide(n) },
-            // SAFETY: as above.
+            // SAFETY: the tier is available, so the CPU has the features of this function.
             Mix::Vnni256 => unsafe { vnni256(n) },
-            // SAFETY: as above.
+            // SAFETY: the tier is available, so the CPU has the features of this function.
             Mix::Vnni512 => unsafe { vnni512(n) },
         }
     }

@@ -1,16 +1,14 @@
-//! Which kernels exist: every weight type on every ISA. Adding a type is one file in
-//! [`crate::pack`], its line in [`WeightType`] and its line here.
+//! The list of kernels: every weight type on every ISA. To add a type: one file in [`crate::pack`], its line in
+//! [`WeightType`] and its line here.
 
-use crate::fetch::Fetch;
 use crate::formats::{Codes, Order, SPACED, Shape, WeightType};
-use crate::isa::Isa;
-use crate::isa::avx512::Bf16;
-use crate::kernel::Kernel;
+use crate::isa::{DataPath, Isa, has_bf16};
+use crate::kernel::{Domain, Kernel};
 use crate::micro::dp::Structure;
 use crate::pack::{Pack, Rows};
-use crate::width::DataPath;
+use crate::prefetch::GemvPrefetch;
 
-/// The parts of a shape that change a micro-kernel's code; types that agree share it.
+/// The parts of a shape that change a micro-kernel's code. Types with the same parts share a micro-kernel.
 struct Of<const BLOCK: usize, const SUB: usize, const MIN: bool, const CODES: u8>;
 
 const WIDE: u8 = 0;
@@ -33,7 +31,7 @@ impl<const BLOCK: usize, const SUB: usize, const MIN: bool, const CODES: u8> Str
     };
 }
 
-/// The list of all weights, as an array of whatever `$f::<Weight>()` makes.
+/// An array of `$f::<Weight>()` for all weight types.
 macro_rules! every_weight {
     ($f:ident) => {{
         use crate::pack::*;
@@ -58,16 +56,17 @@ macro_rules! every_weight {
     }};
 }
 
-/// A module with the kernels of one ISA. `$attr` enables its target features; `$block32` and
-/// `$super256` are the generic micro-kernels, `$nc` the tile widths, `$fc` those of the float types, `$dc` those of
-/// their products without panels.
+/// A module with the kernels of one ISA. `$attr` enables its target features. `$block32` and `$super256` are the generic
+/// micro-kernels, `$nc` the tile widths, `$fc` the tile widths of the float types, `$gc` the columns of their products
+/// without panels.
 macro_rules! isa_kernels {
     ($name:ident, $isa:expr, $lanes:ty, $(#[$attr:meta])?, $quantize:path,
      $block32:ident, $super256:ident, $codes:ident, [$($nc:literal),*],
-     [$($fc:literal),*], [$($dc:literal),*]) => {
+     [$($fc:literal),*], [$($gc:literal),*]) => {
         mod $name {
             use super::*;
-            use crate::micro::{DirectFn, MicroFn};
+            use crate::gemv::GemvFn;
+            use crate::micro::MicroFn;
             use crate::pack::FloatWeight;
 
             $(#[$attr])?
@@ -88,7 +87,7 @@ macro_rules! isa_kernels {
             unsafe fn pack<W: Pack>(src: *const u8, stride: usize, blocks: usize, panel: *mut u8) {
                 for b in 0..blocks {
                     let rows = Rows::new::<W>(src, stride, b);
-                    let record = const { W::SHAPE.panel_record(<$lanes as crate::isa::Lanes>::MADD) };
+                    let record = const { W::SHAPE.panel_record(<$lanes as crate::isa::Lanes>::ACC16) };
                     W::pack::<$lanes>(&rows, panel.add(b * record));
                 }
             }
@@ -101,15 +100,15 @@ macro_rules! isa_kernels {
             }
 
             $(#[$attr])?
-            unsafe fn direct<W: FloatWeight, const NC: usize>(
+            unsafe fn gemv<W: FloatWeight, const NC: usize>(
                 weights: *const u8, stride: usize, rows: usize, k: usize,
-                act: *const u8, act_stride: usize, dst: *const *mut f32, fetch: Fetch,
+                act: *const u8, act_stride: usize, dst: *const *mut f32, prefetch: GemvPrefetch,
             ) {
-                crate::micro::direct::values::<$lanes, W, NC>(weights, stride, rows, k, act, act_stride, dst, fetch)
+                crate::gemv::float::values::<$lanes, W, NC>(weights, stride, rows, k, act, act_stride, dst, prefetch)
             }
 
-            const fn table_direct<W: FloatWeight>() -> &'static [DirectFn] {
-                const { &[$(direct::<W, $dc>),*] }
+            const fn table_gemv<W: FloatWeight>() -> &'static [GemvFn] {
+                const { &[$(gemv::<W, $gc>),*] }
             }
 
             const fn table32<const MIN: bool, const CODES: u8>() -> &'static [MicroFn] {
@@ -137,35 +136,32 @@ macro_rules! isa_kernels {
             }
 
             pub(super) const fn kernel<W: Pack>() -> Kernel {
-                let direct = match W::TYPE {
-                    WeightType::F16 => table_direct::<crate::pack::F16>(),
-                    WeightType::Bf16 => table_direct::<crate::pack::Bf16>(),
-                    WeightType::F32 => table_direct::<crate::pack::F32>(),
+                let gemv = match W::TYPE {
+                    WeightType::F16 => table_gemv::<crate::pack::F16>(),
+                    WeightType::Bf16 => table_gemv::<crate::pack::Bf16>(),
+                    WeightType::F32 => table_gemv::<crate::pack::F32>(),
                     _ => &[],
                 };
-                with::<W>(micro(W::SHAPE), direct)
+                with::<W>(micro(W::SHAPE), gemv)
             }
 
             pub(super) const fn with<W: Pack>(
-                micro: &'static [MicroFn], direct: &'static [DirectFn],
+                micro: &'static [MicroFn], gemv: &'static [GemvFn],
             ) -> Kernel {
                 Kernel {
                     isa: $isa,
                     weight: W::TYPE,
                     shape: W::SHAPE,
-                    act: W::SHAPE.act(<$lanes as crate::isa::Lanes>::MADD),
+                    act: W::SHAPE.act(<$lanes as crate::isa::Lanes>::ACC16),
                     quantize: $quantize,
                     pack: pack::<W>,
                     micro,
                     pair: &[],
-                    direct,
+                    gemv,
                     fused: &[],
-                    ahead: &[],
-                    fewest_columns: 0,
-                    most_columns: usize::MAX,
-                    most_columns_split: usize::MAX,
-                    most_k: usize::MAX,
-                    panel_record: W::SHAPE.panel_record(<$lanes as crate::isa::Lanes>::MADD),
+                    gemv_prefetch: &[],
+                    domain: Domain::ALL,
+                    panel_record: W::SHAPE.panel_record(<$lanes as crate::isa::Lanes>::ACC16),
                 }
             }
 
@@ -176,7 +172,7 @@ macro_rules! isa_kernels {
 
 /// A module with the kernel for BF16 of the ISA `$base` on CPUs with AVX512_BF16.
 macro_rules! bf16_kernel {
-    ($name:ident, $base:ident, $lanes:ty, #[$attr:meta], [$($nc:literal),*], [$($dc:literal),*]) => {
+    ($name:ident, $base:ident, $lanes:ty, #[$attr:meta], [$($nc:literal),*], [$($gc:literal),*]) => {
         mod $name {
             use super::*;
 
@@ -188,15 +184,15 @@ macro_rules! bf16_kernel {
             }
 
             #[$attr]
-            unsafe fn direct<const NC: usize>(
+            unsafe fn gemv<const NC: usize>(
                 weights: *const u8, stride: usize, rows: usize, k: usize,
-                act: *const u8, act_stride: usize, dst: *const *mut f32, fetch: Fetch,
+                act: *const u8, act_stride: usize, dst: *const *mut f32, prefetch: GemvPrefetch,
             ) {
-                crate::micro::direct::pairs::<$lanes, NC>(weights, stride, rows, k, act, act_stride, dst, fetch)
+                crate::gemv::float::pairs::<$lanes, NC>(weights, stride, rows, k, act, act_stride, dst, prefetch)
             }
 
             pub(super) const fn kernel() -> Kernel {
-                $base::with::<crate::pack::Bf16Pairs>(&[$(pairs::<$nc>),*], &[$(direct::<$dc>),*])
+                $base::with::<crate::pack::Bf16Pairs>(&[$(pairs::<$nc>),*], &[$(gemv::<$gc>),*])
             }
 
             pub(super) static KERNEL: Kernel = kernel();
@@ -260,56 +256,81 @@ bf16_kernel!(
 
 // below the macros, which they use
 mod avx512_fused;
+mod avx512_gemv;
 mod avx512_pair;
-mod avx512_rows;
 mod f16_as_bf16;
 
-/// The kernels of `isa` that this CPU can run: one for each of [`WeightType::ALL`], in that order, and
-/// behind them better ones for single types, which need more than the tier, or for few columns. `None`
-/// where the CPU lacks the tier.
-pub fn kernels(isa: Isa) -> Option<Vec<&'static Kernel>> {
-    available(isa).map(Iterator::collect)
-}
-
-/// Kernels of an ISA: for all CPUs that have it, and for those that have AVX512_BF16.
-type Lists = [(&'static [Kernel], Option<&'static Kernel>); 4];
-
-fn available(isa: Isa) -> Option<impl Iterator<Item = &'static Kernel>> {
-    let lists: Lists = match isa {
-        Isa::Scalar => [(&scalar::KERNELS, None), (&[], None), (&[], None), (&[], None)],
-        Isa::Avx2 => [(&avx2::KERNELS, None), (&[], None), (&[], None), (&[], None)],
-        Isa::Vnni256 => [(&vnni256::KERNELS, Some(&vnni256_bf16::KERNEL)), (&[], None), (&[], None), (&[], None)],
+/// The kernels of an ISA. Of two kernels for a product, the later one is faster.
+const fn lists(isa: Isa) -> [&'static [Kernel]; 6] {
+    use core::slice::from_ref;
+    match isa {
+        Isa::Scalar => [&scalar::KERNELS, &[], &[], &[], &[], &[]],
+        Isa::Avx2 => [&avx2::KERNELS, &[], &[], &[], &[], &[]],
+        Isa::Vnni256 => [&vnni256::KERNELS, from_ref(&vnni256_bf16::KERNEL), &[], &[], &[], &[]],
         Isa::Avx512 => [
-            (&avx512::KERNELS, Some(&avx512_bf16::KERNEL)),
-            (&avx512_pair::KERNELS, Some(&avx512_pair::BF16)),
-            (&avx512_fused::KERNELS, None),
-            (&avx512_rows::KERNELS, None),
+            &avx512::KERNELS,
+            from_ref(&avx512_bf16::KERNEL),
+            &avx512_pair::KERNELS,
+            from_ref(&avx512_pair::BF16),
+            &avx512_fused::KERNELS,
+            &avx512_gemv::KERNELS,
         ],
-    };
-    // asking the tokens is what makes it sound to hand the kernels out
-    let bf16 = Bf16::new().is_some();
-    isa.available().then(|| lists.into_iter().flat_map(move |(all, more)| all.iter().chain(more.filter(|_| bf16))))
+    }
 }
 
-/// The best kernel for one weight type and number of columns of no great length, where 512-bit operations are not split.
+/// The kernels of one ISA and weight type, from the fastest on.
+type Choice = [Option<&'static Kernel>; 6];
+
+/// The choices by ISA and weight type. So a product asks six kernels at most.
+static CHOICES: [[Choice; WeightType::ALL.len()]; Isa::ALL.len()] = {
+    let mut all = [[[None; 6]; WeightType::ALL.len()]; Isa::ALL.len()];
+    let mut isa = 0;
+    while isa < all.len() {
+        let lists = lists(Isa::ALL[isa]);
+        let mut l = 0;
+        while l < lists.len() {
+            let mut i = 0;
+            while i < lists[l].len() {
+                let kernel = &lists[l][i];
+                all[isa][kernel.weight as usize][lists.len() - 1 - l] = Some(kernel);
+                i += 1;
+            }
+            l += 1;
+        }
+        isa += 1;
+    }
+    all
+};
+
+/// Whether this CPU can run a kernel of an available ISA.
+fn runs(kernel: &Kernel) -> bool {
+    kernel.shape.codes != Codes::Bf16Pairs || has_bf16()
+}
+
+/// The kernels of `isa` that this CPU can run: one for each of [`WeightType::ALL`], in that order, and behind them faster
+/// ones for some types, numbers of columns or CPUs. `None` where the CPU lacks the ISA.
+pub fn kernels(isa: Isa) -> Option<Vec<&'static Kernel>> {
+    isa.available().then(|| lists(isa).into_iter().flatten().filter(|kernel| runs(kernel)).collect())
+}
+
+/// The fastest kernel for short rows of one weight type and a number of columns, on CPUs with [`DataPath::Full`].
 pub fn kernel(isa: Isa, weight: WeightType, columns: usize) -> Option<&'static Kernel> {
     kernel_on(DataPath::Full, isa, weight, (0, columns))
 }
 
-/// The best kernel for one weight type and a number of columns of `k` elements.
+/// The fastest kernel for one weight type and `columns` columns of `k` elements. `None` where the CPU lacks the ISA.
 pub fn kernel_on(
     path: DataPath,
     isa: Isa,
     weight: WeightType,
     (k, columns): (usize, usize),
 ) -> Option<&'static Kernel> {
-    let most = |f: &Kernel| if path == DataPath::Full { f.most_columns } else { f.most_columns_split };
-    let fits = |f: &Kernel| f.weight == weight && (f.fewest_columns..=most(f)).contains(&columns) && k <= f.most_k;
-    available(isa)?.filter(|f| fits(f)).last()
+    let choice = isa.available().then_some(&CHOICES[isa as usize][weight as usize])?;
+    choice.iter().flatten().copied().find(|kernel| kernel.domain.contains(path, k, columns) && runs(kernel))
 }
 
-/// The kernel that rounds F16 weights and activations to BF16; `None` where there is none, or so few columns are faster
-/// exactly. [`kernel_on`] never gives it.
+/// The kernel that rounds F16 weights and activations to BF16. `None` where there is none, and for few columns, for which
+/// exact products are faster. [`kernel_on`] never gives it.
 pub fn f16_as_bf16(path: DataPath, isa: Isa, columns: usize) -> Option<&'static Kernel> {
     f16_as_bf16::kernel(path, isa, columns)
 }

@@ -1,5 +1,5 @@
-//! 512 or 256 bits: on a part that splits 512-bit operations, or lowers its clock for them, the narrower
-//! registers can be the faster ones. Measured, not looked up: such parts do not say so.
+//! 512 or 256 bits: on a CPU that splits 512-bit operations, or lowers its clock for them, 256-bit registers can be
+//! faster. This is measured, because no CPU flag tells it.
 
 use crate::formats::WeightType;
 use crate::isa::Isa;
@@ -7,14 +7,7 @@ use crate::kernel::Kernel;
 use crate::registry::kernel;
 use core::arch::x86_64::_rdtsc;
 
-/// How a CPU computes 512-bit operations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DataPath {
-    /// At once.
-    Full,
-    /// In two halves, or it has none.
-    Split,
-}
+pub use crate::isa::DataPath;
 
 /// What [`measure`] found: ticks of the time stamp counter for the same product, the fastest turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,15 +19,15 @@ pub struct Width {
 }
 
 impl Width {
-    /// Whether 256 bits win, by more than what noise explains: 512 need fewer instructions, which leaves more
-    /// to a second thread of the core. On a busy virtual machine of two CPUs (AMD EPYC, Zen 4, 2026-11-30) a limit of 97 % was crossed
-    /// now and then where 256 bits need 104 %; one column, which 256 bits lose there, was left to ggml by that process.
+    /// Whether 256 bits win by more than a tenth. 512 bits need fewer instructions, which leaves more to a second thread of
+    /// the core. Noise crosses a limit of 97 % now and then on a busy virtual machine where 256 bits need 104 %
+    /// (`kernel-choices`).
     pub fn is_narrow(self) -> bool {
         self.bits256 * 100 < self.bits512 * 90
     }
 
-    /// Whether 512-bit operations are split: else 256 bits need nearly twice the time. (AMD EPYC, Zen 4,
-    /// 2026-11-21: 7384 and 7644 ticks.)
+    /// Whether 512-bit operations are split. If not, 256 bits need nearly twice the time; on Zen 4 they need 104 %
+    /// (`kernel-choices`).
     pub fn data_path(self) -> DataPath {
         if self.bits256 * 100 < self.bits512 * 130 { DataPath::Split } else { DataPath::Full }
     }
@@ -42,11 +35,11 @@ impl Width {
 
 const TURNS: usize = 10;
 const REPETITIONS: usize = 32;
-/// Columns of the tile, that both have a micro-kernel for.
+/// Columns of a tile for which both widths have a micro-kernel.
 const COLUMNS: usize = 4;
 
 /// Times the micro-kernel of Q4_K in both widths, on operands in the level-1 cache. Takes about 0.1 ms, most of
-/// it until the upper halves of the registers are powered. `None` without AVX-512 VNNI.
+/// it to power the upper halves of the registers. `None` without AVX-512 VNNI.
 pub fn measure() -> Option<Width> {
     let wide = kernel(Isa::Avx512, WeightType::Q4K, usize::MAX)?;
     let narrow = kernel(Isa::Vnni256, WeightType::Q4K, usize::MAX)?;
@@ -55,14 +48,14 @@ pub fn measure() -> Option<Width> {
     let mut out = [[0f32; 16]; COLUMNS];
     let columns = out.each_mut().map(|c| c.as_mut_ptr());
     let time = |kernel: &Kernel| {
-        // SAFETY: reading a counter.
+        // SAFETY: `rdtsc` reads a counter and touches no memory.
         let start = unsafe { _rdtsc() };
         for _ in 0..REPETITIONS {
             // SAFETY: one record of panel and tile, in formats that both kernels share; sixteen floats in
             // each of the columns; the registry gave the kernels.
             unsafe { kernel.micro[COLUMNS - 1](panel.as_ptr(), act.as_ptr(), 1, columns.as_ptr(), 16, true) };
         }
-        // SAFETY: as above.
+        // SAFETY: `rdtsc` reads a counter and touches no memory.
         unsafe { _rdtsc() }.saturating_sub(start)
     };
     let mut best = Width { bits512: u64::MAX / 128, bits256: u64::MAX / 128 };

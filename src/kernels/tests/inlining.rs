@@ -19,7 +19,7 @@ use zen5turbo_kernels::width::DataPath;
 const KERNEL_MODULES: [&str; 3] = ["registry::avx2::", "registry::vnni256::", "registry::avx512::"];
 /// Those of fewer types, and with one kernel each where the CPU has AVX512_BF16.
 const OTHER_MODULES: [&str; 6] = [
-    "registry::avx512_rows::",
+    "registry::avx512_gemv::",
     "registry::avx512_fused::",
     "registry::avx512_pair::",
     "registry::vnni256_bf16::",

@@ -1,6 +1,6 @@
-//! Quantisation with AVX2. The columns of a tile are done together, 32 elements of each at a time:
-//! what there is one of per column (largest magnitude, scales, sums) is then a lane of a vector,
-//! and a transposition of 4 x 8 words makes the lines of the tile.
+//! Quantisation with AVX2. The columns of a tile are quantised together, 32 elements of each at a time.
+//! Largest magnitude, scale and sums, one of each per column, are lanes of a vector. A transposition
+//! of 4 x 8 words makes the lines of the tile.
 
 #![allow(clippy::needless_range_loop)] // the indices are columns, or 32 elements, of several arrays
 
@@ -23,8 +23,8 @@ pub unsafe fn quantize_avx2(format: ActFormat, cols: *const *const f32, k: usize
         quantize_narrow(format, cols, k, nc, out);
         return;
     }
-    // No kernel of this ISA takes such a tile: a record for up to four columns, then its words to
-    // their places, which are the same for codes, `aux` and scale.
+    // No kernel of this ISA takes such a tile. It is made record by record, for up to four columns at a time; then the
+    // words go to their places, which follow the same rule for codes, `aux` and scale.
     let mut record = MaybeUninit::<[u32; RECORD_WORDS]>::uninit();
     let record = record.as_mut_ptr().cast::<u32>();
     let block = if format.block == 32 { 32 } else { 256 };
@@ -207,7 +207,7 @@ unsafe fn blocks32_of_one<const SUMS: bool>(format: ActFormat, x: *const f32, k:
     }
     let rest = blocks % 4;
     if rest > 0 {
-        // the last one stands in for those that are not there
+        // the last one stands in for missing ones
         let (b, c) = (1.min(rest - 1), 2.min(rest - 1));
         let at = [x, x.add(32 * b), x.add(32 * c), x.add(32 * c)];
         four_blocks::<SUMS>(format.aux, at, [p, p.add(record * b), p.add(record * c), p.add(record * c)]);
@@ -306,8 +306,8 @@ unsafe fn blocks256_of_one<const SUMS: bool>(format: ActFormat, x: *const f32, k
     p
 }
 
-/// `v`, but the compiler is kept from seeing that: it would else load 32 elements once, for their
-/// magnitudes and for their codes, which takes more instructions than two uses of them in memory.
+/// `v`, about which the compiler knows nothing. Otherwise it loads 32 elements once, for their magnitudes and for their
+/// codes, which takes more instructions than to use them in memory twice.
 #[inline(always)]
 pub(super) fn anew(mut v: usize) -> usize {
     // SAFETY: no instruction; the value stays what it is.
@@ -315,13 +315,13 @@ pub(super) fn anew(mut v: usize) -> usize {
     v
 }
 
-/// Four of them: the last one stands in for those that are not there.
+/// Four of them; the last one stands in for missing ones.
 #[inline(always)]
 fn widen<T: Copy, const N: usize>(v: [T; N]) -> [T; 4] {
     [v[0], v[1.min(N - 1)], v[2.min(N - 1)], v[N - 1]]
 }
 
-/// The largest magnitudes of 32 floats, to be reduced further; NaNs are passed over.
+/// The largest magnitudes of 32 floats, in eight lanes; NaNs are ignored.
 #[inline(always)]
 unsafe fn amax32(x: *const f32) -> __m256 {
     let sign = _mm256_set1_ps(-0.0);
@@ -367,7 +367,7 @@ unsafe fn lanes_max(v: __m256) -> __m128 {
     _mm_max_ps(m, _mm_permute_ps::<0b10_11_00_01>(m))
 }
 
-/// What the elements are multiplied by, and the scale, of blocks of 32 with these magnitudes.
+/// The factor of the elements and the scale, for blocks of 32 with these largest magnitudes.
 #[inline(always)]
 unsafe fn scales32(amax: __m128) -> (__m128, __m128) {
     let n = _mm_set1_ps(127.0);
@@ -415,7 +415,7 @@ pub(super) unsafe fn settle(mut ties: u32, max: *mut f32, cols: *const *const f3
 unsafe fn first_of_magnitude(x: *const f32, a: f32) -> f32 {
     let sign = _mm256_set1_ps(-0.0);
     let a = _mm256_andnot_ps(sign, _mm256_set1_ps(a));
-    let n = core::hint::black_box(256); // rarely comes here: keep the compiler from unrolling this
+    let n = core::hint::black_box(256); // rare: keeps the compiler from unrolling the loop
     for i in (0..n).step_by(8) {
         let v = _mm256_andnot_ps(sign, _mm256_loadu_ps(x.add(i)));
         let hit = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(v, a));
@@ -510,7 +510,7 @@ unsafe fn put_codes<const NC: usize>(p: *mut u8, q: [__m256i; 4]) {
         }
         let v = _mm256_permutevar8x32_epi32(v, _mm256_setr_epi32(0, 1, 2, 4, 5, 6, 6, 6));
         if i < 3 {
-            // the next one overwrites what is too much
+            // the next store overwrites the excess
             _mm256_storeu_si256(p.cast(), v);
         } else {
             _mm_storeu_si128(p.cast(), _mm256_castsi256_si128(v));

@@ -1,4 +1,4 @@
-//! Quantisation with AVX-512, as in [`super::avx2`] but with up to eight columns together.
+//! Quantisation with AVX-512: the same steps as in [`super::avx2`], with up to eight columns together.
 
 #![allow(clippy::needless_range_loop)] // the indices are columns, or 32 elements, of several arrays
 
@@ -143,7 +143,7 @@ unsafe fn blocks32_of_one(format: ActFormat, x: *const f32, k: usize, out: *mut 
     }
     let rest = blocks % 8;
     if rest > 0 {
-        // the last one stands in for those that are not there
+        // the last one stands in for missing ones
         let (mut at, mut rec) = ([x; 8], [p; 8]);
         for i in 1..8 {
             let i_or_last = i.min(rest - 1);
@@ -182,7 +182,7 @@ unsafe fn eight_blocks(aux: Aux, x: [*const f32; 8], rec: [*mut u8; 8]) {
     }
 }
 
-/// Eight blocks of one column in the order of products by rows, of which the first `blocks` (1 to 8) exist.
+/// Eight blocks of one column in the order of products without panels. The first `blocks` (1 to 8) of them exist.
 #[inline(always)]
 pub(super) unsafe fn eight_blocks_by_rows(aux: Aux, x: [*const f32; 8], blocks: usize, out: *mut u8) {
     let mut m = [_mm512_setzero_ps(); 8];
@@ -324,7 +324,7 @@ pub(super) unsafe fn extreme<const OP: u8>(a: __m512, b: __m512) -> __m512 {
     }
 }
 
-/// The largest magnitudes of 32 floats, to be reduced further.
+/// The largest magnitudes of 32 floats, in sixteen lanes.
 #[inline(always)]
 unsafe fn amax32(x: *const f32) -> __m512 {
     extreme::<MAX_ABS>(_mm512_loadu_ps(x), _mm512_loadu_ps(x.add(16)))
@@ -345,7 +345,7 @@ unsafe fn quarters<const OP: u8>(a: __m512, b: __m512) -> __m512 {
 /// Lane `c` of the result is the largest (smallest) lane of `m[c]`.
 #[inline(always)]
 pub(super) unsafe fn reduce<const OP: u8, const NC: usize>(m: [__m512; NC]) -> __m256 {
-    let last = NC - 1; // stands in for those that are not there
+    let last = NC - 1; // stands in for missing ones
     let ab = halves::<OP>(m[0], m[1.min(last)]);
     let cd = if NC > 2 { halves::<OP>(m[2.min(last)], m[3.min(last)]) } else { ab };
     let mut v = quarters::<OP>(ab, cd);
@@ -362,7 +362,7 @@ pub(super) unsafe fn reduce<const OP: u8, const NC: usize>(m: [__m512; NC]) -> _
     _mm512_castps512_ps256(_mm512_permutexvar_ps(order, v))
 }
 
-/// What the elements are multiplied by, and the scale, of blocks of 32 with these magnitudes.
+/// The factor of the elements and the scale, for blocks of 32 with these largest magnitudes.
 #[inline(always)]
 unsafe fn scales32(amax: __m256) -> (__m256, __m256) {
     let n = _mm256_set1_ps(127.0);
@@ -429,7 +429,7 @@ pub(super) unsafe fn codes<const NC: usize>(x: [*const f32; NC], at: usize, mul:
     two
 }
 
-/// The words of two times 32 elements that [`codes`] gives in order.
+/// The words of two times 32 elements that [`codes`] gives, in order.
 #[inline(always)]
 pub(super) unsafe fn in_order(q: __m512i) -> __m512i {
     let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);

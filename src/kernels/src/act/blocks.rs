@@ -1,8 +1,8 @@
 //! Activations in ggml's own blocks, byte for byte what its x86 `quantize_row_q8_0`, `quantize_row_q8_1` and
 //! `quantize_row_q8_K` write.
 //!
-//! Blocks that are not ordinary (with infinities, NaNs, or magnitudes whose inverse overflows) are computed one
-//! element at a time, by ggml's own sequence of operations; what that leaves unwritten is left unwritten here.
+//! Blocks with infinities, NaNs, or magnitudes whose inverse overflows are not ordinary. They are computed one element at a
+//! time, by ggml's own sequence of operations. Bytes that ggml leaves unwritten stay unwritten here.
 
 use super::SMALLEST;
 use super::avx2::anew;
@@ -54,8 +54,7 @@ impl Blocks {
 /// the ISA that [`quantizer`] was asked for.
 pub type BlocksFn = unsafe fn(x: *const f32, y: *mut u8, k: usize);
 
-/// The function for a format; `None` where there is none for that ISA: with AVX2, ggml's own is as good for
-/// blocks of 32.
+/// The function for a format. `None` for blocks of 32 with AVX2, where ggml's own is as fast, and for the portable tier.
 pub fn quantizer(isa: Isa, blocks: Blocks) -> Option<BlocksFn> {
     if !isa.available() {
         return None;
@@ -87,7 +86,7 @@ unsafe fn q8_1_avx512(x: *const f32, y: *mut u8, k: usize) {
 unsafe fn blocks32<const STRIDE: usize>(x: *const f32, y: *mut u8, blocks: usize) {
     let mut b = 0;
     while b < blocks {
-        // the last one stands in for those that are not there
+        // the last one stands in for missing ones
         let n = (blocks - b).min(8);
         let (mut from, mut to) = ([x; 8], [y; 8]);
         for i in 0..8 {

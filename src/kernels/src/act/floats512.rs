@@ -1,10 +1,10 @@
-//! Activations for F16, BF16 and F32 weights with AVX-512: as [`super::floats`], four columns at a time, but
-//! sixteen 32-bit words of each.
+//! Activations for F16, BF16 and F32 weights with AVX-512: four columns at a time, as in [`super::floats`], sixteen 32-bit
+//! words of each.
 
 use crate::formats::{ActFormat, FLOAT_RECORD, Rounding};
 use core::arch::x86_64::*;
 
-/// [`to_bf16`](super::to_bf16) of sixteen floats; the lower halves hold what was rounded away.
+/// [`to_bf16`](super::to_bf16) of sixteen floats; the lower halves hold the bits that were rounded away.
 #[inline(always)]
 unsafe fn to_bf16_16(x: __m512) -> __m512i {
     let u = _mm512_castps_si512(x);
@@ -34,7 +34,7 @@ trait Words {
     const K: usize;
     /// Sixteen words of a column, from element `i` on.
     unsafe fn words(x: *const f32, i: usize, k: usize, rounding: Rounding) -> __m512i;
-    /// Sixteen words from `x` on, all of them there.
+    /// Sixteen words from `x` on; all of them exist.
     unsafe fn whole(x: *const f32, rounding: Rounding) -> __m512i;
 }
 
@@ -93,7 +93,7 @@ unsafe fn pairs(a: __m512, b: __m512) -> __m512i {
 pub(super) unsafe fn floats_avx512(format: ActFormat, cols: *const *const f32, k: usize, nc: usize, out: *mut u8) {
     match format.rounding() {
         (_, true) => tile::<Pairs>(Rounding::Bf16, cols, k, nc, out),
-        // each by itself: the choice is made outside of the loops
+        // one loop for each format: the choice is outside of the loops
         (Rounding::None, _) => tile::<Floats>(Rounding::None, cols, k, nc, out),
         (Rounding::F16, _) => tile::<Floats>(Rounding::F16, cols, k, nc, out),
         (Rounding::Bf16, _) => tile::<Floats>(Rounding::Bf16, cols, k, nc, out),

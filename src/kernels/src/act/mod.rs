@@ -70,7 +70,7 @@ impl Slot {
             Aux::None => {}
             Aux::Seed(off) => self.put_aux(i, (-off * (h[0] + h[1])) as u32),
             Aux::SeedPair(off) => self.put_aux(i, pair(-off * h[0], -off * h[1])),
-            // only blocks of 32 come here: super-blocks write theirs two by two
+            // only for blocks of 32: super-blocks write their sums two by two
             Aux::Sums => self.put_aux(i, (d * (h[0] + h[1]) as f32).to_bits()),
         }
     }
@@ -101,7 +101,7 @@ unsafe fn put_super_sums(s: Slot, format: ActFormat, h: &[[i32; 2]; 16]) {
     }
 }
 
-/// Portable version; also what the others are tested against.
+/// Portable version; the others are tested against it.
 ///
 /// # Safety
 /// See [`QuantizeFn`].
@@ -171,7 +171,7 @@ fn round(x: f32) -> i8 {
 }
 
 impl ActFormat {
-    /// What the values are rounded to, and whether they are kept as pairs.
+    /// The rounding of the values, and whether they are kept as pairs.
     fn rounding(self) -> (Rounding, bool) {
         match self.values {
             Values::F32(rounding) => (rounding, false),

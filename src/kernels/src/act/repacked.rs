@@ -5,8 +5,8 @@
 //! q8_Kx4   d 4 x f32 | codes [32][4 rows][8] x i8 | sums of sixteen codes [4][4 rows][4] x i16
 //! ```
 //!
-//! Two groups of four elements of four columns are one register, and its even and its odd words are what a tile
-//! wants. So one version, for AVX2, does for all: it is a copy.
+//! Two groups of four elements of four columns are one register. Its even words and its odd words are the lines of a tile.
+//! So one version, for AVX2, serves all ISAs: it is a copy.
 
 use super::Slot;
 use crate::formats::{ActFormat, Aux};

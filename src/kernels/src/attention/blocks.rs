@@ -1,6 +1,6 @@
-//! Values in blocks of 32, as floats, for AVX-512: the types that llama.cpp offers for its cache. What is read has the bits of
-//! [`crate::dequantize`]: codes have up to eight bits and scales eleven, so their product is exact, and adding a minimum
-//! to it rounds once, there as here.
+//! Values in blocks of 32, as floats, for AVX-512: the types that llama.cpp offers for its cache. The floats are bit for bit
+//! those of [`crate::dequantize`]: codes have up to eight bits and scales eleven, so their product is exact, and adding a
+//! minimum rounds once in both.
 
 use super::values::Values;
 use crate::formats::WeightType;
@@ -49,7 +49,7 @@ unsafe fn bytes(p: *const u8) -> __m512i {
     _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))
 }
 
-/// For the low nibbles of sixteen bytes and for the high ones what the table holds.
+/// The entries of the table for the low nibbles of sixteen bytes, and for the high ones.
 #[inline(always)]
 unsafe fn lookup(table: &[f32; 16], p: *const u8) -> [__m512; 2] {
     let (table, codes) = (_mm512_loadu_ps(table.as_ptr()), bytes(p));

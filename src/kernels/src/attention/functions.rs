@@ -1,6 +1,6 @@
 //! The functions of attention: a set for each instruction set.
 
-use super::soften::SoftenFn;
+use super::online_softmax::OnlineSoftmaxFn;
 use super::values::WeightedFn;
 use crate::formats::WeightType;
 use crate::isa::Isa;
@@ -11,24 +11,24 @@ const TOGETHER: usize = 6;
 /// The functions of one instruction set.
 #[derive(Debug)]
 pub(super) struct Functions {
-    pub soften: SoftenFn,
+    pub online_softmax: OnlineSoftmaxFn,
     pub exp: unsafe fn(f32) -> f32,
     pub halves: Sums,
     pub bf16: Sums,
     pub floats: Sums,
-    /// Of values in blocks, those that are read without being stored as floats first.
+    /// The functions for types in blocks that need no widening first.
     pub blocks: fn(WeightType) -> Option<&'static Sums>,
     pub widen_halves: WidenFn,
     pub widen_bf16: WidenFn,
 }
 
-/// Makes floats of so many 16-bit ones, a multiple of sixteen.
+/// Widens 16-bit floats to `f32`; their number is a multiple of sixteen.
 pub(super) type WidenFn = unsafe fn(*const u8, *mut f32, usize);
 
-/// Functions for some vectors of sixteen elements at a time: how many, and one function for each number of queries from one on.
+/// A number of vectors of sixteen elements, and the functions for so many vectors at a time: for 1, 2, ... queries.
 pub(super) type Group = (usize, &'static [WeightedFn]);
 
-/// What adds values of one type: as many elements at a time as pay, and as few as a row may have left.
+/// The functions that add values of one type: wide ones, and narrow ones for the end of a row.
 #[derive(Debug)]
 pub(super) struct Sums {
     wide: Group,
@@ -36,8 +36,8 @@ pub(super) struct Sums {
 }
 
 impl Sums {
-    /// The functions for so many queries where so many vectors are left. The narrow ones may take more queries, so that what
-    /// is read becomes floats less often.
+    /// The functions for `queries` queries where `vectors` vectors are left. The narrow ones may take more queries, so that a
+    /// value is widened less often.
     pub fn choose(&self, queries: usize, vectors: usize) -> Group {
         let turns = |group: Group| queries.div_ceil(group.1.len());
         if vectors >= self.wide.0 && turns(self.wide) <= turns(self.narrow) { self.wide } else { self.narrow }
@@ -49,19 +49,19 @@ macro_rules! isa_functions {
     ($name:ident, $lanes:ty, $nv:literal, $blocks:path, $(#[$attr:meta])?) => {
         mod $name {
             use super::{Functions, Sums, TOGETHER};
-            use super::super::soften::{self, Known, Mask, Scale};
+            use super::super::online_softmax::{self, RunningMax, Mask, Scale};
             use super::super::values::{self, Floats, Values, Weighted, WeightedFn};
             use crate::isa::{LANES, Lanes};
             use crate::pack::{Bf16, F16, F32, FloatWeight};
 
             $(#[$attr])?
-            unsafe fn soften(scores: *mut f32, n: usize, mask: &Mask, scale: Scale, known: &mut Known) -> f32 {
-                soften::soften::<$lanes>(scores, n, mask, scale, known)
+            unsafe fn online_softmax(scores: *mut f32, n: usize, mask: &Mask, scale: Scale, running: &mut RunningMax) -> f32 {
+                online_softmax::online_softmax::<$lanes>(scores, n, mask, scale, running)
             }
 
             $(#[$attr])?
             unsafe fn exp(x: f32) -> f32 {
-                soften::exp1::<$lanes>(x)
+                online_softmax::exp1::<$lanes>(x)
             }
 
             #[inline(always)]
@@ -100,7 +100,7 @@ macro_rules! isa_functions {
             }
 
             pub(super) static FUNCTIONS: Functions = Functions {
-                soften,
+                online_softmax,
                 exp,
                 halves: sums::<F16>(),
                 bf16: sums::<Bf16>(),

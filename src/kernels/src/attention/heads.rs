@@ -1,8 +1,6 @@
-//! Few queries, which read keys and values once: a tile of keys, of which all heads lie beside each other, then the next tile,
-//! which is fetched meanwhile. Queries are quantised once. (AMD EPYC, Zen 4, 2026-11-30, 8 heads of 128, 8192 keys, one
-//! token with 1, 4 and 8 query heads for each head of keys, GB/s when every tile quantised them again, values in blocks were
-//! stored as floats first and lines were fetched in one piece, and so: f16 12, 7.5, 5.4 and 16, 14, 8.5; q8_0 5.7, 4.8, 3.7
-//! and 16, 10, 6; q4_0 4.4, 3.5, 2.7 and 9, 5.8, 3.5; bf16 8.2, 6.8, 5.2 and 15, 15, 9.)
+//! Few queries, which read keys and values once. A tile of keys of all heads is gone through head by head, and meanwhile the
+//! next tile is prefetched: the heads of a key lie beside each other. Queries are quantised once.
+//! With four query heads for each head of keys f16 gains from 7.5 to 14 GB/s over single tiles (`kernel-choices`).
 
 use super::{Attention, Query, Scale, Shared};
 use crate::formats::LINE;
@@ -10,10 +8,8 @@ use crate::isa::LANES;
 use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 use core::ops::Range;
 
-/// Bytes of keys and values of all heads that are gone through before the next ones, which are fetched meanwhile: both
-/// stay in the level-2 cache. (AMD EPYC, Zen 4, 2026-11-22, 32 heads of 64, 2048 tokens before, tokens/s with one and two
-/// threads: 128 KiB 49 and 74, 256 KiB 47 and 65, 512 KiB 41 and 54, 1 MiB 37 and 52. 2026-11-30: 64 KiB loses up to a tenth
-/// where four query heads share keys, 512 KiB more.)
+/// Bytes of a tile: keys and values of all heads. Two tiles stay in the level-2 cache, the one that is computed and the one
+/// that is prefetched. 49 tokens/s with it, 41 with 512 KiB (`kernel-choices`).
 const TILE_BYTES: usize = 128 << 10;
 
 /// Keys, or values, of several heads.
@@ -47,7 +43,7 @@ pub struct KeyHeads {
     pub scale: Scale,
 }
 
-/// Rows of the next tile of keys that are still to be fetched.
+/// Rows of the next tile of keys that are not prefetched yet.
 #[derive(Clone, Copy, Debug)]
 struct Lines {
     next: *const u8,
@@ -59,8 +55,8 @@ struct Lines {
 impl Lines {
     const NOTHING: Self = Lines { next: core::ptr::null(), stride: 0, bytes: 0, rows: 0 };
 
-    /// The share of `head` in the keys of a tile, rows of so many bytes. Where the heads fill what lies between two keys, this
-    /// is a part of the tile in the order of memory, in which no hardware prefetcher sees the heads one by one.
+    /// The share of `head` in the keys of a tile, rows of `bytes` bytes. Where the heads fill the space between two keys, the
+    /// share is a part of the tile in the order of memory.
     fn new(rows: &Rows, bytes: usize, keys: &Range<usize>, head: usize, heads: usize) -> Self {
         let start = rows.start.wrapping_add(keys.start * rows.stride);
         let whole = rows.head == bytes && rows.stride == heads * bytes;
@@ -68,7 +64,7 @@ impl Lines {
         Lines { next: start.wrapping_add(head * apart), stride, bytes, rows: keys.len() }
     }
 
-    /// Fetches so many rows into the level-2 cache. Addresses need not be valid.
+    /// Prefetches `rows` rows into the level-2 cache. Addresses need not be valid.
     #[inline(always)]
     fn fetch(&mut self, rows: usize) {
         let rows = rows.min(self.rows);
@@ -82,35 +78,36 @@ impl Lines {
     }
 }
 
-/// Fetches a line into the level-2 cache. The address need not be valid.
+/// Prefetches a line into the level-2 cache. The address need not be valid.
 #[inline(always)]
 pub(super) fn fetch_line(line: *const u8) {
     // SAFETY: a prefetch reads nothing; its instruction is part of x86-64.
     unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
 }
 
-/// What is fetched while a tile of one head is computed.
-pub(super) struct Ahead {
+/// The prefetch that goes with a tile of one head.
+pub(super) struct TilePrefetch {
     keys: Lines,
     values: Lines,
 }
 
-impl Ahead {
+impl TilePrefetch {
     pub const fn nothing() -> Self {
-        Ahead { keys: Lines::NOTHING, values: Lines::NOTHING }
+        TilePrefetch { keys: Lines::NOTHING, values: Lines::NOTHING }
     }
 
     pub fn is_done(&self) -> bool {
         self.keys.rows == 0
     }
 
-    /// Keys of so many rows.
+    /// Prefetches `rows` keys.
     #[inline(always)]
     pub fn keys(&mut self, rows: usize) {
         self.keys.fetch(rows);
     }
 
-    /// The first value, the bytes from one to the next, and how many there are: they are fetched with the values that are read.
+    /// The next `rows` values: the first one, the bytes from one to the next, and their number. The caller prefetches them
+    /// while it reads the values of this tile.
     pub fn take_values(&mut self, rows: usize) -> (*const u8, usize, usize) {
         let Lines { next, stride, rows: left, .. } = self.values;
         self.values.next = next.wrapping_add(rows.min(left) * stride);
@@ -161,22 +158,22 @@ impl Attention {
         let step = TILE_BYTES / (all.count * (bytes[0] + bytes[1])) / LANES * LANES;
         let step = step.clamp(LANES, self.keys_of_tile(n));
         let tile = |from: usize| from..(from + step).min(keys.end);
-        let ahead = |keys: &Range<usize>, head: usize| Ahead {
+        let prefetch_of = |keys: &Range<usize>, head: usize| TilePrefetch {
             keys: Lines::new(&all.keys, bytes[0], keys, head, all.count),
             values: Lines::new(&all.values, bytes[1], keys, head, all.count),
         };
         for head in 0..all.count {
-            ahead(&tile(keys.start), head).rest();
+            prefetch_of(&tile(keys.start), head).rest();
         }
         for from in keys.clone().step_by(step) {
             let now = tile(from);
             let next = tile(now.end);
             for head in 0..all.count {
-                let mut ahead = ahead(&next, head);
+                let mut prefetch = prefetch_of(&next, head);
                 let shared = Shared { keys: all.keys.of(head), values: all.values.of(head), scale: all.scale };
                 let (act, sums) = (act.add(head * self.act_bytes(n)), sums.add(head * n * self.sums_len()));
-                self.add_tile(&shared, now.clone(), of(head), act, sums, scratch, &mut ahead);
-                ahead.rest();
+                self.add_tile(&shared, now.clone(), of(head), act, sums, scratch, &mut prefetch);
+                prefetch.rest();
             }
         }
     }

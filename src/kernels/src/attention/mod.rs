@@ -8,42 +8,41 @@
 mod blocks;
 mod functions;
 mod heads;
+mod online_softmax;
 mod seen;
-mod soften;
 mod values;
 
 pub use heads::{KeyHeads, Rows};
+pub use online_softmax::{RunningMax, Scale};
 pub use seen::seen;
-pub use soften::{Known, Scale};
 
 use crate::dequantize::{DequantizeFn, dequantizer};
 use crate::formats::{ActFormat, Rounding, Values, WeightType};
-use crate::isa::{Isa, LANES};
+use crate::isa::{DataPath, Isa, LANES};
 use crate::kernel::{Blocking, Kernel, Product, Tiles};
 use crate::registry;
-use crate::width::DataPath;
 use core::mem::MaybeUninit;
 use functions::{Functions, Sums, WidenFn, functions};
-use heads::Ahead;
+use heads::TilePrefetch;
 use seen::{filled, mask};
 use values::Weighted;
 
 /// Most queries that are computed together.
 pub const MOST_QUERIES: usize = 64;
 
-/// Keys of a tile where keys and values are used by many queries: the values, as floats, stay in the nearest cache.
+/// Keys of a tile for many queries: the values, as floats, stay in the level-1 cache.
 const KEYS_OF_MANY: usize = 64;
 
 /// Keys of a tile for few queries, which read keys and values once.
 const KEYS_OF_FEW: usize = 128;
 
-/// From so many queries on, values are widened to floats once for all of them.
+/// Fewest queries for which values are widened to floats once for all.
 const WIDEN_FROM: usize = 16;
 
 /// Floats from the scores of a query to those of the next one.
 const SCORES: usize = KEYS_OF_FEW;
 
-/// Makes rows of values floats.
+/// How rows of values become floats.
 #[derive(Clone, Copy, Debug)]
 enum Widen {
     /// F16 or BF16.
@@ -59,11 +58,11 @@ enum Widen {
 pub struct Attention {
     /// Computes the products with keys.
     pub kernel: &'static Kernel,
-    /// What queries are kept in.
+    /// The format of the queries.
     act: ActFormat,
     functions: &'static Functions,
     value_type: WeightType,
-    /// What adds values as they lie; `None` where they are made floats first.
+    /// The functions that add values as they lie in memory; `None` where values are widened first.
     direct: Option<&'static Sums>,
     widen: Widen,
     /// Elements of keys and queries, and of values and results.
@@ -128,7 +127,7 @@ impl Attention {
             _ => (Widen::Blocks(dequantizer(isa, value_type)?), (functions.blocks)(value_type)),
         };
         let direct = direct.filter(|_| value_len.is_multiple_of(LANES));
-        // Against halves ggml rounds queries of few tokens only. There is nothing to gain by that.
+        // With F16 keys ggml rounds queries too, of few tokens only. Rounding gains nothing here.
         let act = match kernel.act.values {
             Values::F32(Rounding::F16) => ActFormat { values: Values::F32(Rounding::None), ..kernel.act },
             _ => kernel.act,
@@ -139,7 +138,7 @@ impl Attention {
         Some(Attention { layout: attention.layout(), ..attention })
     }
 
-    /// What queries are kept in.
+    /// The format of the queries.
     pub const fn act(&self) -> ActFormat {
         self.act
     }
@@ -155,7 +154,7 @@ impl Attention {
         self.queries
     }
 
-    /// Floats of a query's sums: its [`Known`] behind them.
+    /// Floats of a query's sums: its [`RunningMax`] behind them.
     pub const fn sums_len(&self) -> usize {
         self.padded() + LANES
     }
@@ -185,12 +184,12 @@ impl Attention {
         if queries < WIDEN_FROM { KEYS_OF_FEW } else { KEYS_OF_MANY }
     }
 
-    /// Whether values are made floats before they are used.
+    /// Whether values are widened to floats before they are used.
     fn widens(&self, queries: usize) -> bool {
         self.direct.is_none() || (self.value_type != WeightType::F32 && queries >= WIDEN_FROM)
     }
 
-    /// Makes `n` queries' sums those of no key. Their sums lie [`Self::sums_len`] floats apart.
+    /// Clears the sums of `n` queries, which lie [`Self::sums_len`] floats apart.
     ///
     /// # Safety
     /// `sums` is writable for as many.
@@ -198,16 +197,16 @@ impl Attention {
         for q in 0..n {
             let sums = sums.add(q * self.sums_len());
             sums.write_bytes(0, self.padded());
-            self.known(sums).write(Known::NOTHING);
+            self.running(sums).write(RunningMax::NOTHING);
         }
     }
 
-    fn known(&self, sums: *mut f32) -> *mut Known {
+    fn running(&self, sums: *mut f32) -> *mut RunningMax {
         sums.wrapping_add(self.padded()).cast()
     }
 
-    /// Adds what the keys of the range give to the sums of `n` queries, at least one and not more than
-    /// [`Self::most_queries`]. The result is the number of products of a query and a key: keys that no query sees are left out.
+    /// Adds the keys of the range to the sums of `n` queries, at least one and at most [`Self::most_queries`]. Returns the
+    /// number of products of a query and a key: keys that no query sees are left out.
     ///
     /// # Safety
     /// The keys, values, queries and masks are readable; `sums`, aligned to 4 bytes, is what [`Self::clear`] made, `scratch`
@@ -221,7 +220,7 @@ impl Attention {
         sums: *mut f32,
         scratch: *mut u8,
     ) -> usize {
-        // asked once: to find a query takes divisions, and every tile of keys needs all of them
+        // once, and not for every tile of keys: to find a query takes divisions
         let mut all = [const { MaybeUninit::<Query>::uninit() }; MOST_QUERIES];
         for (q, slot) in all[..n].iter_mut().enumerate() {
             slot.write(query(q));
@@ -233,7 +232,8 @@ impl Attention {
         let mut from = keys.start;
         while from < keys.end {
             let to = (from + step).min(keys.end);
-            products += n * self.add_tile(shared, from..to, queries, scratch, sums, scratch, &mut Ahead::nothing());
+            products +=
+                n * self.add_tile(shared, from..to, queries, scratch, sums, scratch, &mut TilePrefetch::nothing());
             from = to;
         }
         products
@@ -241,7 +241,7 @@ impl Attention {
 
     /// Queries in the form that products take, at `act`.
     unsafe fn quantize(&self, queries: &[Query], act: *mut u8) {
-        let tiles = self.kernel.tiles(queries.len());
+        let tiles = self.kernel.tiles(self.key_len, queries.len());
         for t in 0..tiles.count {
             self.kernel.quantize_tile_as(self.act, self.key_len, tiles, t, act, |q| queries[q].elements);
         }
@@ -258,25 +258,33 @@ impl Attention {
         act: *const u8,
         sums: *mut f32,
         scratch: *mut u8,
-        ahead: &mut Ahead,
+        prefetch: &mut TilePrefetch,
     ) -> usize {
         let (layout, n) = (self.layout, queries.len());
         let scores: *mut f32 = scratch.add(layout.scores).cast();
         let Some(seen) = seen(keys, queries.iter().map(|query| query.mask)) else { return 0 };
         let keys = seen.len();
-        self.products(shared, seen.clone(), self.kernel.tiles(n), act, scratch.add(layout.panel), scores, ahead);
+        self.products(
+            shared,
+            seen.clone(),
+            self.kernel.tiles(self.key_len, n),
+            act,
+            scratch.add(layout.panel),
+            scores,
+            prefetch,
+        );
         let mut factors = [1.0; MOST_QUERIES];
         for (q, factor) in factors[..n].iter_mut().enumerate() {
             let mask = mask(&queries[q], &seen);
-            let known = &mut *self.known(sums.add(q * self.sums_len()));
-            let soften = self.functions.soften;
+            let running = &mut *self.running(sums.add(q * self.sums_len()));
+            let online_softmax = self.functions.online_softmax;
             let scores = scores.add(q * SCORES);
-            *factor = soften(scores, seen.len(), &mask, shared.scale, known);
-            if known.max == f32::NEG_INFINITY {
+            *factor = online_softmax(scores, seen.len(), &mask, shared.scale, running);
+            if running.max == f32::NEG_INFINITY {
                 scores.write_bytes(0, seen.len());
             }
         }
-        self.weigh(shared, seen, n, scores, &factors, sums, scratch.add(layout.values).cast(), ahead);
+        self.accumulate_values(shared, seen, n, scores, &factors, sums, scratch.add(layout.values).cast(), prefetch);
         keys
     }
 
@@ -290,7 +298,7 @@ impl Attention {
         act: *const u8,
         panel: *mut u8,
         scores: *mut f32,
-        ahead: &mut Ahead,
+        prefetch: &mut TilePrefetch,
     ) {
         let (start, stride) = shared.keys;
         let rows = keys.len();
@@ -298,17 +306,17 @@ impl Attention {
         let product = Product { weights, stride, rows, k: self.key_len, act, tiles };
         let result = |q: usize| scores.add(q * SCORES);
         let panels = rows.div_ceil(LANES);
-        // all at once, unless something is to be fetched between
-        let step = if ahead.is_done() { panels.max(1) } else { 1 };
+        // all panels at once, unless there is something to prefetch between them
+        let step = if prefetch.is_done() { panels.max(1) } else { 1 };
         for from in (0..panels).step_by(step) {
-            ahead.keys(LANES);
+            prefetch.keys(LANES);
             self.kernel.multiply(&product, from..from + step, 0..tiles.count, &Blocking::MEASURED, panel, result);
         }
     }
 
-    /// Adds the values of these keys, weighted, to the sums.
+    /// Adds the values of these keys, times their weights, to the sums.
     #[allow(clippy::too_many_arguments)]
-    unsafe fn weigh(
+    unsafe fn accumulate_values(
         &self,
         shared: &Shared,
         keys: core::ops::Range<usize>,
@@ -317,7 +325,7 @@ impl Attention {
         factors: &[f32; MOST_QUERIES],
         sums: *mut f32,
         widened: *mut f32,
-        ahead: &mut Ahead,
+        prefetch: &mut TilePrefetch,
     ) {
         let (start, stride) = shared.values;
         let first = start.add(keys.start * stride);
@@ -331,7 +339,7 @@ impl Attention {
             table = &self.functions.floats;
         }
         let vectors = self.padded() / LANES;
-        let (fetch, fetch_stride, fetch_rows) = ahead.take_values(keys.len());
+        let (fetch, fetch_stride, fetch_rows) = prefetch.take_values(keys.len());
         let mut at = 0;
         while at < vectors {
             let (together, functions) = table.choose(n, vectors - at);
@@ -356,7 +364,7 @@ impl Attention {
         }
     }
 
-    /// One value as floats, zeros behind it.
+    /// Widens one value to floats, filled up with zeros.
     unsafe fn widen_row(&self, value: *const u8, to: *mut f32) {
         let whole = self.value_len / LANES * LANES;
         let left = self.value_len - whole;
@@ -384,20 +392,20 @@ impl Attention {
     pub unsafe fn finish(&self, sums: *const f32, parts: usize, stride: usize, sink: Option<f32>, to: *mut f32) {
         let part = |i: usize| {
             let sums = sums.add(i * stride);
-            (sums, self.known(sums.cast_mut()).read())
+            (sums, self.running(sums.cast_mut()).read())
         };
         let max = (0..parts).map(|i| part(i).1.max).fold(sink.unwrap_or(f32::NEG_INFINITY), f32::max);
         // a difference of infinities would not be a number
         let scale = |x: f32| if x == f32::NEG_INFINITY { 0.0 } else { self.exp(x - max) };
         let mut sum = sink.map_or(0.0, scale);
         for i in 0..parts {
-            let (_, known) = part(i);
-            sum += known.sum * scale(known.max);
+            let (_, running) = part(i);
+            sum += running.sum * scale(running.max);
         }
         let inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
         for i in 0..parts {
-            let (sums, known) = part(i);
-            let factor = scale(known.max) * inverse;
+            let (sums, running) = part(i);
+            let factor = scale(running.max) * inverse;
             for e in 0..self.value_len {
                 let v = *sums.add(e) * factor;
                 let to = to.add(e);

@@ -1,7 +1,7 @@
-//! Which keys a mask leaves to be seen, and the part of it that a tile of keys needs.
+//! The keys that a mask leaves visible, and the part of a mask that a tile of keys needs.
 
 use super::Query;
-use super::soften::Mask;
+use super::online_softmax::Mask;
 use crate::isa::LANES;
 
 /// Fewer than sixteen halves, or others of their size, filled up with zeros.
@@ -41,7 +41,7 @@ pub unsafe fn seen(
             continue; // heads share it
         }
         last = mask;
-        // what is found already need not be looked at
+        // keys that another mask shows need no look
         let (start, end) = found.as_ref().map_or((keys.end, keys.start), |f| (f.start, f.end));
         let first = first_seen(mask, keys.start..start);
         let behind = behind_seen(mask, end.max(first)..keys.end);
@@ -52,7 +52,7 @@ pub unsafe fn seen(
     found
 }
 
-/// What a mask adds for keys that are not to be seen: negative infinity, as a half.
+/// The mask of a key that is not seen: negative infinity, as a half.
 const UNSEEN: u16 = 0xfc00;
 
 /// The mask of eight keys that are not seen.

@@ -1,4 +1,4 @@
-//! Sums of values, each with its weight.
+//! Sums of values times their weights.
 
 use super::SCORES;
 use super::heads::fetch_line;
@@ -21,15 +21,17 @@ pub struct Weighted {
     pub sums: *mut f32,
     /// Floats from query to query.
     pub sums_stride: usize,
-    /// What each query's sums are multiplied by first.
+    /// The factor of each query's sums, applied first.
     pub factors: *const f32,
-    /// Of so many rows, which lie so many bytes apart, as much as is read of a value is fetched into the level-2 cache.
+    /// The first value to prefetch into the level-2 cache: the part of it that the function reads of a value.
     pub fetch: *const u8,
+    /// Bytes from one to the next.
     pub fetch_stride: usize,
+    /// Number of values to prefetch.
     pub fetch_rows: usize,
 }
 
-/// Adds, for a number of queries that the function is made for, some vectors of sixteen elements of every value.
+/// Adds some vectors of sixteen elements of every value, for a fixed number of queries.
 ///
 /// # Safety
 /// Everything that [`Weighted`] names is readable, the sums writable.

@@ -127,7 +127,7 @@ macro_rules! lanes_of_two_ymm {
         unsafe impl $crate::isa::Lanes for $t {
             type I = $crate::isa::avx2::I2;
             type F = $crate::isa::avx2::F2;
-            const MADD: bool = $madd;
+            const ACC16: bool = $madd;
             const REGISTERS: usize = 2;
 
             #[inline(always)]
@@ -299,7 +299,7 @@ macro_rules! lanes_of_two_ymm {
             }
         }
 
-        // SAFETY: as above.
+        // SAFETY: only kernels that enable the features of this ISA reach it; the registry hands them out where the token exists.
         unsafe impl $crate::isa::Real for $t {
             #[inline(always)]
             unsafe fn maxf(a: Self::F, b: Self::F) -> Self::F {

@@ -40,8 +40,8 @@ fn mask(n: usize) -> __mmask16 {
     (0xffff_u32 >> (LANES - n)) as __mmask16
 }
 
-/// A mask of all lanes that the compiler does not know to be one. It takes a `vpdpwssd` without mask apart
-/// into a product and an addition, and then needs a third instruction for the broadcast.
+/// A mask of all lanes, which the compiler does not know to be all. It splits a `vpdpwssd` without mask into a product
+/// and an addition, and then needs a third instruction for the broadcast.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn all() -> __mmask16 {
@@ -72,7 +72,7 @@ fn index_after(mut i: isize, v: __m512) -> isize {
     i
 }
 
-/// The four quarters added up.
+/// The sum of the four quarters.
 #[inline(always)]
 unsafe fn add_quarters(v: __m512) -> __m128 {
     let v = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
@@ -84,7 +84,7 @@ unsafe fn add_quarters(v: __m512) -> __m128 {
 unsafe impl Lanes for Avx512 {
     type I = __m512i;
     type F = __m512;
-    const MADD: bool = false;
+    const ACC16: bool = false;
     const REGISTERS: usize = 1;
 
     #[inline(always)]
@@ -254,7 +254,7 @@ unsafe impl Lanes for Avx512 {
     }
 }
 
-// SAFETY: as above.
+// SAFETY: only kernels that enable these features reach it; the registry hands them out after `Avx512::new()`.
 unsafe impl Real for Avx512 {
     #[inline(always)]
     unsafe fn maxf(a: __m512, b: __m512) -> __m512 {
@@ -284,7 +284,7 @@ unsafe impl Real for Avx512 {
     }
 }
 
-// SAFETY: as above.
+// SAFETY: only kernels that enable these features reach it; the registry hands them out after `Avx512::new()`.
 unsafe impl Dot for Avx512 {
     #[inline(always)]
     unsafe fn dot4(acc: __m512i, w: __m512i, a: __m512i) -> __m512i {
@@ -296,7 +296,7 @@ unsafe impl Dot for Avx512 {
     }
 }
 
-/// Not the intrinsic, because the compiler makes a load an operand of that.
+/// Inline assembly instead of the intrinsic, in which the compiler makes a load an operand.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn dot_bf16_registers(mut acc: __m512, w: __m512i, a: __m512i) -> __m512 {

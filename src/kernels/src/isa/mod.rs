@@ -10,6 +10,8 @@ pub mod avx512;
 pub mod scalar;
 pub mod vnni256;
 
+use core::sync::atomic::{AtomicU8, Ordering};
+
 /// Rows of a weight panel, and lanes of every vector here.
 pub const LANES: usize = 16;
 
@@ -20,7 +22,7 @@ pub enum Isa {
     Scalar,
     /// AVX2, FMA and F16C; 16-bit products (`vpmaddubsw`).
     Avx2,
-    /// AVX-512 VNNI in 256-bit registers, for parts that split 512-bit operations.
+    /// AVX-512 VNNI in 256-bit registers, for CPUs on which they are faster than 512-bit ones.
     Vnni256,
     /// AVX-512 VNNI in 512-bit registers.
     Avx512,
@@ -42,13 +44,51 @@ impl Isa {
 
     /// Whether this CPU (and its operating system) can run the tier.
     pub fn available(self) -> bool {
-        match self {
-            Isa::Scalar => true,
-            Isa::Avx2 => avx2::Avx2::new().is_some(),
-            Isa::Vnni256 => vnni256::Vnni256::new().is_some(),
-            Isa::Avx512 => avx512::Avx512::new().is_some(),
-        }
+        features() & 1 << self as u8 != 0
     }
+}
+
+/// How a CPU computes 512-bit operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataPath {
+    /// At once.
+    Full,
+    /// In two halves. Also the path of CPUs without 512-bit operations.
+    Split,
+}
+
+/// Whether this CPU has AVX512_BF16 beside the features of [`Isa::Avx512`].
+pub(crate) fn has_bf16() -> bool {
+    features() & BF16 != 0
+}
+
+/// Bits of [`features`] beside one for each [`Isa`].
+const BF16: u8 = 1 << 6;
+const KNOWN: u8 = 1 << 7;
+
+/// What this CPU can run. The features are tested by the first call only: every product asks.
+fn features() -> u8 {
+    static FOUND: AtomicU8 = AtomicU8::new(0);
+    match FOUND.load(Ordering::Relaxed) {
+        0 => {
+            let found = detect();
+            FOUND.store(found, Ordering::Relaxed);
+            found
+        }
+        found => found,
+    }
+}
+
+#[cold]
+fn detect() -> u8 {
+    let bit = |isa: Isa, token: bool| u8::from(token) << isa as u8;
+    let bf16 = if avx512::Bf16::new().is_some() { BF16 } else { 0 };
+    KNOWN
+        | bit(Isa::Scalar, true)
+        | bit(Isa::Avx2, avx2::Avx2::new().is_some())
+        | bit(Isa::Vnni256, vnni256::Vnni256::new().is_some())
+        | bit(Isa::Avx512, avx512::Avx512::new().is_some())
+        | bf16
 }
 
 /// Where sixteen rows are: every row is one addressing mode away from one of four pointers, so that
@@ -64,8 +104,8 @@ pub struct Quads {
 }
 
 impl Quads {
-    /// The rows from `p` on. The compiler is kept from seeing how the pointers hang together: it
-    /// would else rather keep sixteen of them, most of them on the stack.
+    /// The rows from `p` on. The compiler must not see how the pointers depend on each other: it
+    /// would keep sixteen of them, most of them on the stack.
     #[inline(always)]
     pub fn new(p: *const u8, stride: usize) -> Self {
         let mut quad = [0, 4, 8, 12].map(|r| p.wrapping_add(r * stride));
@@ -108,10 +148,10 @@ pub unsafe trait Lanes: Copy + 'static {
     /// Sixteen `f32`.
     type F: Copy;
 
-    /// Whether the micro-kernels of this ISA multiply into 16-bit lanes (`vpmaddubsw`): weight codes
-    /// of the 8-bit types then stay signed, integer scales are pairs of `i16`, and the seeds of the
+    /// Whether the micro-kernels of this ISA accumulate in 16-bit lanes (`vpmaddubsw`). Then weight codes
+    /// of the 8-bit types stay signed, integer scales are pairs of `i16`, and the seeds of the
     /// accumulators are pairs of `i16`. Otherwise codes are unsigned and scales are `f32`.
-    const MADD: bool;
+    const ACC16: bool;
 
     /// Registers that sixteen lanes take.
     const REGISTERS: usize;
@@ -158,7 +198,7 @@ pub unsafe trait Lanes: Copy + 'static {
     /// Bit `4*G + j` of each lane becomes bit 4 of byte `j`; all other bits are zero.
     unsafe fn spread_bits<const G: usize>(x: Self::I) -> Self::I;
 
-    /// Magnitudes of signed bytes, as unsigned bytes. Only called where [`Self::MADD`].
+    /// Magnitudes of signed bytes, as unsigned bytes. Only called where [`Self::ACC16`].
     unsafe fn abs_bytes(a: Self::I) -> Self::I {
         a
     }
@@ -169,8 +209,8 @@ pub unsafe trait Lanes: Copy + 'static {
     unsafe fn half_lo(a: Self::I) -> Self::F;
     /// Product.
     unsafe fn mulf(a: Self::F, b: Self::F) -> Self::F;
-    /// `i`, which the compiler takes to depend on `v`: addresses made of it, and so their loads, come behind the
-    /// computation of `v`. Otherwise loads of an unrolled loop may be moved to its start, until registers
+    /// `i`, but the compiler must assume that it depends on `v`. So loads from addresses made of it come after the
+    /// computation of `v`. Otherwise the compiler moves loads of an unrolled loop to its start, until registers
     /// run out.
     #[inline(always)]
     unsafe fn after(i: isize, _v: Self::F) -> isize {
@@ -206,7 +246,7 @@ pub unsafe trait Lanes: Copy + 'static {
     unsafe fn load_halves(rows: &Quads, at: usize) -> Self::I;
 }
 
-/// What attention needs beside: the operations that an exponential is made of.
+/// More operations, for the exponentials of attention.
 ///
 /// # Safety
 /// As [`Lanes`].

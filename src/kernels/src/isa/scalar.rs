@@ -26,7 +26,7 @@ fn map2(a: I, b: I, f: impl Fn(u32, u32) -> u32) -> I {
 unsafe impl Lanes for Scalar {
     type I = I;
     type F = F;
-    const MADD: bool = false;
+    const ACC16: bool = false;
     const REGISTERS: usize = 1;
 
     unsafe fn load(p: *const u8) -> I {
@@ -129,7 +129,7 @@ unsafe impl Lanes for Scalar {
     }
 }
 
-// SAFETY: as above.
+// SAFETY: no target features are needed, and no pointer is used.
 unsafe impl Real for Scalar {
     unsafe fn maxf(a: F, b: F) -> F {
         std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
@@ -157,7 +157,7 @@ unsafe impl Real for Scalar {
     }
 }
 
-// SAFETY: as above.
+// SAFETY: no target features are needed, and no pointer is used.
 unsafe impl Dot for Scalar {
     unsafe fn dot4(acc: I, w: I, a: I) -> I {
         std::array::from_fn(|i| {

@@ -1,4 +1,4 @@
-//! AVX-512 VNNI in 256-bit registers (AVX-512VL): for parts that split 512-bit operations.
+//! AVX-512 VNNI in 256-bit registers (AVX-512VL): for CPUs on which they are faster than 512-bit ones.
 
 use super::{Dot, DotBf16, Lanes, avx2::lanes_of_two_ymm, avx512::Avx512};
 use core::arch::x86_64::*;
@@ -16,7 +16,7 @@ impl Vnni256 {
 
 lanes_of_two_ymm!(Vnni256, false);
 
-// SAFETY: as for `Lanes`.
+// SAFETY: only kernels that enable these features reach it; the registry hands them out after `Vnni256::new()`.
 unsafe impl Dot for Vnni256 {
     #[inline(always)]
     unsafe fn dot4(acc: Self::I, w: Self::I, a: Self::I) -> Self::I {
@@ -28,7 +28,7 @@ unsafe impl Dot for Vnni256 {
     }
 }
 
-/// Not the intrinsic, because the compiler makes a load an operand of that.
+/// Inline assembly instead of the intrinsic, in which the compiler makes a load an operand.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl,avx512bf16")]
 fn dot_bf16_registers(mut acc: __m256, w: __m256i, a: __m256i) -> __m256 {

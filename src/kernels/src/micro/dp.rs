@@ -9,7 +9,7 @@ use super::{add_block32, add_super256, finish, subtract_mins};
 use crate::formats::{LINE, Shape};
 use crate::isa::{Dot, Lanes};
 
-/// What is known of a weight type at compile time.
+/// A weight type, as a parameter of a micro-kernel.
 pub trait Structure {
     /// The weight type's structure.
     const SHAPE: Shape;

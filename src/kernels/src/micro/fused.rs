@@ -1,22 +1,20 @@
-//! Products of few columns: sixteen rows are unpacked in registers, rows in lanes, and each line of codes is multiplied
-//! at once by all columns. Nothing but scales is stored, so that unpacking costs less than packing, and a column more
-//! costs its products only. From a few tiles on a panel pays, because it is unpacked once.
+//! Fused products, for few columns: sixteen rows are unpacked in registers, rows in lanes, and all columns multiply each line
+//! of codes at once. Only scales are stored. So unpacking costs less than packing, and one more column costs only its
+//! products. From a few tiles on a panel is faster, because it is unpacked once.
 //!
-//! (AMD EPYC, Zen 4, 2026-11-30, weights in memory, 2048 x 2048, us by panels, fused and by rows: q4_K two columns 147,
-//! 102, 106, four 185, 136, 205, eight 287, 260, -, sixteen 614, 516, -; q8_0 two 236, 157, 165, four 280, 164, 375, eight
-//! 366, 235, -, sixteen 704, 463, -. Rows of 14336, two columns: q4_K 163, 94, 276; q6_K 289, 164, 439.)
+//! Four columns of q4_K take 136 us fused, 185 by panels, 205 without panels (`kernel-choices`).
 
-use crate::fetch::Cache;
 use crate::formats::{ActFormat, Shape};
 use crate::isa::{Dot, LANES, Lanes};
 use crate::pack::{Quantised, Rows, Sink};
+use crate::prefetch::{Cache, FusedPrefetch};
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 
-/// Computes sixteen rows by `NC` columns over `blocks` records of the weights' rows, of which the first is at
-/// `weights`, the next ones `stride` bytes further. `act` is a tile of [`crate::micro::MicroFn`], `dst` points to `NC`
-/// column pointers, each to the first of `rows` (1 to 16) floats; the other rows' results are not stored. Unless
-/// `first`, the sums go on from what is there, so that a row gives the same bits in one piece and in several.
+/// Computes sixteen rows by `NC` columns over `blocks` records of the weights' rows. Row `r` starts at
+/// `weights + r * stride`. `act` is a tile of [`crate::micro::MicroFn`]. `dst` points to `NC` column pointers, each to the
+/// first of `rows` (1 to 16) floats; the results of the other rows are not stored. Unless `first`, the sums continue from
+/// the floats there, so that a row gives the same bits in one piece and in several.
 ///
 /// # Safety
 /// Sixteen rows and the tile must be readable for `blocks` records, the columns writable for `rows` floats (and
@@ -29,20 +27,8 @@ pub type FusedFn = unsafe fn(
     dst: *const *mut f32,
     rows: usize,
     first: bool,
-    ahead: FetchNext,
+    prefetch: FusedPrefetch,
 );
-
-/// What to fetch from memory meanwhile: as many bytes as sixteen rows have, in the order in which they lie there, while
-/// the rows themselves are read in parallel, which no hardware prefetcher follows.
-#[derive(Clone, Copy, Debug)]
-pub struct FetchNext {
-    /// The first byte. Need not be valid: a prefetch does not fault.
-    pub at: *const u8,
-    /// Whether to go on from there: otherwise the lines at `at` are fetched again and again.
-    pub moves: bool,
-    /// Where to.
-    pub into: Cache,
-}
 
 /// The sink that multiplies.
 struct Multiply<W, S: Lanes, const NC: usize> {
@@ -61,7 +47,7 @@ struct Multiply<W, S: Lanes, const NC: usize> {
     d: S::F,
     min: S::F,
     fetch: *const u8,
-    /// Bytes to go on by with each part.
+    /// Bytes that `fetch` moves on with each part.
     step: usize,
     near: bool,
     weight: PhantomData<W>,
@@ -157,8 +143,8 @@ impl<W: Quantised, S: Dot, const NC: usize> Sink<S> for Multiply<W, S, NC> {
     }
 }
 
-/// The same value, of which the compiler takes nothing for granted. Else it knows that all parts of a record take the
-/// same branch, copies what lies between them into both, and spills.
+/// The same value, about which the compiler knows nothing. Otherwise it sees that all parts of a record take the same branch,
+/// copies the code between the parts into both branches, and spills.
 #[inline(always)]
 fn opaque(near: bool) -> bool {
     let mut near = u32::from(near);
@@ -180,7 +166,7 @@ pub unsafe fn product<W: Quantised, S: Dot, const NC: usize>(
     dst: *const *mut f32,
     rows: usize,
     first: bool,
-    ahead: FetchNext,
+    prefetch: FusedPrefetch,
 ) {
     let mut scales = MaybeUninit::<[S::F; 16]>::uninit();
     let zero = S::splatf(0.0);
@@ -195,9 +181,9 @@ pub unsafe fn product<W: Quantised, S: Dot, const NC: usize>(
         acc: [zero; NC],
         d: zero,
         min: zero,
-        fetch: ahead.at,
-        step: if ahead.moves { Multiply::<W, S, NC>::PART } else { 0 },
-        near: ahead.into == Cache::Level1,
+        fetch: prefetch.at,
+        step: if prefetch.moves { Multiply::<W, S, NC>::PART } else { 0 },
+        near: prefetch.into == Cache::Level1,
         weight: PhantomData,
     };
     if !first {

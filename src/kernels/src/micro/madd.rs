@@ -18,10 +18,9 @@ unsafe fn bcast(p: *const u8) -> __m256i {
     _mm256_set1_epi32(p.cast::<i32>().read_unaligned())
 }
 
-/// With `PIN`, keeps the compiler from regrouping a chain of additions: its trees of partial sums need
-/// more registers than there are and spill in the middle of the loop. Instructions per 64 MAC at 48
-/// columns without and with (2026-11-21): q4_0 10.8, 9.4; q5_0 11.1, 9.7; q6_K 10.1, 9.5; q5_K 9.7, 9.2;
-/// but q4_K 8.5, 9.3.
+/// With `PIN`, keeps the compiler from regrouping a chain of additions: its trees of partial sums need more registers than
+/// there are, and spill in the middle of the loop. q4_0 needs 9.4 instructions per 64 MAC with it and 10.8 without; only
+/// q4_K loses (`kernel-choices`).
 #[inline(always)]
 unsafe fn chain<const PIN: bool>(v: __m256i) -> __m256i {
     if PIN { pin(v) } else { v }

@@ -1,13 +1,11 @@
 //! Micro-kernels: one weight panel (sixteen rows) times one activation tile (a few columns).
 
-pub mod direct;
 pub mod dp;
 pub mod float;
 pub mod fused;
 pub mod madd;
 pub mod pair;
 
-use crate::fetch::Fetch;
 use crate::formats::{LINE, Shape};
 use crate::isa::Lanes;
 
@@ -21,25 +19,6 @@ use crate::isa::Lanes;
 /// writable for `rows` floats; the CPU has the ISA's features.
 pub type MicroFn =
     unsafe fn(panel: *const u8, act: *const u8, blocks: usize, dst: *const *mut f32, rows: usize, first: bool);
-
-/// Computes `rows` rows by `NC` columns without a panel, each row read once from where it lies.
-///
-/// Row `r` is at `weights + r * stride`, column `c` is a tile of its own at `act + c * act_stride`;
-/// `dst` points to `NC` column pointers, each to the first of `rows` floats. `fetch` says what is fetched ahead.
-///
-/// # Safety
-/// `k` is at least 32. Rows must be readable for `k` elements, tiles for the records that hold `k` elements, the columns
-/// writable for `rows` floats; the CPU has the ISA's features.
-pub type DirectFn = unsafe fn(
-    weights: *const u8,
-    stride: usize,
-    rows: usize,
-    k: usize,
-    act: *const u8,
-    act_stride: usize,
-    dst: *const *mut f32,
-    fetch: Fetch,
-);
 
 /// Writes or adds a tile.
 #[inline(always)]

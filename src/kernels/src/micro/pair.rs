@@ -1,10 +1,11 @@
-//! Micro-kernels for two panels side by side: 32 rows by a few columns, for CPUs that compute 512-bit operations at once.
+//! Micro-kernels for two panels side by side, 32 rows by a few columns, for CPUs with
+//! [`DataPath::Full`](crate::isa::DataPath::Full).
 //!
 //! Such a CPU multiplies as fast as it loads, two vectors a cycle, and a broadcast from memory is a load. With sixteen
-//! rows every product loads its activation: nine loads for eight products. With 32 rows a broadcast serves two, so that
-//! twelve products need eight loads. (AMD EPYC, Zen 5, 2026-11-29, on operands in the level-1 cache, of the multipliers'
-//! limit: 16 x 8 89 %, 32 x 6 100 %.) Each result is the same additions in the same order as by the kernels of one panel,
-//! so that it does not matter which of them computes a row.
+//! rows every product loads its activation: nine loads for eight products. With 32 rows a broadcast serves two products:
+//! eight loads for twelve. Tiles of 32 x 6 reach the multipliers' limit, tiles of 16 x 8 89 % of it (`kernel-choices`).
+//! Each result comes from the same additions in the same order as with one panel. So it does not matter which of the two
+//! computes a row.
 
 // values are by panel and column, and the outer loop is that over columns
 #![allow(clippy::needless_range_loop)]
@@ -14,11 +15,11 @@ use super::float::{CHAINS, chains, join};
 use crate::formats::{FLOAT_RECORD, LINE, Shape};
 use crate::isa::{Dot, DotBf16, Lanes};
 
-/// Computes two panels, the second `apart` bytes behind the first: 32 rows by `NC` columns over `blocks` records. Else as
-/// [`super::MicroFn`].
+/// A [`super::MicroFn`] for two panels, the second `apart` bytes behind the first: 32 rows by `NC` columns over `blocks`
+/// records.
 ///
 /// # Safety
-/// As of [`super::MicroFn`], for both panels; the columns are writable for 32 floats.
+/// That of [`super::MicroFn`], for both panels; the columns are writable for 32 floats.
 pub type PairFn =
     unsafe fn(panel: *const u8, apart: usize, act: *const u8, blocks: usize, dst: *const *mut f32, first: bool);
 
@@ -35,7 +36,7 @@ unsafe fn columns<S: Lanes, const NC: usize>(p: *const u8) -> Both<S::I, NC> {
     [v; 2]
 }
 
-/// As `dot_groups` of one panel, for two.
+/// `dot_groups` of one panel, for two.
 #[inline(always)]
 unsafe fn dot_groups<S: Dot, const NC: usize>(
     mut acc: Both<S::I, NC>,
@@ -133,7 +134,7 @@ pub unsafe fn super256<S: Dot, T: Structure, const NC: usize>(
     let shape = T::SHAPE;
     let format = shape.act(false);
     let groups = shape.sub / 4;
-    // The sums of a sub-block and of a super-block fill the registers. The sums of all wait in memory, and are touched
+    // The sums of a sub-block and of a super-block fill the registers. The sums of the row wait in memory, and are touched
     // once in a super-block.
     let mut acc = [[S::splatf(0.0); NC]; 2];
     for _ in 0..blocks {
@@ -162,8 +163,8 @@ pub unsafe fn super256<S: Dot, T: Structure, const NC: usize>(
     finish::<S, NC>(&acc, dst, first);
 }
 
-/// No instruction, but the compiler takes it that `v` is read and changed here. Without, it keeps a part of the sums in
-/// registers and has the inner loop save others.
+/// No instruction, but the compiler must assume that `v` is read and changed here. Otherwise it keeps a part of the sums in
+/// registers, and the inner loop spills others.
 #[inline(always)]
 fn in_memory<T>(v: &mut T) {
     // SAFETY: no instruction, so nothing is read or written.

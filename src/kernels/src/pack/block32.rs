@@ -151,7 +151,7 @@ impl Quantised for Q8_0 {
     #[inline(always)]
     unsafe fn codes<S: Lanes, K: Sink<S>>(rows: &Rows, _step: usize, sink: &mut K) {
         // adding 128 to a signed byte is flipping its top bit
-        let bias = S::splat(if S::MADD { 0 } else { 0x8080_8080_u32 as i32 });
+        let bias = S::splat(if S::ACC16 { 0 } else { 0x8080_8080_u32 as i32 });
         sink.part();
         sink.open(0);
         unrolled!(h in [0, 1] {

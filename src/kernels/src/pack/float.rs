@@ -1,4 +1,4 @@
-//! The types that are values already: F16, BF16, F32. A record is sixteen elements of each row.
+//! The types without blocks: F16, BF16, F32. A record is sixteen elements of each row.
 
 use super::{Pack, Rows, Weight, put, unrolled};
 use crate::formats::{Codes, LINE, Shape, WeightType, float};
@@ -90,7 +90,7 @@ impl Pack for Bf16Pairs {
 /// A record of sixteen rows of F16, rounded to the pairs of [`Bf16Pairs`].
 ///
 /// # Safety
-/// As of [`Pack::pack`]; the CPU has AVX512_BF16.
+/// The conditions of [`Pack::pack`]; the CPU has AVX512_BF16.
 #[inline(always)]
 pub unsafe fn pack_f16_as_bf16<S: DotBf16>(rows: &Rows, rec: *mut u8) {
     unrolled!(i in [0, 1] {

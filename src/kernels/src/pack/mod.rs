@@ -132,9 +132,9 @@ const IQ4_VALUES_U: [i8; 16] = {
     t
 };
 
-/// The table that turns IQ4 codes into what the ISA's dot product wants.
+/// The table from IQ4 codes to the operands of the ISA's dot product: signed, or unsigned with the offset 128.
 pub(crate) const fn iq4_table<S: Lanes>() -> &'static [i8; 16] {
-    if S::MADD { &IQ4_VALUES } else { &IQ4_VALUES_U }
+    if S::ACC16 { &IQ4_VALUES } else { &IQ4_VALUES_U }
 }
 
 /// Stores line `i` of the codes.

@@ -17,7 +17,7 @@ impl Weight for Q3K {
     const TYPE: WeightType = WeightType::Q3K;
 }
 impl Quantised for Q3K {
-    /// Sixteen bytes of `hmask` and what belongs to them.
+    /// Sixteen bytes of `hmask`, with the low bits of the same elements.
     const STEPS: usize = 2;
 
     #[inline(always)]

@@ -60,7 +60,7 @@ impl Quantised for Q6K {
                 sink.close(s + 2 * j);
             });
         } else {
-            // words are gone through once: not all are in registers on every ISA
+            // each word is used once: not all words fit the registers of every ISA
             for w in 0..4 {
                 for j in 0..4 {
                     sink.codes(s + 2 * j, w, line::<S>(a[w], b[w], q[w], j));

@@ -1,5 +1,5 @@
-//! What becomes of a record once it is unpacked: a [`Sink`] takes its parts. One sink stores them to a panel, the
-//! other, [`crate::micro::fused`], multiplies them at once, so that every type is unpacked by one piece of code.
+//! A [`Sink`] takes the parts of a record as they are unpacked. One sink stores them to a panel. The other,
+//! [`crate::micro::fused`], multiplies them at once. So every type has one piece of code that unpacks it.
 
 use super::{Quantised, Rows, unrolled};
 use crate::formats::{Codes, LINE, Shape};
@@ -63,7 +63,7 @@ impl<W: Quantised, S: Lanes> Sink<S> for Panel<W, S> {
     unsafe fn scale(&mut self, s: usize, v: S::I) {
         let p = self.rec.add(Self::SHAPE.scales_at() + s * LINE);
         // signed 8-bit codes: every ISA scales in f32
-        if S::MADD && !Self::SIGNED {
+        if S::ACC16 && !Self::SIGNED {
             S::store(p, S::or(S::and(v, S::splat(0xffff)), S::shl(v, 16)));
         } else {
             S::storef(p, S::cvt(v));
@@ -81,7 +81,7 @@ impl<W: Quantised, S: Lanes> Sink<S> for Panel<W, S> {
     unsafe fn codes(&mut self, s: usize, i: usize, v: S::I) {
         let line = s * (Self::SHAPE.sub / 4) + i;
         S::store(self.rec.add(line * LINE), v);
-        if S::MADD && Self::SIGNED {
+        if S::ACC16 && Self::SIGNED {
             S::store(self.rec.add(Self::SHAPE.magnitudes_at() + line * LINE), S::abs_bytes(v));
         }
     }

@@ -1,9 +1,10 @@
-//! Kernels for few columns that multiply at once what they unpack, in 512-bit registers.
+//! Fused kernels, in 512-bit registers: for few columns. They multiply codes as soon as they are unpacked.
 
 use super::*;
 use crate::isa::avx512::Avx512;
-use crate::micro::fused::{FetchNext, FusedFn, product};
+use crate::micro::fused::{FusedFn, product};
 use crate::pack::*;
+use crate::prefetch::FusedPrefetch;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn fused<W: Quantised, const NC: usize>(
@@ -14,9 +15,9 @@ unsafe fn fused<W: Quantised, const NC: usize>(
     dst: *const *mut f32,
     rows: usize,
     first: bool,
-    ahead: FetchNext,
+    prefetch: FusedPrefetch,
 ) {
-    product::<W, Avx512, NC>(weights, stride, blocks, act, dst, rows, first, ahead)
+    product::<W, Avx512, NC>(weights, stride, blocks, act, dst, rows, first, prefetch)
 }
 
 const fn table<W: Quantised>() -> &'static [FusedFn] {
@@ -35,14 +36,12 @@ const fn table<W: Quantised>() -> &'static [FusedFn] {
 }
 
 const fn kernel<W: Quantised>(most_columns: usize) -> Kernel {
-    let most_columns_split = most_columns;
-    Kernel { fused: table::<W>(), most_columns, most_columns_split, ..avx512::with::<W>(avx512::micro(W::SHAPE), &[]) }
+    let domain = Domain { most_columns, ..Domain::ALL };
+    Kernel { fused: table::<W>(), domain, ..avx512::with::<W>(avx512::micro(W::SHAPE), &[]) }
 }
 
-/// Up to two tiles, but for Q2_K. (AMD EPYC, Zen 4, 2026-11-30, weights in memory,
-/// 2048 x 2048, sixteen columns, us by panels and fused: q4_0 591, 413; q8_0 704, 463; q4_K 614, 516; q6_K 713, 564;
-/// iq4_xs 563, 422; twelve: q3_K 426, 397; q2_K 420, 440. In the level-2 cache: q4_0 440, 397; q4_K 439, 498. More
-/// than two tiles, and full data paths: unmeasured.)
+/// Up to two tiles of eight columns; one tile for Q2_K. With sixteen columns q4_K takes 516 us fused, 614 by panels
+/// (`kernel-choices`). Three tiles and more, and CPUs with [`DataPath::Full`], are not measured.
 pub(super) static KERNELS: [Kernel; 13] = [
     kernel::<Q4_0>(16),
     kernel::<Q4_1>(16),

@@ -1,10 +1,10 @@
-//! Kernels that multiply two panels side by side, for CPUs that compute 512-bit operations at once.
+//! Kernels that multiply two panels side by side, for CPUs with [`DataPath::Full`].
 
 use super::*;
 use crate::isa::avx512::Avx512;
 use crate::micro::pair::{self, PairFn};
 
-/// Products of fewer columns are one tile of the other kernels.
+/// Fewer columns are one tile of the kernels of one panel.
 const FEWEST_COLUMNS: usize = 9;
 
 macro_rules! product {
@@ -35,7 +35,7 @@ const fn table256<T: Structure>() -> &'static [PairFn] {
     const { &[super256::<T, 1>, super256::<T, 2>, super256::<T, 3>, super256::<T, 4>, super256::<T, 5>, super256::<T, 6>] }
 }
 
-/// As `$f` of 1, 2, ... 12 columns.
+/// `$f` of 1, 2, ... 12 columns.
 macro_rules! twelve {
     ($f:ident) => {
         &[$f::<1>, $f::<2>, $f::<3>, $f::<4>, $f::<5>, $f::<6>, $f::<7>, $f::<8>, $f::<9>, $f::<10>, $f::<11>, $f::<12>]
@@ -57,7 +57,8 @@ const fn table(shape: Shape) -> &'static [PairFn] {
 }
 
 const fn of(one_panel: Kernel) -> Kernel {
-    Kernel { pair: table(one_panel.shape), fewest_columns: FEWEST_COLUMNS, most_columns_split: 0, ..one_panel }
+    let domain = Domain { fewest_columns: FEWEST_COLUMNS, full_path_only: true, ..Domain::ALL };
+    Kernel { pair: table(one_panel.shape), domain, ..one_panel }
 }
 
 const fn kernel<W: Pack>() -> Kernel {
@@ -65,6 +66,7 @@ const fn kernel<W: Pack>() -> Kernel {
 }
 
 pub(super) static KERNELS: [Kernel; WeightType::ALL.len()] = every_weight!(kernel);
+
 pub(super) const fn bf16() -> Kernel {
     of(avx512_bf16::kernel())
 }

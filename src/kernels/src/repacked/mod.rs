@@ -1,41 +1,36 @@
 //! Products of weights and activations that ggml has repacked for its own x86 kernels: what its `ggml_gemm_*_8x8_*`
 //! compute.
 //!
-//! Both are brought into the forms that the kernels of this crate know. For the activations that is a copy; sixteen
-//! rows of weights at a time are unpacked to scratch, where all columns use them. Both are small beside the product
-//! itself when it has many columns and rows.
+//! Both matrices are brought into the forms of this crate's kernels. The activations are copied. Sixteen rows of weights at a
+//! time are unpacked to scratch, where all columns use them. Both steps are small beside a product with many columns and
+//! rows.
 
 mod rows;
 
 use crate::act::repacked::{self, COLUMNS};
 use crate::formats::{LINE, WeightType};
-use crate::isa::{Isa, LANES};
+use crate::isa::{DataPath, Isa, LANES};
 use crate::kernel::{self, Blocking, Kernel, Tiles};
 use crate::registry;
-use crate::width::DataPath;
 
 pub use rows::{ROWS, unpacker};
 
-/// Bytes of activations that are multiplied by all rows before the next ones. (AMD EPYC, Zen 4, 2026-11-22, q4_K,
-/// K=2048 and 8192, GMAC/s with 256 kB, 512 kB, 1 MB, 2 MB: 161, 169, 172, 172; 148, 148, 150, 159.)
+/// Bytes of activations that are multiplied by all rows before the next ones: q4_K with rows of 8192 elements 150 GMAC/s,
+/// with half as many bytes 148 (`kernel-choices`).
 const GROUP_BYTES: usize = 1 << 20;
 
 /// Fewest columns in such a group, where a row is long.
 const GROUP_COLUMNS: usize = 64;
 
-/// Fewest rows and columns for which a product is faster here than by ggml's own function. Time of that over ours at
-/// K=2048 for q4_0, q4_K, q2_K, iq4_nl, mxfp4 (AMD EPYC, Zen 4, 2026-11-22, one thread, llama.cpp b11434 built for
-/// it): 256 rows and 512 columns 2.40, 2.29, 3.49, 2.40, 2.47; 64 rows and 8 columns 1.53, 1.50, 2.44, 1.47, 1.48; 16
-/// and 16 1.27, 1.24, 1.99, 1.25, 1.26. But 8 rows, half a panel, and 64 columns 0.91, 0.85, 1.19, -, 0.91; 64 rows and
-/// 4 columns 1.02, 0.95, 1.75, -, 0.95. By AVX2 against a build for that, 256 and 512: 2.58, 2.36, 2.92, 1.38, 2.59; 64
-/// and 8: 1.71, 1.60, 2.22, 1.12, 1.65.
+/// Fewest rows and columns for which a product is faster here than by ggml's own function: 1.24 times as fast for q4_K with
+/// 16 and 16; with 64 rows and four columns 0.95 (`kernel-choices`).
 const FEWEST_ROWS: usize = 16;
 const FEWEST_COLUMNS: usize = 8;
 
 /// The longest row that is taken, which bounds the scratch.
 pub const MOST_K: usize = 1 << 16;
 
-/// The weights stay in the nearest caches from unpacking to packing: nothing is to be fetched.
+/// No prefetch: the weights stay in the L1 and L2 caches from unpacking to packing.
 const BLOCKING: Blocking = Blocking { prefetch_bytes: 0, ..Blocking::MEASURED };
 
 /// A product of repacked matrices.
@@ -59,7 +54,8 @@ pub struct Product {
 
 /// The kernel for products of a repacked type; `None` where there is none, or ggml's own is as good.
 ///
-/// It is the one of split data paths on all: tiles of six columns would begin within four columns.
+/// It is the kernel of [`DataPath::Split`] on all CPUs: ggml repacks four columns together, and tiles of six columns would
+/// begin within them.
 pub fn kernel(isa: Isa, weight: WeightType) -> Option<&'static Kernel> {
     unpacker(weight)?;
     if isa == Isa::Scalar {
@@ -75,7 +71,7 @@ impl Product {
         whole(self.k, kernel.shape.block) && whole(self.rows, ROWS) && whole(self.columns, COLUMNS) && self.k <= MOST_K
     }
 
-    /// Whether it is large enough to be faster here.
+    /// Whether it is large enough to be faster here than in ggml.
     pub fn pays(&self) -> bool {
         self.rows >= FEWEST_ROWS && self.columns >= FEWEST_COLUMNS
     }

@@ -42,7 +42,7 @@ trait Repacked: Weight {
     /// Bits that are flipped in the codes.
     const FLIPPED: u64 = 0;
 
-    /// Writes what is not codes.
+    /// Writes scales and minima.
     unsafe fn header(from: *const u8, to: *mut u8, stride: usize);
 }
 

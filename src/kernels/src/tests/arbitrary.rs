@@ -9,10 +9,9 @@ use super::harness::{Case, Expected, bits, row_bytes};
 use super::quantise::{check_all, check_rows, guarded_tile, versions};
 use super::reference::kept;
 use crate::formats::{Values, WeightType};
-use crate::isa::Isa;
 use crate::isa::avx2::Avx2;
+use crate::isa::{DataPath, Isa};
 use crate::kernel::{Blocking, Kernel, MAX_TILE, Tiles};
-use crate::width::DataPath;
 use half::f16;
 
 /// Bytes of a fuzzer, and when they are used up pseudo-random ones, so that a short input can make a

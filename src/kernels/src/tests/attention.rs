@@ -7,8 +7,7 @@ use super::reference::{dot, flushed, kept, weights};
 use super::scale;
 use crate::attention::{Attention, KeyHeads, Query, Rows, Scale, Shared, seen};
 use crate::formats::{Values, WeightType};
-use crate::isa::Isa;
-use crate::width::DataPath;
+use crate::isa::{DataPath, Isa};
 use half::f16;
 
 fn guarded_mask(mask: &[f16], side: Side) -> Guarded {

@@ -4,8 +4,8 @@ use super::data::{Rng, random_columns, random_matrix};
 use super::every_kernel;
 use super::guard::{Side, guarded};
 use super::harness::{Case, Expected, bits, row_bytes};
+use crate::isa::DataPath;
 use crate::kernel::{Blocking, Kernel};
-use crate::width::DataPath;
 
 fn fused() -> impl Iterator<Item = &'static Kernel> {
     every_kernel().filter(|kernel| !kernel.fused.is_empty())

@@ -5,10 +5,9 @@ use super::data::{Rng, block, random_columns, random_matrix};
 use super::every_kernel;
 use super::harness::{Case, bits, row_bytes};
 use crate::copy::stream;
-use crate::isa::LANES;
 use crate::isa::avx2::Avx2;
+use crate::isa::{DataPath, LANES};
 use crate::kernel::{Blocking, Product};
-use crate::width::DataPath;
 
 /// Which end of the buffer is guarded tightly.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +71,7 @@ impl Guarded {
 
     /// The rest of the accessible pages is untouched.
     pub fn check(&self, what: &str) {
-        // SAFETY: as above.
+        // SAFETY: all pages between the guard pages are accessible, and initialised since `new`.
         let all = unsafe { std::slice::from_raw_parts(self.map.add(PAGE), self.pages * PAGE) };
         let ok = all[..self.at].iter().chain(&all[self.at + self.len..]).all(|&b| b == FILL);
         assert!(ok, "written outside {what}");
@@ -89,7 +88,7 @@ impl Drop for Guarded {
 /// Runs `case` with every buffer guarded, compares with its unguarded run and returns that.
 pub fn guarded(kernel: &crate::kernel::Kernel, case: &Case<'_>, side: Side) -> Vec<f32> {
     let n = case.columns.len();
-    let tiles = kernel.tiles(n);
+    let tiles = kernel.tiles(case.k, n);
     let weights = Guarded::of(case.weights, side);
     let inputs: Vec<_> = case.columns.iter().map(|x| Guarded::floats(x, side)).collect();
     let act = Guarded::new(kernel.act.bytes(case.k, n), 1, side);

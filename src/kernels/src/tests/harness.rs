@@ -68,7 +68,7 @@ impl Case<'_> {
     /// The result, column after column.
     pub fn run(&self, kernel: &Kernel) -> Vec<f32> {
         let n = self.columns.len();
-        let tiles = kernel.tiles(n);
+        let tiles = kernel.tiles(self.k, n);
         let panels = self.rows.div_ceil(LANES);
         let mut order: Vec<usize> = (0..tiles.count).collect();
         let mut pieces = vec![(0..panels, 0..tiles.count)];
@@ -101,7 +101,8 @@ impl Case<'_> {
         let mut scratch = Padded::new(kernel.scratch_bytes(self.k, &self.blocking), 64);
         let first = out[PAD..].as_mut_ptr();
         for (p, t) in pieces {
-            // SAFETY: as above; the result columns lie `out_stride` apart in `out`.
+            // SAFETY: the weights have `rows` rows of `k` elements, `act` is quantised, `scratch` has its bytes; the result
+            // columns lie `out_stride` apart in `out`; the registry gave the kernel.
             unsafe {
                 kernel.multiply(&product, p, t, &self.blocking, scratch.ptr(), |c| first.add(c * self.out_stride));
             }

@@ -16,6 +16,7 @@ mod exact;
 mod extremes;
 #[cfg(test)]
 mod fused;
+mod gemv;
 mod guard;
 mod harness;
 #[cfg(test)]
@@ -28,12 +29,10 @@ mod reference;
 mod registry;
 #[cfg(test)]
 mod repacked;
-mod rows;
 
-use crate::isa::Isa;
+use crate::isa::{DataPath, Isa};
 use crate::kernel::Kernel;
 use crate::registry::{f16_as_bf16, kernels};
-use crate::width::DataPath;
 
 /// Factor on the number of cases.
 fn scale() -> usize {

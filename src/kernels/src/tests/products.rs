@@ -5,8 +5,8 @@ use super::guard::{Side, guarded};
 use super::harness::{Case, Expected, bits, rounds_weights, row_bytes};
 use super::{every_kernel, scale};
 use crate::formats::WeightType;
+use crate::isa::DataPath;
 use crate::kernel::Blocking;
-use crate::width::DataPath;
 use std::collections::HashMap;
 
 const ROWS: [usize; 9] = [1, 2, 7, 15, 16, 17, 31, 33, 48];
@@ -73,7 +73,7 @@ fn every_type_and_isa_agrees_with_the_reference_for_every_shape() {
 #[test]
 fn long_rows_agree_with_the_reference_and_are_read_to_their_end_only() {
     let rng = &mut Rng(8);
-    // columns that leave the nearest cache alone or together, with gaps between their records and without, and with ends
+    // columns that do not fit in L1, alone or together, with gaps between their records and without, and with ends
     // of all kinds: odd numbers of records, records that are not whole
     let shapes = [(8192 + 5 * 32, 1), (5120 + 3 * 32, 2), (3456 + 2 * 32, 3), (2560 + 5 * 32, 4), (6144 + 6 * 32, 4)];
     for (kernel, (k, n)) in every_kernel().filter(|k| block(k.weight) == 32).flat_map(|k| shapes.map(|s| (k, s))) {

@@ -4,8 +4,8 @@ use super::data::{Rng, block, random_columns, random_matrix};
 use super::harness::{Case, Expected, bits, rounds_weights, row_bytes};
 use super::{every_kernel, scale};
 use crate::formats::WeightType;
+use crate::isa::DataPath;
 use crate::kernel::{Blocking, MAX_TILE, Tiles};
-use crate::width::DataPath;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 

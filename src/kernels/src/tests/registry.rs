@@ -3,10 +3,9 @@
 use super::data::is_float;
 use super::every_kernel;
 use crate::formats::{Codes, FLOAT_RECORD, WeightType};
-use crate::isa::Isa;
+use crate::isa::{DataPath, Isa};
 use crate::kernel::{Blocking, FLOAT_PANEL, MAX_TILE, pair_bytes};
 use crate::registry::{kernel_on, kernels};
-use crate::width::DataPath;
 
 #[test]
 fn every_weight_type_has_a_kernel_in_every_isa() {
@@ -24,8 +23,7 @@ fn every_weight_type_has_a_kernel_in_every_isa() {
                 assert!((1..=MAX_TILE).contains(&k.widest_tile()));
                 for columns in 1..20 {
                     let k = kernel_on(path, isa, t, (256, columns)).expect("a kernel");
-                    let most = if path == DataPath::Full { k.most_columns } else { k.most_columns_split };
-                    assert!(k.weight == t && (k.fewest_columns..=most).contains(&columns));
+                    assert!(k.weight == t && k.domain.contains(path, 256, columns));
                 }
             }
         }

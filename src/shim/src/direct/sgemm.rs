@@ -172,7 +172,7 @@ impl Share {
     /// By a kernel; false when there is no memory for it.
     unsafe fn quickly(&self, kernel: &Kernel) -> bool {
         let (k, blocking) = (self.take.k, Blocking::of(startup::data_path()));
-        let tiles = kernel.tiles(self.columns.len());
+        let tiles = kernel.tiles(k, self.columns.len());
         let act_bytes = kernel.act.bytes(k, tiles.columns).next_multiple_of(64);
         let Some(memory) = Memory::take(act_bytes + kernel.scratch_bytes(k, &blocking) + 64) else { return false };
         let act = memory.start();

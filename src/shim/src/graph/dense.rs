@@ -49,7 +49,7 @@ impl Columns {
             ne11: n(src1.ne[1]),
             r2,
             per_slice,
-            tiles: take.kernel.tiles(per_slice),
+            tiles: take.kernel.tiles(take.k, per_slice),
         }
     }
 

@@ -107,7 +107,7 @@ impl Experts {
     pub unsafe fn quantize(&self, groups: &Groups<'_>, first: usize, step: usize, to: *mut u8) {
         let mut until = first;
         let mut quantize = |kernel: &Kernel, picks: &[Pick], to: *mut u8| {
-            let tiles = kernel.tiles(picks.len());
+            let tiles = kernel.tiles(self.k, picks.len());
             for t in 0..tiles.count {
                 if until == 0 {
                     // SAFETY: by contract.
@@ -142,7 +142,7 @@ impl Experts {
         let (from, picks) = groups.of(e);
         let multiply = |picks: &[Pick], act: *const u8| {
             let kernel = self.kernels.kernel(picks.len());
-            let (weights, tiles) = (self.expert(e), kernel.tiles(picks.len()));
+            let (weights, tiles) = (self.expert(e), kernel.tiles(self.k, picks.len()));
             let p = Product { weights, stride: self.row_stride, rows: self.rows, k: self.k, act, tiles };
             // SAFETY: by contract.
             unsafe {

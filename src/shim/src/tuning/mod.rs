@@ -19,10 +19,10 @@ use std::sync::OnceLock;
 use zen5turbo_calibration::{self as file, COPIES_PAY, Calibration, Choice, Differs, Machine, TuneFile};
 pub use zen5turbo_calibration::{Regime, Width};
 use zen5turbo_host::proc::read_regular;
-use zen5turbo_kernels::fetch::Fetch;
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
 use zen5turbo_kernels::kernel::Blocking;
+use zen5turbo_kernels::prefetch::GemvPrefetch;
 use zen5turbo_kernels::width::DataPath;
 
 use crate::config::{Config, KernelChoice, Tune, config};
@@ -250,7 +250,7 @@ fn combine(loaded: &Loaded, machine: &Machine<'_>, here: Circumstances) -> Settl
     let blocking = Blocking {
         panel_bytes: calibration.panel.unwrap_or(blocking.panel_bytes),
         prefetch_bytes: calibration.prefetch.unwrap_or(blocking.prefetch_bytes),
-        rows: Fetch { ahead: calibration.ahead.map_or(blocking.rows.ahead, |n| n as u32), ..blocking.rows },
+        rows: GemvPrefetch { ahead: calibration.ahead.map_or(blocking.rows.ahead, |n| n as u32), ..blocking.rows },
         ..blocking
     };
     let threads = calibration.threads.unwrap_or(threads);

@@ -62,7 +62,7 @@ fn a_fitting_file_overrides_the_table_where_it_has_measured() {
     let built_in = Blocking::of(startup::data_path());
     assert_eq!(
         settled.blocking,
-        Blocking { panel_bytes: 32768, rows: Fetch { ahead: 8192, ..built_in.rows }, ..built_in }
+        Blocking { panel_bytes: 32768, rows: GemvPrefetch { ahead: 8192, ..built_in.rows }, ..built_in }
     );
     let get = |isa, regime| settled.choices.get(isa, WeightType::Q4K, regime);
     assert_eq!(get(Isa::Avx2, Regime::Many), Decision::Stock);

@@ -1,9 +1,10 @@
-//! Scores of one query to weights: scaled, masked, and the exponential of how far each lies below the largest one
-//! so far.
+//! Online softmax: the scores of one query become weights, a tile of keys at a time. A weight is the exponential of the
+//! distance between its score and the largest score so far. When a larger score comes, everything that was summed before is
+//! rescaled.
 
 use crate::isa::{LANES, Real};
 
-/// How the scores of a query are made of products.
+/// How the products of a query with keys become scores.
 #[derive(Clone, Copy, Debug)]
 pub struct Scale {
     /// Factor of the products.
@@ -13,37 +14,39 @@ pub struct Scale {
     pub cap: f32,
 }
 
-/// What is known of a query's weights: their sum, each relative to `e` to the power of the largest score.
+/// The largest score and the sum of the weights of a query, over the keys so far.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Known {
+pub struct RunningMax {
     /// Largest score so far; negative infinity before the first one.
     pub max: f32,
-    /// Sum of the weights.
+    /// Sum of the weights, each `e` to the power of its score less [`Self::max`].
     pub sum: f32,
 }
 
-impl Known {
-    /// Of no score.
-    pub const NOTHING: Self = Known { max: f32::NEG_INFINITY, sum: 0.0 };
+impl RunningMax {
+    /// Before the first score.
+    pub const NOTHING: Self = RunningMax { max: f32::NEG_INFINITY, sum: 0.0 };
 }
 
-/// What is added to the scores of a query.
+/// The mask that is added to the scores of a query.
 #[derive(Clone, Copy, Debug)]
 pub struct Mask {
     /// Halves, one for every key; or null.
     pub halves: *const u8,
-    /// Those of the last keys that do not fill a vector of sixteen, in one that does.
+    /// The halves of the last keys that do not fill a vector of sixteen, filled up.
     pub last: [u8; 2 * LANES],
     /// Factor of the halves.
     pub slope: f32,
 }
 
-/// The scores of a query, as products, in `scores`, which has room for `n` rounded up to sixteen. Leaves the
-/// weights there, zero behind the `n`-th; something else where no key was seen so far. The result is the factor for everything that was summed with earlier weights.
+/// Makes weights of the `n` products of a query in `scores`, which has room for `n` rounded up to sixteen. Leaves the
+/// weights there, zeros behind the `n`-th. Where no key was seen so far, it leaves anything. Returns the factor for
+/// everything that was summed with earlier weights.
 ///
 /// # Safety
 /// The mask is readable for `n` halves, unless it is null.
-pub type SoftenFn = unsafe fn(scores: *mut f32, n: usize, mask: &Mask, scale: Scale, known: &mut Known) -> f32;
+pub type OnlineSoftmaxFn =
+    unsafe fn(scores: *mut f32, n: usize, mask: &Mask, scale: Scale, running: &mut RunningMax) -> f32;
 
 /// `e` to the power of `x`, which is at most 0 or not much above, with an error of two units in the last place; zero
 /// below -87.3.
@@ -88,17 +91,17 @@ unsafe fn capped<S: Real>(x: S::F, cap: S::F) -> S::F {
     S::fnma(S::divf(S::addf(cap, cap), S::addf(e, S::splatf(1.0))), S::splatf(1.0), cap)
 }
 
-/// See [`SoftenFn`].
+/// See [`OnlineSoftmaxFn`].
 ///
 /// # Safety
-/// That of [`SoftenFn`], and see [`crate::isa::Lanes`].
+/// That of [`OnlineSoftmaxFn`], and see [`crate::isa::Lanes`].
 #[inline(always)]
-pub unsafe fn soften<S: Real>(
+pub unsafe fn online_softmax<S: Real>(
     scores: *mut f32,
     n: usize,
     mask: &Mask,
     Scale { scale, cap }: Scale,
-    known: &mut Known,
+    running: &mut RunningMax,
 ) -> f32 {
     let padded = n.next_multiple_of(LANES);
     let at = |i: usize| scores.add(i).cast::<u8>();
@@ -121,7 +124,7 @@ pub unsafe fn soften<S: Real>(
         S::storef(at(i), s);
         max = S::maxf(s, max);
     }
-    let old = known.max;
+    let old = running.max;
     let new = old.max(S::largest(max));
     if new == f32::NEG_INFINITY {
         return 1.0;
@@ -133,6 +136,6 @@ pub unsafe fn soften<S: Real>(
         sum = S::addf(sum, p);
     }
     let factor = if old == new { 1.0 } else { exp1::<S>(old - new) };
-    *known = Known { max: new, sum: known.sum * factor + S::sum(sum) };
+    *running = RunningMax { max: new, sum: running.sum * factor + S::sum(sum) };
     factor
 }

@@ -43,8 +43,8 @@ const fn picks(step: usize, at: usize, words: usize, lanes: usize) -> [i16; 32] 
     idx
 }
 
-/// The `WORDS` 16-bit words at byte `AT` of each of four blocks of `STEP` bytes, in `LANES` 16-bit lanes. Whatever is
-/// taken of the blocks, it is taken from the same two loads: one that crosses a cache line costs as much as two.
+/// The `WORDS` 16-bit words at byte `AT` of each of four blocks of `STEP` bytes, in `LANES` 16-bit lanes. All parts of the
+/// blocks come from the same two loads: a load that crosses a cache line costs as much as two.
 #[inline(always)]
 unsafe fn gather<const STEP: usize, const AT: usize, const WORDS: usize, const LANES: usize>(p: *const u8) -> __m512i {
     let idx = const { &picks(STEP, AT, WORDS, LANES) };
@@ -81,10 +81,9 @@ pub(super) unsafe fn signed_codes(p: *const u8) -> [__m512i; 2] {
 /// The values of 4-bit codes.
 #[inline(always)]
 unsafe fn lookup(table: &[i8; 16], q: [__m512i; 2]) -> [__m512i; 2] {
-    // SAFETY: no instruction. Keeps the compiler from moving loads of the next blocks up between those of these: weights
-    // are to be read from memory in the order in which they lie, which the hardware's prefetcher follows. (AMD EPYC,
-    // Zen 4, 2026-11-22, iq4_nl in memory, one column, k = 4096, GB/s so and with the loads of two steps mixed: 25, 19.
-    // The other types, whose loads were not mixed, lose up to 5 %.)
+    // SAFETY: no instruction. Keeps the compiler from moving loads of the next blocks up between the loads of these: the
+    // hardware's prefetcher follows weights that are read in the order of memory. iq4_nl 25 GB/s so, 19 with the loads
+    // of two steps mixed; the other types, whose loads were not mixed, lose up to 5 % by it (`kernel-choices`).
     core::arch::asm!("", options(nostack, preserves_flags));
     let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
     [_mm512_shuffle_epi8(table, q[0]), _mm512_shuffle_epi8(table, q[1])]
@@ -202,18 +201,18 @@ pub(super) unsafe fn step<W: Block32>(acc: __m512, p: *const u8, act: *const u8)
     _mm512_fmadd_ps(W::mins(p), _mm512_loadu_ps(act.add(ROWS32.aux).cast()), acc)
 }
 
-/// The product of one column; `AHEAD`: weights are fetched.
+/// The product of one column; with `PREFETCH`, weights are prefetched.
 ///
 /// # Safety
-/// See [`crate::micro::DirectFn`].
+/// See [`super::GemvFn`].
 #[inline(always)]
-pub unsafe fn product32<W: Block32, const AHEAD: bool>(o: Operands) {
-    product::<Blocks<W, AHEAD>>(o);
+pub unsafe fn product32<W: Block32, const PREFETCH: bool>(o: Operands) {
+    product::<Blocks<W, PREFETCH>>(o);
 }
 
-struct Blocks<W, const AHEAD: bool>(W);
+struct Blocks<W, const PREFETCH: bool>(W);
 
-impl<W: Block32, const AHEAD: bool> Row for Blocks<W, AHEAD> {
+impl<W: Block32, const PREFETCH: bool> Row for Blocks<W, PREFETCH> {
     #[inline(always)]
     unsafe fn row(o: Operands, mut p: *const u8) -> __m512 {
         let block = W::TYPE.block().1;
@@ -221,8 +220,8 @@ impl<W: Block32, const AHEAD: bool> Row for Blocks<W, AHEAD> {
         let mut act = o.act;
         let mut acc = _mm512_setzero_ps();
         for pair in 0..steps / 2 {
-            if AHEAD {
-                o.fetch.lines_near(p, 8 * block);
+            if PREFETCH {
+                o.prefetch.lines_to_l1(p, 8 * block);
             }
             for i in 0..2 {
                 acc = step::<W>(acc, p.add(i * 4 * block), act.add(i * ROWS32.bytes));
@@ -230,8 +229,8 @@ impl<W: Block32, const AHEAD: bool> Row for Blocks<W, AHEAD> {
             p = p.add(8 * block);
             act = act.add(stride(pair));
         }
-        if AHEAD {
-            o.fetch.lines_near(p, o.k % 256 / 32 * block);
+        if PREFETCH {
+            o.prefetch.lines_to_l1(p, o.k % 256 / 32 * block);
         }
         if steps % 2 > 0 {
             acc = step::<W>(acc, p, act);
@@ -239,7 +238,7 @@ impl<W: Block32, const AHEAD: bool> Row for Blocks<W, AHEAD> {
             act = act.add(ROWS32.bytes);
         }
         if left > 0 {
-            // the blocks that are missing have the scale zero, like their activations
+            // missing blocks have the scale zero, like their activations
             let mut last = [0u8; 4 * 34];
             copy_blocks::<W>(p, last.as_mut_ptr(), left);
             acc = step::<W>(acc, last.as_ptr(), act);

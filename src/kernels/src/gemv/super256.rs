@@ -1,9 +1,11 @@
-//! Super-blocks of 256, four at a time: four vectors of 64 codes each, whose products with the activations
-//! `vpdpbusd` adds up by fours. Such a sum fits an `i16` (`63 * 127 * 4 < 32768`; eight of 4- and 5-bit codes do
-//! as well, `31 * 127 * 8`), so two vectors of them become one, which `vpdpwssd` multiplies with the scales. What
-//! is one number per sub-block or super-block (scales, minima, `d`) is unpacked for all four together: each has
-//! its quarter of a vector. What is subtracted from every code of a sub-block is a product of the sub-blocks'
-//! (negated) sums.
+//! Super-blocks of 256, four at a time.
+//!
+//! The codes of a super-block are four vectors of 64. `vpdpbusd` multiplies them by the activations and adds products by
+//! fours. Such a sum fits an `i16` (`63 * 127 * 4 < 32768`; with 4- and 5-bit codes eight products fit as well,
+//! `31 * 127 * 8`). So two vectors of sums become one, which `vpdpwssd` multiplies by the scales.
+//!
+//! Scales, minima and `d` are unpacked for all four super-blocks together: each has its quarter of a vector. The minima, or
+//! the offset of the codes, are multiplied by the (negated) sums of the sub-blocks' activations.
 
 use super::{Operands, Row, dot2, load, nibbles, or_masked, product};
 use crate::formats::{Order, SPACED, rows256};
@@ -11,16 +13,16 @@ use crate::pack::{Q2K, Q3K, Q4K, Q5K, Q6K, Weight};
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
 
-/// What four super-blocks have beside codes. Quarter `i` of a vector belongs to super-block `i`.
+/// The scales and minima of four super-blocks. Quarter `i` of a vector belongs to super-block `i`.
 pub struct Header {
     /// `d` and `dmin` (or `d` again) of each, as halves.
     d: __m128i,
     /// The scales of its vectors 0 and 1, then those of 2 and 3, as 16-bit words in the order of their pieces;
     /// with sub-blocks of 32 only one vector, sub-blocks 0, 2, 4, 6, 1, 3, 5, 7.
     scales: [__m512i; 2],
-    /// The integers that are subtracted, times the sums in the activations: the minima, or the scales, which the
-    /// offset then multiplies.
-    less: [__m512i; 2],
+    /// The integers that are multiplied by the sums of the activations, to be subtracted: the minima, or the scales, which
+    /// the offset of the codes multiplies later.
+    mins_or_offset: [__m512i; 2],
 }
 
 /// A weight type with super-blocks.
@@ -34,17 +36,15 @@ pub trait Super256: Weight {
     /// # Safety
     /// For all methods: a pointer is readable for a super-block; the CPU has AVX-512 F, BW, DQ and VL.
     unsafe fn codes(p: *const u8) -> [__m512i; 4];
-    /// All else.
+    /// Scales, minima and `d` of four super-blocks.
     unsafe fn header(p: [*const u8; 4]) -> Header;
 }
 
 /// The sixteen bytes at each of four places.
 ///
-/// Read from the last place to the first, behind the codes: where in the stream of loads these stand decides how well
-/// the hardware's prefetcher follows, though their cache lines were all asked for before. (AMD EPYC, Zen 4, 2026-11-22,
-/// q4_K in memory, k = 2048, one column, GB/s with the orders 0 2 3 1, 0 1 2 3, 2 3 0 1, 3 2 1 0, and with codes and
-/// header of each super-block together: 26, 26, 26, 30, 24; a loop that only reads 31. In llama.cpp the fourth over the
-/// first: 1.06. Nibbles left where they lie and sums shifted instead: 67 GMAC/s and 70 in the cache, no gain in memory.)
+/// Read from the last place to the first, behind the codes. The place of these loads in the stream decides how well the
+/// hardware's prefetcher follows, though their cache lines were all asked for before: q4_K 30 GB/s in this order, 26 in
+/// three others (`kernel-choices`).
 #[inline(always)]
 unsafe fn quarters(p: [*const u8; 4]) -> __m512i {
     let [a, b, c, d] = p;
@@ -56,7 +56,7 @@ unsafe fn quarters(p: [*const u8; 4]) -> __m512i {
 #[inline(always)]
 unsafe fn in_turn(p: *const u8) -> __m128i {
     let v = _mm_loadu_si128(p.cast());
-    // SAFETY: no instruction. Keeps the compiler from another order.
+    // SAFETY: no instruction, so nothing is read or written. Keeps the compiler from another order.
     core::arch::asm!("", options(nostack, preserves_flags));
     v
 }
@@ -115,10 +115,10 @@ unsafe fn k4_header(p: [*const u8; 4]) -> Header {
     let v = or_masked(low, top, each(0, 0, 0x3030_3030, 0x3030_3030));
     // the bytes of scales 0 to 7 are 0-3, 8-11, those of the minima 4-7, 12-15
     let scales = _mm512_shuffle_epi8(v, bytes_to_words([0, 2, 8, 10, 1, 3, 9, 11]));
-    let less = _mm512_shuffle_epi8(v, bytes_to_words([4, 5, 6, 7, 12, 13, 14, 15]));
+    let mins = _mm512_shuffle_epi8(v, bytes_to_words([4, 5, 6, 7, 12, 13, 14, 15]));
     let first = _mm512_castsi128_si512(_mm_setr_epi32(0, 4, 8, 12));
     let d = _mm512_castsi512_si128(_mm512_permutexvar_epi32(first, all));
-    Header { d, scales: [scales; 2], less: [less; 2] }
+    Header { d, scales: [scales; 2], mins_or_offset: [mins; 2] }
 }
 
 /// Both nibbles of 128 bytes, 32 for two sub-blocks: the first halves of sub-blocks 0, 2, 4, 6, the second ones;
@@ -201,7 +201,7 @@ impl Super256 for Q2K {
         Header {
             d: _mm_setr_epi32(a, b, c, d),
             scales: [_mm512_shuffle_epi8(low, first), _mm512_shuffle_epi8(low, second)],
-            less: [_mm512_shuffle_epi8(high, first), _mm512_shuffle_epi8(high, second)],
+            mins_or_offset: [_mm512_shuffle_epi8(high, first), _mm512_shuffle_epi8(high, second)],
         }
     }
 }
@@ -236,7 +236,7 @@ impl Super256 for Q3K {
         let scales = [of(0), of(1)];
         let last = _mm512_castsi128_si512(_mm_setr_epi16(7, 7, 15, 15, 23, 23, 31, 31));
         let d = _mm512_castsi512_si128(_mm512_permutexvar_epi16(last, v));
-        Header { d, scales, less: scales }
+        Header { d, scales, mins_or_offset: scales }
     }
 }
 
@@ -262,7 +262,7 @@ impl Super256 for Q6K {
         let v = quarters(p.map(|p| p.add(192)));
         let of = |half| signed_words(v, pieces(Self::ORDER, half));
         let scales = [of(0), of(1)];
-        Header { d: words_twice(p.map(|p| p.add(208))), scales, less: scales }
+        Header { d: words_twice(p.map(|p| p.add(208))), scales, mins_or_offset: scales }
     }
 }
 
@@ -305,13 +305,13 @@ unsafe fn sums<W: Super256>(p: *const u8, a: *const u8) -> [__m512i; 2] {
     }
 }
 
-/// Those of super-block `i`, times their scales, added up; with an offset also what is subtracted for it.
+/// The sums of super-block `i`, times their scales, added up. `subtracted` is added for types with an offset.
 #[inline(always)]
-unsafe fn scaled<W: Super256>(sums: [__m512i; 2], scales: [__m512i; 2], less: __m512i, i: usize) -> __m512i {
+unsafe fn scaled<W: Super256>(sums: [__m512i; 2], scales: [__m512i; 2], subtracted: __m512i, i: usize) -> __m512i {
     let sum = if W::SHAPE.min {
         _mm512_madd_epi16(sums[0], scales[0])
     } else {
-        dot2(_mm512_maskz_mov_epi32(0xf << (4 * i), less), sums[0], scales[0])
+        dot2(_mm512_maskz_mov_epi32(0xf << (4 * i), subtracted), sums[0], scales[0])
     };
     if W::SHAPE.sub == 32 { sum } else { dot2(sum, sums[1], scales[1]) }
 }
@@ -320,51 +320,51 @@ unsafe fn scaled<W: Super256>(sums: [__m512i; 2], scales: [__m512i; 2], less: __
 #[inline(always)]
 unsafe fn step<W: Super256, const CLOSE: bool>(mut acc: __m512, p: *const u8, n: usize, act: *const u8) -> __m512 {
     let places = const { rows256(CLOSE) };
-    // the last one stands in for those that are not there: their activations are zero
+    // the last super-block stands in for missing ones, whose activations are zero
     let at = |i: usize| p.add(i.min(n - 1) * W::BYTES);
     let mut q = [const { MaybeUninit::<[__m512i; 2]>::uninit() }; 4];
     for (i, q) in q.iter_mut().enumerate().take(n) {
         q.write(sums::<W>(at(i), act.add(places.codes[i])));
     }
-    // SAFETY: no instruction. Keeps the compiler from reading the headers before the codes: weights are to be read
-    // from memory in the order in which they lie, which the hardware's prefetcher follows. (AMD EPYC, Zen 4,
-    // 2026-11-21, weights in memory, one column, GMAC/s with headers first and last: q4_K 35, 54; q6_K 25, 38.)
+    // SAFETY: no instruction. Keeps the compiler from reading the headers before the codes: the hardware's prefetcher
+    // follows weights that are read in the order of memory. q4_K 54 GMAC/s with the headers last, 35 with them first
+    // (`kernel-choices`).
     core::arch::asm!("", options(nostack, preserves_flags));
     let header = W::header([at(0), at(1), at(2), at(3)]);
     let d = _mm256_mul_ps(_mm256_cvtph_ps(header.d), _mm256_loadu_ps(act.add(places.d).cast()));
     let d = _mm512_castps256_ps512(d);
-    let mut less = _mm512_madd_epi16(header.less[0], load(act.add(places.aux)));
+    let mut subtracted = _mm512_madd_epi16(header.mins_or_offset[0], load(act.add(places.aux)));
     if W::SHAPE.sub == 16 {
-        less = dot2(less, header.less[1], load(act.add(places.aux + 64)));
+        subtracted = dot2(subtracted, header.mins_or_offset[1], load(act.add(places.aux + 64)));
     }
     if W::SHAPE.min {
         let dmin = _mm512_permutexvar_ps(_mm512_setr_epi32(1, 1, 1, 1, 3, 3, 3, 3, 5, 5, 5, 5, 7, 7, 7, 7), d);
-        acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(less), dmin, acc);
+        acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(subtracted), dmin, acc);
     } else {
         // the offset is a power of two; a constant shift becomes the immediate form
         let shift = _mm_cvtsi32_si128(const { W::SHAPE.offset.trailing_zeros() as i32 });
-        less = _mm512_sll_epi32(less, shift);
+        subtracted = _mm512_sll_epi32(subtracted, shift);
     }
     for (i, q) in q.iter().enumerate().take(n) {
         let scales = header.scales.map(|v| spread(v, i as i32));
-        let sum = _mm512_cvtepi32_ps(scaled::<W>(q.assume_init_read(), scales, less, i));
+        let sum = _mm512_cvtepi32_ps(scaled::<W>(q.assume_init_read(), scales, subtracted, i));
         acc = _mm512_fmadd_ps(sum, _mm512_permutexvar_ps(_mm512_set1_epi32(2 * i as i32), d), acc);
     }
     acc
 }
 
-/// The product of one column; `AHEAD`: weights are fetched.
+/// The product of one column; with `PREFETCH`, weights are prefetched.
 ///
 /// # Safety
-/// See [`crate::micro::DirectFn`].
+/// See [`super::GemvFn`].
 #[inline(always)]
-pub unsafe fn product256<W: Super256, const AHEAD: bool>(o: Operands) {
-    if o.k > SPACED { product::<Blocks<W, true, AHEAD>>(o) } else { product::<Blocks<W, false, AHEAD>>(o) }
+pub unsafe fn product256<W: Super256, const PREFETCH: bool>(o: Operands) {
+    if o.k > SPACED { product::<Blocks<W, true, PREFETCH>>(o) } else { product::<Blocks<W, false, PREFETCH>>(o) }
 }
 
-struct Blocks<W, const CLOSE: bool, const AHEAD: bool>(W);
+struct Blocks<W, const CLOSE: bool, const PREFETCH: bool>(W);
 
-impl<W: Super256, const CLOSE: bool, const AHEAD: bool> Row for Blocks<W, CLOSE, AHEAD> {
+impl<W: Super256, const CLOSE: bool, const PREFETCH: bool> Row for Blocks<W, CLOSE, PREFETCH> {
     #[inline(always)]
     unsafe fn row(o: Operands, mut p: *const u8) -> __m512 {
         // what the loop does without a block would be a call of `memset`
@@ -374,16 +374,16 @@ impl<W: Super256, const CLOSE: bool, const AHEAD: bool> Row for Blocks<W, CLOSE,
         let mut act = o.act;
         let mut acc = _mm512_setzero_ps();
         for _ in 0..steps {
-            if AHEAD {
-                o.fetch.lines_near(p, 4 * W::BYTES);
+            if PREFETCH {
+                o.prefetch.lines_to_l1(p, 4 * W::BYTES);
             }
             acc = step::<W, CLOSE>(acc, p, 4, act);
             p = p.add(4 * W::BYTES);
             act = act.add(record.bytes);
         }
         if left > 0 {
-            if AHEAD {
-                o.fetch.lines_near(p, left * W::BYTES);
+            if PREFETCH {
+                o.prefetch.lines_to_l1(p, left * W::BYTES);
             }
             acc = step::<W, CLOSE>(acc, p, left, act);
         }

@@ -1,9 +1,8 @@
-//! Products of few columns with F16, BF16 and F32 weights: rows as they lie, consecutive `k` in lanes.
-//! Packing would cost more than the product.
+//! F16, BF16 and F32 weights by a few columns: rows as they lie in memory, consecutive `k` in lanes.
 
-use crate::fetch::Fetch;
 use crate::isa::{DotBf16, LANES, Lanes};
 use crate::pack::{FloatWeight, unrolled};
+use crate::prefetch::GemvPrefetch;
 
 /// Rows computed together: each activation loaded serves all of them. Sums, a vector of each row and one of
 /// activations fit the registers, 32 with one each, else 16 or (with AVX-512VL) 32 with two.
@@ -21,7 +20,7 @@ const fn together<S: Lanes>(nc: usize) -> usize {
     }
 }
 
-/// Steps of a turn of the loop, so that what counts the turns is few instructions beside them.
+/// Steps of a turn of the loop: so the instructions that count the turns are few.
 const STEPS: usize = 4;
 
 /// A step of the product: what is multiplied at once.
@@ -34,7 +33,7 @@ trait Step<S: Lanes> {
     type V: Copy;
     unsafe fn weights(p: *const u8) -> Self::V;
     unsafe fn act(p: *const u8) -> Self::V;
-    /// The last `n` elements, zero in the others.
+    /// The last `n` elements; the other lanes are zero.
     unsafe fn last(v: Self::V, n: usize) -> Self::V;
     /// Adds the products.
     unsafe fn add(acc: S::F, w: Self::V, a: Self::V) -> S::F;
@@ -88,7 +87,7 @@ impl<S: DotBf16> Step<S> for Pairs {
     }
 }
 
-/// The operands of a product, see [`super::DirectFn`].
+/// The operands of a product, see [`super::GemvFn`].
 #[derive(Clone, Copy)]
 struct Operands {
     weights: *const u8,
@@ -97,10 +96,10 @@ struct Operands {
     act: *const u8,
     act_stride: usize,
     dst: *const *mut f32,
-    fetch: Fetch,
+    prefetch: GemvPrefetch,
 }
 
-/// The same pointers, which the compiler takes for unrelated ones: it keeps them in registers and changes one
+/// The same pointers, but the compiler must assume that they are unrelated. So it keeps them in registers and changes one
 /// common index, instead of computing each from the others or changing all of them.
 #[inline(always)]
 fn unrelated<const N: usize>(mut p: [*const u8; N]) -> [*const u8; N] {
@@ -141,8 +140,7 @@ unsafe fn step<S: Lanes, T: Step<S>, const NC: usize, const R: usize>(
     i
 }
 
-/// The last `left` elements, if it is not all of them. For both operands, because a zero does not hide what is
-/// not finite.
+/// The last `left` elements, unless all of them count. For both operands: zero times an infinity is not zero.
 #[inline(always)]
 unsafe fn masked<S: Lanes, T: Step<S>>(v: T::V, left: Option<usize>) -> T::V {
     match left {
@@ -156,7 +154,7 @@ unsafe fn masked<S: Lanes, T: Step<S>>(v: T::V, left: Option<usize>) -> T::V {
 unsafe fn rows<S: Lanes, T: Step<S>, const NC: usize, const R: usize>(o: Operands, row: usize) {
     let turn = STEPS * T::K;
     let whole = o.k / turn * turn;
-    // from where the turns end, so that counting up to zero is all there is to count
+    // relative to the end of the turns: the index counts up to zero, so the loop needs no comparison
     let mut w = [core::ptr::null(); R];
     for (r, w) in w.iter_mut().enumerate() {
         *w = o.weights.wrapping_add((row + r) * o.stride + whole * T::BYTES.0);
@@ -167,11 +165,11 @@ unsafe fn rows<S: Lanes, T: Step<S>, const NC: usize, const R: usize>(o: Operand
     }
     let (w, a) = (unrelated(w), unrelated(a));
     let mut acc = [[S::splatf(0.0); NC]; R];
-    let fetch = o.fetch.next_rows(R * o.stride);
+    let prefetch = o.prefetch.next_rows(R * o.stride);
     let mut i = -(whole as isize);
     while i != 0 {
         for w in w {
-            fetch.lines(w.wrapping_offset(i * T::BYTES.0 as isize), turn * T::BYTES.0);
+            prefetch.lines(w.wrapping_offset(i * T::BYTES.0 as isize), turn * T::BYTES.0);
         }
         unrolled!(s in [0, 1, 2, 3] {
             i = step::<S, T, NC, R>(&mut acc, w, a, i, s * T::K, None);
@@ -224,7 +222,7 @@ unsafe fn all<S: Lanes, T: Step<S>, const NC: usize>(o: Operands, n: usize) {
 /// Weights widened to `f32`.
 ///
 /// # Safety
-/// See [`super::DirectFn`].
+/// See [`super::GemvFn`].
 #[inline(always)]
 pub unsafe fn values<S: Lanes, W: FloatWeight, const NC: usize>(
     weights: *const u8,
@@ -234,15 +232,15 @@ pub unsafe fn values<S: Lanes, W: FloatWeight, const NC: usize>(
     act: *const u8,
     act_stride: usize,
     dst: *const *mut f32,
-    fetch: Fetch,
+    prefetch: GemvPrefetch,
 ) {
-    all::<S, Values<W>, NC>(Operands { weights, stride, k, act, act_stride, dst, fetch }, rows);
+    all::<S, Values<W>, NC>(Operands { weights, stride, k, act, act_stride, dst, prefetch }, rows);
 }
 
 /// Pairs of `bf16`.
 ///
 /// # Safety
-/// See [`super::DirectFn`]; the CPU has AVX512_BF16.
+/// See [`super::GemvFn`]; the CPU has AVX512_BF16.
 #[inline(always)]
 pub unsafe fn pairs<S: DotBf16, const NC: usize>(
     weights: *const u8,
@@ -252,7 +250,7 @@ pub unsafe fn pairs<S: DotBf16, const NC: usize>(
     act: *const u8,
     act_stride: usize,
     dst: *const *mut f32,
-    fetch: Fetch,
+    prefetch: GemvPrefetch,
 ) {
-    all::<S, Pairs, NC>(Operands { weights, stride, k, act, act_stride, dst, fetch }, rows);
+    all::<S, Pairs, NC>(Operands { weights, stride, k, act, act_stride, dst, prefetch }, rows);
 }

@@ -1,9 +1,8 @@
-//! ggml's `vec_dot`: one row times one column that ggml has quantised. Its blocks are put into the records
-//! of this folder's kernels as they are met, which then compute as ever.
+//! ggml's `vec_dot`: one row times one column that ggml has quantised. Blocks of ggml's column are put into the records of
+//! this folder's kernels one by one, and computed by the same steps.
 //!
-//! Only for the types whose dot products win so. The records of super-blocks are too large for registers, and
-//! what is stored in pieces cannot be loaded again at once: 0.05 to 0.25 of ggml's speed. (AMD EPYC, Zen 4, 2026-11-21,
-//! llama.cpp b11434 built for it, everything in the nearest cache.)
+//! Only for types with blocks of 32. The records of super-blocks are too large for registers, and a load right behind the
+//! stores of its parts waits: 0.05 to 0.25 of ggml's speed (`kernel-choices`).
 
 use super::block32::{self, Block32, halves, signed_codes};
 use super::{copy, sum};
@@ -45,7 +44,7 @@ pub unsafe fn dot32<W: Block32>(n: usize, mut x: *const u8, mut y: *const u8) ->
         blocks -= 4;
     }
     if blocks > 0 {
-        // the blocks that are missing have the scale zero
+        // missing blocks have the scale zero
         let (mut weights, mut act) = ([0u8; 4 * 34], [0u8; 4 * BLOCK_Q8_0]);
         block32::copy_blocks::<W>(x, weights.as_mut_ptr(), blocks);
         copy::<BLOCK_Q8_0>(y, act.as_mut_ptr(), blocks);

@@ -1,32 +1,55 @@
-//! Products of one column with quantised weights, for AVX-512: rows as they lie, sixteen 32-bit
-//! lanes of consecutive `k`. Where packing cannot be shared by several columns it costs more than the
-//! horizontal sum at the end of a row.
+//! Products without panels (GEMV): every row of weights is read once, as it lies in memory, by a few columns at most.
+//! Packing costs more than it saves where few columns share a panel.
 //!
-//! Every row is computed by itself, so that the cuts of a product do not change a result.
+//! [`float`] has F16, BF16 and F32 weights on every ISA. `block32` and `super256` have quantised weights and one column,
+//! with AVX-512 in 512-bit registers: sixteen 32-bit lanes of consecutive `k`, which are added up at the end of
+//! a row.
+//!
+//! Every row is computed by itself. So the cuts of a product do not change a result.
 
 mod block32;
 mod dot;
+pub mod float;
 mod super256;
 
-pub use block32::{Block32, product32};
-pub use dot::dot32;
-pub use super256::{Super256, product256};
+pub(crate) use block32::{Block32, product32};
+pub(crate) use dot::dot32;
+pub(crate) use super256::{Super256, product256};
 
-use crate::fetch::Fetch;
 use crate::isa::LANES;
+use crate::prefetch::GemvPrefetch;
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
 
-/// The operands of a product of one column, see [`crate::micro::DirectFn`].
+/// Computes `rows` rows by `NC` columns, and reads each row once.
+///
+/// Row `r` is at `weights + r * stride`. Column `c` is a tile of its own at `act + c * act_stride`. `dst` points to
+/// `NC` column pointers, each to the first of `rows` floats. `prefetch` says how far ahead weights are prefetched.
+///
+/// # Safety
+/// `k` is at least 32. Rows must be readable for `k` elements, tiles for the records that hold `k` elements, the columns
+/// writable for `rows` floats; the CPU has the ISA's features.
+pub type GemvFn = unsafe fn(
+    weights: *const u8,
+    stride: usize,
+    rows: usize,
+    k: usize,
+    act: *const u8,
+    act_stride: usize,
+    dst: *const *mut f32,
+    prefetch: GemvPrefetch,
+);
+
+/// The operands of a product of one column, see [`GemvFn`].
 #[derive(Clone, Copy)]
-pub struct Operands {
+pub(crate) struct Operands {
     pub weights: *const u8,
     pub stride: usize,
     pub rows: usize,
     pub k: usize,
     pub act: *const u8,
     pub dst: *mut f32,
-    pub fetch: Fetch,
+    pub prefetch: GemvPrefetch,
 }
 
 /// 64 bytes at `p`.
@@ -48,8 +71,8 @@ unsafe fn or_masked(a: __m512i, b: __m512i, mask: __m512i) -> __m512i {
     _mm512_ternarylogic_epi32::<0xf8>(a, b, mask)
 }
 
-/// Adds, per lane, the two products of signed 16-bit `w` and `a`. Not the intrinsic, because the compiler
-/// takes that apart into a product and an addition.
+/// Adds, per lane, the two products of signed 16-bit `w` and `a`. Inline assembly instead of the intrinsic, which the
+/// compiler splits into a product and an addition.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
 unsafe fn dot2(mut acc: __m512i, w: __m512i, a: __m512i) -> __m512i {
@@ -111,20 +134,17 @@ trait Row {
     unsafe fn row(o: Operands, p: *const u8) -> __m512;
 }
 
-/// Begins to read the small page after the one in which the row at `p` ends: the hardware's prefetcher stops at the end of
-/// each, and its address has to be looked up. (AMD EPYC, Zen 4, 2026-11-22, weights in small pages, k = 2048, one column,
-/// GB/s without and so: q8_0 25.7, 27.3; q6_K 26.3, 27.3; q4_K 24.4, 26.4; in huge pages the same. Into the level-1 cache:
-/// small pages that are scattered 1.25 times that, huge ones 0.8.)
+/// Prefetches the first line of the small page after the one in which the row at `p` ends. The hardware's prefetcher stops
+/// at the end of a page, and the address of the next one has to be looked up. In small pages q4_K gains from 24.4 to
+/// 26.4 GB/s, in huge pages nothing (`kernel-choices`).
 #[inline(always)]
 unsafe fn touch_next_page(p: *const u8, stride: usize) {
     let next = p.wrapping_add(stride).map_addr(|a| (a | 4095) + 1);
     _mm_prefetch::<_MM_HINT_T1>(next.cast());
 }
 
-/// Computes all rows, one after the other: weights are read in the order in which they lie in memory, which
-/// the hardware's prefetcher follows. (AMD EPYC, Zen 4, 2026-11-21, weights in memory, one column, GMAC/s with
-/// four rows at a time and prefetches four rows ahead, and so: q8_0 12, 26; q4_0 17, 37; q4_K 21, 43. Emerald
-/// Rapids liked the former better, q4_0 24 and 17.)
+/// Computes all rows, one after the other: the hardware's prefetcher follows weights that are read in the order of memory.
+/// q4_K reaches 43 GMAC/s so on Zen 4, and 21 with four rows at a time (`kernel-choices`).
 #[inline(always)]
 unsafe fn product<T: Row>(o: Operands) {
     let mut sums = [MaybeUninit::<__m512>::uninit(); LANES];

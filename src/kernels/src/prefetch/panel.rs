@@ -1,27 +1,23 @@
-//! What to fetch from memory while rows are packed and multiplied.
+//! Prefetch of the rows that are packed next.
 
-use crate::fetch::Cache;
+use super::Cache;
 use crate::formats::LINE;
 use crate::isa::LANES;
 
-/// Most lines that are fetched at once, as far as the work can be cut. (AMD EPYC, Zen 4, 2026-11-30, weights in memory,
-/// K=2048, GMAC/s with 16 and 32: q4_K N=16 136, 127; q8_0 N=12 113, 107; q2_K N=12 118, 126; q3_K N=12 123, 131. With
-/// this many, q4_K is cut as with 16, and the small chunks of q2_K and q3_K, which lose by it, are not cut.)
+/// Most lines of one burst, as far as the work can be cut. More than 16 loses with q4_K, fewer than 32 with q2_K and q3_K,
+/// whose small chunks this number leaves uncut (`kernel-choices`).
 const AT_ONCE: usize = 25;
 
-/// The rows that are packed next, fetched a few lines at a time.
+/// The rows that are packed next, prefetched a few lines at a time.
 ///
-/// Rows are packed sixteen in parallel, which no hardware prefetcher follows. So all of them are fetched in advance, in
-/// the order in which they lie in memory, into the level-2 cache: what is fetched into the level-1 cache waits in few
-/// line buffers. (AMD EPYC, Zen 4, 2026-11-21, weights in memory, one column, GMAC/s along the rows into level 1, in
-/// order into level 1, in order into level 2: AVX2 q8_0 11, 11, 18; q4_K 14, 17, 30; q6_K 9, 10, 21.)
+/// Rows are packed sixteen in parallel, which no hardware prefetcher follows. So all of them are prefetched, in the order
+/// of memory, into the level-2 cache: lines on their way to the level-1 cache wait in few buffers. AVX2 packs q4_K at
+/// 30 GMAC/s so, and at 14 with a prefetch along the rows (`kernel-choices`).
 ///
-/// Some lines come with every tile, and with few tiles some with every few packed records, because a burst holds up what
-/// follows it. (AMD EPYC, Zen 4, 2026-11-30, weights in memory, K=2048, GMAC/s with a burst after each packed chunk, with a
-/// part for each tile, and so: q4_K N=8 117, 113, 120, N=16 108, 123, 135, N=64 153, 167, 168; q8_0 N=12 85, 92, 113. Into
-/// the level-1 cache, for each tile: q4_K N=16 91, q8_0 N=16 90.)
-pub struct NextRows {
-    /// Chunks of a row that are fetched together.
+/// A burst of lines holds up the loads behind it. So some lines come with every tile, and with few tiles some with every
+/// few packed records: sixteen columns of q4_K gain from 108 to 135 GMAC/s (`kernel-choices`).
+pub struct PanelPrefetch {
+    /// Chunks of a row that are prefetched together.
     unit: usize,
     chunks: usize,
     chunk_bytes: usize,
@@ -30,21 +26,21 @@ pub struct NextRows {
     tiles: usize,
     /// Records of a chunk.
     records: usize,
-    /// Records that are packed between two calls.
+    /// Records that are packed between two calls of [`Self::pull`].
     pub piece: usize,
-    /// Lines that a call fetches.
+    /// Lines that a call prefetches.
     lines: usize,
     /// The next line, and the end of the run of memory that it is part of.
     line: *const u8,
     end: *const u8,
-    /// Bytes of a run, and runs behind this one. They begin `stride` bytes apart.
+    /// Bytes of a run, and the number of runs behind this one. Runs begin `stride` bytes apart.
     run: usize,
     runs: usize,
 }
 
-impl NextRows {
-    /// For rows `stride` bytes apart, of `chunks` chunks of `records` records and `chunk_bytes` bytes, by `tiles` tiles; at
-    /// most `most` bytes of sixteen rows are fetched in advance: 0 fetches nothing.
+impl PanelPrefetch {
+    /// For rows `stride` bytes apart, of `chunks` chunks of `records` records and `chunk_bytes` bytes, and `tiles` tiles.
+    /// At most `most` bytes of sixteen rows are prefetched at a time; 0: no prefetch.
     pub fn new(
         stride: usize,
         chunks: usize,
@@ -54,7 +50,7 @@ impl NextRows {
     ) -> Self {
         let unit = if most == 0 { 0 } else { (most / (LANES * chunk_bytes)).clamp(1, chunks) };
         let (line, end) = (core::ptr::null(), core::ptr::null());
-        NextRows {
+        PanelPrefetch {
             unit,
             chunks,
             chunk_bytes,
@@ -70,9 +66,8 @@ impl NextRows {
         }
     }
 
-    /// Chunk `i` of the rows of `panels` panels at `src` is next to be packed. With the first chunk of a unit begins what
-    /// is fetched during this unit: the unit behind it, or the first one of the rows at `next`. Addresses need not be
-    /// valid: a prefetch does not fault.
+    /// Chunk `i` of the rows of `panels` panels at `src` is packed next. The first chunk of a unit begins the prefetch of
+    /// the next unit, or of the first unit of the rows at `next`.
     #[inline(always)]
     pub fn chunk(&mut self, i: usize, panels: usize, src: *const u8, next: *const u8) {
         if self.unit == 0 || !i.is_multiple_of(self.unit) {
@@ -101,7 +96,7 @@ impl NextRows {
         self.runs -= 1;
     }
 
-    /// Fetches the lines that fall to one tile or piece.
+    /// Prefetches the lines that fall to one tile or piece.
     #[inline(always)]
     pub fn pull(&mut self) {
         let mut lines = self.lines;

@@ -1,0 +1,66 @@
+//! Kernels for one column of quantised weights, without panels, in 512-bit registers.
+
+use super::*;
+use crate::gemv::{Block32, GemvFn, Operands, Super256, product32, product256};
+use crate::pack::*;
+
+macro_rules! product {
+    ($name:ident, $kind:ident, $of:ident) => {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+        unsafe fn $name<W: $kind, const PREFETCH: bool>(
+            weights: *const u8,
+            stride: usize,
+            rows: usize,
+            k: usize,
+            act: *const u8,
+            _act_stride: usize,
+            dst: *const *mut f32,
+            prefetch: GemvPrefetch,
+        ) {
+            $of::<W, PREFETCH>(Operands { weights, stride, rows, k, act, dst: *dst, prefetch })
+        }
+    };
+}
+product!(block32, Block32, product32);
+product!(super256, Super256, product256);
+
+const fn kernel<W: Pack>(order: Order, [gemv, gemv_prefetch]: [&'static [GemvFn]; 2], most_k: usize) -> Kernel {
+    Kernel {
+        act: W::SHAPE.act_rows(order),
+        quantize: crate::act::quantize_rows,
+        gemv_prefetch,
+        domain: Domain { most_columns: 1, most_k, ..Domain::ALL },
+        ..avx512::with::<W>(&[], gemv)
+    }
+}
+const fn kernel32<W: Block32 + Pack>(most_k: usize) -> Kernel {
+    kernel::<W>(Order::Halves, const { [&[block32::<W, false>], &[block32::<W, true>]] }, most_k)
+}
+const fn kernel256<W: Super256 + Pack>(most_k: usize) -> Kernel {
+    kernel::<W>(W::ORDER, const { [&[super256::<W, false>], &[super256::<W, true>]] }, most_k)
+}
+
+/// Longest rows of super-blocks whose quantised column stays in the level-1 cache beside the weights. A longer column is
+/// read from the level-2 cache for every row; [`super::avx512_fused`] reads it once for sixteen rows. Blocks of 32 have
+/// larger records. Longer than [`SPACED`] they lie without gaps, and q4_0 falls from 27 GB/s to 10 (`kernel-choices`).
+const LONG: usize = 8192;
+const ALL: usize = usize::MAX;
+
+/// All types but IQ4_XS: sums of its values do not fit an `i16`, and with 32-bit sums it is no faster than fused.
+///
+/// For one column only: with two, [`super::avx512_fused`] is faster for most types, q4_1 147 us and 111
+/// (`kernel-choices`).
+pub(super) static KERNELS: [Kernel; 12] = [
+    kernel32::<Q4_0>(SPACED),
+    kernel32::<Q4_1>(SPACED),
+    kernel32::<Q5_0>(SPACED),
+    kernel32::<Q5_1>(SPACED),
+    kernel32::<Q8_0>(SPACED),
+    kernel32::<Iq4Nl>(SPACED),
+    kernel32::<Mxfp4>(SPACED),
+    kernel256::<Q2K>(LONG),
+    kernel256::<Q3K>(LONG),
+    kernel256::<Q4K>(LONG),
+    kernel256::<Q5K>(LONG),
+    kernel256::<Q6K>(ALL),
+];
