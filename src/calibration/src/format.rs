@@ -47,7 +47,7 @@ use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
 use zen5turbo_kernels::kernel::Blocking;
 
-use crate::{Calibration, Choice, Measured, Regime, TuneFile, Width};
+use crate::{Calibration, Choice, Cut, Measured, Regime, TuneFile, Width};
 
 /// What the first line says before the version.
 const MAGIC: &str = "zen5turbo-tune";
@@ -120,8 +120,9 @@ impl fmt::Display for Calibration {
         if let Some(width) = self.width {
             write!(f, "\nwidth {}", width.name())?;
         }
+        let cut = self.cut;
         let numbers =
-            [("panel", self.panel), ("prefetch", self.prefetch), ("ahead", self.ahead), ("threads", self.threads)];
+            [("panel", cut.panel), ("prefetch", cut.prefetch), ("ahead", cut.ahead), ("threads", self.threads)];
         for (key, number) in numbers {
             if let Some(number) = number {
                 write!(f, "\n{key} {number}")?;
@@ -153,9 +154,7 @@ struct Draft {
     ggml: Option<String>,
     isa: Option<Isa>,
     width: Option<Width>,
-    panel: Option<usize>,
-    prefetch: Option<usize>,
-    ahead: Option<usize>,
+    cut: Cut,
     threads: Option<usize>,
     copies: Option<u32>,
     made: Option<String>,
@@ -177,13 +176,13 @@ impl Draft {
                 named("width", value, Width::ALL, Width::name).and_then(|width| set(&mut self.width, Some(width)))
             }
             ("panel", _) if version >= Version::Two => {
-                bytes(key, value, SMALLEST_PANEL).and_then(|n| set(&mut self.panel, Some(n)))
+                bytes(key, value, SMALLEST_PANEL).and_then(|n| set(&mut self.cut.panel, Some(n)))
             }
             ("prefetch", _) if version >= Version::Two => {
-                bytes(key, value, 0).and_then(|n| set(&mut self.prefetch, Some(n)))
+                bytes(key, value, 0).and_then(|n| set(&mut self.cut.prefetch, Some(n)))
             }
             ("ahead", _) if version >= Version::Three => {
-                bytes(key, value, 0).and_then(|n| set(&mut self.ahead, Some(n)))
+                bytes(key, value, 0).and_then(|n| set(&mut self.cut.ahead, Some(n)))
             }
             ("threads", _) if version >= Version::Two => threads(value).and_then(|n| set(&mut self.threads, Some(n))),
             ("copies", _) if version >= Version::Four => hundredths(value).and_then(|n| set(&mut self.copies, Some(n))),
@@ -209,8 +208,8 @@ impl Draft {
                 expected: "the lines `cpu`, `ggml` and `tier`".to_owned(),
             });
         };
-        let Self { width, panel, prefetch, ahead, threads, copies, made, measured, .. } = self;
-        let new = Calibration { cpu, ggml, isa, width, panel, prefetch, ahead, threads, copies, made, measured };
+        let Self { width, cut, threads, copies, made, measured, .. } = self;
+        let new = Calibration { cpu, ggml, isa, width, cut, threads, copies, made, measured };
         if done.iter().any(|old| old.is_for_the_same(&new)) {
             let expected = "only one calibration for the same `cpu`, `ggml` and `tier`".to_owned();
             return Err(bad(self.start.0, &self.start.1, expected));

@@ -147,6 +147,20 @@ impl Measured {
     }
 }
 
+/// How products are cut and prefetched, in bytes; `None`: the built-in way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cut {
+    /// A packed panel that many columns share, see
+    /// [`Blocking::panel_bytes`](zen5turbo_kernels::kernel::Blocking::panel_bytes).
+    pub panel: Option<usize>,
+    /// Weights that are prefetched before they are packed, see
+    /// [`Blocking::prefetch_bytes`](zen5turbo_kernels::kernel::Blocking::prefetch_bytes).
+    pub prefetch: Option<usize>,
+    /// How far ahead one column without panels prefetches; only on CPUs with a full data path, see
+    /// [`GemvPrefetch::rows`](zen5turbo_kernels::prefetch::GemvPrefetch::rows).
+    pub ahead: Option<usize>,
+}
+
 /// What was measured on one CPU with one build of ggml, for one tier of our kernels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Calibration {
@@ -158,14 +172,8 @@ pub struct Calibration {
     pub isa: Isa,
     /// The width that was measured to be the faster one on this CPU.
     pub width: Option<Width>,
-    /// Bytes of a packed panel that many columns share, where another size than the built-in one
-    /// ([`Blocking::panel_bytes`](zen5turbo_kernels::kernel::Blocking)) was measured to be faster.
-    pub panel: Option<usize>,
-    /// Bytes of weights to prefetch ahead of packing, likewise.
-    pub prefetch: Option<usize>,
-    /// Bytes that one column by rows fetches ahead, likewise; only where the data path is full, see
-    /// [`Fetch::rows`](zen5turbo_kernels::fetch::Fetch::rows).
-    pub ahead: Option<usize>,
+    /// Where another cut than the built-in one was measured to be faster.
+    pub cut: Cut,
     /// Threads of graphs of one column, where more of them were measured to gain nothing: memory gives no more.
     pub threads: Option<usize>,
     /// The time of a graph of one column that reads its weights from a mapped file, over that of the same graph with
@@ -218,9 +226,7 @@ mod tests {
             ggml,
             isa: Isa::Avx2,
             width: None,
-            panel: None,
-            prefetch: None,
-            ahead: None,
+            cut: Cut::default(),
             threads: None,
             copies: None,
             made: Some(made.into()),

@@ -2,37 +2,34 @@
 
 mod ab;
 mod abi;
-mod bandwidth;
 mod bios;
-mod chart;
+mod common;
 mod doctor;
 mod elf;
 mod engagement;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
-mod interrupt;
 mod knobs;
 mod live;
-mod llama_bench;
 mod loader;
 mod manual;
 mod maps;
-mod page;
-mod process;
 mod reach;
-mod record;
-mod root;
 mod run;
 mod shim;
-mod statistics;
 mod stats;
-mod text;
 mod top;
 mod tune;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+// The rest of the crate names these without the folder: `crate::text`.
+use common::{
+    bandwidth, chart, interleave, interrupt, llama_bench, page, process, programs, record, root, smaps, statistics,
+    text,
+};
 
 /// The companion of libzen5turbo.so, which makes an unmodified llama.cpp faster on AMD Zen 5
 #[derive(Parser, Debug)]

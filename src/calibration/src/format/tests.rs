@@ -49,7 +49,7 @@ fn the_gain_of_copies_has_up_to_two_decimals() {
 #[test]
 fn a_file_of_version_3_has_no_gain_of_copies() {
     let parsed = good(&format!("{HEAD_3}ahead 4096\nq4_K 1 ours 103 121 99\n"));
-    assert_eq!((parsed.ahead, parsed.copies, parsed.measured.len()), (Some(4096), None, 1));
+    assert_eq!((parsed.cut.ahead, parsed.copies, parsed.measured.len()), (Some(4096), None, 1));
 }
 
 #[test]
@@ -267,7 +267,8 @@ fn any_calibration() -> impl Strategy<Value = Calibration> {
                 let _ = add(&mut list, Measured { repacked, ..new });
             }
             let isa = Isa::ALL[isa];
-            Calibration { cpu, ggml, isa, width, panel, prefetch, ahead, threads, copies, made, measured: list }
+            let cut = Cut { panel, prefetch, ahead };
+            Calibration { cpu, ggml, isa, width, cut, threads, copies, made, measured: list }
         },
     )
 }

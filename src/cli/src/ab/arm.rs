@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::str::FromStr;
 
 use anyhow::{Context, Result, ensure};
 
-use super::Args;
+use super::args::{Args, Spec};
 use crate::llama_bench::Bench;
 use crate::shim::{self, Knobs};
 
@@ -70,53 +69,6 @@ impl Arm {
         words.extend(self.arguments());
         words.retain(|w| !w.is_empty());
         words.join(" ")
-    }
-}
-
-/// `--arm NAME:ITEM,ITEM...`
-#[derive(Clone, Debug, PartialEq)]
-pub struct Spec {
-    name: String,
-    bin: Option<PathBuf>,
-    lib: Option<PathBuf>,
-    shim: bool,
-    repack: Option<bool>,
-    variables: BTreeMap<String, String>,
-}
-
-impl FromStr for Spec {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let expected = "expected NAME:ITEM,ITEM... with VAR=VALUE, bin=DIR, lib=FILE, shim=off or repack=0|1 as items";
-        let (name, items) = text.split_once(':').unwrap_or((text, ""));
-        if name.trim().is_empty() || name.contains('=') {
-            return Err(format!("the arm has no name; {expected}, such as thp-off:ZEN5TURBO_HUGEPAGES=off"));
-        }
-        let mut spec = Spec {
-            name: name.trim().to_owned(),
-            bin: None,
-            lib: None,
-            shim: true,
-            repack: None,
-            variables: BTreeMap::new(),
-        };
-        for item in items.split(',').filter(|item| !item.is_empty()) {
-            let Some((key, value)) = item.split_once('=') else {
-                return Err(format!("found \"{item}\", which has no =; {expected}"));
-            };
-            match (key, value) {
-                ("bin", _) => spec.bin = Some(value.into()),
-                ("lib", _) => spec.lib = Some(value.into()),
-                ("shim", "on" | "off") => spec.shim = value == "on",
-                ("repack", "0" | "1") => spec.repack = Some(value == "1"),
-                (key, _) if key.chars().any(char::is_uppercase) => {
-                    spec.variables.insert(key.to_owned(), value.to_owned());
-                }
-                _ => return Err(format!("found \"{item}\"; {expected}")),
-            }
-        }
-        Ok(spec)
     }
 }
 
@@ -191,39 +143,4 @@ fn shim_variables(knobs: &Knobs) -> BTreeMap<String, String> {
     set.remove("ZEN5TURBO_DEPS"); // of the set-up script, not of the shim
     set.extend(knobs.variables().into_iter().map(|(k, v)| (k.to_owned(), v.to_string_lossy().into_owned())));
     set
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_arm_is_a_name_and_items() {
-        let spec: Spec = "thp:ZEN5TURBO_HUGEPAGES=thp,ZEN5TURBO_LOG=off".parse().unwrap();
-        assert_eq!((spec.name.as_str(), spec.shim, spec.variables.len()), ("thp", true, 2));
-        let spec: Spec = "zero code:shim=off,GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1,repack=0"
-            .parse()
-            .unwrap();
-        assert!(!spec.shim);
-        assert_eq!(spec.repack, Some(false));
-        assert_eq!(spec.variables["GLIBC_TUNABLES"], "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1");
-        let spec: Spec = "other:bin=/opt/llama,lib=/opt/z.so".parse().unwrap();
-        assert_eq!((spec.bin, spec.lib), (Some("/opt/llama".into()), Some("/opt/z.so".into())));
-        assert!("plain".parse::<Spec>().unwrap().variables.is_empty());
-    }
-
-    #[test]
-    fn what_is_no_arm_is_refused_with_what_was_found_and_expected() {
-        for (text, part) in [
-            ("ZEN5TURBO_LOG=off", "has no name"),
-            (":A=1", "has no name"),
-            ("x:huge", "\"huge\", which has no ="),
-            ("x:shim=maybe", "\"shim=maybe\""),
-            ("x:repack=2", "\"repack=2\""),
-            ("x:bni=/x", "\"bni=/x\""),
-        ] {
-            let error = text.parse::<Spec>().unwrap_err();
-            assert!(error.contains(part) && error.contains("expected NAME:ITEM"), "{text}: {error}");
-        }
-    }
 }

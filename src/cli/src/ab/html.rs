@@ -4,7 +4,7 @@ use anyhow::Result;
 use maud::{Markup, PreEscaped, html};
 
 use super::arm::Role;
-use super::measure::Measured;
+use super::measured::Measured;
 use super::plan::Plan;
 use super::quality::Text;
 use super::summary::{Row, is_claim, rows, words};

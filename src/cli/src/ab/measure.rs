@@ -1,51 +1,20 @@
 //! The measurement itself: the warm-up, then pairs until there are enough.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::arm::{Arm, Role};
-use super::memory::Peaks;
-use super::one::{self, Outcome, Reading};
-use super::plan::{Plan, order};
+use super::measured::{Measured, Run};
+use super::plan::Plan;
 use super::progress::Progress;
-use super::quality::Quality;
+use super::run_once::{self, Outcome, Reading};
 use super::summary::{Rows, rows_of_block};
 use crate::engagement::Stats;
+use crate::interleave::order;
 use crate::llama_bench::{Group, Test};
 use crate::reach;
 use crate::record::{Csv, Jsonl, Raw};
 use crate::statistics::precise_enough;
-
-/// Values of one run.
-#[derive(Debug)]
-pub struct Run {
-    pub model: usize,
-    /// Index of the plan's thread counts.
-    pub block: usize,
-    pub arm: usize,
-    pub pair: u32,
-    pub readings: Vec<Reading>,
-}
-
-/// Everything measured so far.
-#[derive(Debug, Default)]
-pub struct Measured {
-    pub runs: Vec<Run>,
-    pub raw: Vec<Raw>,
-    /// llama.cpp's build and commit, by arm.
-    pub builds: BTreeMap<usize, (u64, String)>,
-    /// llama.cpp's name of the model's type, by model.
-    pub types: BTreeMap<usize, String>,
-    /// Memory by kind in the warm-up, by model and arm, and how much of the model was cached after it.
-    pub memory: BTreeMap<(usize, usize), (Peaks, Option<u64>)>,
-    /// What the shim did, by model, arm and group of tests.
-    pub stats: BTreeMap<(usize, usize, &'static str), Stats>,
-    pub quality: Vec<Quality>,
-    /// Things the reader has to know.
-    pub warnings: Vec<String>,
-}
 
 /// Where values go as they come.
 #[derive(Debug, Default)]
@@ -79,7 +48,7 @@ pub fn warm_up(
     plan.models[model].cool()?;
     for (a, arm) in plan.arms.iter().enumerate().filter(|(_, arm)| !matches!(arm.role, Role::Again(_))) {
         progress.warm_up(&plan.models[model].name(), &arm.name);
-        let outcome = one::run(plan, arm, &plan.models[model], threads, group, true)?;
+        let outcome = run_once::run(plan, arm, &plan.models[model], threads, group, true)?;
         let cached = plan.models[model].cached();
         measured.memory.insert((model, a), (outcome.memory.unwrap_or_default(), cached));
         let mut line = head("warm-up", plan, model, arm, &outcome);
@@ -163,7 +132,7 @@ fn one_pair(
         for (position, a) in order(pair, plan.arms.len()).into_iter().enumerate() {
             let arm = &plan.arms[a];
             progress.at(&plan.models[model].name(), plan.threads[block], pair, &arm.name);
-            let outcome = one::run(plan, arm, &plan.models[model], plan.threads[block], group, false)?;
+            let outcome = run_once::run(plan, arm, &plan.models[model], plan.threads[block], group, false)?;
             complete(measured, (model, block), group, &outcome)
                 .with_context(|| format!("in the {} run of the {} tests", arm.name, group.name()))?;
             record(plan, (model, a), (pair, position), group, &outcome, measured, records)?;

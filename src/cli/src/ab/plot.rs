@@ -6,7 +6,7 @@ use plotters::prelude::*;
 use super::arm::Role;
 use super::plan::Plan;
 use super::summary::Row;
-use crate::chart::{self, COLOURS, GRID, INK, Ratio, failed, svg};
+use crate::chart::{self, COLOURS, Ratio, failed, svg};
 
 /// The last colour is stock again's; before it two of stock, and the rest.
 const AGAIN: usize = COLOURS - 1;
@@ -61,20 +61,17 @@ pub fn points(plan: &Plan, row: &Row) -> Result<String> {
         } else {
             3
         };
-        chart
-            .configure_mesh()
-            .disable_x_mesh()
-            .x_labels(pairs.min(9))
-            .y_labels(6)
-            .x_label_formatter(&|x| if x.fract() == 0.0 { format!("{x:.0}") } else { String::new() })
-            .y_label_formatter(&|y| format!("{y:.digits$}"))
-            .x_desc("pair")
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(GRID)
-            .label_style(("sans-serif", 16).into_font().color(&INK))
-            .draw()
-            .map_err(failed)?;
+        chart::axes(
+            chart
+                .configure_mesh()
+                .disable_x_mesh()
+                .x_labels(pairs.min(9))
+                .y_labels(6)
+                .x_label_formatter(&|x| if x.fract() == 0.0 { format!("{x:.0}") } else { String::new() })
+                .y_label_formatter(&|y| format!("{y:.digits$}"))
+                .x_desc("pair"),
+            16,
+        )?;
         for (arm, values) in row.values.iter().enumerate() {
             let at: Vec<(f64, f64)> = values.iter().enumerate().map(|(i, v)| (i as f64 + 1.0, *v)).collect();
             let colour = chart::colour(colour(plan, arm));

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use super::arm::{Arm, Role};
-use super::one;
 use super::plan::Plan;
+use super::run_once;
 
 /// Tokens of a chunk; llama-perplexity scores the second half of each.
 const CONTEXT: u32 = 512;
@@ -91,7 +91,7 @@ pub fn measure(plan: &Plan, text: &Text, model: usize, say: impl Fn(&str)) -> Re
             command.arg("--kl-divergence");
         }
         arm.dress(&mut command, &plan.scratch.path().join("quality-stats.json"));
-        let (finished, words) = one::supervised(plan, arm, command, None)?;
+        let (finished, words) = run_once::supervised(plan, arm, command, None)?;
         let mut quality = parse(&format!("{}\n{}", finished.stdout, finished.stderr));
         ensure!(
             quality.perplexity.is_some() && (a == base || quality.divergence.is_some()),

@@ -2,7 +2,7 @@
 
 use comfy_table::CellAlignment;
 
-use super::measure::Measured;
+use super::measured::Measured;
 use super::plan::Plan;
 use super::quality::Text;
 use super::summary::{Row, is_claim, rows, words};

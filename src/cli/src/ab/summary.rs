@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::arm::Role;
-use super::measure::{Measured, Run};
+use super::measured::{Measured, Run};
 use super::plan::Plan;
 use crate::llama_bench::Test;
 use crate::statistics::{Better, Comparison, Interval, Verdict, better_of, median, range};

@@ -5,7 +5,7 @@ use plotters::prelude::*;
 
 use super::compare::{Compared, Row, letter};
 use super::record::Group;
-use crate::chart::{self, GRID, INK, Ratio, failed, svg};
+use crate::chart::{self, Ratio, failed, svg};
 use crate::statistics::{median, range};
 use crate::text;
 
@@ -66,20 +66,17 @@ pub fn curve(title: &str, axis: &str, rows: &[&Row]) -> Result<String> {
             .y_label_area_size(52)
             .build_cartesian_2d(-0.5..rows.len() as f64 - 0.5, low - if latency { pad } else { 0.0 }..high + pad)
             .map_err(failed)?;
-        chart
-            .configure_mesh()
-            .disable_x_mesh()
-            .x_labels(rows.len().min(if latency { 6 } else { 12 }))
-            .y_labels(8)
-            .x_label_formatter(&label)
-            .y_label_formatter(&|y| text::number(if latency { y.exp2() } else { *y }))
-            .x_desc(axis)
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(GRID)
-            .label_style(("sans-serif", 15).into_font().color(&INK))
-            .draw()
-            .map_err(failed)?;
+        chart::axes(
+            chart
+                .configure_mesh()
+                .disable_x_mesh()
+                .x_labels(rows.len().min(if latency { 6 } else { 12 }))
+                .y_labels(8)
+                .x_label_formatter(&label)
+                .y_label_formatter(&|y| text::number(if latency { y.exp2() } else { *y }))
+                .x_desc(axis),
+            15,
+        )?;
         for record in 0..records {
             let colour = chart::colour(colour(record));
             // Side by side, so that equal records do not hide one another.

@@ -26,7 +26,7 @@ enum Answer {
 struct Tried {
     call: &'static str,
     purpose: &'static str,
-    /// Whether it is of use only with several memory nodes.
+    /// Whether it is of use only with several NUMA nodes.
     nodes: bool,
     answer: Answer,
 }

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, bail};
 
 use super::check::{Check, Kind, Section, Status};
 use crate::abi;
+use crate::programs::find_program;
 use crate::reach::{self, COMPUTE, Reach, file_name};
-use crate::run::find_program;
 
 /// A section for each program, or for each CPU backend of a folder without programs.
 pub fn sections(target: &Path) -> Result<Vec<Section>> {

@@ -1,4 +1,4 @@
-//! Packages, memory nodes, dies, last-level caches, cores: through hwloc, else from sysfs.
+//! Packages, NUMA nodes, dies, last-level caches, cores: through hwloc, else from sysfs.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ pub struct Parts {
     /// Who told: `hwloc VERSION` or `sysfs`.
     pub source: String,
     pub packages: usize,
-    /// Memory nodes.
+    /// NUMA nodes.
     pub nodes: usize,
     /// Dies where the kernel tells of them; on AMD the CCDs, since Linux 6.10.
     pub dies: usize,

@@ -15,10 +15,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use super::Args;
 use super::frame::{Frame, Reading};
 use super::view::{self, HISTORY, Shown, View};
-use crate::ab::memory::Peaks;
 use crate::bandwidth::Kept;
 use crate::live::{self, Absent};
 use crate::root::Root;
+use crate::smaps::Peaks;
 use crate::text;
 
 /// How long a key or a signal may wait.

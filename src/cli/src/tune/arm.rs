@@ -119,7 +119,7 @@ impl Arm {
         }
     }
 
-    /// Nanoseconds of a product of `weight` in this layout with so many columns.
+    /// Nanoseconds of a product of `weight` in this layout with `columns` columns.
     pub fn turn(&mut self, weight: WeightType, layout: Layout, columns: usize, ms: u64) -> Result<f64> {
         self.ask(&Request::Turn { layout, columns, ms })?;
         let (ns, products, taken, declined) = match self.answer()? {

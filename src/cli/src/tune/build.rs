@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::arm::{Arm, Start};
-use crate::run::find_program;
+use crate::programs::find_program;
 use crate::{abi, reach};
 
 /// What is looked for in a folder, the first that is there.

@@ -11,14 +11,16 @@ use std::{fmt, thread};
 use anyhow::Result;
 use serde::Serialize;
 use serde_json::json;
-use zen5turbo_calibration::{Choice, Measured, Regime, Width};
+use zen5turbo_calibration::{Choice, Regime, Width};
 use zen5turbo_kernels::formats::WeightType;
 
 use super::arm::Arm;
+use super::cuts::CUTS;
+use super::finding::Finding;
 use super::products::Layout;
 use super::progress::Progress;
 use super::worker::Request;
-use crate::ab::order;
+use crate::interleave::order;
 use crate::record::Jsonl;
 use crate::statistics::{Better, CONFIDENCE, Comparison, Interval, Verdict, median};
 
@@ -30,7 +32,7 @@ const PAIRS: u32 = 26;
 /// them together keep [`CONFIDENCE`] (Bonferroni): the chance that any of them decides something between equal things is 5 %.
 const MOST: usize = 2 * WeightType::ALL.len() * Regime::ALL.len()
     + 1
-    + super::CUTS.len()
+    + CUTS.len()
     + threads::LADDER.len() * threads::TYPES.len()
     + copies::COUNTS;
 
@@ -82,60 +84,6 @@ pub struct Times {
     /// The second side, from repacked weights; empty where it has no kernel for them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     repacked: Vec<f64>,
-}
-
-/// What may be said of one type and regime.
-#[derive(Clone, Debug)]
-pub struct Finding {
-    pub weight: WeightType,
-    pub regime: Regime,
-    /// Medians, nanoseconds of a product.
-    pub ours: f64,
-    pub plain: f64,
-    pub repacked: Option<f64>,
-    /// Who is clearly faster, ours or ggml's kernel for plain weights.
-    pub over_plain: Option<Choice>,
-    /// Who is clearly faster, ours or ggml's kernel for repacked weights.
-    pub over_repacked: Option<Choice>,
-}
-
-impl Finding {
-    /// How many times as fast ours is as the better one of ggml's kernels.
-    pub fn speed(&self) -> f64 {
-        self.repacked.map_or(self.plain, |repacked| repacked.min(self.plain)) / self.ours
-    }
-
-    /// Who is to compute from plain weights. Repacked kernels that are faster are no reason to leave a product to ggml's
-    /// plain ones: those it would get, not the repacked ones.
-    pub fn choice(&self) -> Option<Choice> {
-        match (self.over_plain, self.over_repacked) {
-            (None, Some(Choice::Stock)) => Some(Choice::Ours),
-            (over_plain, _) => over_plain,
-        }
-    }
-
-    /// Whether ggml's repacked kernel is the fastest of the three.
-    pub fn repacked_wins(&self) -> bool {
-        self.over_repacked == Some(Choice::Stock) && self.repacked.is_some_and(|repacked| repacked < self.plain)
-    }
-
-    /// Whether ours is clearly faster than all that ggml has.
-    pub fn ours_wins(&self) -> bool {
-        self.over_plain == Some(Choice::Ours) && (self.repacked.is_none() || self.over_repacked == Some(Choice::Ours))
-    }
-
-    /// The line of the file, if anything was decided.
-    pub fn measured(&self) -> Option<Measured> {
-        let ns = |time: f64| (time.round() as u64).max(1);
-        Some(Measured {
-            weight: self.weight,
-            regime: self.regime,
-            choice: self.choice()?,
-            ours: ns(self.ours),
-            plain: ns(self.plain),
-            repacked: self.repacked.map(ns),
-        })
-    }
 }
 
 /// Why a type was not measured.

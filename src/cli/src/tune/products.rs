@@ -97,7 +97,7 @@ pub struct Turn {
 }
 
 impl Products {
-    /// A backend with so many threads, and `bytes` for weights, spread over all memory nodes: on huge pages, or in a file
+    /// A backend with `threads` threads, and `bytes` for weights, spread over all NUMA nodes: on huge pages, or in a file
     /// in the folder `file`.
     pub fn new(ggml: Ggml, threads: usize, bytes: usize, file: Option<&Path>) -> Result<Self> {
         let f = &ggml.functions;
@@ -119,7 +119,7 @@ impl Products {
         Ok(products)
     }
 
-    /// Computes with so many threads from now on, in a pool of exactly as many.
+    /// Computes with `threads` threads from now on, in a pool of exactly as many.
     pub fn set_threads(&mut self, threads: usize) -> Result<()> {
         let f = &self.ggml.functions;
         let threads = c_int::try_from(threads)?;
@@ -156,7 +156,7 @@ impl Products {
         let floats: Vec<f32> = (0..SAMPLE).map(|_| random.f32() - 0.5).collect();
         let mut sample = vec![0u8; bytes / (ELEMENTS / SAMPLE)];
         let (rows, k) = (SAMPLE / SHAPE.1, SHAPE.1);
-        // SAFETY: ggml's function with its signature; the sample has room for so many blocks of the type.
+        // SAFETY: ggml's function with its signature; the sample has room for the blocks of the type.
         let written = unsafe {
             (self.ggml.functions.ggml_quantize_chunk)(
                 number,
@@ -184,7 +184,7 @@ impl Products {
         Ok(!kind.repacked.is_empty())
     }
 
-    /// Computes products with so many columns for at least `time`, and every graph at least once.
+    /// Computes products with `columns` columns for at least `time`, and every graph at least once.
     pub fn turn(&mut self, layout: Layout, columns: usize, time: Duration) -> Result<Turn> {
         let built = self.of.as_ref().and_then(|kind| kind.graphs[layout as usize].as_ref());
         if built.is_none_or(|graphs| graphs.columns != columns) {

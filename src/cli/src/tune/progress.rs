@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::measure::Finding;
-use super::show;
+use super::finding::{Finding, cell};
 
 /// The progress of a measurement.
 pub struct Progress {
@@ -15,7 +14,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of so many types and regimes.
+    /// The progress of `cells` types and regimes.
     pub fn new(cells: usize) -> Self {
         let bar = ProgressBar::new(cells as u64);
         if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} {elapsed} gone, about {eta} left: {msg}")
@@ -36,7 +35,7 @@ impl Progress {
         self.bar.inc(1);
     }
 
-    /// So many are not measured.
+    /// `cells` of them are not measured.
     pub fn skip(&self, cells: usize) {
         self.bar.set_length(self.bar.length().unwrap_or(0).saturating_sub(cells as u64));
     }
@@ -44,7 +43,7 @@ impl Progress {
     /// A type was measured.
     pub fn type_done(&self, name: &str, findings: &[Finding]) {
         if self.lines {
-            let all: Vec<String> = findings.iter().map(show::cell).collect();
+            let all: Vec<String> = findings.iter().map(cell).collect();
             eprintln!("{name}: {}", all.join(", "));
         }
     }

@@ -1,5 +1,5 @@
 //! Weights in ggml's buffer type `CPU_REPACK`: the layout in which llama.cpp holds them without the shim, and for which ggml
-//! has kernels of its own. Which types have some is asked of the ggml at hand, as llama.cpp asks it.
+//! has kernels of its own. The loaded ggml is asked which types have some, as llama.cpp asks it.
 
 use std::ffi::{c_int, c_void};
 
@@ -108,7 +108,7 @@ impl Repack {
     /// The context has room for two tensors.
     unsafe fn computes(&self, ggml: &Ggml, context: Object, weights: Object, k: usize) -> bool {
         let f = &ggml.functions;
-        // SAFETY: as in `fill`.
+        // SAFETY: ggml's functions with their signatures; the caller says that the context has room.
         unsafe {
             let x = (f.ggml_new_tensor_2d)(context, 0, k as i64, 1);
             let product = if x.is_null() { x } else { (f.ggml_mul_mat)(context, weights, x) };
@@ -116,7 +116,7 @@ impl Repack {
         }
     }
 
-    /// The buffer, of at least so many bytes; on huge pages and spread over all nodes as the plain weights are.
+    /// The buffer, of at least `bytes` bytes; on huge pages and spread over all nodes as the plain weights are.
     fn buffer(&mut self, ggml: &Ggml, bytes: usize) -> Result<Buffer> {
         let f = &ggml.functions;
         if let Some(buffer) = self.buffer.take_if(|buffer| buffer.bytes < bytes) {

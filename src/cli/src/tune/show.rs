@@ -4,42 +4,9 @@ use zen5turbo_calibration::{COPIES_PAY, Calibration, Choice, Machine, Measured, 
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
 
-use super::Copied;
-use super::measure::{Finding, copies};
+use super::finding::{Faster, Finding, cell, speed};
+use super::measure::copies::{self, Copied};
 use crate::text;
-
-/// Ours as a multiple of the better of ggml's kernels, with who is faster where it is not ours; in brackets where
-/// neither is clearly.
-fn speed(speed: f64, faster: Option<Faster>) -> String {
-    match faster {
-        Some(Faster::Ours) => format!("{speed:.2}"),
-        Some(Faster::Plain) => format!("{speed:.2} stock"),
-        Some(Faster::Repacked) => format!("{speed:.2} repacked"),
-        None => format!("({speed:.2})"),
-    }
-}
-
-/// Who is clearly faster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Faster {
-    Ours,
-    /// ggml's kernel for plain weights, to which the product is left.
-    Plain,
-    /// ggml's kernel for repacked weights.
-    Repacked,
-}
-
-/// One finding.
-pub fn cell(finding: &Finding) -> String {
-    let faster = if finding.over_plain == Some(Choice::Stock) {
-        Some(Faster::Plain)
-    } else if finding.repacked_wins() {
-        Some(Faster::Repacked)
-    } else {
-        finding.ours_wins().then_some(Faster::Ours)
-    };
-    speed(finding.speed(), faster)
-}
 
 /// One line of a file, which does not tell what is clear beyond the choice.
 fn line(line: &Measured) -> String {
@@ -136,7 +103,7 @@ pub fn copied(copied: &Result<Copied, String>) -> String {
     )
 }
 
-/// So many threads at most.
+/// At most `n` threads, in words.
 pub fn threads(n: usize) -> String {
     format!("at most {n} thread{}", if n == 1 { "" } else { "s" })
 }
@@ -197,9 +164,9 @@ fn one(calibration: &Calibration, fits: String) -> String {
             "registers",
             calibration.width.map_or("as the shim finds at start".to_owned(), |w| format!("{} bits", w.name())),
         ),
-        ("panels", bytes(calibration.panel)),
-        ("prefetch", bytes(calibration.prefetch)),
-        ("ahead", bytes(calibration.ahead)),
+        ("panels", bytes(calibration.cut.panel)),
+        ("prefetch", bytes(calibration.cut.prefetch)),
+        ("ahead", bytes(calibration.cut.ahead)),
         (
             "threads",
             calibration.threads.map_or("as many as there are".to_owned(), |n| format!("{} for one column", threads(n))),

@@ -22,7 +22,7 @@ pub enum Memory {
 }
 
 impl Memory {
-    /// Huge pages, in turn on all memory nodes.
+    /// Huge pages, in turn on all NUMA nodes.
     pub fn huge(bytes: usize) -> Result<Region> {
         let region = Region::new(bytes, Pages::Transparent).with_context(|| no_room(bytes))?;
         spread(region.range().start, bytes);
@@ -37,7 +37,7 @@ impl Memory {
         }
     }
 
-    /// Fills its beginning with so many copies of `sample`, while nothing reads it.
+    /// Fills its beginning with `copies` copies of `sample`, while nothing reads it.
     ///
     /// # Errors
     /// They do not fit, or the file cannot be written: its disk is full.
@@ -65,7 +65,7 @@ pub struct MappedFile {
 }
 
 impl MappedFile {
-    /// A file of so many bytes in `folder`. It is gone with the process, however that ends.
+    /// A file of `bytes` bytes in `folder`. It is gone with the process, however that ends.
     pub fn new(folder: &Path, bytes: usize) -> Result<Self> {
         let refused = || format!("no file of {} can be made in {}", crate::text::bytes(bytes as u64), folder.display());
         let file = tempfile::tempfile_in(folder).with_context(refused)?;
@@ -85,7 +85,7 @@ impl MappedFile {
     }
 
     fn fill(&self, sample: &[u8], copies: usize) -> io::Result<()> {
-        // Over all memory nodes, as the huge pages: what differs is to be the size of pages alone. A policy of the mapping
+        // Over all NUMA nodes, as the huge pages: what differs is to be the size of pages alone. A policy of the mapping
         // does not reach the page cache, that of the writing thread does.
         let spread = nodes().is_some_and(|nodes| {
             numa::thread_policy_is_default().unwrap_or(false)
@@ -106,7 +106,7 @@ impl Drop for MappedFile {
     }
 }
 
-/// The first of `folders` in which a file of so many bytes lies on a file system with a page cache and room.
+/// The first of `folders` in which a file of `bytes` bytes lies on a file system with a page cache and room.
 ///
 /// # Errors
 /// None is: why not.
@@ -157,7 +157,7 @@ pub fn no_room(bytes: usize) -> String {
     )
 }
 
-/// Spreads whole pages over all memory nodes, before they are touched.
+/// Spreads whole pages over all NUMA nodes, before they are touched.
 pub fn spread(start: usize, bytes: usize) {
     if let Some(nodes) = nodes() {
         // Where it is refused, memory lies where it is touched first.
@@ -165,7 +165,7 @@ pub fn spread(start: usize, bytes: usize) {
     }
 }
 
-/// The memory nodes that may be used, if there are several.
+/// The NUMA nodes that may be used, if there are several.
 fn nodes() -> Option<numa::NodeMask> {
     numa::allowed_nodes().filter(|nodes| nodes.len() > 1)
 }

@@ -1,4 +1,4 @@
-//! One side of the comparison: a process that computes products in ggml when it is told to.
+//! One side of the comparison: a process that computes products in ggml on request.
 //!
 //! It is this command itself, started with or without the shim taking products over, so that what is
 //! measured is what happens in a program: the hook, ggml's graph, its threads.
@@ -22,18 +22,18 @@ pub struct Args {
     file: PathBuf,
 }
 
-/// What it is told, one line of JSON each.
+/// A request, one line of JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Request {
     /// Make threads and memory: `threads`, bytes of weights, in a file in the folder `file` if that is named.
     Begin { threads: usize, bytes: usize, file: Option<PathBuf> },
-    /// Compute with so many threads from now on.
+    /// Compute with `threads` threads from now on.
     Threads { threads: usize },
     /// Fill the memory with weights of this type.
     Weights { name: String },
     /// Copy the weights into ggml's repacked layout, where it has one for them.
     Repack,
-    /// Compute products with so many columns for so long.
+    /// Compute products with `columns` columns for `ms` milliseconds.
     Turn { layout: Layout, columns: usize, ms: u64 },
 }
 

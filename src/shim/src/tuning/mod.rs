@@ -248,9 +248,9 @@ fn combine(loaded: &Loaded, machine: &Machine<'_>, here: Circumstances) -> Settl
     let changed = choices.apply(calibration);
     log!(info, "{path}: {} choices, {changed} of them not as in the built-in table", calibration.measured.len());
     let blocking = Blocking {
-        panel_bytes: calibration.panel.unwrap_or(blocking.panel_bytes),
-        prefetch_bytes: calibration.prefetch.unwrap_or(blocking.prefetch_bytes),
-        rows: GemvPrefetch { ahead: calibration.ahead.map_or(blocking.rows.ahead, |n| n as u32), ..blocking.rows },
+        panel_bytes: calibration.cut.panel.unwrap_or(blocking.panel_bytes),
+        prefetch_bytes: calibration.cut.prefetch.unwrap_or(blocking.prefetch_bytes),
+        rows: GemvPrefetch { ahead: calibration.cut.ahead.map_or(blocking.rows.ahead, |n| n as u32), ..blocking.rows },
         ..blocking
     };
     let threads = calibration.threads.unwrap_or(threads);

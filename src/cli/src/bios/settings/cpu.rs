@@ -1,4 +1,4 @@
-//! CPU, clocks, and how cores, caches and memory nodes are arranged.
+//! CPU, clocks, and how cores, caches and NUMA nodes are arranged.
 
 use std::collections::{BTreeMap, BTreeSet};
 

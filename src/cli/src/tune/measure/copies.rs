@@ -1,5 +1,7 @@
 //! What a copy of weights on huge pages gains over the page cache of their file: whether the shim is to make copies.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use serde_json::json;
 use zen5turbo_calibration::COPIES_PAY;
@@ -44,6 +46,13 @@ impl Gain {
         let interval = comparison.interval?;
         Some(Self { threads, median: comparison.median, low: interval.low, high: interval.high })
     }
+}
+
+/// What copies of weights on huge pages gain over a file.
+pub struct Copied {
+    pub gains: Vec<Gain>,
+    /// Where the file lay.
+    pub folder: PathBuf,
 }
 
 /// What is written: the smallest gain, in hundredths and rounded down, where it is clear on which side of [`PAYS`] it

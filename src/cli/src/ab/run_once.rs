@@ -8,13 +8,13 @@ use std::sync::atomic::Ordering;
 use anyhow::{Context, Result, ensure};
 
 use super::arm::Arm;
-use super::memory::Peaks;
 use super::model::Model;
 use super::plan::Plan;
 use crate::engagement::Stats;
 use crate::interrupt::Interrupted;
 use crate::llama_bench::{self, Entry, Group, Test};
 use crate::process::{self, Finished, Watch};
+use crate::smaps::Peaks;
 
 /// A value of one test.
 #[derive(Clone, Copy, Debug)]

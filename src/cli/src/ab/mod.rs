@@ -5,18 +5,19 @@
 //! same pair are divided by each other. Stock runs twice in each pair, and what it shows against itself
 //! is the least that another arm has to show.
 
+mod args;
 mod arm;
 mod html;
 mod machine;
 mod measure;
-pub mod memory;
+mod measured;
 mod model;
-mod one;
 mod plan;
 mod plot;
 mod progress;
 mod quality;
 mod report;
+mod run_once;
 mod summary;
 
 /// What a fuzzer calls.
@@ -32,7 +33,7 @@ pub mod fuzzing {
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -40,119 +41,15 @@ use serde_json::{Value, json};
 
 use crate::interrupt::{self, Interrupted};
 use crate::record::{Csv, Jsonl};
-use crate::shim::{Gate, Kernels};
-use measure::{Measured, Records};
+use measure::Records;
+use measured::Measured;
 use plan::Plan;
 use progress::Progress;
 
-pub use plan::order;
-
-/// Measure off/on side by side with your own llama-bench
-///
-/// Stock runs with --repack 0 and with --repack 1 where its llama-bench can, and every other arm is
-/// compared with the better of the two. Stock also runs against itself: a difference is stated only
-/// when it lies outside what that shows. Exit status: 0 measured, 1 error, 3 the shim took nothing
-/// over, 130 interrupted.
-#[derive(clap::Args, Debug)]
-pub struct Args {
-    /// GGUF model; may be given several times
-    #[arg(short, long, value_name = "FILE", required = true)]
-    model: Vec<PathBuf>,
-    /// Folder of llama.cpp's programs (with llama-bench), or llama-bench itself [default: from PATH]
-    #[arg(long, value_name = "DIR")]
-    bin: Option<PathBuf>,
-    /// The shim library, or its folder [default: SHIM_LIB, else beside this command or in ../lib]
-    #[arg(long, value_name = "PATH")]
-    lib: Option<PathBuf>,
-    /// Prompt lengths; 0 for none
-    #[arg(short, long, value_name = "N,N", value_delimiter = ',', default_value = "512")]
-    pp: Vec<u32>,
-    /// Generation lengths; 0 for none
-    #[arg(short = 'n', long, value_name = "N,N", value_delimiter = ',', default_value = "64")]
-    tg: Vec<u32>,
-    /// Tokens in the context before each test [default: 0]
-    #[arg(short, long, value_name = "N,N", value_delimiter = ',')]
-    depth: Vec<u32>,
-    /// Batch sizes of the prompts [default: llama-bench's]
-    #[arg(short, long, value_name = "N,N", value_delimiter = ',')]
-    batch_size: Vec<u32>,
-    /// Micro-batch sizes of the prompts [default: llama-bench's]
-    #[arg(short, long, value_name = "N,N", value_delimiter = ',')]
-    ubatch_size: Vec<u32>,
-    /// Small batches: columns per product, such as 2,4,8,16 (256 tokens in micro-batches of N)
-    #[arg(long, value_name = "N,N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=256))]
-    batch: Vec<u32>,
-    /// Thread counts [default: 1 and all]
-    #[arg(short, long, value_name = "N,N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1024))]
-    threads: Vec<u32>,
-    /// Exactly so many interleaved pairs; a claim needs at least 6 [default: as many as the noise needs]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pairs: Option<u32>,
-    /// The most pairs, when their number is not fixed
-    #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u32).range(8..=1000))]
-    max_pairs: u32,
-    /// Stop when the interval of every speed is within so many percent
-    #[arg(long, value_name = "PERCENT", default_value_t = 1.0, value_parser = percent)]
-    precision: f64,
-    /// One more arm; ITEM is VAR=VALUE, bin=DIR, lib=FILE, shim=off or repack=0|1. May be given several times
-    #[arg(long, value_name = "NAME:ITEM,ITEM")]
-    arm: Vec<arm::Spec>,
-    /// Leave out the default arm under the shim: only stock and what --arm names
-    #[arg(long)]
-    arms_only: bool,
-    /// ZEN5TURBO_GATE of the shim's runs; `off` to measure on a CPU that is not Zen 5
-    #[arg(long)]
-    gate: Option<Gate>,
-    /// ZEN5TURBO_KERNELS of the shim's runs
-    #[arg(long)]
-    kernels: Option<Kernels>,
-    /// Another build's folder for the stock side
-    #[arg(long, value_name = "DIR")]
-    stock_bin: Option<PathBuf>,
-    /// Drop the model from the page cache before each run [default: read it first]
-    #[arg(long)]
-    cold: bool,
-    /// Compare answers as well: KL divergence, same top token and perplexity on this text
-    #[arg(long, value_name = "TEXT")]
-    quality: Option<PathBuf>,
-    /// Chunks of 512 tokens of the text
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
-    chunks: u32,
-    /// Append a record of every run to this file, as it ends
-    #[arg(long, value_name = "FILE")]
-    jsonl: Option<PathBuf>,
-    /// Append every raw value to this file, as it comes
-    #[arg(long, value_name = "FILE")]
-    csv: Option<PathBuf>,
-    /// Write values and summary to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Write a report with plots to this file
-    #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
-    /// Do not measure load time and time to the first token
-    #[arg(long)]
-    no_load: bool,
-    /// Measure even when the shim takes nothing over (what it costs by being there)
-    #[arg(long)]
-    allow_idle: bool,
-    /// Longest time for one run, seconds
-    #[arg(long, value_name = "S", default_value_t = 1800)]
-    timeout: u64,
-    /// More arguments for llama-bench, in every arm
-    #[arg(last = true, value_name = "LLAMA-BENCH ARGS")]
-    more: Vec<String>,
-}
+pub use args::Args;
 
 /// The exit status when the shim took nothing over.
 const IDLE: u8 = 3;
-
-fn percent(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(value) if value > 0.0 && value < 100.0 => Ok(value),
-        _ => Err("expected a number of percent above 0 and below 100, such as 1".to_owned()),
-    }
-}
 
 /// Measures and reports. What was finished is reported and recorded also when the rest fails.
 pub fn run(args: &Args) -> Result<ExitCode> {

@@ -1,7 +1,7 @@
-//! When the data may be looked at, and when there are pairs enough.
+//! Interim looks at the data are scheduled in advance.
 //!
-//! Who looks after every pair and stops at the first interval that does not hold 1 finds a difference
-//! between equal things sooner or later. So the looks are fixed beforehand, and each of them uses a
+//! A test after every pair, which stops at the first interval that does not hold 1, finds a difference
+//! between equal things sooner or later. So the looks are scheduled in advance, and each look uses a
 //! confidence that is corrected for their number (Bonferroni): the chance that any of `k` looks at
 //! equal things shows a difference is at most `1 - CONFIDENCE`.
 
@@ -35,7 +35,7 @@ impl Looks {
         Looks(at)
     }
 
-    /// Whether the results may be looked at after so many pairs.
+    /// Whether the results may be looked at after `pairs` pairs.
     pub fn at(&self, pairs: u32) -> bool {
         self.0.contains(&pairs)
     }

@@ -1,7 +1,9 @@
 //! Plots as SVG, whose colours come from the page that they are on: it may be light or dark.
 
 use anyhow::{Result, anyhow};
+use plotters::chart::MeshStyle;
 use plotters::coord::Shift;
+use plotters::coord::types::RangedCoordf64;
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -68,19 +70,16 @@ pub fn ratios(lines: &[Ratio]) -> Result<String> {
                 chart.draw_series([band]).map_err(failed)?;
             }
         }
-        chart
-            .configure_mesh()
-            .disable_y_mesh()
-            .disable_y_axis()
-            .y_labels(0)
-            .x_labels(9)
-            .x_label_formatter(&|x| format!("{x:.2}"))
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(GRID)
-            .label_style(("sans-serif", 16).into_font().color(&INK))
-            .draw()
-            .map_err(failed)?;
+        axes(
+            chart
+                .configure_mesh()
+                .disable_y_mesh()
+                .disable_y_axis()
+                .y_labels(0)
+                .x_labels(9)
+                .x_label_formatter(&|x| format!("{x:.2}")),
+            16,
+        )?;
         let one = DashedPathElement::new([(1.0, 0.0), (1.0, n as f64)], 5, 4, INK.stroke_width(1));
         chart.draw_series([one]).map_err(failed)?;
         let style = ("sans-serif", 16).into_font().color(&INK).pos(Pos::new(HPos::Right, VPos::Center));
@@ -97,6 +96,19 @@ pub fn ratios(lines: &[Ratio]) -> Result<String> {
         }
         Ok(())
     })
+}
+
+/// The axes of a plot that [`axes`] styles.
+type Mesh<'a, 'b, 's> = MeshStyle<'a, 'b, RangedCoordf64, RangedCoordf64, SVGBackend<'s>>;
+
+/// Draws the axes of a plot: the lines of the grid, and labels in letters of `size` pixels.
+pub fn axes(mesh: &mut Mesh<'_, '_, '_>, size: u32) -> Result<()> {
+    mesh.light_line_style(TRANSPARENT)
+        .bold_line_style(GRID)
+        .axis_style(GRID)
+        .label_style(("sans-serif", size).into_font().color(&INK))
+        .draw()
+        .map_err(failed)
 }
 
 /// What is drawn on.

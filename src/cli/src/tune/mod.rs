@@ -7,6 +7,8 @@
 
 mod arm;
 mod build;
+mod cuts;
+mod finding;
 mod ggml;
 mod measure;
 mod products;
@@ -25,13 +27,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
-use zen5turbo_calibration::{Calibration, Choice, Measured, Regime, TuneFile, Width};
+use zen5turbo_calibration::{Calibration, Choice, Cut, Measured, Regime, TuneFile, Width};
 use zen5turbo_host::cpuset::affinity;
 use zen5turbo_host::topology::{SYSFS, Topology};
 use zen5turbo_host::{Caches, Cpu, Tier, best_tier};
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
-use zen5turbo_kernels::width::{self, DataPath};
+use zen5turbo_kernels::width;
 
 use crate::interrupt::{self, Interrupted, stop_at_signals};
 use crate::knobs::Settings;
@@ -39,7 +41,10 @@ use crate::record::{Circumstances, Jsonl};
 use crate::shim::{self, Kernels, word};
 use arm::{Arm, Start};
 use build::Build;
-use measure::{BLOCKING_CELLS, Finding, LAST_START, Sides, Skipped, WIDTH_CELLS, copies, threads};
+use cuts::{CUTS, fetches_ahead};
+use finding::Finding;
+use measure::copies::{self, Copied};
+use measure::{BLOCKING_CELLS, LAST_START, Sides, Skipped, WIDTH_CELLS, threads};
 use progress::Progress;
 
 pub use worker::{Args as WorkerArgs, run as work};
@@ -249,15 +254,12 @@ fn tune(args: &Args) -> Result<ExitCode> {
     let date = Circumstances::now(String::new(), Vec::new()).date;
     let made = format!("{date} by zen5turbo {} with {} threads", env!("CARGO_PKG_VERSION"), plan.threads);
     let Plan { build, cpu, .. } = plan;
-    let Cut { panel, prefetch, ahead } = cut;
     file.put(Calibration {
         cpu,
         ggml: build.identity,
         isa,
         width,
-        panel,
-        prefetch,
-        ahead,
+        cut,
         threads: needed,
         copies,
         made: Some(made),
@@ -280,40 +282,6 @@ struct Outcome {
     copied: Option<Result<Copied, String>>,
     findings: Vec<Finding>,
     skipped: BTreeMap<&'static str, measure::Skipped>,
-}
-
-/// What copies of weights on huge pages gain over a file.
-struct Copied {
-    gains: Vec<copies::Gain>,
-    /// Where the file lay.
-    folder: PathBuf,
-}
-
-/// How products of many columns are cut, where it is not the built-in way: see [`Calibration`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Cut {
-    panel: Option<usize>,
-    prefetch: Option<usize>,
-    ahead: Option<usize>,
-}
-
-/// What is tried beside the built-in cut, one after the other; of the panels the fastest stays for what follows.
-const CUTS: [Cut; 7] = {
-    const BUILT_IN: Cut = Cut { panel: None, prefetch: None, ahead: None };
-    [
-        Cut { panel: Some(10 << 10), ..BUILT_IN },
-        Cut { panel: Some(40 << 10), ..BUILT_IN },
-        Cut { prefetch: Some(0), ..BUILT_IN },
-        Cut { prefetch: Some(32 << 10), ..BUILT_IN },
-        Cut { prefetch: Some(512 << 10), ..BUILT_IN },
-        Cut { ahead: Some(4 << 10), ..BUILT_IN },
-        Cut { ahead: Some(12 << 10), ..BUILT_IN },
-    ]
-};
-
-/// Whether the kernels of `isa` fetch one column ahead on this CPU.
-fn fetches_ahead(isa: Isa) -> bool {
-    isa == Isa::Avx512 && width::measure().is_some_and(|w| w.data_path() == DataPath::Full)
 }
 
 impl Plan {
@@ -463,7 +431,7 @@ impl Plan {
     }
 
     /// A calibration file that has the shim take everything over, whatever its own table says, and cut it like this.
-    fn everything(&self, name: &str, isa: Isa, Cut { panel, prefetch, ahead }: Cut) -> Result<PathBuf> {
+    fn everything(&self, name: &str, isa: Isa, cut: Cut) -> Result<PathBuf> {
         let all = |weight| {
             Regime::ALL.map(|regime| Measured {
                 weight,
@@ -479,9 +447,7 @@ impl Plan {
             ggml: self.build.identity.clone(),
             isa,
             width: None,
-            panel,
-            prefetch,
-            ahead,
+            cut,
             threads: None,
             copies: None,
             made: None,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::run::find_program;
+use crate::programs::find_program;
 use crate::{process, shim};
 
 /// Tokens of one small-batch test: enough that its time is not all start-up, few enough to be short.

@@ -15,6 +15,7 @@ use zen5turbo_host::gate::EXIT_REFUSED;
 
 use crate::doctor::{self, Check};
 use crate::knobs::{Options, Settings};
+use crate::programs::find_program;
 use crate::reach::{self, Reach};
 use crate::shim;
 
@@ -163,26 +164,5 @@ fn tell(program: &OsStr, against: &[Check], anyway: bool) {
     }
     if !anyway {
         eprintln!("  --anyway starts it with the shim all the same; the exit status of this refusal is {EXIT_REFUSED}");
-    }
-}
-
-/// The file that `program` names, through PATH when it has no slash.
-pub fn find_program(program: &OsStr) -> Option<PathBuf> {
-    let path = Path::new(program);
-    if path.components().count() > 1 || path.is_absolute() {
-        return Some(path.to_owned());
-    }
-    env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join(path)).find(|p| p.is_file())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn programs_are_found_through_path_unless_they_have_a_slash() {
-        assert!(find_program(OsStr::new("sh")).is_some_and(|p| p.is_absolute() && p.is_file()));
-        assert_eq!(find_program(OsStr::new("./sh")), Some("./sh".into()));
-        assert_eq!(find_program(OsStr::new("no-such-program-anywhere")), None);
     }
 }

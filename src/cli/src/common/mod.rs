@@ -1,0 +1,15 @@
+//! What two subcommands or more share. Imports no subcommand.
+
+pub mod bandwidth;
+pub mod chart;
+pub mod interleave;
+pub mod interrupt;
+pub mod llama_bench;
+pub mod page;
+pub mod process;
+pub mod programs;
+pub mod record;
+pub mod root;
+pub mod smaps;
+pub mod statistics;
+pub mod text;
