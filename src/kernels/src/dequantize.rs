@@ -5,7 +5,6 @@
 
 use crate::formats::WeightType;
 use crate::isa::Isa;
-use crate::isa::avx2::Avx2;
 use crate::pack::{IQ4_VALUES, MXFP4_VALUES_U, e8m0_half};
 use core::arch::x86_64::*;
 

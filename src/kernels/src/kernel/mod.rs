@@ -106,7 +106,9 @@ impl Kernel {
     fn method(&self, k: usize, columns: usize) -> Method {
         let wide = self.shape.codes == Codes::Bf16Pairs || self.isa == Isa::Avx512;
         let most = if wide { GEMV_COLUMNS_512 } else { GEMV_COLUMNS };
-        if !self.gemv.is_empty() && columns <= most && k >= GEMV_LEAST_K {
+        // some kernels have nothing else
+        let few = columns <= most || self.widest_tile() == 0;
+        if !self.gemv.is_empty() && few && k >= GEMV_LEAST_K {
             Method::Gemv
         } else if !self.fused.is_empty() {
             Method::Fused
@@ -119,7 +121,7 @@ impl Kernel {
     pub fn tiles(&self, k: usize, columns: usize) -> Tiles {
         let method = self.method(k, columns);
         let widest = if method == Method::Gemv { 1 } else { self.widest_tile().max(1) };
-        Tiles { method, ..Tiles::new(columns, widest) }
+        Tiles::new(columns, widest).by(method)
     }
 
     /// Bytes of scratch that [`Self::multiply`] needs for each thread.

@@ -46,6 +46,11 @@ impl Tiles {
         Tiles { columns, count, method: Method::Panels, width: columns / count, wider: columns % count }
     }
 
+    /// The same tiles, multiplied by `method`.
+    pub(super) fn by(self, method: Method) -> Self {
+        Tiles { method, ..self }
+    }
+
     /// First column of tile `t`; `t == count` gives the number of columns.
     #[inline]
     pub fn start(self, t: usize) -> usize {

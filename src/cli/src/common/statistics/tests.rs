@@ -134,7 +134,7 @@ fn simulated(seed: u64, speed: f64) -> (Verdict, u32) {
     let looks = Looks::up_to(24);
     let mut values = [vec![], vec![], vec![]];
     for pair in 1..=looks.max() {
-        for arm in crate::ab::order(pair, speeds.len()) {
+        for arm in crate::interleave::order(pair, speeds.len()) {
             values[arm].push(machine.run(speeds[arm]));
         }
         if !looks.at(pair) {
