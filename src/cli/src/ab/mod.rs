@@ -40,7 +40,6 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 
 use crate::interrupt::{self, Interrupted};
-use crate::knobs::values;
 use crate::record::{Csv, Jsonl};
 use measure::Records;
 use measured::Measured;

@@ -24,7 +24,6 @@ use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
 use zen5turbo_kernels::kernel::Blocking;
 use zen5turbo_kernels::prefetch::GemvPrefetch;
-use zen5turbo_kernels::width::DataPath;
 
 use decision::{Circumstances, Decision};
 
