@@ -9,32 +9,17 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use tempfile::TempDir;
+use zen5turbo_config::KNOBS;
 use zen5turbo_tests::{
     FakeRoot, Fixture, Outcome, Program, Refusal, command, copied_fixture, gemma, guest_model, llama, shim, work_dir,
 };
 
-/// Every variable but the gate, whose default ends the program here; and those of the user's folders.
-const VARIABLES: [&str; 19] = [
-    "ZEN5TURBO",
-    "ZEN5TURBO_KERNELS",
-    "ZEN5TURBO_ATTENTION",
-    "ZEN5TURBO_F16",
-    "ZEN5TURBO_REPACK",
-    "ZEN5TURBO_PREFETCH",
-    "ZEN5TURBO_NUMA",
-    "ZEN5TURBO_PIN",
-    "ZEN5TURBO_THREADS",
-    "ZEN5TURBO_BARRIER",
-    "ZEN5TURBO_HUGEPAGES",
-    "ZEN5TURBO_MALLOC",
-    "ZEN5TURBO_MEMCPY",
-    "ZEN5TURBO_LOG",
-    "ZEN5TURBO_STATS",
-    "ZEN5TURBO_LIVE",
-    "ZEN5TURBO_TUNE",
-    "XDG_CACHE_HOME",
-    "HOME",
-];
+/// Every variable but the gate, whose default ends the program here, and that of BLAS (`blas.rs`); and those of the user's
+/// folders.
+fn variables() -> impl Iterator<Item = &'static str> {
+    let settings = KNOBS.iter().map(|knob| knob.name);
+    settings.filter(|name| !["ZEN5TURBO_GATE", "ZEN5TURBO_BLAS"].contains(name)).chain(["XDG_CACHE_HOME", "HOME"])
+}
 
 /// As long as the kernel lets a variable be, 128 KiB with its name, with some room.
 const LONGEST: usize = (128 << 10) - 100;
@@ -73,7 +58,7 @@ fn any_bytes_in_a_variable_are_at_most_one_line() {
     ];
     for value in values {
         let dir = work_dir();
-        for name in VARIABLES {
+        for name in variables() {
             // A path in our folder, or what would be one in the folder where this runs.
             let place = dir.path().join(OsStr::from_bytes(value));
             let value = if name == "ZEN5TURBO_STATS" { place.as_os_str() } else { OsStr::from_bytes(value) };

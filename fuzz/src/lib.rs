@@ -1,7 +1,11 @@
 //! One function for each target: takes arbitrary bytes, panics at a defect. `fuzz_targets` calls them from libFuzzer,
 //! `tests/replay.rs` with the inputs that are kept.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
 use zen5turbo_calibration::{Machine, parse};
+use zen5turbo_config::{Config, KNOBS};
 use zen5turbo_kernels::isa::Isa;
 
 /// What a target does with an input.
@@ -25,9 +29,22 @@ pub const TARGETS: [(&str, Target); 14] = [
     ("kernel_attention", kernel_attention),
 ];
 
-/// Environment variables: any bytes are a value, what is understood is said back alike.
+/// Environment variables: any bytes are a value, what is understood is said back alike. Entries `NAME=VALUE` end with a
+/// NUL; a name that begins with a digit stands for a setting of the list.
 pub fn environment(data: &[u8]) {
-    zen5turbo::fuzzing::environment(data);
+    let config = Config::from_vars(data.split(|&b| b == 0).filter_map(|entry| {
+        let at = entry.iter().position(|&b| b == b'=')?;
+        let (name, value) = (&entry[..at], OsString::from_vec(entry[at + 1..].to_vec()));
+        let knob = name.first().and_then(|b| KNOBS.get(usize::from(b.wrapping_sub(b'0'))));
+        Some((knob.map_or_else(|| OsString::from_vec(name.to_vec()), |knob| knob.name.into()), value))
+    }));
+    for knob in KNOBS {
+        let value = knob.value(&config);
+        let again = Config::from_vars([(knob.name.into(), value.clone().into())]);
+        if !value.contains(char::REPLACEMENT_CHARACTER) {
+            assert_eq!((knob.value(&again), again.complaints.len()), (value, 0), "{}", knob.name);
+        }
+    }
 }
 
 /// The calibration file: what is understood is written again as the same.

@@ -39,8 +39,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 
 use crate::interrupt::{self, Interrupted};
+use crate::knobs::values;
 use crate::record::{Csv, Jsonl};
-use crate::shim::{Gate, Kernels};
 use measure::{Measured, Records};
 use plan::Plan;
 use progress::Progress;
@@ -101,11 +101,11 @@ pub struct Args {
     #[arg(long)]
     arms_only: bool,
     /// ZEN5TURBO_GATE of the shim's runs; `off` to measure on a CPU that is not Zen 5
-    #[arg(long)]
-    gate: Option<Gate>,
+    #[arg(long, value_parser = values("ZEN5TURBO_GATE"))]
+    gate: Option<OsString>,
     /// ZEN5TURBO_KERNELS of the shim's runs
-    #[arg(long)]
-    kernels: Option<Kernels>,
+    #[arg(long, value_parser = values("ZEN5TURBO_KERNELS"))]
+    kernels: Option<OsString>,
     /// Another build's folder for the stock side
     #[arg(long, value_name = "DIR")]
     stock_bin: Option<PathBuf>,

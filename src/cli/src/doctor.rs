@@ -10,15 +10,16 @@ mod process;
 mod program;
 pub mod topology;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::knobs::{Options, Settings};
+use crate::knobs::{Options, Settings, values};
 use crate::reach::Reach;
 use crate::root::Root;
-use crate::shim::{self, Gate};
+use crate::shim;
 #[cfg(feature = "fuzzing")]
 pub use calls::capability;
 pub use check::{Check, Status};
@@ -37,8 +38,8 @@ pub struct Args {
     #[arg(long, value_name = "PATH")]
     lib: Option<PathBuf>,
     /// Judge as if ZEN5TURBO_GATE had this value
-    #[arg(long)]
-    gate: Option<Gate>,
+    #[arg(long, value_parser = values("ZEN5TURBO_GATE"))]
+    gate: Option<OsString>,
     /// Print one JSON object: schema, version, engages, reasons, sections of checks
     #[arg(long)]
     json: bool,
@@ -110,7 +111,7 @@ pub fn fuzz(root: &Root, settings: &Settings) {
 }
 
 fn settings(args: &Args) -> Settings {
-    Settings::inherited().with(&Options { gate: args.gate, ..Options::default() })
+    Settings::inherited().with(&Options::of([("ZEN5TURBO_GATE", &args.gate)]))
 }
 
 /// A number is a process, unless a file has that name.

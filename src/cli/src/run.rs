@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
+use zen5turbo_config::KernelChoice;
 use zen5turbo_host::GateMode;
 use zen5turbo_host::gate::EXIT_REFUSED;
 
@@ -81,7 +82,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         .env("LD_PRELOAD", shim::preload_list(&library, env::var_os("LD_PRELOAD").as_deref()))
         // For this command only: the shim would name it as a variable that it does not know.
         .env_remove("SHIM_LIB")
-        .envs(args.knobs.variables());
+        .envs(args.knobs.variables().iter().cloned());
     let error = if args.report {
         match reported(&mut command, &settings)? {
             Ok(code) => return Ok(code),
@@ -117,14 +118,15 @@ fn reported(command: &mut Command, settings: &Settings) -> Result<std::io::Resul
 /// to refuse.
 fn examine(settings: &Settings, path: &Path) -> Vec<Check> {
     let reach = reach::examine(path);
-    for (value, expected) in settings.complaints() {
-        eprintln!("zen5turbo: {value} is not allowed: expected {expected}; the shim uses its default");
+    for complaint in settings.complaints() {
+        eprintln!("zen5turbo: {complaint}");
     }
-    let idle = if settings.get("ZEN5TURBO") == Some("0") {
+    let config = settings.config();
+    let idle = if !config.enabled {
         Some("ZEN5TURBO=0 is set: the shim changes nothing")
-    } else if settings.get("ZEN5TURBO_KERNELS") == Some("off") {
+    } else if config.kernels == KernelChoice::Off {
         Some("ZEN5TURBO_KERNELS=off is set: the shim takes nothing over")
-    } else if settings.gate() == GateMode::Passthrough {
+    } else if config.gate == GateMode::Passthrough {
         Some("ZEN5TURBO_GATE=passthrough is set: the shim takes nothing over")
     } else {
         None

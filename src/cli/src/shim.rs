@@ -7,58 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, bail, ensure};
-use clap::ValueEnum;
+use zen5turbo_config::is_ours;
 
 /// File name of the preload library.
 pub const LIBRARY: &str = "libzen5turbo.so";
 
 /// Every variable that begins so belongs to the shim.
 pub const PREFIX: &str = "ZEN5TURBO";
-
-/// `ZEN5TURBO_GATE`: whether the shim may do its work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Gate {
-    /// Run on a Zen 5; end the program with status 78 elsewhere.
-    Strict,
-    /// Forward everything to the original.
-    Passthrough,
-    /// Run on any x86-64 with the best kernels it has.
-    Off,
-}
-
-/// `ZEN5TURBO_KERNELS`: the highest kernel tier to use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Kernels {
-    /// The best the CPU has.
-    Auto,
-    /// AVX-512 in 512-bit registers.
-    Avx512,
-    /// AVX-512 in 256-bit registers.
-    #[value(name = "avx512-256")]
-    Avx512Narrow,
-    /// AVX2.
-    Avx2,
-    /// No vectors.
-    Scalar,
-    /// Take nothing over.
-    Off,
-}
-
-/// `ZEN5TURBO_LOG`: what the shim says on stderr.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Log {
-    /// Nothing.
-    Off,
-    /// What was decided at start.
-    Info,
-    /// What was decided for each tensor.
-    Debug,
-}
-
-/// The value as it is written in the environment.
-pub fn word<T: ValueEnum>(value: T) -> String {
-    value.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
-}
 
 /// Finds the library: `explicit` (`--lib`), else `SHIM_LIB`, else next to this executable,
 /// else in `../lib` from there. The two named ones must exist; they are never passed over.
@@ -116,35 +71,6 @@ pub fn preload_list(library: &Path, existing: Option<&OsStr>) -> OsString {
     OsString::from_vec(list)
 }
 
-/// The knobs that a command line may set; what it leaves out stays as it is in the environment.
-#[derive(Clone, Debug, Default)]
-pub struct Knobs {
-    pub gate: Option<Gate>,
-    pub kernels: Option<Kernels>,
-    pub log: Option<Log>,
-    pub stats: Option<PathBuf>,
-}
-
-impl Knobs {
-    /// The variables to set.
-    pub fn variables(&self) -> Vec<(&'static str, OsString)> {
-        let mut set = Vec::new();
-        if let Some(gate) = self.gate {
-            set.push(("ZEN5TURBO_GATE", word(gate).into()));
-        }
-        if let Some(kernels) = self.kernels {
-            set.push(("ZEN5TURBO_KERNELS", word(kernels).into()));
-        }
-        if let Some(log) = self.log {
-            set.push(("ZEN5TURBO_LOG", word(log).into()));
-        }
-        if let Some(stats) = &self.stats {
-            set.push(("ZEN5TURBO_STATS", stats.clone().into_os_string()));
-        }
-        set
-    }
-}
-
 /// Takes everything of the shim, and any preload, out of `command`'s environment.
 pub fn without_shim(command: &mut Command) {
     command.env_remove("LD_PRELOAD");
@@ -155,10 +81,10 @@ pub fn without_shim(command: &mut Command) {
     }
 }
 
-/// The shim's variables that this process inherited.
+/// The shim's settings that this process inherited.
 pub fn inherited() -> Vec<(String, String)> {
     let mut found: Vec<(String, String)> = env::vars_os()
-        .filter(|(name, _)| name.as_bytes().starts_with(PREFIX.as_bytes()))
+        .filter(|(name, _)| is_ours(name))
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
         .collect();
     found.sort();

@@ -26,6 +26,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 use zen5turbo_calibration::{Calibration, Choice, Measured, Regime, TuneFile, Width};
+use zen5turbo_config::KernelChoice;
 use zen5turbo_host::cpuset::affinity;
 use zen5turbo_host::topology::{SYSFS, Topology};
 use zen5turbo_host::{Caches, Cpu, Tier, best_tier};
@@ -34,9 +35,9 @@ use zen5turbo_kernels::isa::Isa;
 use zen5turbo_kernels::width::{self, DataPath};
 
 use crate::interrupt::{self, Interrupted, stop_at_signals};
-use crate::knobs::Settings;
+use crate::knobs::{Options, Settings, values};
 use crate::record::{Circumstances, Jsonl};
-use crate::shim::{self, Kernels, word};
+use crate::shim;
 use arm::{Arm, Start};
 use build::Build;
 use measure::{BLOCKING_CELLS, Finding, LAST_START, Sides, Skipped, WIDTH_CELLS, copies, threads};
@@ -75,8 +76,8 @@ pub struct Args {
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
     /// The kernel tier to measure [default: ZEN5TURBO_KERNELS, else the best, in the better width]
-    #[arg(long)]
-    kernels: Option<Kernels>,
+    #[arg(long, value_parser = values("ZEN5TURBO_KERNELS"))]
+    kernels: Option<OsString>,
     /// Measure our kernels against themselves, to see what noise alone would decide; write nothing
     #[arg(long)]
     self_check: bool,
@@ -109,12 +110,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// The tier to measure: what was asked for, or what the shim would take.
-fn chosen(args: &Args) -> Result<Kernels> {
-    let setting = Settings::inherited();
-    let setting = setting.get("ZEN5TURBO_KERNELS").and_then(|text| clap::ValueEnum::from_str(text, false).ok());
-    let kernels = args.kernels.or(setting).unwrap_or(Kernels::Auto);
+fn chosen(args: &Args) -> Result<KernelChoice> {
+    let kernels = Settings::inherited().with(&Options::of([("ZEN5TURBO_KERNELS", &args.kernels)])).config().kernels;
     ensure!(
-        kernels != Kernels::Off,
+        kernels != KernelChoice::Off,
         "found kernels off, with which nothing is taken over; expected another --kernels (or ZEN5TURBO_KERNELS)"
     );
     if let Some(isa) = isa(kernels).filter(|isa| !isa.available()) {
@@ -124,13 +123,13 @@ fn chosen(args: &Args) -> Result<Kernels> {
 }
 
 /// The instruction set of a choice; `None` where the width decides.
-fn isa(kernels: Kernels) -> Option<Isa> {
+fn isa(kernels: KernelChoice) -> Option<Isa> {
     match kernels {
-        Kernels::Avx512 => Some(Isa::Avx512),
-        Kernels::Avx512Narrow => Some(Isa::Vnni256),
-        Kernels::Avx2 => Some(Isa::Avx2),
-        Kernels::Scalar => Some(Isa::Scalar),
-        Kernels::Auto | Kernels::Off => match best_tier(&Cpu::detect()) {
+        KernelChoice::Avx512 => Some(Isa::Avx512),
+        KernelChoice::Avx512Narrow => Some(Isa::Vnni256),
+        KernelChoice::Avx2 => Some(Isa::Avx2),
+        KernelChoice::Scalar => Some(Isa::Scalar),
+        KernelChoice::Auto | KernelChoice::Off => match best_tier(&Cpu::detect()) {
             Tier::Avx512Vnni => None,
             Tier::Avx2 => Some(Isa::Avx2),
             Tier::Scalar => Some(Isa::Scalar),
@@ -169,7 +168,7 @@ fn show_file(args: &Args) -> Result<ExitCode> {
 struct Plan {
     build: Build,
     library: PathBuf,
-    kernels: Kernels,
+    kernels: KernelChoice,
     cpu: String,
     threads: usize,
     /// Bytes of weights.
@@ -435,17 +434,17 @@ impl Plan {
     /// A worker with our kernels taking everything over, or nothing.
     fn arm(&self, name: &'static str, ours: Option<(Isa, Cut)>) -> Result<Arm> {
         let kernels = match ours.map(|(isa, _)| isa) {
-            None => Kernels::Off,
-            Some(Isa::Scalar) => Kernels::Scalar,
-            Some(Isa::Avx2) => Kernels::Avx2,
-            Some(Isa::Vnni256) => Kernels::Avx512Narrow,
-            Some(Isa::Avx512) => Kernels::Avx512,
+            None => KernelChoice::Off,
+            Some(Isa::Scalar) => KernelChoice::Scalar,
+            Some(Isa::Avx2) => KernelChoice::Avx2,
+            Some(Isa::Vnni256) => KernelChoice::Avx512Narrow,
+            Some(Isa::Avx512) => KernelChoice::Avx512,
         };
         let (isa, cut) = ours.unwrap_or((Isa::Scalar, Cut::default()));
         let file = self.everything(name, isa, cut)?;
         // A graph of one column gets its threads also while others use the CPUs. Weights lie where the worker puts them.
         let variables: [(&str, OsString); 5] = [
-            ("ZEN5TURBO_KERNELS", word(kernels).into()),
+            ("ZEN5TURBO_KERNELS", kernels.as_str().into()),
             ("ZEN5TURBO_TUNE", file.into()),
             ("ZEN5TURBO_THREADS", "off".into()),
             ("ZEN5TURBO_HUGEPAGES", "off".into()),

@@ -6,10 +6,9 @@ use crate::cpu::{Cpu, NotZen5};
 pub const EXIT_REFUSED: i32 = 78;
 
 /// What the shim may do. Only [`GateMode::Strict`] depends on the CPU.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GateMode {
     /// Run on a Zen 5; elsewhere end the process with [`EXIT_REFUSED`] before any inference.
-    #[default]
     Strict,
     /// Forward every call to the original, on every CPU.
     Passthrough,
@@ -20,7 +19,7 @@ pub enum GateMode {
 impl GateMode {
     /// The value of `ZEN5TURBO_GATE` that selects this mode.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Strict => "strict",
             Self::Passthrough => "passthrough",

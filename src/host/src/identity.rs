@@ -2,12 +2,6 @@
 
 use crate::cpu::{Cpu, Features, XCR0_AVX512};
 
-/// The variable that gives the CPU another identity in tests: `VENDOR:FAMILY:MODEL`, the numbers in hexadecimal.
-pub const TEST_CPU: &str = "ZEN5TURBO_TEST_CPU";
-
-/// What is allowed as a value of [`TEST_CPU`].
-pub const TEST_CPU_VALUES: &str = "VENDOR:FAMILY:MODEL with hexadecimal numbers, such as AuthenticAMD:1A:02";
-
 /// Vendor, family and model of a CPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -20,7 +14,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads a value of [`TEST_CPU`]; `None` for one that is not allowed.
+    /// Reads `VENDOR:FAMILY:MODEL`, the numbers in hexadecimal; `None` for any other text.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(':');

@@ -9,7 +9,6 @@ pub mod cgroup;
 pub mod cpu;
 pub mod cpu_budget;
 pub mod cpuset;
-pub mod fault;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod gate;

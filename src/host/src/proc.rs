@@ -114,6 +114,14 @@ pub fn exists(path: &Path) -> bool {
     unsafe { libc::access(path.as_ptr(), libc::F_OK) == 0 }
 }
 
+/// Whether the kernel started this program with more rights than its caller has, as a set-user-ID program: it must not
+/// do what its environment says ("secure-execution mode" in ld.so(8)).
+#[must_use]
+pub fn is_secure_execution() -> bool {
+    // SAFETY: getauxval reads the auxiliary vector, which the kernel always supplies.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
 /// A folder of the user's by the XDG base directory specification, from the values of its variable and of
 /// `HOME`, below which it is by default: `XDG_CACHE_HOME` and `.cache`. Relative paths are ignored, as it says.
 #[must_use]

@@ -11,7 +11,6 @@
 #![cfg_attr(feature = "fuzzing", allow(dead_code, unused_imports))]
 
 mod buffers;
-mod config;
 mod exports;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -21,11 +20,11 @@ mod graph;
 mod log;
 mod pages;
 mod placement;
-mod prefetch;
 mod rows;
 mod stats;
 mod threads;
 mod tuning;
 mod weights;
 
+use zen5turbo_config as config;
 use zen5turbo_telemetry::reason;

@@ -3,22 +3,10 @@
 //! A line is built in a buffer on the stack and written by one `write(2)`, so that lines of
 //! different threads do not mix. Nothing here allocates, panics or changes `errno`.
 
-use std::ffi::OsStr;
 use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// How much is written to stderr besides errors that the user can mend.
-#[repr(u8)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LogLevel {
-    /// Nothing.
-    #[default]
-    Off = 0,
-    /// What was found at start-up and what engaged.
-    Info = 1,
-    /// Also every decision.
-    Debug = 2,
-}
+pub use crate::config::{LogLevel, short};
 
 static LEVEL: AtomicU8 = AtomicU8::new(LogLevel::Off as u8);
 
@@ -74,23 +62,6 @@ pub fn line(message: fmt::Arguments<'_>) {
     }
     // SAFETY: as above.
     unsafe { *errno = saved };
-}
-
-/// The most characters of a value in a line: what was expected of it comes behind.
-const SHOWN: usize = 400;
-
-/// What the user wrote, short enough to leave room for the rest of a line: without its middle.
-#[must_use]
-pub fn short(value: &OsStr) -> String {
-    let text = value.to_string_lossy();
-    let n = text.chars().count();
-    if n <= SHOWN {
-        return text.into_owned();
-    }
-    let mut shown: String = text.chars().take(SHOWN / 2).collect();
-    shown.push_str("...");
-    shown.extend(text.chars().skip(n - SHOWN / 2));
-    shown
 }
 
 const PREFIX: &str = "zen5turbo: ";
@@ -152,14 +123,6 @@ mod tests {
         assert!(bytes.len() <= CAPACITY);
         let text = std::str::from_utf8(bytes).unwrap();
         assert!(text.ends_with("é...\n"));
-    }
-
-    #[test]
-    fn a_long_value_is_shown_without_its_middle() {
-        assert_eq!(short(OsStr::new("/a/b")), "/a/b");
-        let long = short(OsStr::new(&format!("é{}z", "é9".repeat(100_000))));
-        assert_eq!(long.chars().count(), SHOWN + 3);
-        assert!(long.starts_with('é') && long.ends_with("9z") && long.contains("..."));
     }
 
     #[test]

@@ -8,8 +8,9 @@ use std::str::FromStr;
 use anyhow::{Context, Result, ensure};
 
 use super::Args;
+use crate::knobs::Options;
 use crate::llama_bench::Bench;
-use crate::shim::{self, Knobs};
+use crate::shim;
 
 /// The default arm under the shim.
 pub const SHIM: &str = "shim";
@@ -141,7 +142,7 @@ pub fn arms(args: &Args) -> Result<Vec<Arm>> {
     let default = arms.len() - 1;
     let again = Arm { name: "stock again".into(), role: Role::Again(default), ..arms[default].clone() };
 
-    let knobs = Knobs { gate: args.gate, kernels: args.kernels, log: None, stats: None };
+    let knobs = Options::of([("ZEN5TURBO_GATE", &args.gate), ("ZEN5TURBO_KERNELS", &args.kernels)]);
     if !args.arms_only {
         arms.push(Arm {
             name: SHIM.into(),
@@ -171,7 +172,7 @@ pub fn arms(args: &Args) -> Result<Vec<Arm>> {
     Ok(arms)
 }
 
-fn own(spec: &Spec, args: &Args, bench: &Bench, knobs: &Knobs) -> Result<Arm> {
+fn own(spec: &Spec, args: &Args, bench: &Bench, knobs: &Options) -> Result<Arm> {
     let bench = spec.bin.as_deref().map_or_else(|| Ok(bench.clone()), |bin| Bench::find(Some(bin)))?;
     ensure!(
         spec.repack.is_none() || bench.repack,
@@ -185,11 +186,10 @@ fn own(spec: &Spec, args: &Args, bench: &Bench, knobs: &Knobs) -> Result<Arm> {
 }
 
 /// The shim's variables in its runs: the user's own, under those of the command line.
-fn shim_variables(knobs: &Knobs) -> BTreeMap<String, String> {
+fn shim_variables(knobs: &Options) -> BTreeMap<String, String> {
     let mut set: BTreeMap<String, String> = shim::inherited().into_iter().collect();
     set.remove("ZEN5TURBO_STATS");
-    set.remove("ZEN5TURBO_DEPS"); // of the set-up script, not of the shim
-    set.extend(knobs.variables().into_iter().map(|(k, v)| (k.to_owned(), v.to_string_lossy().into_owned())));
+    set.extend(knobs.variables().iter().map(|(k, v)| (String::from(*k), v.to_string_lossy().into_owned())));
     set
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use zen5turbo_config::{Complaint, KernelChoice};
 use zen5turbo_host::cpu::{XCR0_AVX, XCR0_AVX512};
 use zen5turbo_host::{Cpu, GateDecision, Tier, best_tier, gate};
 use zen5turbo_kernels::width::{self, Width};
@@ -14,7 +15,7 @@ use crate::knobs::Settings;
 /// The model, and what the gate says of it.
 pub fn gate_checks(cpu: &Cpu, settings: &Settings) -> Vec<Check> {
     let model = format!("{}, stepping {}", cpu.describe(), cpu.stepping);
-    let mode = settings.gate();
+    let mode = settings.config().gate;
     let said = format!("{} (ZEN5TURBO_GATE={})", gate(cpu, mode).as_str(), mode.as_str());
     const ZEN5: &str = "an AMD Zen 5 (AuthenticAMD, family 1Ah, model 00h-2Fh, 40h-4Fh or 60h-7Fh) with AVX-512";
     let model = if cpu.is_zen5() {
@@ -68,9 +69,9 @@ pub fn feature_checks(cpu: &Cpu, settings: &Settings) -> Vec<Check> {
 fn tier(cpu: &Cpu, settings: &Settings) -> Check {
     const ID: &str = "cpu.kernels";
     let best = best_tier(cpu);
-    let asked = settings.get("ZEN5TURBO_KERNELS").unwrap_or("auto");
+    let asked = settings.config().kernels;
     let most = match asked {
-        "off" => {
+        KernelChoice::Off => {
             return Check::no(
                 ID,
                 "ZEN5TURBO_KERNELS=off: nothing is taken over",
@@ -78,11 +79,12 @@ fn tier(cpu: &Cpu, settings: &Settings) -> Check {
                 "unset ZEN5TURBO_KERNELS",
             );
         }
-        "avx2" => Tier::Avx2,
-        "scalar" => Tier::Scalar,
-        _ => Tier::Avx512Vnni,
+        KernelChoice::Avx2 => Tier::Avx2,
+        KernelChoice::Scalar => Tier::Scalar,
+        KernelChoice::Auto | KernelChoice::Avx512 | KernelChoice::Avx512Narrow => Tier::Avx512Vnni,
     };
     let used = best.min(most);
+    let asked = asked.as_str();
     let found = format!("{} (ZEN5TURBO_KERNELS={asked}; the best this CPU has is {})", used.as_str(), best.as_str());
     match used {
         Tier::Avx512Vnni => Check::ok(ID, found),
@@ -161,8 +163,10 @@ pub fn setting_checks(settings: &Settings) -> Vec<Check> {
     for (name, value) in settings.iter() {
         let given = format!("{name}={value}");
         let id = format!("setting:{name}");
-        checks.push(match complaints.iter().find(|(what, _)| *what == given) {
-            Some((_, expected)) => Check::limited(&id, given, expected, "correct it; the shim uses the default"),
+        checks.push(match complaints.iter().find(|complaint| complaint.name == *name) {
+            Some(Complaint { expected, .. }) => {
+                Check::limited(&id, given, expected, "correct it; the shim uses the default")
+            }
             None if given == "ZEN5TURBO=0" => {
                 let found = format!("{given}: the shim is switched off");
                 Check::no(&id, found, "ZEN5TURBO not set, or 1", "unset ZEN5TURBO")
@@ -251,6 +255,6 @@ mod tests {
         let list = [("ZEN5TURBO", "0"), ("ZEN5TURBO_LOG", "loud"), ("ZEN5TURBO_REPACK", "keep")];
         let checks = setting_checks(&settings(&list));
         assert_eq!(statuses(&checks), [Status::No, Status::Limited, Status::Ok]);
-        assert_eq!(checks[1].expected.as_deref(), Some("off, info, debug"));
+        assert_eq!(checks[1].expected.as_deref(), Some("off, info or debug"));
     }
 }

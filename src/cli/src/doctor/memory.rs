@@ -10,7 +10,7 @@ use crate::text;
 
 /// Everything on memory, of this machine and of the process that asks.
 pub fn checks(root: &Root, settings: &Settings) -> Vec<Check> {
-    let asked = settings.get("ZEN5TURBO_HUGEPAGES").unwrap_or("auto").to_owned();
+    let asked = settings.value("ZEN5TURBO_HUGEPAGES");
     let mut checks = vec![thp(root, &asked), defrag(root, &asked)];
     checks.extend(pools(root).iter().map(|pool| pool_check(root, pool, &asked)));
     checks.extend([available(root), group(root), locked(root), mappings(root), overcommit(root)]);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use zen5turbo_config::Threads;
 use zen5turbo_host::CpuBudget;
 use zen5turbo_host::cpu_budget::Limit;
 use zen5turbo_host::cpuset::{self, CpuSet};
@@ -173,19 +174,20 @@ fn threads(budget: &CpuBudget, settings: &Settings) -> Check {
     const ID: &str = "cpus.threads";
     let n = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let CpuBudget { cpus, limit } = budget;
-    match (settings.get("ZEN5TURBO_THREADS").unwrap_or("auto"), limit) {
-        ("auto", Limit::Quota { .. }) => Check::limited(
+    match (settings.config().threads, limit) {
+        (Threads::Auto, Limit::Quota { .. }) => Check::limited(
             ID,
             format!("a graph gets at most {} ({limit})", n(*cpus, "thread")),
             "no CPU quota below the CPUs that are allowed",
             "nothing if intended (docker run --cpus, CPUQuota= of a unit); a quota counts in whole CPUs",
         ),
-        ("auto", _) => Check::ok(ID, format!("a graph gets at most {} ({limit})", n(*cpus, "thread"))),
+        (Threads::Auto, _) => Check::ok(ID, format!("a graph gets at most {} ({limit})", n(*cpus, "thread"))),
         (setting, _) => {
-            let most = match setting.parse() {
-                Ok(most) => format!("at most {}", n(most, "thread")),
-                Err(_) => "as many threads as the program asks for".to_owned(),
+            let most = match setting {
+                Threads::AtMost(most) => format!("at most {}", n(most, "thread")),
+                Threads::Auto | Threads::Off => "as many threads as the program asks for".to_owned(),
             };
+            let setting = settings.value("ZEN5TURBO_THREADS");
             let rest = format!("(ZEN5TURBO_THREADS={setting}); the process has {} ({limit})", n(*cpus, "CPU"));
             Check::ok(ID, format!("a graph gets {most} {rest}"))
         }

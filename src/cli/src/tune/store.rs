@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use tempfile::NamedTempFile;
 use zen5turbo_calibration::{self as calibration, TuneFile};
+use zen5turbo_config::Tune;
 use zen5turbo_host::proc;
 
 use crate::knobs::Settings;
@@ -21,12 +22,12 @@ pub fn place(named: Option<&Path>) -> Result<PathBuf> {
         return Ok(named.to_owned());
     }
     let settings = Settings::inherited();
-    match settings.get("ZEN5TURBO_TUNE") {
-        Some("off") => {
+    match &settings.config().tune {
+        Tune::Off => {
             eprintln!("zen5turbo: ZEN5TURBO_TUNE=off is set: the shim will not read the file until it is unset")
         }
-        Some(path) => return Ok(path.into()),
-        None => {}
+        Tune::File(path) => return Ok(path.clone()),
+        Tune::Default => {}
     }
     let cache = proc::xdg_folder(env::var_os("XDG_CACHE_HOME"), env::var_os("HOME"), ".cache");
     let cache = cache.context("found neither XDG_CACHE_HOME nor HOME; expected one of them, or --out FILE")?;

@@ -4,7 +4,7 @@
 use std::ffi::{CStr, c_void};
 use std::sync::OnceLock;
 
-use zen5turbo_host::fault::Fault;
+use crate::config::Fault;
 
 use crate::gate::guard::{committed, fault, guarded};
 use crate::gate::start::first_ggml_call;

@@ -10,10 +10,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use zen5turbo_host::fault::Fault;
 use zen5turbo_host::thread;
 
-use crate::config::config;
+use crate::config::{Fault, TEST_PANIC, config};
 use crate::log;
 use crate::reason::Reason;
 use crate::stats;
@@ -103,7 +102,7 @@ fn give_up() -> ! {
 #[inline]
 pub fn fault(at: Fault) {
     if config().test_panic.is_some_and(|fault| fault == at) {
-        panic!("asked for by {}", zen5turbo_host::fault::TEST_PANIC);
+        panic!("asked for by {TEST_PANIC}");
     }
 }
 

@@ -85,7 +85,7 @@ fn engage(config: &Config) -> bool {
         log::line(format_args!("{complaint}"));
     }
     for knob in KNOBS {
-        log!(debug, "{}={} ({}: {})", knob.name, knob.value(config), knob.allowed, knob.help);
+        log!(debug, "{}={} ({}: {})", knob.name, knob.value(config), knob.allowed(), knob.help);
     }
     exit::register();
     fork::register();

@@ -103,7 +103,7 @@ pub struct Pieces {
     /// The panels that are cut: all of the weights, or those of one node.
     first: usize,
     end: usize,
-    pub panels_per_piece: usize,
+    panels_per_piece: usize,
     row_groups: usize,
     tile_groups: usize,
     tiles: usize,

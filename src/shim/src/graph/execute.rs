@@ -57,9 +57,6 @@ pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &Compu
             }
         }
     }
-    if let Some(ahead) = &node.ahead {
-        ahead.fetch(ith);
-    }
     if let Some(started) = started {
         stats::taken(node.kind.counted(), node.ty, started.elapsed().as_nanos() as u64, job.bytes, job.macs);
     }

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::time::Instant;
 
-use zen5turbo_host::fault::Fault;
+use crate::config::Fault;
 
 use super::context::ActiveGraph;
 use crate::buffers::large;

@@ -6,7 +6,6 @@
 //! plan by the graph's work buffer ([`context`]), which is theirs alone while the graph runs, and
 //! all of them read the same decision.
 
-mod ahead;
 mod attention;
 pub mod blas_device;
 pub mod blas_route;

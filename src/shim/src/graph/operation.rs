@@ -1,6 +1,6 @@
 //! One thread's call for one operation of a graph.
 
-use zen5turbo_host::fault::Fault;
+use crate::config::Fault;
 
 use super::plan::Plan;
 use super::{attention, context, execute};

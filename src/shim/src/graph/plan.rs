@@ -10,7 +10,6 @@ use zen5turbo_kernels::formats::ActFormat;
 use zen5turbo_kernels::isa::LANES;
 use zen5turbo_kernels::kernel::{Blocking, Tiles};
 
-use super::ahead::Ahead;
 use super::attention::Attentions;
 use super::dense::{Columns, Pieces};
 use super::experts::Experts;
@@ -19,7 +18,6 @@ use super::padded::Padded;
 use super::policy::{self, Selection};
 use crate::buffers::large;
 use crate::buffers::scratch::Scratch;
-use crate::config::config;
 use crate::ggml::abi::Tensor;
 use crate::ggml::checked;
 use crate::ggml::probe::{Abi, MatrixOp, Op};
@@ -79,8 +77,6 @@ pub struct Node {
     /// Counts the pieces given out; in a MUL_MAT those beyond each thread's first. Not used for a
     /// product that is shared out by nodes.
     pub next: Padded<AtomicUsize>,
-    /// Of the next MUL_MAT that is taken over, what to fetch when this product is done.
-    pub ahead: Option<Ahead>,
     /// Of its weights in the order of pages, when they do not fit in memory.
     pub place: Option<u32>,
     /// Its position in the plan.
@@ -271,7 +267,6 @@ impl Plan {
                 }
             }
         }
-        self.look_ahead(config().prefetch.cache_bytes());
         self.prepared.clear();
         self.prepared.resize_with(threads + 1, Padded::default);
         self.grouped.clear();
@@ -311,7 +306,6 @@ impl Plan {
             decision,
             weights: extent(abi, src0),
             next: Padded::default(),
-            ahead: None,
             place: None,
             number: self.nodes.len(),
         }
@@ -339,24 +333,6 @@ impl Plan {
                     Work::Dense(columns, _) => columns.read_copy(distance),
                     Work::Experts(experts) => experts.read_copy(distance),
                 }
-            }
-        }
-    }
-
-    /// Tells every product what to fetch of the next one; nothing when `bytes` is 0.
-    fn look_ahead(&mut self, bytes: usize) {
-        // Which rows a thread of a node begins with is not known here.
-        if bytes == 0 || self.team.shares.is_some() {
-            return; // nodes are made without
-        }
-        let mut next = None;
-        for node in self.nodes.iter_mut().rev() {
-            node.ahead = next;
-            if let Ok(Job { work, selection, .. }) = &node.decision {
-                next = match work {
-                    Work::Dense(columns, pieces) => Ahead::new(columns, pieces, selection, bytes),
-                    Work::Experts(_) => None, // which experts is not known yet
-                };
             }
         }
     }

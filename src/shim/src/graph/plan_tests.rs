@@ -53,7 +53,6 @@ fn every_panel_is_computed_once_whoever_comes_when_and_however_few_come() {
                             weights: 0..0,
                             place: None,
                             next: Padded::default(),
-                            ahead: None,
                             number: 0,
                         });
                         let nodes = plan.team.shares.expect("shares").nodes;

@@ -9,7 +9,6 @@ use std::ffi::{c_int, c_void};
 use std::ops::Range;
 use std::time::Instant;
 
-use zen5turbo_host::fault::Fault;
 use zen5turbo_kernels::dequantize::dequantizer;
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::{Isa, LANES};
@@ -19,6 +18,7 @@ use zen5turbo_kernels::registry;
 use super::fast_path;
 use super::memory::Memory;
 use super::types::weight_number;
+use crate::config::Fault;
 use crate::gate::guard;
 use crate::gate::state;
 use crate::stats::{self, OpKind};
