@@ -5,7 +5,7 @@
 //! is linked; only then, or at the first call of a hook when ggml is opened later, does the shim
 //! [`engage`]: complain about the configuration, pass the gate, choose the kernels.
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Once, OnceLock};
 
@@ -16,9 +16,13 @@ use zen5turbo_kernels::width::{self, DataPath, Width};
 
 use crate::blas;
 use crate::config::{Config, KNOBS, KernelChoice, config};
+use crate::ggml::LIBRARY_PREFIX;
+use crate::ggml::functions::{ggml_cpu_extra_compute_forward, ggml_graph_compute};
 use crate::guard::keep_panics_for_one_line;
 pub use crate::guard::{committed, fault, guarded};
 use crate::heap;
+use crate::loader::is_defined_elsewhere;
+use crate::loader::objects::{Loaded, find_loaded};
 use crate::log::{self, log};
 use crate::memory::{copier, reader, sources};
 use crate::reason::Reason;
@@ -302,56 +306,15 @@ fn register_handlers() {
 /// Whether ggml is part of this process already: as a shared object named `libggml*`, or inside the
 /// program or another library that exports ggml's functions.
 fn ggml_is_linked() -> bool {
-    extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: libc::size_t, found: *mut c_void) -> c_int {
-        // SAFETY: dl_iterate_phdr passes a valid record whose name is null or a C string that
-        // lives as long as the call.
-        let name = unsafe {
-            let name = (*info).dlpi_name;
-            if name.is_null() { c"" } else { CStr::from_ptr(name) }
-        };
-        if is_ggml_object(name.to_bytes()) {
-            // SAFETY: `found` is the address of the bool below, not shared with anyone.
-            unsafe { *found.cast::<bool>() = true };
-            return 1;
-        }
-        0
-    }
-    let mut found = false;
-    // SAFETY: `visit` has the required signature, never unwinds, and `found` outlives the call.
-    unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut found).cast()) };
-    found || GGML_SYMBOLS.iter().any(|name| is_defined_elsewhere(name))
+    let is_ggml = |loaded: &Loaded<'_>| is_ggml_object(loaded.path.to_bytes()).then_some(());
+    find_loaded(is_ggml).is_some() || GGML_SYMBOLS.iter().any(|name| is_defined_elsewhere(name))
 }
 
 /// Functions that tell ggml's CPU backend: the hook, and one that also older builds have.
-const GGML_SYMBOLS: [&CStr; 2] = [c"ggml_cpu_extra_compute_forward", c"ggml_graph_compute"];
+const GGML_SYMBOLS: [&CStr; 2] = [ggml_cpu_extra_compute_forward.symbol(), ggml_graph_compute.symbol()];
 
 fn is_ggml_object(path: &[u8]) -> bool {
-    path.rsplit(|&b| b == b'/').next().is_some_and(|name| name.starts_with(b"libggml"))
-}
-
-/// Whether an object other than this library defines `name` in the program's global scope.
-fn is_defined_elsewhere(name: &CStr) -> bool {
-    // SAFETY: dlsym takes a C string and only looks the symbol up; RTLD_NEXT is meaningful because
-    // this library is itself a loaded object.
-    let (first, next) =
-        unsafe { (libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()), libc::dlsym(libc::RTLD_NEXT, name.as_ptr())) };
-    !next.is_null() || (!first.is_null() && !is_in_this_library(first))
-}
-
-fn is_in_this_library(address: *const c_void) -> bool {
-    same_object(address, is_in_this_library as *const c_void)
-}
-
-/// Whether two addresses lie in one shared object, or both in the program.
-pub fn same_object(a: *const c_void, b: *const c_void) -> bool {
-    base_of(a).is_some_and(|base| Some(base) == base_of(b))
-}
-
-/// The load address of the object that holds `address`.
-fn base_of(address: *const c_void) -> Option<*mut c_void> {
-    let mut info = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
-    // SAFETY: dladdr fills the record when it returns non-zero; zeroes are valid for all its fields.
-    unsafe { (libc::dladdr(address, info.as_mut_ptr()) != 0).then(|| info.assume_init().dli_fbase) }
+    path.rsplit(|&b| b == b'/').next().is_some_and(|name| name.starts_with(LIBRARY_PREFIX.as_bytes()))
 }
 
 #[cfg(test)]
@@ -383,14 +346,6 @@ mod tests {
         assert!(!ggml_is_linked());
         assert_eq!(state(), State::Waiting);
         assert_eq!(decision(), "pending");
-    }
-
-    #[test]
-    fn addresses_are_attributed_to_their_object() {
-        assert!(is_in_this_library(is_in_this_library as *const c_void));
-        assert!(!is_in_this_library(libc::getpid as *const c_void));
-        assert!(is_defined_elsewhere(c"getpid"));
-        assert!(!is_defined_elsewhere(c"zen5turbo_no_such_function"));
     }
 
     #[test]

@@ -17,11 +17,8 @@ use zen5turbo_kernels::kernel::Kernel;
 use zen5turbo_kernels::repacked::Product;
 
 use super::memory::Memory;
+use crate::ggml::rows::Gemm;
 use crate::startup;
-
-/// `void ggml_gem[mv]_*_8x8_*(int n, float * s, size_t bs, const void * vx, const void * vy, int nr, int nc)`: of `nc`
-/// rows `vx` and `nr` columns `vy` of `n` elements each, the product of row `i` and column `j` is `s[j * bs + i]`.
-pub type Gemm = unsafe extern "C-unwind" fn(c_int, *mut f32, usize, *const u8, *const u8, c_int, c_int);
 
 /// The product of these arguments; `None` where it is ggml's.
 fn product(

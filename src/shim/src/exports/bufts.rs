@@ -7,17 +7,20 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::config::{KernelChoice, Repack, config};
-use crate::ggml::abi::GetExtraBufts;
-use crate::ggml::bound;
-use crate::ggml::checked::{entries, is_address};
-use crate::ggml::copies::{Caller, c_str, caller, function, library_of, only_definer, own_range};
+use crate::ggml::abi::{MOST_BUFFER_TYPES, REPACK_BUFFER_TYPE};
+use crate::ggml::checked::{entries, ggml_name, is_address};
+use crate::ggml::functions::{
+    function, ggml_backend_buft_name, ggml_backend_dev_get_extra_bufts, ggml_cpu_extra_compute_forward,
+    ggml_threadpool_free, ggml_threadpool_new,
+};
 use crate::graph::blas_device::{self, ManyColumns};
+use crate::loader::symbols::c_str;
+use crate::loader::{BoundLibrary, caller, is_interposable, is_own, library_of, only_definer};
 use crate::log::log;
 use crate::reason::Reason;
 use crate::startup::{self, State, first_ggml_call, guarded};
 use crate::stats;
 use crate::tuning;
-use zen5turbo_calibration::ggml_name;
 use zen5turbo_kernels::formats::WeightType;
 
 /// `void * ggml_backend_reg_get_proc_address(ggml_backend_reg_t, const char *)`.
@@ -40,10 +43,10 @@ unsafe extern "C-unwind" fn get_proc_address(reg: *mut c_void, name: *const c_ch
     let p = unsafe { original(reg, name) };
     // SAFETY: a C string of the caller.
     let asked = unsafe { c_str(name) };
-    if matches!(asked.to_bytes(), b"ggml_threadpool_new" | b"ggml_threadpool_free") {
+    if [ggml_threadpool_new.symbol(), ggml_threadpool_free.symbol()].contains(&asked) {
         return guarded(p, || of_this_copy(reg, asked, p));
     }
-    if p.is_null() || asked != c"ggml_backend_dev_get_extra_bufts" || first_ggml_call() != State::Active {
+    if p.is_null() || asked != ggml_backend_dev_get_extra_bufts.symbol() || first_ggml_call() != State::Active {
         return p;
     }
     guarded(p, || answer(caller, p))
@@ -52,7 +55,7 @@ unsafe extern "C-unwind" fn get_proc_address(reg: *mut c_void, name: *const c_ch
 /// Our function `p`, which the CPU backend's library was bound to, or with several copies of ggml the original of the copy
 /// that the registry belongs to: a caller by pointer does not say which one it means.
 fn of_this_copy(reg: *mut c_void, name: &CStr, p: *mut c_void) -> *mut c_void {
-    if !own_range().contains(&(p as usize)) || only_definer(name).is_some() {
+    if !is_own(p as usize) || only_definer(name).is_some() {
         return p;
     }
     // A registry is a variable of its library.
@@ -60,7 +63,7 @@ fn of_this_copy(reg: *mut c_void, name: &CStr, p: *mut c_void) -> *mut c_void {
 }
 
 /// The list function `p` for `program`, or what is to be called in its place.
-fn answer(program: &Caller, p: *mut c_void) -> *mut c_void {
+fn answer(program: &BoundLibrary, p: *mut c_void) -> *mut c_void {
     let unused =
         config().kernels == KernelChoice::Off || tuning::decline(startup::isa(), WeightType::Q4_0, 512).is_some();
     // The CPU backend, which may be a library of its own.
@@ -69,7 +72,7 @@ fn answer(program: &Caller, p: *mut c_void) -> *mut c_void {
         return p;
     };
     let Some(abi) = backend.abi.as_ref().filter(|_| backend.has_hook() && !unused) else { return p };
-    if !bound::reaches_others(p as usize, c"ggml_cpu_extra_compute_forward") {
+    if !is_interposable(p as usize, ggml_cpu_extra_compute_forward.symbol()) {
         stats::event_once(Reason::HookOutOfReach);
         return p;
     }
@@ -86,12 +89,10 @@ fn answer(program: &Caller, p: *mut c_void) -> *mut c_void {
     }
 }
 
-type BuftName = unsafe extern "C-unwind" fn(*mut c_void) -> *const c_char;
-
 /// An original list function, the function that names its entries, and the answers given so far.
 struct List {
-    original: GetExtraBufts,
-    name: BuftName,
+    original: ggml_backend_dev_get_extra_bufts,
+    name: ggml_backend_buft_name,
     /// Lists handed out; they live for ever, as the original's do.
     answers: Mutex<Vec<Answer>>,
 }
@@ -107,11 +108,11 @@ unsafe impl Send for Answer {}
 /// One list per copy of ggml; each has a function of its own, because the list function is given
 /// nothing but a device.
 static LISTS: [AtomicPtr<List>; 4] = [const { AtomicPtr::new(std::ptr::null_mut()) }; 4];
-const THUNKS: [GetExtraBufts; 4] = [thunk::<0>, thunk::<1>, thunk::<2>, thunk::<3>];
+const THUNKS: [ggml_backend_dev_get_extra_bufts; 4] = [thunk::<0>, thunk::<1>, thunk::<2>, thunk::<3>];
 
 /// The replacement for the list function `p`, or `p` itself when there are too many.
-fn filtered(caller: &Caller, p: *mut c_void) -> *mut c_void {
-    let Some(name) = caller.find(c"ggml_backend_buft_name") else {
+fn filtered(caller: &BoundLibrary, p: *mut c_void) -> *mut c_void {
+    let Some(name) = caller.function(ggml_backend_buft_name) else {
         stats::event(Reason::OriginalMissing);
         return p;
     };
@@ -122,10 +123,9 @@ fn filtered(caller: &Caller, p: *mut c_void) -> *mut c_void {
             return thunk as *mut c_void;
         }
         if list.is_null() {
-            // SAFETY: ggml's own functions, whose signatures these are.
-            let new = Box::into_raw(Box::new(unsafe {
-                List { original: function(p), name: function(name), answers: Mutex::new(Vec::new()) }
-            }));
+            // SAFETY: ggml's registry gave `p` for the name of the list function, whose signature this is.
+            let original = unsafe { function(p) };
+            let new = Box::into_raw(Box::new(List { original, name, answers: Mutex::new(Vec::new()) }));
             if slot.compare_exchange(list, new, Ordering::AcqRel, Ordering::Acquire).is_ok() {
                 log!(debug, "weights are kept plain: CPU_REPACK is not offered to {}", caller.path);
                 return thunk as *mut c_void;
@@ -147,9 +147,6 @@ unsafe extern "C-unwind" fn thunk<const I: usize>(device: *mut c_void) -> *mut *
     guarded(original, || unsafe { without_repack(list, original) })
 }
 
-/// Extra buffer types of a device, at most; there are four of them in ggml 0.26.
-const MOST_TYPES: usize = 64;
-
 /// The list without the buffer type named CPU_REPACK; the same pointer for the same list.
 ///
 /// # Safety
@@ -166,8 +163,8 @@ unsafe fn without_repack(list: &List, original: *mut *mut c_void) -> *mut *mut c
     if let Some(a) = answers.iter().find(|a| a.original == original) {
         return a.filtered;
     }
-    // SAFETY: by contract.
-    let Some(mut kept) = (unsafe { entries(original, MOST_TYPES) }) else {
+    // SAFETY: a list of ggml ends with null, by the contract of this function, and its address was checked.
+    let Some(mut kept) = (unsafe { entries(original, MOST_BUFFER_TYPES) }) else {
         stats::event(Reason::GgmlAnswerOdd);
         return original;
     };
@@ -177,7 +174,7 @@ unsafe fn without_repack(list: &List, original: *mut *mut c_void) -> *mut *mut c
         if name.is_none() {
             stats::event_once(Reason::GgmlAnswerOdd);
         }
-        name != Some("CPU_REPACK")
+        name != Some(REPACK_BUFFER_TYPE)
     });
     kept.push(std::ptr::null_mut());
     let filtered = Box::leak(kept.into_boxed_slice()).as_mut_ptr();

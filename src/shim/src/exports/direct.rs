@@ -14,11 +14,13 @@ use zen5turbo_kernels::formats::WeightType;
 use crate::direct::gemm::gemm;
 use crate::direct::sgemm::sgemm;
 use crate::direct::{self, Blocks, COUNT, DOORS, Door, Dot, Hook, Ours, Role};
-use crate::ggml::copies::{caller, holder};
+use crate::ggml::row_functions;
+use crate::loader::{caller, find_definer};
 use crate::log;
 use crate::startup::{committed, first_ggml_call, guarded};
 
-/// The functions: the exported ones and [`HOOKS`]. `$ours` has the signature of the original and takes the number.
+/// The functions of [`row_functions`]: the exported ones and [`HOOKS`]. `$ours` has the signature of the original and takes
+/// the number.
 macro_rules! hooks {
     ($($name:ident = $role:expr, $ours:ident;)*) => {
         #[allow(non_camel_case_types)]
@@ -68,47 +70,17 @@ macro_rules! hooks {
     };
 }
 
-hooks! {
-    dequantize_row_q4_0 = Role::Dequantize(WeightType::Q4_0), dequantize;
-    dequantize_row_q4_1 = Role::Dequantize(WeightType::Q4_1), dequantize;
-    dequantize_row_q5_0 = Role::Dequantize(WeightType::Q5_0), dequantize;
-    dequantize_row_q5_1 = Role::Dequantize(WeightType::Q5_1), dequantize;
-    dequantize_row_q8_0 = Role::Dequantize(WeightType::Q8_0), dequantize;
-    dequantize_row_q2_K = Role::Dequantize(WeightType::Q2K), dequantize;
-    dequantize_row_q3_K = Role::Dequantize(WeightType::Q3K), dequantize;
-    dequantize_row_q4_K = Role::Dequantize(WeightType::Q4K), dequantize;
-    dequantize_row_q5_K = Role::Dequantize(WeightType::Q5K), dequantize;
-    dequantize_row_q6_K = Role::Dequantize(WeightType::Q6K), dequantize;
-    dequantize_row_iq4_nl = Role::Dequantize(WeightType::Iq4Nl), dequantize;
-    dequantize_row_iq4_xs = Role::Dequantize(WeightType::Iq4Xs), dequantize;
-    dequantize_row_mxfp4 = Role::Dequantize(WeightType::Mxfp4), dequantize;
-    quantize_row_q8_0 = Role::Quantize(Blocks::Q8_0), quantize;
-    quantize_row_q8_1 = Role::Quantize(Blocks::Q8_1), quantize;
-    quantize_row_q8_K = Role::Quantize(Blocks::Q8K), quantize;
-    ggml_vec_dot_iq4_nl_q8_0 = Role::Dot(WeightType::Iq4Nl), dot;
-    ggml_vec_dot_mxfp4_q8_0 = Role::Dot(WeightType::Mxfp4), dot;
-    llamafile_sgemm = Role::Products, sgemm;
-    ggml_gemm_q4_0_8x8_q8_0 = Role::Gemm(WeightType::Q4_0), gemm;
-    ggml_gemm_q4_K_8x8_q8_K = Role::Gemm(WeightType::Q4K), gemm;
-    ggml_gemm_q2_K_8x8_q8_K = Role::Gemm(WeightType::Q2K), gemm;
-    ggml_gemm_iq4_nl_8x8_q8_0 = Role::Gemm(WeightType::Iq4Nl), gemm;
-    ggml_gemm_mxfp4_8x8_q8_0 = Role::Gemm(WeightType::Mxfp4), gemm;
-    ggml_gemv_q4_0_8x8_q8_0 = Role::Gemv(WeightType::Q4_0), gemm;
-    ggml_gemv_q4_K_8x8_q8_K = Role::Gemv(WeightType::Q4K), gemm;
-    ggml_gemv_q2_K_8x8_q8_K = Role::Gemv(WeightType::Q2K), gemm;
-    ggml_gemv_iq4_nl_8x8_q8_0 = Role::Gemv(WeightType::Iq4Nl), gemm;
-    ggml_gemv_mxfp4_8x8_q8_0 = Role::Gemv(WeightType::Mxfp4), gemm;
-}
+row_functions!(hooks);
 
 unsafe extern "C" fn dequantize<const I: usize>(x: *const u8, y: *mut f32, k: i64) {
     direct::count(I);
-    // SAFETY: arguments of ggml, for the function that `target` chose.
+    // SAFETY: the arguments are ggml's; `target` has given this function away with a kernel for its role.
     unsafe { direct::kernel::<DequantizeFn>(I)(x, y, usize::try_from(k).unwrap_or(0)) }
 }
 
 unsafe extern "C" fn quantize<const I: usize>(x: *const f32, y: *mut u8, k: i64) {
     direct::count(I);
-    // SAFETY: as above.
+    // SAFETY: the arguments are ggml's; `target` has given this function away with a kernel for its role.
     unsafe { direct::kernel::<BlocksFn>(I)(x, y, usize::try_from(k).unwrap_or(0)) }
 }
 
@@ -123,7 +95,7 @@ unsafe extern "C-unwind" fn dot<const I: usize>(
     by: usize,
     nrc: c_int,
 ) {
-    // SAFETY: as above.
+    // SAFETY: the arguments are ggml's; `target` has given this function away with a kernel and an original for its role.
     unsafe {
         match usize::try_from(n) {
             Ok(n) if n >= LEAST && nrc == 1 => {
@@ -170,7 +142,7 @@ unsafe extern "C" fn find(i: c_int, from: usize) -> *mut c_void {
     let name = HOOKS[i].name;
     let found = guarded(None, || direct::target(state, caller(from)?, i));
     // Code outside of every library, or a defect of ours: ggml's own.
-    let found = found.or_else(|| guarded(None, || holder(name)?.find(name)));
+    let found = found.or_else(|| guarded(None, || find_definer(name)?.find(name)));
     found.unwrap_or_else(|| {
         // What the loader does where a symbol has no definition.
         log::line(format_args!(

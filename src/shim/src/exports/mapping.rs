@@ -8,7 +8,7 @@ use std::ops::Range;
 use libc::{c_int, off_t, size_t};
 use zen5turbo_host::memory::map::SMALL_PAGE;
 
-use super::next::Next;
+use crate::loader::symbols::Next;
 use crate::memory::{sources, weights};
 use crate::startup::guarded;
 

@@ -21,8 +21,6 @@ pub mod capi;
 pub mod direct;
 #[cfg(not(feature = "fuzzing"))]
 pub mod mapping;
-#[cfg(not(feature = "fuzzing"))]
-mod next;
 // A test program keeps the C library's own: the constructor that readies these does not run there.
 #[cfg(not(any(test, feature = "fuzzing")))]
 pub mod copies;

@@ -2,7 +2,7 @@
 //! ggml-cpu calls for every node, and `ggml_graph_compute` around them.
 //!
 //! The exported functions are trampolines that add their return address as a last argument: it tells
-//! which copy of ggml called (see [`crate::ggml::copies`]).
+//! which copy of ggml called (see [`crate::loader::libraries`]).
 
 use std::ffi::{c_int, c_void};
 use std::time::Instant;
@@ -12,11 +12,10 @@ use zen5turbo_host::fault::Fault;
 use crate::buffers;
 use crate::ggml::abi::{CPlan, ComputeParams, STATUS_FAILED, Tensor};
 use crate::ggml::checked::object;
-use crate::ggml::copies::{Caller, caller};
-use crate::ggml::probe::{Abi, Op};
 use crate::graph::context::{self, Running};
 use crate::graph::plan::Plan;
 use crate::graph::{attention, execute};
+use crate::loader::{Abi, BoundLibrary, Op, caller};
 use crate::log::{self, log};
 use crate::memory::copies;
 use crate::placement;
@@ -89,7 +88,7 @@ unsafe extern "C-unwind" fn compute_forward(params: *mut ComputeParams, op: *mut
 /// Computes an operation that the graph's plan takes. All of it is past the decision, which the plan has made: the other threads
 /// of the graph come to the same answer, whatever happens to this one.
 #[inline]
-unsafe fn try_compute(caller: &Caller, params: &ComputeParams, op: &Tensor) -> bool {
+unsafe fn try_compute(caller: &BoundLibrary, params: &ComputeParams, op: &Tensor) -> bool {
     let Some(abi) = &caller.abi else { return false };
     // SAFETY: arguments of ggml.
     if !unsafe { abi.fits(op) } {
@@ -243,7 +242,7 @@ struct Prepared {
 }
 
 /// Plans the graph, and who computes it; `None` when the structures of this ggml are not known, or it is to fail.
-unsafe fn prepare(caller: &Caller, cgraph: *mut c_void, cplan: *mut CPlan) -> Option<Prepared> {
+unsafe fn prepare(caller: &BoundLibrary, cgraph: *mut c_void, cplan: *mut CPlan) -> Option<Prepared> {
     let abi = caller.abi.as_ref()?;
     // SAFETY: an argument of ggml.
     let Some((work_data, asked)) = unsafe { object(cplan) }.and_then(CPlan::usable) else {
@@ -264,7 +263,7 @@ unsafe fn prepare(caller: &Caller, cgraph: *mut c_void, cplan: *mut CPlan) -> Op
 /// Plans the graph for so many threads; also its columns.
 unsafe fn plan_graph(
     abi: &Abi,
-    caller: &Caller,
+    caller: &BoundLibrary,
     cgraph: *mut c_void,
     work_data: *mut c_void,
     threads: usize,

@@ -11,9 +11,10 @@ use super::experts::Experts;
 use super::groups::Groups;
 use super::plan::{Job, Node, Plan, Share, Work};
 use crate::ggml::abi::ComputeParams;
-use crate::ggml::probe::Abi;
+use crate::loader::Abi;
 use crate::memory::reader;
 use crate::stats;
+use crate::threads::barrier;
 
 /// Computes this thread's share of `job`. Every thread of the graph calls this for every job: past
 /// the decision nobody can decline, and the barrier inside needs them all.
@@ -106,8 +107,8 @@ impl<'a> Mine<'a> {
             // The previous product's readers passed the barrier between the nodes.
             quantize(ith, nth, shared);
             if nth > 1 {
-                // SAFETY: all threads of the graph come here.
-                unsafe { self.abi.wait(self.params.threadpool) };
+                // SAFETY: all threads of the graph come here; the pool and the barrier are those of its ggml.
+                unsafe { barrier::meet(self.params.threadpool, self.abi.barrier()) };
             }
             if ith == 0 {
                 prepared.store(act.id, Ordering::Relaxed);

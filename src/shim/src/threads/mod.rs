@@ -19,7 +19,7 @@ use zen5turbo_host::CpuBudget;
 
 use crate::config::{Threads, config};
 use crate::ggml::abi::CPlan;
-use crate::ggml::copies::Caller;
+use crate::loader::BoundLibrary;
 use crate::log::log;
 use crate::stats;
 use crate::tuning;
@@ -111,7 +111,7 @@ impl Graph {
     ///
     /// # Safety
     /// `cplan` is what the program gave to the `ggml_graph_compute` of `caller`, whose structures are known, and lives longer.
-    pub unsafe fn start(caller: &Caller, cplan: *mut CPlan, threads: usize, whole: bool) -> Self {
+    pub unsafe fn start(caller: &BoundLibrary, cplan: *mut CPlan, threads: usize, whole: bool) -> Self {
         // SAFETY: by contract.
         let plan = unsafe { &mut *cplan };
         let asked = plan.n_threads;

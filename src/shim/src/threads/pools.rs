@@ -6,15 +6,13 @@
 
 use std::cell::UnsafeCell;
 use std::ffi::{c_int, c_void};
-use std::mem::offset_of;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crate::config::{Threads, config};
-use crate::ggml::abi::{CPlan, PoolDo, PoolNew, PoolParams, PoolParamsInit};
-use crate::ggml::bound;
+use crate::ggml::abi::{CPlan, PoolParams};
 use crate::ggml::checked::object;
-use crate::ggml::copies::{Caller, Scope, caller, function};
+use crate::loader::{BoundLibrary, PoolFunctions};
 use crate::log::log;
 use crate::reason::Reason;
 use crate::stats;
@@ -24,69 +22,6 @@ const POOLS: usize = 64;
 
 /// Pools of ours for graphs without one: as many as such graphs run at once.
 const MOST_OWN: usize = 8;
-
-/// ggml's functions for pools, of one copy.
-#[derive(Clone, Copy)]
-pub struct Functions {
-    new: PoolNew,
-    free: PoolDo,
-    pause: PoolDo,
-    init: PoolParamsInit,
-    /// Its threads are those of OpenMP, which ends them and lets them sleep as it does, and a graph may get fewer.
-    openmp: bool,
-    /// The CPU backend's graphs come through our `ggml_graph_compute`, and their plans are known.
-    graphs_are_seen: bool,
-}
-
-impl Functions {
-    /// Those that are seen from a library that uses `graph_compute`; `None` when one is missing, as before August 2024, or when
-    /// the parameters are not where they are known to be.
-    ///
-    /// `graph_compute` is an address in the CPU backend's library.
-    pub fn find(scope: Scope, graph_compute: usize) -> Option<Self> {
-        // SAFETY: ggml's functions of these names have had these signatures since they exist.
-        let functions = unsafe {
-            Self {
-                new: function(scope.find(c"ggml_threadpool_new")?),
-                free: function(scope.find(c"ggml_threadpool_free")?),
-                pause: function(scope.find(c"ggml_threadpool_pause")?),
-                init: function(scope.find(c"ggml_threadpool_params_init")?),
-                openmp: uses_openmp(scope, graph_compute),
-                graphs_are_seen: caller(graph_compute).is_some_and(|library| library.abi.is_some())
-                    && bound::reaches_others(graph_compute, c"ggml_graph_compute"),
-            }
-        };
-        if !functions.parameters_fit() {
-            stats::event_once(Reason::PoolParamsUnknown);
-            return None;
-        }
-        Some(functions)
-    }
-
-    /// Lets ggml fill the parameters and looks where it wrote what.
-    fn parameters_fit(&self) -> bool {
-        const UNTOUCHED: u8 = 0xA5;
-        const THREADS: c_int = 0x4321;
-        let mut bytes = [UNTOUCHED; 2048];
-        let params = bytes.as_mut_ptr().cast::<PoolParams>();
-        const { assert!(size_of::<PoolParams>() <= 1024 && offset_of!(PoolParams, n_threads) == 512) };
-        // SAFETY: the buffer is larger than the structure has ever been; integers and booleans are read as bytes below.
-        unsafe { (self.init)(params, THREADS) };
-        let at = offset_of!(PoolParams, n_threads);
-        let tail = offset_of!(PoolParams, strict_cpu);
-        bytes[..at].iter().all(|&b| b == 0)
-            && bytes[at..at + 4] == THREADS.to_ne_bytes()
-            && bytes[tail..tail + 2].iter().all(|&b| b <= 1)
-            && bytes[size_of::<PoolParams>()..].iter().all(|&b| b == UNTOUCHED)
-    }
-}
-
-/// Whether the library at `graph_compute` computes with OpenMP's threads.
-fn uses_openmp(scope: Scope, graph_compute: usize) -> bool {
-    [c"GOMP_parallel", c"__kmpc_fork_call", c"omp_get_num_threads"]
-        .iter()
-        .any(|name| bound::reaches_others(graph_compute, name) || scope.find(name).is_some())
-}
 
 /// A pool that was given to the program, or one of ours for graphs without one.
 struct Entry {
@@ -103,7 +38,7 @@ struct Entry {
     last: *mut c_void,
     /// A graph runs in it.
     busy: bool,
-    functions: Option<Functions>,
+    functions: Option<PoolFunctions>,
 }
 
 impl Entry {
@@ -156,8 +91,9 @@ fn with_table<T>(work: impl FnOnce(&mut [Entry; POOLS]) -> T) -> T {
 ///
 /// # Safety
 /// `params` is what the program gave to the `ggml_threadpool_new` of the ggml that `functions` belong to.
-pub unsafe fn make(functions: Functions, params: *mut PoolParams) -> Option<*mut c_void> {
-    // SAFETY: by contract; their places were compared.
+pub unsafe fn make(functions: PoolFunctions, params: *mut PoolParams) -> Option<*mut c_void> {
+    // SAFETY: the program gave the parameters, by the contract of this function; `PoolFunctions::find` has compared their
+    // places.
     let asked = unsafe { object(params) }?;
     if !functions.graphs_are_seen {
         return None; // a graph would ask for more threads than a smaller pool has
@@ -253,7 +189,7 @@ impl Drop for Lent {
 ///
 /// # Safety
 /// As for [`super::Graph::start`].
-pub unsafe fn lend(caller: &Caller, plan: &mut CPlan, threads: usize) -> Option<Lent> {
+pub unsafe fn lend(caller: &BoundLibrary, plan: &mut CPlan, threads: usize) -> Option<Lent> {
     let functions = caller.pools()?;
     let programs = plan.threadpool;
     let lent = with_table(|entries| {
@@ -283,7 +219,7 @@ pub unsafe fn lend(caller: &Caller, plan: &mut CPlan, threads: usize) -> Option<
 
 /// The program's pool if it has as many threads as the graph, else ours, which is made when there is none of that size. The threads of
 /// the one that is not used would poll for work that does not come: they are sent to sleep.
-fn fitting(entry: &mut Entry, functions: &Functions, threads: usize) -> (*mut c_void, usize) {
+fn fitting(entry: &mut Entry, functions: &PoolFunctions, threads: usize) -> (*mut c_void, usize) {
     // OpenMP's threads come with the graph: any pool that is large enough will do.
     let programs_fits = entry.made == threads || functions.openmp && entry.made > threads;
     if !programs_fits && (entry.ours.is_null() || entry.ours_threads != threads) {
@@ -308,7 +244,7 @@ fn fitting(entry: &mut Entry, functions: &Functions, threads: usize) -> (*mut c_
 
 /// An entry of ours for a graph without a pool: one that has the right size, else another, else a new one. `None` for one thread,
 /// for OpenMP, whose threads stay anyway, without our barrier, and where too many graphs run at once.
-fn own_entry(entries: &mut [Entry; POOLS], functions: &Functions, threads: usize) -> Option<usize> {
+fn own_entry(entries: &mut [Entry; POOLS], functions: &PoolFunctions, threads: usize) -> Option<usize> {
     if threads <= 1 || functions.openmp || !config().barrier {
         return None;
     }

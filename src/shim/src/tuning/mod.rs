@@ -26,6 +26,7 @@ use zen5turbo_kernels::kernel::Blocking;
 use zen5turbo_kernels::width::DataPath;
 
 use crate::config::{Config, KernelChoice, Tune, config};
+use crate::ggml::build::identity;
 use crate::log::{self, log};
 use crate::reason::Reason;
 use crate::startup;
@@ -213,8 +214,8 @@ fn is_absent(error: &std::io::Error) -> bool {
 /// file fits: choices may then be slower than need be for the others, never wrong.
 pub fn settle(isa: Isa, find: impl Fn(&CStr) -> Option<*mut c_void>) {
     SETTLED.get_or_init(|| {
-        // SAFETY: functions of a ggml, whose libraries are never closed (see `ggml::copies`).
-        let ggml = unsafe { file::identity(find) };
+        // SAFETY: functions of a ggml, whose libraries are never closed (see `loader::libraries`).
+        let ggml = unsafe { identity(find) };
         if ggml.starts_with('-') {
             stats::event(Reason::GgmlVersionUnknown);
         }

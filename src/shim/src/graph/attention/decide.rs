@@ -6,10 +6,10 @@ use zen5turbo_kernels::formats::WeightType;
 use super::Job;
 use super::heads::Heads;
 use crate::config::{KernelChoice, config};
-use crate::ggml::abi::Tensor;
+use crate::ggml::abi::{TYPE_F32, Tensor};
 use crate::ggml::checked::is_address;
-use crate::ggml::probe::{Abi, TYPE_F32};
 use crate::graph::policy::is_repacked;
+use crate::loader::Abi;
 use crate::reason::Reason;
 use crate::startup;
 

@@ -20,9 +20,10 @@ use super::execute::turns;
 use super::index::Index;
 use super::plan::{Padded, Plan};
 use crate::ggml::abi::{ComputeParams, Tensor};
-use crate::ggml::probe::Abi;
+use crate::loader::Abi;
 use crate::reason::Reason;
 use crate::stats::{self, OpKind};
+use crate::threads::barrier;
 use crate::tuning::Regime;
 use decide::decide;
 use heads::Heads;
@@ -208,7 +209,7 @@ pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &Compu
                 if parts > 1 {
                     if nth > 1 {
                         // all threads of the graph come here; then every part of every query is done
-                        abi.wait(params.threadpool);
+                        barrier::meet(params.threadpool, abi.barrier());
                     }
                     let stride = job.all_rows() * job.attention.sums_len();
                     for row in (ith..job.all_rows()).step_by(nth) {
