@@ -12,6 +12,7 @@ mod engagement;
 pub mod fuzzing;
 mod interrupt;
 mod knobs;
+mod library;
 mod live;
 mod llama_bench;
 mod loader;
