@@ -2,13 +2,13 @@
 //! from 8 bytes to 4 KiB. `large/...`: libc's and the streaming copy, 1 to 64 MiB, between places of
 //! 256 MiB that the caches do not hold; `large-read/...`: with the result read again.
 
-use std::ffi::{CString, c_void};
+use std::ffi::c_void;
 use std::hint::black_box;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
+use libloading::Library;
 use zen5turbo_host::memory::{Pages, Region};
 use zen5turbo_kernels::copy::stream;
 use zen5turbo_kernels::isa::avx2::Avx2;
@@ -34,16 +34,14 @@ fn main() {
 
 /// `memcpy` of the library that `path` names, which need not be loaded yet.
 fn memcpy_of(path: &Path) -> Copy {
-    let name = CString::new(path.as_os_str().as_bytes()).expect("a path");
-    // SAFETY: opening a library runs its constructors; both are libraries that this program may have.
-    let (handle, symbol) = unsafe {
-        let handle = libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL);
-        (handle, if handle.is_null() { handle } else { libc::dlsym(handle, c"memcpy".as_ptr()) })
-    };
-    assert!(!handle.is_null(), "{} is missing; run: cargo build --release -p zen5turbo-shim", path.display());
-    assert!(!symbol.is_null(), "{} has no memcpy", path.display());
-    // SAFETY: the signature of memcpy; the library stays open.
-    unsafe { std::mem::transmute::<*mut c_void, Copy>(symbol) }
+    // SAFETY: the initialisers that run are those of the C library, or of the shim, which this program may have.
+    let library = unsafe { Library::new(path) };
+    let library = library.unwrap_or_else(|e| panic!("{e}; run: cargo build --release -p zen5turbo-shim"));
+    // SAFETY: a function of this name has the signature of memcpy.
+    let memcpy =
+        *unsafe { library.get::<Copy>("memcpy") }.unwrap_or_else(|e| panic!("{} has none: {e}", path.display()));
+    std::mem::forget(library); // it stays open
+    memcpy
 }
 
 fn small(criterion: &mut Criterion) {
@@ -94,7 +92,7 @@ fn large(criterion: &mut Criterion, name: &str, read: bool) {
             b.iter(|| run(&|to, from| unsafe { to.copy_from_nonoverlapping(from, bytes) }));
         });
         group.bench_function(BenchmarkId::new("stream", mib), |b| {
-            // SAFETY: two places of the area that do not overlap; the token proves the CPU's features.
+            // SAFETY: two places of the area that do not overlap; the token says that the CPU has AVX2.
             b.iter(|| run(&|to, from| unsafe { stream(avx2, to, from, bytes) }));
         });
         group.finish();

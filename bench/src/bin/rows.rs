@@ -1,14 +1,17 @@
 //! `rows`: ggml's own functions for single rows and the kernels that take their place, in turns, everything in
 //! the nearest caches; medians over the turns.
 
-use std::ffi::{CString, c_int, c_void};
+use std::ffi::{c_int, c_void};
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use libloading::Library;
 use zen5turbo_bench::median;
+use zen5turbo_ggml::functions::{function, ggml_cpu_init};
+use zen5turbo_ggml::rows::{Dequantize, Dot, Quantize};
 use zen5turbo_host::Cpu;
 use zen5turbo_kernels::act::blocks::{Blocks, quantizer};
 use zen5turbo_kernels::dequantize::dequantizer;
@@ -31,32 +34,23 @@ struct Args {
     turns: usize,
 }
 
-type Dequantize = unsafe extern "C" fn(*const u8, *mut f32, i64);
-type Quantize = unsafe extern "C" fn(*const f32, *mut u8, i64);
-type Dot = unsafe extern "C" fn(c_int, *mut f32, usize, *const u8, usize, *const u8, usize, c_int);
+/// Opens a library of ggml.
+fn open(path: &Path) -> Result<Library> {
+    // SAFETY: the user has named the library, and its initialisers are ggml's.
+    let library = unsafe { Library::new(path) };
+    library.with_context(|| format!("{} cannot be opened; expected a shared library of ggml", path.display()))
+}
 
-/// An opened library of ggml.
-struct Library(*mut c_void);
-
-impl Library {
-    fn open(path: &Path) -> Result<Self> {
-        let name = CString::new(path.as_os_str().as_encoded_bytes())?;
-        // SAFETY: a C string. The library's initialisers are ggml's.
-        let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW) };
-        ensure!(!handle.is_null(), "{} cannot be opened; expected a shared library of ggml", path.display());
-        Ok(Library(handle))
-    }
-
-    /// # Safety
-    /// `F` is the function's type.
-    unsafe fn function<F: Copy>(&self, name: &str) -> Result<F> {
-        let symbol = CString::new(name)?;
-        // SAFETY: an open library and a C string.
-        let address = unsafe { libc::dlsym(self.0, symbol.as_ptr()) };
-        ensure!(!address.is_null(), "{name} is not exported; expected a ggml from July 2024 on");
-        // SAFETY: by contract.
-        Ok(unsafe { std::mem::transmute_copy(&address) })
-    }
+/// A function of the library by its name.
+///
+/// # Safety
+/// `F` is the function's type.
+unsafe fn named<F: Copy>(library: &Library, name: &str) -> Result<F> {
+    // SAFETY: the symbol is taken as an address, which it is whatever its type; nothing is read there.
+    let symbol = unsafe { library.get::<*mut c_void>(name) };
+    let symbol = symbol.with_context(|| format!("{name} is not exported; expected a ggml from July 2024 on"))?;
+    // SAFETY: `F` is the function's type, by the contract of this function.
+    Ok(unsafe { function(*symbol) })
 }
 
 /// Times both in turns and prints a line.
@@ -78,10 +72,10 @@ fn compare(args: &Args, isa: Isa, name: &str, n: usize, mut own: impl FnMut(), m
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let base = Library::open(&args.libraries.join("libggml-base.so"))?;
-    let cpu = Library::open(&args.libraries.join("libggml-cpu.so"))?;
-    // SAFETY: `void ggml_cpu_init(void)`.
-    unsafe { cpu.function::<unsafe extern "C" fn()>("ggml_cpu_init")?() };
+    let base = open(&args.libraries.join("libggml-base.so"))?;
+    let cpu = open(&args.libraries.join("libggml-cpu.so"))?;
+    // SAFETY: the library is ggml's, and so is its function of this name, which has no preconditions.
+    unsafe { named::<ggml_cpu_init>(&cpu, ggml_cpu_init.name())?() };
     println!("# {}, one thread, medians of {} turns", Cpu::detect().describe(), args.turns);
     println!("function,isa,elements,own_ns,ours_ns,own_over_ours");
     for isa in Isa::ALL.into_iter().filter(|&isa| isa != Isa::Vnni256) {
@@ -108,9 +102,9 @@ fn quantisation(args: &Args, cpu: &Library, isa: Isa, blocks: Blocks, n: usize) 
     let name = format!("quantize_row_{}", blocks.ggml_name());
     let (x, mut a) = (floats(n), vec![0u8; n / blocks.block().0 * blocks.block().1]);
     let mut b = a.clone();
-    // SAFETY: the signature; the buffers hold `n` elements.
+    // SAFETY: ggml's functions of these names have the signature of `Quantize`; the buffers hold `n` elements.
     unsafe {
-        let own: Quantize = cpu.function(&name)?;
+        let own: Quantize = named(cpu, &name)?;
         let own = || own(x.as_ptr(), a.as_mut_ptr(), n as i64);
         compare(args, isa, &name, n, own, || ours(x.as_ptr(), b.as_mut_ptr(), n));
     }
@@ -121,9 +115,9 @@ fn quantisation(args: &Args, cpu: &Library, isa: Isa, blocks: Blocks, n: usize) 
 /// A row of ggml's own making.
 fn row(base: &Library, weight: WeightType, n: usize) -> Result<Vec<u8>> {
     let mut row = vec![0u8; weight.row_bytes(n)];
-    // SAFETY: the signature; the buffers hold `n` elements.
+    // SAFETY: ggml's functions of these names have the signature of `Quantize`; the buffers hold `n` elements.
     unsafe {
-        let quantize: Quantize = base.function(&format!("quantize_row_{}_ref", weight.ggml_name()))?;
+        let quantize: Quantize = named(base, &format!("quantize_row_{}_ref", weight.ggml_name()))?;
         quantize(floats(n).as_ptr(), row.as_mut_ptr(), n as i64);
     }
     Ok(row)
@@ -134,9 +128,9 @@ fn dequantisation(args: &Args, base: &Library, isa: Isa, weight: WeightType, n: 
     let name = format!("dequantize_row_{}", weight.ggml_name());
     let (row, mut a) = (row(base, weight, n)?, vec![0f32; n]);
     let mut b = a.clone();
-    // SAFETY: the signature; the buffers hold `n` elements.
+    // SAFETY: ggml's functions of these names have the signature of `Dequantize`; the buffers hold `n` elements.
     unsafe {
-        let own: Dequantize = base.function(&name)?;
+        let own: Dequantize = named(base, &name)?;
         let own = || own(row.as_ptr(), a.as_mut_ptr(), n as i64);
         compare(args, isa, &name, n, own, || ours(row.as_ptr(), b.as_mut_ptr(), n));
     }
@@ -149,9 +143,9 @@ fn product(args: &Args, base: &Library, cpu: &Library, isa: Isa, weight: WeightT
     let name = format!("ggml_vec_dot_{}_q8_0", weight.ggml_name());
     let (x, y) = (row(base, weight, n)?, row(base, WeightType::Q8_0, n)?);
     let (mut a, mut b) = (0f32, 0f32);
-    // SAFETY: the signature; the buffers hold `n` elements.
+    // SAFETY: ggml's functions of these names have the signature of `Dot`; both rows hold `n` elements.
     unsafe {
-        let own: Dot = cpu.function(&name)?;
+        let own: Dot = named(cpu, &name)?;
         let own = || own(n as c_int, &raw mut a, 0, x.as_ptr(), 0, y.as_ptr(), 0, 1);
         compare(args, isa, &name, n, own, || b = black_box(ours(n, x.as_ptr(), y.as_ptr())));
     }

@@ -12,7 +12,7 @@ use crate::{Calibration, TuneFile, Width};
 pub struct Machine<'a> {
     /// The CPU's brand string, runs of blanks made one; empty when it has none.
     pub cpu: &'a str,
-    /// The build of ggml: [`crate::identity`].
+    /// The build of ggml: [`zen5turbo_ggml::build::identity`].
     pub ggml: &'a str,
     /// The tier in use.
     pub isa: Isa,
@@ -55,7 +55,7 @@ fn or_none(text: &str) -> &str {
     if text.is_empty() { NONE } else { text }
 }
 
-/// Whether `build`, all of what [`crate::identity`] tells or its first words, stands for `identity`. So a
+/// Whether `build`, all of what [`zen5turbo_ggml::build::identity`] tells or its first words, stands for `identity`. So a
 /// file made by hand may say `0.26.0` and mean every build of that version.
 #[must_use]
 pub fn fits_build(build: &str, identity: &str) -> bool {

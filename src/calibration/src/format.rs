@@ -17,7 +17,7 @@
 //! f16 many stock 8123000 7010000 -
 //! ```
 //! The first line is the format and its version. A line `cpu` begins a calibration: `cpu` is the CPU's brand
-//! string, `ggml` the build ([`crate::identity`]) or the first words of it, `tier` the name of an [`Isa`]; each
+//! string, `ggml` the build ([`zen5turbo_ggml::build::identity`]) or the first words of it, `tier` the name of an [`Isa`]; each
 //! stands once, before the first measurement; `-` stands for what there is none of. `width`, 512 or 256, is the
 //! faster one of the two on that CPU where it was measured; `panel` and `prefetch` are the bytes of a packed panel and of
 //! weights to fetch ahead of packing, where others than the built-in ones were, `ahead` the bytes that one column by rows
@@ -53,7 +53,7 @@ use crate::{Calibration, Choice, Cut, Measured, Regime, TuneFile, Width};
 const MAGIC: &str = "zen5turbo-tune";
 
 /// Stands for a brand, version or commit that there is none of.
-pub(crate) const NONE: &str = "-";
+pub(crate) use zen5turbo_ggml::build::NONE;
 
 /// No file comes near this size: 16 types in 6 regimes are 4 KB, and 32 such calibrations are kept.
 pub const MAX_BYTES: u64 = 256 << 10;

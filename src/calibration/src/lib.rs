@@ -1,19 +1,16 @@
 //! What was measured to be faster, our kernels or the program's own, and for which CPU and ggml.
 //!
 //! `zen5turbo tune` measures and writes the file, the shim reads it (`ZEN5TURBO_TUNE`). Its format is
-//! in `format.rs`; what a calibration must fit, and which of several fits best, in `fit.rs`; what tells
-//! one build of ggml from another in `ggml.rs`.
+//! in `format.rs`; what a calibration must fit, and which of several fits best, in `fit.rs`.
 
 mod fit;
 mod format;
-mod ggml;
 
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
 
 pub use fit::{Differs, Machine, Misfit, fits_build};
 pub use format::{BadLine, MAX_BYTES, parse, read};
-pub use ggml::{FIRST_ADDRESS, ggml_name, identity};
 
 /// Where the file lies below the user's cache folder, unless it is named.
 pub const PLACE: &str = "zen5turbo/tune.txt";

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
+use zen5turbo_ggml::hooks;
 use zen5turbo_host::memory::Budget;
 
 use crate::ab::fuzzing::{model, quality};
@@ -18,13 +19,12 @@ use crate::live;
 use crate::llama_bench;
 use crate::loader::{LoaderCache, expand};
 use crate::maps::Mapping;
-use crate::reach::hooks;
 use crate::root::{Root, field};
 use crate::top;
 
 /// An ELF file.
 pub fn elf(data: &[u8]) {
-    if let Ok(elf) = Elf::of_bytes(data, &hooks()) {
+    if let Ok(elf) = Elf::of_bytes(data, &hooks::reported()) {
         let _ = (elf.musl(), expand(&elf.rpath, Path::new("/o")), expand(&elf.runpath, Path::new("/o")));
     }
 }

@@ -10,6 +10,7 @@ mod engagement;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod knobs;
+mod library;
 mod live;
 mod loader;
 mod manual;

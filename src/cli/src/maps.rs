@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use zen5turbo_ggml::LIBRARY_PREFIX;
+
 use crate::reach::file_name;
 
 /// A line of `/proc/PID/maps` that has a file.
@@ -37,7 +39,7 @@ impl Mapping {
     /// Whether the file is a library of ggml, or of llama.cpp, which may have a ggml inside.
     pub fn is_ggml(&self) -> bool {
         let name = self.name();
-        name.starts_with("libggml") || name.starts_with("libllama")
+        name.starts_with(LIBRARY_PREFIX) || name.starts_with("libllama")
     }
 
     /// Whether the file is our library, and not one that a compiler makes of it.

@@ -6,47 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use zen5turbo_ggml::LIBRARY_PREFIX;
+use zen5turbo_ggml::functions::ggml_graph_compute;
+use zen5turbo_ggml::hooks::{self, COMPUTE, Hook, REPORTED};
 
 use crate::elf::{self, Elf};
 use crate::loader::{LoaderCache, expand, library_path};
-
-/// The hook without which nothing is taken over.
-pub const COMPUTE: &str = "ggml_cpu_extra_compute_forward";
-
-/// A hook besides [`COMPUTE`].
-#[derive(Debug, PartialEq, Eq)]
-pub struct Hook {
-    /// The function, under all its names.
-    pub names: &'static [&'static str],
-    /// What is lost when no call of it goes through the loader.
-    pub loss: &'static str,
-}
-
-/// The other hooks.
-pub const OTHERS: [Hook; 5] = [
-    Hook {
-        names: &["ggml_cpu_extra_work_size"],
-        loss: "scratch memory is reserved at the first product instead of when the graph is planned",
-    },
-    Hook { names: &["ggml_graph_compute"], loss: "the shim does not see whole graphs" },
-    Hook {
-        names: &["ggml_backend_reg_get_proc_address"],
-        loss: "weights that llama.cpp repacks at load stay repacked, and their products are left to it",
-    },
-    Hook {
-        names: &["mmap", "mmap64"],
-        loss: "the model file is not mapped where huge pages can lie, and its weights get no copies",
-    },
-    Hook {
-        names: &["ggml_aligned_malloc"],
-        loss: "the KV cache and the compute buffers lie on the pages that the program gets",
-    },
-];
-
-/// Every hooked function.
-pub fn hooks() -> Vec<&'static str> {
-    [COMPUTE].into_iter().chain(OTHERS.iter().flat_map(|hook| hook.names.iter().copied())).collect()
-}
 
 /// Something that keeps the shim from a program: what was found, what was expected, what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,14 +61,14 @@ impl Reach {
     /// Whether any file here has to do with ggml.
     pub fn has_ggml(&self) -> bool {
         !self.copies.is_empty()
-            || self.files.iter().any(|f| file_name(&f.path).starts_with("libggml"))
+            || self.files.iter().any(|f| file_name(&f.path).starts_with(LIBRARY_PREFIX))
             || self.obstacles.iter().any(|o| o.found.contains("ggml"))
     }
 }
 
 /// Examines `root`, a program or a library.
 pub fn examine(root: &Path) -> Result<Reach> {
-    let hooks = hooks();
+    let hooks = hooks::reported();
     let root_elf = Elf::read(root, &hooks)?;
     let cache = LoaderCache::read();
     let mut reach = Reach {
@@ -141,14 +106,14 @@ pub fn examine(root: &Path) -> Result<Reach> {
         reach.unknown = found.is_none();
         reach.obstacles.push(found.unwrap_or_else(|| not_loaded(&root_elf)));
     }
-    reach.losses = OTHERS.iter().filter(|hook| !reach.files.iter().any(|f| calls(f, hook))).collect();
+    reach.losses = REPORTED.iter().filter(|hook| !reach.files.iter().any(|f| calls(f, hook))).collect();
     Ok(reach)
 }
 
 /// Whether `file` calls the hooked function through the loader. Only what has to do with ggml counts:
 /// every other library maps memory, too.
 fn calls(file: &Elf, hook: &Hook) -> bool {
-    let of_ggml = |name: &str| name.starts_with("libggml") || name.starts_with("libllama");
+    let of_ggml = |name: &str| name.starts_with(LIBRARY_PREFIX) || name.starts_with("libllama");
     (file.executable || of_ggml(&file_name(&file.path)) || file.needed.iter().any(|name| of_ggml(name)))
         && hook.names.iter().map(|name| file.symbol(name)).any(|u| u.relocated && !(file.symbolic && u.exported))
 }
@@ -156,7 +121,7 @@ fn calls(file: &Elf, hook: &Hook) -> bool {
 /// The hooks that calls of `file` offer.
 pub fn offers(file: &Elf) -> Vec<&'static str> {
     let compute = Hook { names: &[COMPUTE], loss: "" };
-    std::iter::once(&compute).chain(&OTHERS).filter(|hook| calls(file, hook)).map(|hook| hook.names[0]).collect()
+    std::iter::once(&compute).chain(&REPORTED).filter(|hook| calls(file, hook)).map(|hook| hook.names[0]).collect()
 }
 
 /// What makes the loader ignore LD_PRELOAD for this program, or the shim fail in it.
@@ -238,7 +203,7 @@ fn no_copy(root: &Elf, files: &[Elf]) -> Option<Obstacle> {
             "rebuild without -fvisibility=hidden for ggml, or use upstream's shared build",
         ));
     }
-    if let Some(file) = any(|f| f.symbol("ggml_graph_compute").exported && !f.executable) {
+    if let Some(file) = any(|f| f.symbol(ggml_graph_compute.name()).exported && !f.executable) {
         return Some(obstacle(
             format!(
                 "{} exports ggml_graph_compute but not ggml_cpu_extra_compute_forward: a ggml older than December 2024, of \
@@ -272,7 +237,7 @@ fn no_copy(root: &Elf, files: &[Elf]) -> Option<Obstacle> {
             "use a shared build of llama.cpp (-DBUILD_SHARED_LIBS=ON)",
         ));
     }
-    if files.iter().any(|f| file_name(&f.path).starts_with("libggml")) {
+    if files.iter().any(|f| file_name(&f.path).starts_with(LIBRARY_PREFIX)) {
         return Some(obstacle(
             format!(
                 "{} uses ggml, but its CPU backend was found neither among the needed libraries nor beside them",
@@ -336,7 +301,7 @@ fn opened_later(files: &[Elf]) -> Vec<PathBuf> {
     for file in files {
         let Some(folder) = real(&file.path).parent().map(Path::to_owned) else { continue };
         let name = file_name(&file.path);
-        if file.executable || name.starts_with("libggml") || name.starts_with("libllama") {
+        if file.executable || name.starts_with(LIBRARY_PREFIX) || name.starts_with("libllama") {
             if file.executable {
                 folders.insert(folder.join("../lib/ollama"));
                 folders.insert(folder.join("lib/ollama"));
@@ -345,7 +310,7 @@ fn opened_later(files: &[Elf]) -> Vec<PathBuf> {
         }
     }
     if files.iter().any(|f| f.executable)
-        && !files.iter().any(|f| file_name(&f.path).starts_with("libggml"))
+        && !files.iter().any(|f| file_name(&f.path).starts_with(LIBRARY_PREFIX))
         && !files.iter().any(|f| file_name(&f.path).contains("ollama"))
     {
         // A program that links no ggml opens backends only in its own way, unknown here.

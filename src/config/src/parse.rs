@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use zen5turbo_host::Identity;
 use zen5turbo_host::cpuset::{CpuSet, parse_list};
 
-use crate::values::{Choices, FAULTS, Fault, PINS, Pin, THREADS, TUNES, Threads, Threshold, Tune, Word};
+use crate::values::{Choices, FAULTS, Fault, PINS, Pin, THREADS, TUNES, Threads, Threshold, Tune, Word, word_of};
 
 /// Stores what a word means; false when it is none of the words.
 pub(crate) fn choose<T: Clone>(field: &mut T, value: &OsStr, choices: &[(T, Word)]) -> bool {
@@ -15,11 +15,6 @@ pub(crate) fn choose<T: Clone>(field: &mut T, value: &OsStr, choices: &[(T, Word
         *field = meaning.clone();
     }
     chosen.is_some()
-}
-
-/// The word for a value; empty when there is none.
-pub(crate) fn word_of<T: PartialEq>(value: &T, choices: &[(T, Word)]) -> &'static str {
-    choices.iter().find(|(meaning, _)| meaning == value).map_or("", |(_, word)| word.word)
 }
 
 /// A relative path is taken from the directory the program was started in, where the user wrote it.

@@ -69,7 +69,7 @@ impl KernelChoice {
     /// The value of `ZEN5TURBO_KERNELS` that selects it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        crate::parse::word_of(&self, &KERNELS)
+        word_of(&self, &KERNELS)
     }
 }
 
@@ -226,4 +226,9 @@ choice! {
     Attention = "attention", "in the first thread's part of attention";
     Sgemm = "sgemm", "in `llamafile_sgemm`";
     Barrier = "barrier", "at a barrier of the library's own";
+}
+
+/// The word for a value; empty when there is none.
+pub(crate) fn word_of<T: PartialEq>(value: &T, choices: &[(T, Word)]) -> &'static str {
+    choices.iter().find(|(meaning, _)| meaning == value).map_or("", |(_, word)| word.word)
 }

@@ -15,7 +15,6 @@ pub mod gate;
 pub mod identity;
 pub mod memory;
 pub mod numa;
-pub mod objects;
 pub mod proc;
 pub mod seccomp;
 mod syscall;

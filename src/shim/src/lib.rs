@@ -3,8 +3,8 @@
 //! The way through the code, from the top: `exports` has the functions that the program calls; `gate` decides whether anything is
 //! done in this process, and starts, ends and reports; `graph` plans the operations of a graph and computes them; `rows` has the
 //! functions for single rows; `threads` has those that compute a graph; `buffers` and `weights` have their memory, and `placement`
-//! says on which NUMA nodes it lies; `tuning` decides where ggml's own kernels are faster; `ggml` knows the copies of ggml in this
-//! process and their structures; `stats` counts and `log` tells. A folder imports only what stands behind it in this list, which a
+//! says on which NUMA nodes it lies; `tuning` decides where ggml's own kernels are faster; `loader` finds the copies of ggml in this
+//! process and the originals of the hooked functions; `stats` counts and `log` tells. A folder imports only what stands behind it in this list, which a
 //! test checks (`tests/imports.rs`).
 
 // Without most of the exports most of the rest is not reached.
@@ -15,8 +15,8 @@ mod exports;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod gate;
-mod ggml;
 mod graph;
+mod loader;
 mod log;
 mod pages;
 mod placement;
@@ -27,4 +27,5 @@ mod tuning;
 mod weights;
 
 use zen5turbo_config as config;
+use zen5turbo_ggml as ggml;
 use zen5turbo_telemetry::reason;

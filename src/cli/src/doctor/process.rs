@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use zen5turbo_ggml::hooks::{self, COMPUTE};
 use zen5turbo_host::proc::{field_kib, open_regular};
 
 use super::check::{Check, Kind, Section};
@@ -15,7 +16,7 @@ use crate::engagement::Stats;
 use crate::knobs::Settings;
 use crate::live::{self, Absent};
 use crate::maps::{DELETED, Mapping};
-use crate::reach::{COMPUTE, file_name, hooks};
+use crate::reach::file_name;
 use crate::root::Root;
 use crate::{shim, text};
 
@@ -127,7 +128,7 @@ impl<'a> Process<'a> {
 
     /// Where the calls of every hooked function go, by library.
     fn hooks(&self, loaded: bool, shim: &str) -> Vec<Check> {
-        let hooks = hooks();
+        let hooks = hooks::reported();
         let mut checks = Vec::new();
         let mut states: BTreeMap<&str, Vec<Route>> = BTreeMap::new();
         for (path, base) in self.libraries() {

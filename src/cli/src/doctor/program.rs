@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use zen5turbo_ggml::KNOWN_RELEASES;
+use zen5turbo_ggml::hooks::COMPUTE;
 
 use super::check::{Check, Kind, Section, Status};
 use crate::abi;
 use crate::programs::find_program;
-use crate::reach::{self, COMPUTE, Reach, file_name};
+use crate::reach::{self, Reach, file_name};
 
 /// A section for each program, or for each CPU backend of a folder without programs.
 pub fn sections(target: &Path) -> Result<Vec<Section>> {
@@ -148,11 +150,11 @@ fn structures(reach: &Reach) -> Vec<Check> {
     let any = asked.iter().any(fits);
     let check = |(copy, answers): &(&reach::Copy, Result<abi::Answers>)| {
         let id = format!("abi:{}", file_name(&copy.path));
-        const EXPECTED: &str = "the structures of ggml 0.2 to 0.26, which the shim was compiled for";
+        let expected = format!("the structures of ggml {KNOWN_RELEASES}, which the shim was compiled for");
         match answers {
             Err(error) => {
                 let todo = "start the program: the shim asks again, and leaves ggml alone if the answer is no";
-                Check::limited(&id, format!("not known: {error:#}"), EXPECTED, todo)
+                Check::limited(&id, format!("not known: {error:#}"), expected, todo)
             }
             Ok(answers) => match answers.differences() {
                 none if none.is_empty() => {
@@ -162,7 +164,7 @@ fn structures(reach: &Reach) -> Vec<Check> {
                     let todo =
                         "use a llama.cpp of those versions, or a newer zen5turbo; ggml computes everything until then";
                     let status = if any { Status::Limited } else { Status::No };
-                    Check { status, ..Check::no(&id, found.join("; "), EXPECTED, todo) }
+                    Check { status, ..Check::no(&id, found.join("; "), expected, todo) }
                 }
             },
         }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail, ensure};
+use zen5turbo_ggml::KNOWN_RELEASES;
 
 use super::arm::{Arm, Start};
 use crate::programs::find_program;
@@ -19,7 +20,7 @@ const MEMBERS: [&str; 7] =
 pub struct Build {
     /// The library with the CPU backend.
     pub backend: PathBuf,
-    /// [`zen5turbo_calibration::identity`].
+    /// [`zen5turbo_ggml::build::identity`].
     pub identity: String,
 }
 
@@ -84,7 +85,7 @@ fn open(backend: &Path, stop: &'static AtomicBool) -> Result<Option<(i32, Build)
     let differences = abi::ask(backend).with_context(|| format!("asking {}", backend.display()))?.differences();
     ensure!(
         differences.is_empty(),
-        "{}: found structures that the shim does not know ({}); expected those of ggml 0.26: nothing would be taken over",
+        "{}: found structures that the shim does not know ({}); expected those of ggml {KNOWN_RELEASES}: nothing would be taken over",
         backend.display(),
         differences.join(", ")
     );

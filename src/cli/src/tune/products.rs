@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
+use zen5turbo_ggml::abi::{BUFFER_USAGE_WEIGHTS, InitParams, Object, PoolParamsRoom, STATUS_SUCCESS, TYPE_F32};
 use zen5turbo_host::memory::map::{HUGE_PAGE, Region};
 use zen5turbo_kernels::formats::WeightType;
 
-use super::ggml::{Ggml, InitParams, Object};
+use super::ggml::Ggml;
 use super::repack::Repack;
 use super::weights::{MappedFile, Memory};
 
@@ -37,10 +38,6 @@ const VERY_MANY: usize = 17;
 /// A pass shorter than this is preceded by one that is not timed: threads wake up.
 const SHORT: Duration = Duration::from_millis(2);
 
-/// `GGML_BACKEND_BUFFER_USAGE_WEIGHTS`, and `GGML_STATUS_SUCCESS`.
-const USAGE_WEIGHTS: c_int = 1;
-pub const SUCCESS: c_int = 0;
-
 /// How weights lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Layout {
@@ -49,9 +46,6 @@ pub enum Layout {
     /// In ggml's buffer type `CPU_REPACK`.
     Repacked,
 }
-
-/// Larger than `struct ggml_threadpool_params` of any release.
-type PoolParams = [u64; 512];
 
 /// The weights of one type and the graphs over them.
 pub struct Products {
@@ -110,7 +104,7 @@ impl Products {
             let backend = (f.ggml_backend_cpu_init)();
             ensure!(!backend.is_null(), "ggml_backend_cpu_init failed");
             let weights = buffer(&ggml, memory.range())?;
-            (f.ggml_backend_buffer_set_usage)(weights, USAGE_WEIGHTS);
+            (f.ggml_backend_buffer_set_usage)(weights, BUFFER_USAGE_WEIGHTS);
             (backend, weights)
         };
         let repack = Repack::of(&ggml)?;
@@ -123,7 +117,7 @@ impl Products {
     pub fn set_threads(&mut self, threads: usize) -> Result<()> {
         let f = &self.ggml.functions;
         let threads = c_int::try_from(threads)?;
-        let mut params: PoolParams = [0; 512];
+        let mut params: PoolParamsRoom = [0; 512];
         // SAFETY: ggml's functions with their signatures. The parameters have room to spare; no graph runs, and the backend
         // has the new pool before the old one is freed.
         unsafe {
@@ -200,7 +194,7 @@ impl Products {
             let start = Instant::now();
             // SAFETY: a graph of this ggml whose tensors have memory.
             let status = unsafe { (f.ggml_backend_graph_compute)(backend, graph) };
-            ensure!(status == SUCCESS, "ggml_backend_graph_compute gave status {status}");
+            ensure!(status == STATUS_SUCCESS, "ggml_backend_graph_compute gave status {status}");
             Ok(start.elapsed())
         };
         let mut passes = Vec::new();
@@ -256,7 +250,7 @@ impl Products {
                 let place = |buffer: Object, tensor: Object, at: usize| {
                     ensure!(!tensor.is_null(), "ggml made no tensor");
                     let status = (f.ggml_backend_tensor_alloc)(buffer, tensor, at as *mut c_void);
-                    ensure!(status == SUCCESS, "ggml_backend_tensor_alloc gave status {status}");
+                    ensure!(status == STATUS_SUCCESS, "ggml_backend_tensor_alloc gave status {status}");
                     anyhow::Ok(())
                 };
                 for matrix in first..first + products_each {
@@ -269,7 +263,7 @@ impl Products {
                             weights
                         }
                     };
-                    let x = (f.ggml_new_tensor_2d)(context, 0, k as i64, columns as i64);
+                    let x = (f.ggml_new_tensor_2d)(context, TYPE_F32, k as i64, columns as i64);
                     place(buffer, x, at)?;
                     at += k * columns * 4;
                     let product = (f.ggml_mul_mat)(context, weights, x);

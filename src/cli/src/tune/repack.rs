@@ -4,21 +4,13 @@
 use std::ffi::{c_int, c_void};
 
 use anyhow::{Result, ensure};
-use zen5turbo_calibration::ggml_name;
+use zen5turbo_ggml::abi::{InitParams, MOST_BUFFER_TYPES, Object, REPACK_BUFFER_TYPE, STATUS_SUCCESS, TYPE_F32};
+use zen5turbo_ggml::checked::ggml_name;
+use zen5turbo_ggml::functions::{function, ggml_backend_dev_get_extra_bufts};
 use zen5turbo_host::memory::map::HUGE_PAGE;
 
-use super::ggml::{Ggml, InitParams, Object};
-use super::products::SUCCESS;
+use super::ggml::Ggml;
 use super::weights::{no_room, spread};
-
-/// The name of the buffer type.
-const NAME: &str = "CPU_REPACK";
-
-/// More buffer types than any device lists.
-const MOST_TYPES: usize = 64;
-
-/// `ggml_backend_dev_get_extra_bufts`.
-type ExtraBufts = unsafe extern "C" fn(Object) -> *mut Object;
 
 /// The buffer type, and the weights in it.
 pub struct Repack {
@@ -46,17 +38,18 @@ impl Repack {
             let registry = (f.ggml_backend_cpu_reg)();
             ensure!(!registry.is_null(), "ggml_backend_cpu_reg gave none");
             let device = (f.ggml_backend_reg_dev_get)(registry, 0);
-            let name = c"ggml_backend_dev_get_extra_bufts";
+            let name = ggml_backend_dev_get_extra_bufts.symbol();
             let list = (f.ggml_backend_reg_get_proc_address)(registry, name.as_ptr());
             if device.is_null() || list.is_null() {
                 return Ok(None);
             }
-            let list = std::mem::transmute::<*mut c_void, ExtraBufts>(list)(device);
+            let list = function::<ggml_backend_dev_get_extra_bufts>(list)(device);
             if list.is_null() {
                 return Ok(None);
             }
-            let types = (0..MOST_TYPES).map(|i| *list.add(i)).take_while(|object| !object.is_null());
-            let mut named = types.filter(|&object| ggml_name((f.ggml_backend_buft_name)(object)) == Some(NAME));
+            let types = (0..MOST_BUFFER_TYPES).map(|i| *list.add(i)).take_while(|object| !object.is_null());
+            let mut named =
+                types.filter(|&object| ggml_name((f.ggml_backend_buft_name)(object)) == Some(REPACK_BUFFER_TYPE));
             let repack = |buffer_type| Self { buffer_type, device, buffer: None, context: std::ptr::null_mut() };
             Ok(named.next().map(repack))
         }
@@ -90,7 +83,7 @@ impl Repack {
                 ensure!(!weights.is_null(), "ggml made no tensor");
                 let place = (buffer.start + at * bytes) as *mut c_void;
                 let status = (f.ggml_backend_tensor_alloc)(buffer.object, weights, place);
-                ensure!(status == SUCCESS, "ggml_backend_tensor_alloc gave status {status}");
+                ensure!(status == STATUS_SUCCESS, "ggml_backend_tensor_alloc gave status {status}");
                 // Filling the buffer with what it has no layout for would end the process.
                 if at == 0 && !self.computes(ggml, context, weights, k) {
                     return Ok(Vec::new());
@@ -108,9 +101,10 @@ impl Repack {
     /// The context has room for two tensors.
     unsafe fn computes(&self, ggml: &Ggml, context: Object, weights: Object, k: usize) -> bool {
         let f = &ggml.functions;
-        // SAFETY: ggml's functions with their signatures; the caller says that the context has room.
+        // SAFETY: the functions are ggml's, and the context has room for both tensors, by the contract of this function. The
+        // device is that of the CPU backend, and is asked about a product of its own ggml.
         unsafe {
-            let x = (f.ggml_new_tensor_2d)(context, 0, k as i64, 1);
+            let x = (f.ggml_new_tensor_2d)(context, TYPE_F32, k as i64, 1);
             let product = if x.is_null() { x } else { (f.ggml_mul_mat)(context, weights, x) };
             !product.is_null() && (f.ggml_backend_dev_supports_op)(self.device, product)
         }

@@ -8,7 +8,6 @@
 //! allocated and freed through ggml's own interface and was seen to come back.
 
 use std::ffi::{CStr, c_void};
-use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::time::Duration;
@@ -20,7 +19,12 @@ use zen5turbo_host::thread;
 use super::map::{Buffer, map_buffer};
 use crate::gate::guard::guarded;
 use crate::ggml::checked::is_address;
-use crate::ggml::copies::{Caller, function};
+use crate::ggml::functions::{
+    ggml_backend_buffer_free, ggml_backend_buffer_get_base, ggml_backend_buft_alloc_buffer,
+    ggml_backend_cpu_buffer_type, ggml_init,
+};
+use crate::loader::BoundLibrary;
+use crate::loader::symbols::symbol_at;
 use crate::log::log;
 use crate::placement;
 use crate::reason::Reason;
@@ -60,7 +64,7 @@ static USED: AtomicUsize = AtomicUsize::new(0);
 
 /// A buffer of ours of at least `size` bytes for a call from `caller` that returns to `from`, or
 /// `None` when the original is to allocate; the reason is counted.
-pub fn allocate(caller: &Caller, from: usize, size: usize) -> Option<*mut c_void> {
+pub fn allocate(caller: &BoundLibrary, from: usize, size: usize) -> Option<*mut c_void> {
     if size < LARGE {
         return None;
     }
@@ -180,9 +184,9 @@ fn collapse() {
 }
 
 /// Whether a buffer that is allocated for this call will be freed through the hook.
-fn comes_back(caller: &Caller, from: usize) -> bool {
+fn comes_back(caller: &BoundLibrary, from: usize) -> bool {
     let defines_it = caller.aligned_malloc.is_some_and(|f| caller.contains(f as usize));
-    if !defines_it || symbol_at(from) == Some(c"ggml_init") {
+    if !defines_it || symbol_at(from) == Some(ggml_init.symbol()) {
         return false;
     }
     *caller.returns_buffers.get_or_init(|| {
@@ -198,20 +202,16 @@ static WATCHED: AtomicUsize = AtomicUsize::new(0);
 
 /// Allocates a small buffer as llama.cpp does and looks whether freeing it passes through the hook;
 /// `None` when this ggml has no such functions.
-fn small_buffer_comes_back(caller: &Caller) -> Option<bool> {
-    type BufferType = unsafe extern "C" fn() -> *mut c_void;
-    type Allocate = unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void;
-    type Base = unsafe extern "C" fn(*mut c_void) -> *mut c_void;
-    type Free = unsafe extern "C" fn(*mut c_void);
+fn small_buffer_comes_back(caller: &BoundLibrary) -> Option<bool> {
     const SIZE: usize = 4096;
-    let own = |name| caller.find(name).filter(|&p| caller.contains(p as usize));
-    // SAFETY: ggml's functions of these names have had these signatures since they exist.
-    let (buffer_type, allocate, base, free): (BufferType, Allocate, Base, Free) = unsafe {
+    let own = |name: &CStr| caller.find(name).filter(|&p| caller.contains(p as usize));
+    // SAFETY: a bound library finds ggml's functions by their names. They have had their signatures since they exist.
+    let (buffer_type, allocate, base, free) = unsafe {
         (
-            function(own(c"ggml_backend_cpu_buffer_type")?),
-            function(own(c"ggml_backend_buft_alloc_buffer")?),
-            function(own(c"ggml_backend_buffer_get_base")?),
-            function(own(c"ggml_backend_buffer_free")?),
+            ggml_backend_cpu_buffer_type.find(own)?,
+            ggml_backend_buft_alloc_buffer.find(own)?,
+            ggml_backend_buffer_get_base.find(own)?,
+            ggml_backend_buffer_free.find(own)?,
         )
     };
     let odd = || {
@@ -236,18 +236,6 @@ fn small_buffer_comes_back(caller: &Caller) -> Option<bool> {
         WATCHED.store(address, Relaxed);
         free(buffer);
         Some(WATCHED.swap(0, Relaxed) != address)
-    }
-}
-
-/// The exported function that holds `address`.
-fn symbol_at(address: usize) -> Option<&'static CStr> {
-    let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
-    // SAFETY: dladdr fills the record when it returns non-zero; zeroes are valid for all its fields.
-    // The name is part of a library that a `Caller` keeps open.
-    unsafe {
-        let found = libc::dladdr(address as *const c_void, info.as_mut_ptr()) != 0;
-        let name = info.assume_init().dli_sname;
-        (found && !name.is_null()).then(|| CStr::from_ptr(name))
     }
 }
 

@@ -10,10 +10,10 @@ use std::ffi::{CStr, c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 use zen5turbo_host::memory::map::{self, HUGE_PAGE, keep_errno};
-use zen5turbo_host::objects;
 
 use crate::config::{Threshold, config};
-use crate::ggml::copies::function;
+use crate::loader::in_one_object;
+use crate::loader::symbols::{function, next};
 use crate::pages::{HugePages, thp_available};
 use crate::reason::Reason;
 use crate::stats;
@@ -80,8 +80,8 @@ pub fn activate() {
     }
     // Another allocator has pages and a policy of its own. Not compared with `__libc_malloc`: mimalloc
     // defines that name as well.
-    let glibc = libc::gnu_get_libc_version as *const c_void;
-    if !objects::same_object(FAST_PATH.malloc.load(Relaxed), glibc) {
+    let glibc = libc::gnu_get_libc_version as *const () as usize;
+    if !in_one_object(FAST_PATH.malloc.load(Relaxed).addr(), glibc) {
         stats::event(Reason::ForeignAllocator);
         return;
     }
@@ -114,14 +114,10 @@ fn original(slot: &AtomicPtr<c_void>, name: &CStr) -> Option<*mut c_void> {
             return None;
         }
         let claimed = SEARCHING.iter().find(|s| s.compare_exchange(0, thread, Relaxed, Relaxed).is_ok())?;
-        // SAFETY: looks a C string up; RTLD_NEXT means the libraries after this one.
-        let found = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) };
+        let found = next(name);
         claimed.store(0, Relaxed);
-        if found.is_null() {
-            return None;
-        }
-        slot.store(found, Release);
-        Some(found)
+        slot.store(found?, Release);
+        found
     })
 }
 

@@ -4,7 +4,7 @@
 //! chunks, alternately by libc and by the streaming copy, and the medians decide. Chunks with page
 //! faults do not count. The answer is kept in a file for the next process.
 
-use std::ffi::{CStr, c_void};
+use std::ffi::c_void;
 use std::path::PathBuf;
 use std::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
@@ -18,7 +18,7 @@ use zen5turbo_kernels::isa::avx2::Avx2;
 use crate::config::{Threshold, config};
 use crate::gate::guard;
 use crate::gate::state;
-use crate::ggml::copies::function;
+use crate::loader::symbols::{function, next, next_version};
 use crate::log::log;
 use crate::reason::Reason;
 use crate::stats;
@@ -53,19 +53,13 @@ type Copy = unsafe extern "C-unwind" fn(*mut c_void, *const c_void, usize) -> *m
 
 /// Finds the originals. From then on the trampolines jump to them.
 pub fn init_once() {
-    // SAFETY: looks names up; RTLD_NEXT means the libraries after this one.
-    let next = |name: &CStr| unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) };
-    let (memcpy, memmove) = (next(c"memcpy"), next(c"memmove"));
-    if memcpy.is_null() || memmove.is_null() {
-        return;
-    }
+    let (Some(memcpy), Some(memmove)) = (next(c"memcpy"), next(c"memmove")) else { return };
     // A program may be bound to the first version of memcpy (GLIBC_2.2.5), which is memmove. So where
     // memcpy is glibc's, memmove serves both: it is the same code on x86-64. Not the first version
     // itself: that one is a fallback without wide registers (glibc 2.36: 1 KiB in 17.7 ns, not 11.4).
-    // SAFETY: as above.
-    let newest = unsafe { libc::dlvsym(libc::RTLD_NEXT, c"memcpy".as_ptr(), c"GLIBC_2.14".as_ptr()) };
-    let memcpy = if newest == memcpy { memmove } else { memcpy };
-    FAST_PATH.checked.store(next(c"__memmove_chk"), Relaxed);
+    let newest = next_version(c"memcpy", c"GLIBC_2.14");
+    let memcpy = if newest == Some(memcpy) { memmove } else { memcpy };
+    FAST_PATH.checked.store(next(c"__memmove_chk").unwrap_or_default(), Relaxed);
     FAST_PATH.memcpy.store(memcpy, Relaxed);
     FAST_PATH.memmove.store(memmove, Release);
     FAST_PATH.large.store(usize::MAX, Release);

@@ -3,8 +3,9 @@
 use std::ffi::{c_int, c_void};
 
 use crate::gate::guard::guarded;
-use crate::ggml::copies::{caller, function};
-use crate::graph::blas_route::{self, originals, route};
+use crate::ggml::functions::function;
+use crate::graph::blas_route::{self, route};
+use crate::loader::caller;
 use crate::reason::Reason;
 use crate::stats;
 
@@ -52,7 +53,7 @@ unsafe extern "C" fn sgemm_for(from: usize) -> *const c_void {
         blas_route::count();
         return route.sgemm;
     }
-    match guarded(None, || originals(caller(from)?).sgemm) {
+    match guarded(None, || caller(from)?.blas().sgemm) {
         Some(original) => original as *const c_void,
         None => {
             stats::event(Reason::OriginalMissing);
@@ -65,7 +66,7 @@ unsafe extern "C-unwind" fn set_threads(n: c_int, from: usize) {
     if let Some(route) = guarded(None, route) {
         route.set_threads(n);
     }
-    if let Some(original) = guarded(None, || originals(caller(from)?).set_threads) {
+    if let Some(original) = guarded(None, || caller(from)?.blas().set_threads) {
         // SAFETY: the original with its own argument.
         unsafe { function::<unsafe extern "C-unwind" fn(c_int)>(original as *mut c_void)(n) }
     }

@@ -1,14 +1,14 @@
 //! `ggml_aligned_malloc` and `ggml_aligned_free`: where ggml's buffers in ordinary memory come from.
 
-use std::ffi::{CStr, c_void};
+use std::ffi::c_void;
 use std::sync::OnceLock;
 
 use crate::buffers::large;
 use crate::gate::guard::{committed, guarded};
 use crate::gate::start::first_ggml_call;
 use crate::gate::state::State;
-use crate::ggml::abi::AlignedFree;
-use crate::ggml::copies::{caller, function, holder};
+use crate::ggml::functions;
+use crate::loader::{caller, find_definer};
 use crate::log;
 use crate::reason::Reason;
 use crate::stats;
@@ -68,9 +68,12 @@ unsafe extern "C-unwind" fn aligned_free(p: *mut c_void, size: usize, from: usiz
 
 /// The function of any copy of ggml; in all of them it is libc's `free`. For `ggml_threadpool_free`, which this library calls: its
 /// last call is a jump, which returns here, from where a copy that was opened with `RTLD_LOCAL` is not seen.
-fn any_aligned_free() -> Option<AlignedFree> {
-    static FOUND: OnceLock<Option<AlignedFree>> = OnceLock::new();
-    const NAME: &CStr = c"ggml_aligned_free";
-    // SAFETY: the symbol is ggml's, whose signature this is.
-    *FOUND.get_or_init(|| guarded(None, || holder(NAME)?.find(NAME).map(|p| unsafe { function(p) })))
+fn any_aligned_free() -> Option<functions::ggml_aligned_free> {
+    static FOUND: OnceLock<Option<functions::ggml_aligned_free>> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        guarded(None, || {
+            let free = functions::ggml_aligned_free;
+            find_definer(free.symbol())?.function(free)
+        })
+    })
 }

@@ -6,8 +6,10 @@ use std::ffi::{c_char, c_void};
 use crate::gate::guard::guarded;
 use crate::gate::start::first_ggml_call;
 use crate::gate::state::State;
-use crate::ggml::copies::{c_str, caller};
+use crate::ggml::functions::{ggml_backend_dev_get_extra_bufts, ggml_threadpool_free, ggml_threadpool_new};
 use crate::graph::buffer_types;
+use crate::loader::caller;
+use crate::loader::symbols::c_str;
 use crate::reason::Reason;
 use crate::stats;
 
@@ -31,10 +33,10 @@ unsafe extern "C-unwind" fn get_proc_address(reg: *mut c_void, name: *const c_ch
     let p = unsafe { original(reg, name) };
     // SAFETY: a C string of the caller.
     let asked = unsafe { c_str(name) };
-    if matches!(asked.to_bytes(), b"ggml_threadpool_new" | b"ggml_threadpool_free") {
+    if [ggml_threadpool_new.symbol(), ggml_threadpool_free.symbol()].contains(&asked) {
         return guarded(p, || buffer_types::of_this_copy(reg, asked, p));
     }
-    if p.is_null() || asked != c"ggml_backend_dev_get_extra_bufts" || first_ggml_call() != State::Active {
+    if p.is_null() || asked != ggml_backend_dev_get_extra_bufts.symbol() || first_ggml_call() != State::Active {
         return p;
     }
     guarded(p, || buffer_types::answer(caller, p))

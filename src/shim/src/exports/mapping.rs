@@ -8,8 +8,8 @@ use std::ops::Range;
 use libc::{c_int, off_t, size_t};
 use zen5turbo_host::memory::map::SMALL_PAGE;
 
-use super::next::Next;
 use crate::gate::guard::guarded;
+use crate::loader::symbols::Next;
 use crate::weights::{mapping, sources};
 
 type Mmap = unsafe extern "C-unwind" fn(*mut c_void, size_t, c_int, c_int, c_int, off_t) -> *mut c_void;

@@ -21,8 +21,6 @@ pub mod capi;
 #[cfg(not(feature = "fuzzing"))]
 pub mod mapping;
 #[cfg(not(feature = "fuzzing"))]
-mod next;
-#[cfg(not(feature = "fuzzing"))]
 pub mod rows;
 // A test program keeps the C library's own: the constructor that readies these does not run there.
 #[cfg(not(any(test, feature = "fuzzing")))]

@@ -2,7 +2,7 @@
 //! ggml-cpu calls for every node, and `ggml_graph_compute` around them.
 //!
 //! The exported functions are trampolines that add their return address as a last argument: it tells
-//! which copy of ggml called (see [`crate::ggml::copies`]).
+//! which copy of ggml called (see [`crate::loader::libraries`]).
 
 use std::ffi::{c_int, c_void};
 
@@ -12,9 +12,9 @@ use crate::gate::state::State;
 use crate::gate::stats_file::WhenGraphEnds;
 use crate::ggml::abi::{CPlan, ComputeParams, STATUS_FAILED, Tensor};
 use crate::ggml::checked::object;
-use crate::ggml::copies::caller;
 use crate::graph::lifecycle::{self, RunningGraph};
 use crate::graph::operation;
+use crate::loader::caller;
 use crate::log;
 use crate::reason::Reason;
 use crate::stats;

@@ -8,11 +8,12 @@ use std::mem::offset_of;
 
 use crate::gate::guard::guarded;
 use crate::gate::start::first_ggml_call;
-use crate::ggml::copies::{caller, holder};
+use crate::ggml::row_functions;
+use crate::loader::{caller, find_definer};
 use crate::log;
 use crate::rows;
 use crate::rows::fast_path::{FAST_PATHS, FastPath};
-use crate::rows::functions::{FUNCTIONS, row_functions};
+use crate::rows::functions::FUNCTIONS;
 
 /// The exported functions.
 macro_rules! exports {
@@ -91,7 +92,7 @@ unsafe extern "C" fn find(i: c_int, from: usize) -> *mut c_void {
     let name = FUNCTIONS[i].name;
     let found = guarded(None, || rows::target(state, caller(from)?, i));
     // Code outside of every library, or a defect of ours: ggml's own.
-    let found = found.or_else(|| guarded(None, || holder(name)?.find(name)));
+    let found = found.or_else(|| guarded(None, || find_definer(name)?.find(name)));
     found.unwrap_or_else(|| {
         // What the loader does where a symbol has no definition.
         log::line(format_args!(

@@ -5,15 +5,17 @@ use std::ffi::{CStr, c_void};
 use std::sync::OnceLock;
 
 use crate::config::Fault;
+
 use crate::gate::guard::{committed, fault, guarded};
 use crate::gate::start::first_ggml_call;
 use crate::gate::state::State;
-use crate::ggml::abi::{Barrier, PoolDo, PoolNew, PoolParams};
-use crate::ggml::copies::{Scope, caller, function, only_definer};
+use crate::ggml::abi::PoolParams;
+use crate::ggml::functions;
+use crate::loader::{Scope, caller, only_definer, pool_functions};
 use crate::log;
 use crate::reason::Reason;
 use crate::stats;
-use crate::threads::{barrier, pool_functions, pools};
+use crate::threads::{barrier, pools};
 
 /// `struct ggml_threadpool * ggml_threadpool_new(struct ggml_threadpool_params *)`.
 ///
@@ -55,40 +57,42 @@ fn scope(name: &CStr, from: usize) -> Option<Scope> {
 }
 
 /// ggml's barrier in a process with one ggml.
-fn only_barrier() -> Option<Barrier> {
-    static FOUND: OnceLock<Option<Barrier>> = OnceLock::new();
-    const NAME: &CStr = c"ggml_barrier";
-    // SAFETY: the symbol is ggml's, whose signature this is.
-    let find = || guarded(None, || only_definer(NAME)?.find(NAME).map(|p| unsafe { function(p) }));
-    *FOUND.get_or_init(find)
+fn only_barrier() -> Option<functions::ggml_barrier> {
+    static FOUND: OnceLock<Option<functions::ggml_barrier>> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        guarded(None, || {
+            let barrier = functions::ggml_barrier;
+            only_definer(barrier.symbol())?.function(barrier)
+        })
+    })
 }
 
 /// Without an owner there is no pool, which programs take for a failure: ggml then starts threads for each graph.
 unsafe extern "C-unwind" fn threadpool_new(params: *mut PoolParams, from: usize) -> *mut c_void {
-    const NAME: &CStr = c"ggml_threadpool_new";
+    let new = functions::ggml_threadpool_new;
     let state = first_ggml_call(); // before anything is said about the caller
-    let Some(scope) = scope(NAME, from) else { return std::ptr::null_mut() };
-    let Some(original) = scope.find(NAME) else { return std::ptr::null_mut() };
+    let Some(scope) = scope(new.symbol(), from) else { return std::ptr::null_mut() };
+    let Some(original) = scope.function(new) else { return std::ptr::null_mut() };
     if state == State::Active {
-        let functions = || pool_functions::find(scope, original as usize);
+        let functions = || pool_functions(scope, original as usize);
         // SAFETY: arguments of the program.
         if let Some(pool) = guarded(None, || unsafe { pools::make(functions()?, params) }) {
             return pool;
         }
     }
     // SAFETY: the original with its own arguments.
-    unsafe { function::<PoolNew>(original)(params) }
+    unsafe { original(params) }
 }
 
 unsafe extern "C-unwind" fn threadpool_free(pool: *mut c_void, from: usize) {
-    const NAME: &CStr = c"ggml_threadpool_free";
+    let free = functions::ggml_threadpool_free;
     // SAFETY: the program has done with its pool. A panic half way would have the original free it again.
     if committed(|| unsafe { pools::free(pool) }) {
         return;
     }
-    if let Some(original) = scope(NAME, from).and_then(|scope| scope.find(NAME)) {
+    if let Some(original) = scope(free.symbol(), from).and_then(|scope| scope.function(free)) {
         // SAFETY: the original with its own argument.
-        unsafe { function::<PoolDo>(original)(pool) };
+        unsafe { original(pool) };
     }
 }
 
@@ -102,7 +106,7 @@ unsafe extern "C-unwind" fn barrier_of(pool: *mut c_void, from: usize) {
         return;
     }
     // A call that is a function's last one returns to where that function was called from, perhaps OpenMP's library.
-    let own = guarded(None, || caller(from)).and_then(|caller| caller.abi.as_ref()).map(|abi| abi.barrier);
+    let own = guarded(None, || caller(from)).and_then(|caller| caller.abi.as_ref()).map(|abi| abi.barrier());
     let Some(original) = own.or_else(only_barrier) else {
         log::line(format_args!("error: ggml_barrier was not found: the threads of a graph cannot wait for each other"));
         // SAFETY: no preconditions. Going on would give wrong results.

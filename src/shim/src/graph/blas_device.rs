@@ -2,44 +2,22 @@
 //! the CPU backend, and it unpacks the weights to floats each time. Here it is made to refuse those products that are
 //! computed here, by the function `supports_op` of the device, which lies in memory of the library that anybody may write.
 
-use std::ffi::{CStr, c_void};
+use std::ffi::c_void;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use super::policy;
 use crate::config::config;
 use crate::gate::guard::guarded;
-use crate::ggml::abi::Tensor;
+use crate::ggml::abi::{BackendDevice as Device, SupportsOp, Tensor};
 use crate::ggml::checked::{is_address, object};
-use crate::ggml::copies::{self, Caller, caller, function};
-use crate::ggml::probe::{Abi, Op};
+use crate::ggml::functions::{
+    function, ggml_backend_reg_by_name, ggml_backend_reg_dev_count, ggml_backend_reg_dev_get,
+};
+use crate::loader::objects::is_writable;
+use crate::loader::{Abi, BoundLibrary, Op, caller};
 use crate::log::log;
 use crate::reason::Reason;
 use crate::stats;
-
-/// `bool (*supports_op)(ggml_backend_dev_t, const struct ggml_tensor *)`
-type SupportsOp = unsafe extern "C-unwind" fn(*mut Device, *const Tensor) -> bool;
-
-/// `struct ggml_backend_device` of every release since October 2024 (ggml-backend-impl.h).
-#[repr(C)]
-struct Device {
-    get_name: usize,
-    get_description: usize,
-    get_memory: usize,
-    get_type: usize,
-    get_props: usize,
-    init_backend: usize,
-    get_buffer_type: usize,
-    get_host_buffer_type: usize,
-    buffer_from_host_ptr: usize,
-    supports_op: AtomicUsize,
-    supports_buft: usize,
-    offload_op: usize,
-    event_new: usize,
-    event_free: usize,
-    event_synchronize: usize,
-    reg: *mut c_void,
-    context: *mut c_void,
-}
 
 /// Who computes the products of many columns in a copy of ggml.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,20 +52,17 @@ pub fn refused() -> u64 {
 
 /// Makes the BLAS device that `program` sees, if any, refuse what is computed here, through the CPU backend whose tensors are
 /// those of `abi`. Left as it is where the user has chosen a BLAS library, and where its structure is not the one known here.
-pub fn refuse(program: &Caller, abi: &'static Abi) -> ManyColumns {
+pub fn refuse(program: &BoundLibrary, abi: &'static Abi) -> ManyColumns {
     let Some(device) = device(program) else { return ManyColumns::Cpu };
     if config().blas.is_none() && refuse_by(device, abi) { ManyColumns::Cpu } else { ManyColumns::Blas }
 }
 
 /// The device of the backend that is registered as BLAS; null when it has none.
-fn device(program: &Caller) -> Option<*mut Device> {
-    type ByName = unsafe extern "C" fn(*const std::ffi::c_char) -> *mut c_void;
-    type DevGet = unsafe extern "C" fn(*mut c_void, usize) -> *mut Device;
-    type DevCount = unsafe extern "C" fn(*mut c_void) -> usize;
-    let find = |name: &CStr| program.find(name);
-    // SAFETY: ggml's own functions, whose signatures these are; they look things up in lists.
+fn device(program: &BoundLibrary) -> Option<*mut Device> {
+    // SAFETY: the functions are those of the ggml that the program uses. They look things up in lists, and are given a C
+    // string, a registry that ggml returned, and a number below the count of devices.
     unsafe {
-        let reg = function::<ByName>(find(c"ggml_backend_reg_by_name")?)(c"BLAS".as_ptr());
+        let reg = program.function(ggml_backend_reg_by_name)?(c"BLAS".as_ptr());
         if reg.is_null() {
             return None;
         }
@@ -95,13 +70,14 @@ fn device(program: &Caller) -> Option<*mut Device> {
             stats::event(Reason::GgmlAnswerOdd);
             return Some(std::ptr::null_mut());
         }
-        let (Some(count), Some(get)) = (find(c"ggml_backend_reg_dev_count"), find(c"ggml_backend_reg_dev_get")) else {
+        let count = program.function(ggml_backend_reg_dev_count);
+        let (Some(count), Some(get)) = (count, program.function(ggml_backend_reg_dev_get)) else {
             return Some(std::ptr::null_mut());
         };
-        if function::<DevCount>(count)(reg) != 1 {
+        if count(reg) != 1 {
             return Some(std::ptr::null_mut());
         }
-        let device = function::<DevGet>(get)(reg, 0);
+        let device = get(reg, 0).cast::<Device>();
         Some(if is_known(device, reg) { device } else { std::ptr::null_mut() })
     }
 }
@@ -109,12 +85,12 @@ fn device(program: &Caller) -> Option<*mut Device> {
 /// Whether the structure is [`Device`]: `reg` where it should be, before it functions of one library exactly where a BLAS
 /// device has some, and all of it writable memory.
 fn is_known(device: *mut Device, reg: *mut c_void) -> bool {
-    let there =
-        device.addr().checked_add(size_of::<Device>()).is_some_and(|end| copies::is_writable(device.addr()..end));
+    let there = device.addr().checked_add(size_of::<Device>()).is_some_and(|end| is_writable(device.addr()..end));
     if !there || !device.is_aligned() {
         return false;
     }
-    // SAFETY: memory of a loaded library, as was just seen.
+    // SAFETY: all of it is memory of a loaded library, as the check above has seen, and it is aligned. Every field is an
+    // integer or a pointer, for which any bytes are valid.
     let d = unsafe { &*device };
     let Some(library) = caller(d.get_name) else { return false };
     let there = [
@@ -142,7 +118,7 @@ fn refuse_by(device: *mut Device, abi: &'static Abi) -> bool {
     for slot in &DEVICES {
         match slot.device.compare_exchange(std::ptr::null_mut(), device, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => {
-                // SAFETY: `is_known`.
+                // SAFETY: `device` gives only a device that `is_known` has seen to be one, in a library that stays loaded.
                 let d = unsafe { &*device };
                 slot.abi.store(std::ptr::from_ref(abi).cast_mut(), Ordering::Release);
                 slot.original.store(d.supports_op.load(Ordering::Acquire), Ordering::Release);
@@ -174,9 +150,9 @@ unsafe extern "C-unwind" fn supports_op(device: *mut Device, op: *const Tensor) 
 /// # Safety
 /// A tensor of the ggml that `abi` belongs to.
 unsafe fn is_ours(abi: &Abi, op: *const Tensor) -> bool {
-    // SAFETY: by contract.
+    // SAFETY: the tensor is one of this ggml, by the contract of this function.
     let Some(op) = (unsafe { object(op) }) else { return false };
-    // SAFETY: as above; the fields are read after `fits`.
+    // SAFETY: the tensor is one of this ggml, by the contract of this function; its fields are read after `fits`.
     unsafe {
         abi.fits(op) && matches!(abi.op(op.op), Op::Matrix(kind) if policy::decide_unplaced(abi, kind, op).is_ok())
     }

@@ -10,12 +10,11 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use zen5turbo_calibration::ggml_name;
-
 use crate::config::config;
 use crate::gate::state::{self, State};
-use crate::ggml::bindings::BlasOriginals;
-use crate::ggml::copies::{Caller, c_str, function};
+use crate::ggml::checked::ggml_name;
+use crate::ggml::hooks::blas::SGEMM;
+use crate::loader::symbols::{Library, first, function};
 use crate::log::{self, log};
 use crate::reason::Reason;
 use crate::stats;
@@ -32,26 +31,13 @@ pub struct Route {
     set_threads: Option<unsafe extern "C" fn(i64)>,
 }
 
-// SAFETY: addresses of functions of a library that is never closed.
+// SAFETY: a route holds addresses of functions of a library that is never closed. They may be called from any thread.
 unsafe impl Send for Route {}
-// SAFETY: as above.
+// SAFETY: a route does not change, and its functions may be called from several threads at the same time.
 unsafe impl Sync for Route {}
 
 static ROUTE: OnceLock<Option<Route>> = OnceLock::new();
 static CALLS: AtomicU64 = AtomicU64::new(0);
-
-/// The originals of `caller`, as the dynamic linker would bind it without this library: the next in the
-/// global scope first.
-pub fn originals(caller: &Caller) -> &BlasOriginals {
-    caller.blas.get_or_init(|| {
-        let find = |name: &CStr| {
-            // SAFETY: a C string; this library is a loaded object, so RTLD_NEXT has a meaning.
-            let next = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) };
-            if next.is_null() { caller.find(name).map(|p| p as usize) } else { Some(next as usize) }
-        };
-        BlasOriginals { sgemm: find(c"cblas_sgemm"), set_threads: find(c"openblas_set_num_threads") }
-    })
-}
 
 /// In the constructor, where no other thread reads the environment.
 #[cfg_attr(test, allow(dead_code))]
@@ -111,28 +97,18 @@ fn open(at_start: bool) -> Option<Route> {
 /// Opens the library and checks it; also its version. Once it was opened it stays: its threads may run.
 fn load(path: &Path, at_start: bool) -> Result<(Route, String), (Reason, String)> {
     let unusable = |what: &str| (Reason::BlasNotLoaded, what.to_owned());
-    // SAFETY: a C string.
-    if !unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__sanitizer_print_stack_trace".as_ptr()) }.is_null() {
+    if first(c"__sanitizer_print_stack_trace").is_some() {
         return Err(unusable("a program built with a sanitizer does not allow RTLD_DEEPBIND"));
     }
     let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| unusable("the path holds a zero byte"))?;
-    // SAFETY: a C string; the library's constructors run, which the user asked for.
-    let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL | libc::RTLD_DEEPBIND) };
-    if handle.is_null() {
-        // SAFETY: after a failed dlopen it is a C string, or null.
-        let why = unsafe { c_str(libc::dlerror()) };
-        return Err(unusable(&format!("it cannot be opened ({})", why.to_string_lossy())));
-    }
+    // SAFETY: the user has asked for this library, and with it for its constructors.
+    let library = unsafe { Library::open_for_itself(&name) };
+    let library = library.map_err(|why| unusable(&format!("it cannot be opened ({why})")))?;
     let find = |name: &CStr| {
-        // SAFETY: an open handle and a C string.
-        let p = unsafe { libc::dlsym(handle, name.as_ptr()) };
-        if p.is_null() {
-            Err((Reason::BlasSymbolsMissing, format!("it is no BLIS: it has no {}", name.to_string_lossy())))
-        } else {
-            Ok(p)
-        }
+        let missing = || (Reason::BlasSymbolsMissing, format!("it is no BLIS: it has no {}", name.to_string_lossy()));
+        library.symbol(name).ok_or_else(missing)
     };
-    let sgemm = find(c"cblas_sgemm")?;
+    let sgemm = find(SGEMM)?;
     let (int_size, version) = (find(c"bli_info_get_blas_int_type_size")?, find(c"bli_info_get_version_str")?);
     let set_threads = find(c"bli_thread_set_num_threads")?;
     // SAFETY: BLIS's functions with their signatures; both return constants and initialise nothing. The
@@ -149,11 +125,12 @@ fn load(path: &Path, at_start: bool) -> Result<(Route, String), (Reason, String)
         ));
     }
     if at_start && architecture_is_to_be_named(state::cpu().is_zen5(), &version) {
-        // SAFETY: C strings; called from the constructor only, before the program's threads. Not overwritten.
+        // SAFETY: the arguments are C strings. `at_start` says that the constructor runs, before the program has threads that
+        // could read the environment.
         unsafe { libc::setenv(c"BLIS_ARCH_TYPE".as_ptr(), c"zen5".as_ptr(), 0) };
     }
     let by_user = std::env::var_os("BLIS_NUM_THREADS").is_some();
-    // SAFETY: the function's signature.
+    // SAFETY: the library is a BLIS, so its function of this name has this signature.
     let set_threads = (!by_user).then(|| unsafe { function(set_threads) });
     Ok((Route { sgemm, set_threads }, version))
 }
@@ -190,7 +167,7 @@ pub unsafe extern "C" fn plain_sgemm(
     let rows = order == ROW_MAJOR;
     for i in 0..m {
         for j in 0..n {
-            // SAFETY: by contract, elements of the matrices.
+            // SAFETY: the matrices have these shapes, by the contract of this function.
             unsafe {
                 let sum: f32 = (0..k)
                     .map(|l| {

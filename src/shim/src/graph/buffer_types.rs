@@ -1,21 +1,22 @@
 //! The extra buffer types of a ggml, among them CPU_REPACK, into which llama.cpp would copy weights at load. The kernels here
 //! want the weights plain, as they lie in the file, so the list is answered without it.
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, c_void};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use zen5turbo_calibration::ggml_name;
 use zen5turbo_kernels::formats::WeightType;
 
 use super::blas_device::{self, ManyColumns};
 use crate::config::{KernelChoice, Repack, config};
 use crate::gate::guard::guarded;
 use crate::gate::state;
-use crate::ggml::abi::GetExtraBufts;
-use crate::ggml::bound;
-use crate::ggml::checked::{entries, is_address};
-use crate::ggml::copies::{Caller, caller, function, library_of, only_definer, own_range};
+use crate::ggml::abi::{MOST_BUFFER_TYPES, REPACK_BUFFER_TYPE};
+use crate::ggml::checked::{entries, ggml_name, is_address};
+use crate::ggml::functions::{
+    function, ggml_backend_buft_name, ggml_backend_dev_get_extra_bufts, ggml_cpu_extra_compute_forward,
+};
+use crate::loader::{BoundLibrary, caller, is_interposable, is_own, library_of, only_definer};
 use crate::log::log;
 use crate::reason::Reason;
 use crate::stats;
@@ -24,7 +25,7 @@ use crate::tuning;
 /// Our function `p`, which the CPU backend's library was bound to, or with several copies of ggml the original of the copy
 /// that the registry belongs to: a caller by pointer does not say which one it means.
 pub fn of_this_copy(reg: *mut c_void, name: &CStr, p: *mut c_void) -> *mut c_void {
-    if !own_range().contains(&(p as usize)) || only_definer(name).is_some() {
+    if !is_own(p as usize) || only_definer(name).is_some() {
         return p;
     }
     // A registry is a variable of its library.
@@ -32,7 +33,7 @@ pub fn of_this_copy(reg: *mut c_void, name: &CStr, p: *mut c_void) -> *mut c_voi
 }
 
 /// The list function `p` for `program`, or what is to be called in its place.
-pub fn answer(program: &Caller, p: *mut c_void) -> *mut c_void {
+pub fn answer(program: &BoundLibrary, p: *mut c_void) -> *mut c_void {
     let unused =
         config().kernels == KernelChoice::Off || tuning::decline(state::isa(), WeightType::Q4_0, 512).is_some();
     // The CPU backend, which may be a library of its own.
@@ -41,7 +42,7 @@ pub fn answer(program: &Caller, p: *mut c_void) -> *mut c_void {
         return p;
     };
     let Some(abi) = backend.abi.as_ref().filter(|_| backend.has_hook() && !unused) else { return p };
-    if !bound::reaches_others(p as usize, c"ggml_cpu_extra_compute_forward") {
+    if !is_interposable(p as usize, ggml_cpu_extra_compute_forward.symbol()) {
         stats::event_once(Reason::HookOutOfReach);
         return p;
     }
@@ -58,12 +59,10 @@ pub fn answer(program: &Caller, p: *mut c_void) -> *mut c_void {
     }
 }
 
-type BuftName = unsafe extern "C-unwind" fn(*mut c_void) -> *const c_char;
-
 /// An original list function, the function that names its entries, and the answers given so far.
 struct List {
-    original: GetExtraBufts,
-    name: BuftName,
+    original: ggml_backend_dev_get_extra_bufts,
+    name: ggml_backend_buft_name,
     /// Lists handed out; they live for ever, as the original's do.
     answers: Mutex<Vec<Answer>>,
 }
@@ -79,11 +78,11 @@ unsafe impl Send for Answer {}
 /// One list per copy of ggml; each has a function of its own, because the list function is given
 /// nothing but a device.
 static LISTS: [AtomicPtr<List>; 4] = [const { AtomicPtr::new(std::ptr::null_mut()) }; 4];
-const THUNKS: [GetExtraBufts; 4] = [thunk::<0>, thunk::<1>, thunk::<2>, thunk::<3>];
+const THUNKS: [ggml_backend_dev_get_extra_bufts; 4] = [thunk::<0>, thunk::<1>, thunk::<2>, thunk::<3>];
 
 /// The replacement for the list function `p`, or `p` itself when there are too many.
-fn filtered(caller: &Caller, p: *mut c_void) -> *mut c_void {
-    let Some(name) = caller.find(c"ggml_backend_buft_name") else {
+fn filtered(caller: &BoundLibrary, p: *mut c_void) -> *mut c_void {
+    let Some(name) = caller.function(ggml_backend_buft_name) else {
         stats::event(Reason::OriginalMissing);
         return p;
     };
@@ -94,10 +93,9 @@ fn filtered(caller: &Caller, p: *mut c_void) -> *mut c_void {
             return thunk as *mut c_void;
         }
         if list.is_null() {
-            // SAFETY: ggml's own functions, whose signatures these are.
-            let new = Box::into_raw(Box::new(unsafe {
-                List { original: function(p), name: function(name), answers: Mutex::new(Vec::new()) }
-            }));
+            // SAFETY: ggml's registry gave `p` for the name of the list function, whose signature this is.
+            let original = unsafe { function(p) };
+            let new = Box::into_raw(Box::new(List { original, name, answers: Mutex::new(Vec::new()) }));
             if slot.compare_exchange(list, new, Ordering::AcqRel, Ordering::Acquire).is_ok() {
                 log!(debug, "weights are kept plain: CPU_REPACK is not offered to {}", caller.path);
                 return thunk as *mut c_void;
@@ -119,9 +117,6 @@ unsafe extern "C-unwind" fn thunk<const I: usize>(device: *mut c_void) -> *mut *
     guarded(original, || unsafe { without_repack(list, original) })
 }
 
-/// Extra buffer types of a device, at most; there are four of them in ggml 0.26.
-const MOST_TYPES: usize = 64;
-
 /// The list without the buffer type named CPU_REPACK; the same pointer for the same list.
 ///
 /// # Safety
@@ -138,8 +133,8 @@ unsafe fn without_repack(list: &List, original: *mut *mut c_void) -> *mut *mut c
     if let Some(a) = answers.iter().find(|a| a.original == original) {
         return a.filtered;
     }
-    // SAFETY: by contract.
-    let Some(mut kept) = (unsafe { entries(original, MOST_TYPES) }) else {
+    // SAFETY: a list of ggml ends with null, by the contract of this function, and its address was checked.
+    let Some(mut kept) = (unsafe { entries(original, MOST_BUFFER_TYPES) }) else {
         stats::event(Reason::GgmlAnswerOdd);
         return original;
     };
@@ -149,7 +144,7 @@ unsafe fn without_repack(list: &List, original: *mut *mut c_void) -> *mut *mut c
         if name.is_none() {
             stats::event_once(Reason::GgmlAnswerOdd);
         }
-        name != Some("CPU_REPACK")
+        name != Some(REPACK_BUFFER_TYPE)
     });
     kept.push(std::ptr::null_mut());
     let filtered = Box::leak(kept.into_boxed_slice()).as_mut_ptr();

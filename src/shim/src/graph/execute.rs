@@ -12,7 +12,7 @@ use super::experts::Experts;
 use super::groups::Groups;
 use super::plan::{Job, Node, Plan, Share, Work};
 use crate::ggml::abi::ComputeParams;
-use crate::ggml::probe::Abi;
+use crate::loader::Abi;
 use crate::stats;
 use crate::threads::barrier;
 use crate::weights::reader;
@@ -105,8 +105,8 @@ impl<'a> Worker<'a> {
             // The previous product's readers passed the barrier between the nodes.
             quantize(ith, nth, shared);
             if nth > 1 {
-                // SAFETY: all threads of the graph come here.
-                unsafe { barrier::wait_for_all(self.abi, self.params.threadpool) };
+                // SAFETY: all threads of the graph come here; the pool and the barrier are those of its ggml.
+                unsafe { barrier::meet(self.params.threadpool, self.abi.barrier()) };
             }
             if ith == 0 {
                 prepared.store(act.id, Ordering::Relaxed);

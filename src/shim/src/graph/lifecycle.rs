@@ -11,8 +11,7 @@ use crate::gate::guard::{fault, guarded};
 use crate::gate::state;
 use crate::ggml::abi::CPlan;
 use crate::ggml::checked::object;
-use crate::ggml::copies::Caller;
-use crate::ggml::probe::Abi;
+use crate::loader::{Abi, BoundLibrary};
 use crate::log::log;
 use crate::reason::Reason;
 use crate::threads::{self, Graph};
@@ -71,7 +70,7 @@ pub struct Prepared {
 ///
 /// # Safety
 /// `cgraph` and `cplan` are what the program gave to the `ggml_graph_compute` of `caller`.
-pub unsafe fn prepare(caller: &Caller, cgraph: *mut c_void, cplan: *mut CPlan) -> Option<Prepared> {
+pub unsafe fn prepare(caller: &BoundLibrary, cgraph: *mut c_void, cplan: *mut CPlan) -> Option<Prepared> {
     let abi = caller.abi.as_ref()?;
     // SAFETY: an argument of ggml.
     let Some((work_data, asked)) = unsafe { object(cplan) }.and_then(CPlan::usable) else {
@@ -92,7 +91,7 @@ pub unsafe fn prepare(caller: &Caller, cgraph: *mut c_void, cplan: *mut CPlan) -
 /// Plans the graph for so many threads; also its columns.
 unsafe fn plan_graph(
     abi: &Abi,
-    caller: &Caller,
+    caller: &BoundLibrary,
     cgraph: *mut c_void,
     work_data: *mut c_void,
     threads: usize,

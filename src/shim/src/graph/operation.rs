@@ -7,8 +7,7 @@ use super::{attention, context, execute};
 use crate::gate::guard::fault;
 use crate::ggml::abi::{ComputeParams, Tensor};
 use crate::ggml::checked::object;
-use crate::ggml::copies::Caller;
-use crate::ggml::probe::{Abi, Op};
+use crate::loader::{Abi, BoundLibrary, Op};
 use crate::reason::Reason;
 use crate::stats::{self, OpKind};
 
@@ -18,7 +17,7 @@ use crate::stats::{self, OpKind};
 /// # Safety
 /// `params` and `op` are what ggml passed to the operation hook of `caller`'s ggml.
 #[inline]
-pub unsafe fn compute(caller: &Caller, params: &ComputeParams, op: &Tensor) -> bool {
+pub unsafe fn compute(caller: &BoundLibrary, params: &ComputeParams, op: &Tensor) -> bool {
     let Some(abi) = &caller.abi else { return false };
     // SAFETY: arguments of ggml.
     if !unsafe { abi.fits(op) } {

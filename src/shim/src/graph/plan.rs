@@ -1,7 +1,7 @@
 //! What will be done with each matrix product of a graph, decided before its threads start. (Attention: [`super::attention`].)
 
 use std::collections::BTreeSet;
-use std::ffi::{c_int, c_void};
+use std::ffi::c_void;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -18,9 +18,9 @@ use super::padded::Padded;
 use super::policy::{self, Selection};
 use crate::buffers::large;
 use crate::buffers::scratch::Scratch;
-use crate::ggml::abi::Tensor;
+use crate::ggml::abi::{OP_NONE, TENSOR_FLAG_INPUT, Tensor};
 use crate::ggml::checked;
-use crate::ggml::probe::{Abi, MatrixOp, Op};
+use crate::loader::{Abi, MatrixOp, Op};
 use crate::log::{self, LogLevel, log};
 use crate::placement::{self, Matrices, Team};
 use crate::reason::Reason;
@@ -444,13 +444,10 @@ impl Job {
 /// # Safety
 /// `op` is a product of the graph.
 unsafe fn columns(kind: MatrixOp, op: &Tensor) -> usize {
-    /// `GGML_OP_NONE`, the first of the operations in every release.
-    const NONE: c_int = 0;
-    /// `GGML_TENSOR_FLAG_INPUT`: set anew for every graph, as rotations are.
-    const INPUT: i32 = 1;
     // SAFETY: by contract.
     let (Some(src0), Some(src1)) = (unsafe { (op.source(0), op.source(1)) }) else { return 0 };
-    if src0.op != NONE || src0.flags & INPUT != 0 || !src0.view_src.is_null() {
+    // An input is set anew for every graph, as rotations are.
+    if src0.op != OP_NONE || src0.flags & TENSOR_FLAG_INPUT != 0 || !src0.view_src.is_null() {
         return 0;
     }
     if !src1.is_sound() || !op.is_sound() {

@@ -6,14 +6,11 @@ use zen5turbo_kernels::registry;
 
 use crate::config::{KernelChoice, config};
 use crate::gate::state;
-use crate::ggml::abi::Tensor;
+use crate::ggml::abi::{HINT_NONE, TYPE_F32, Tensor};
 use crate::ggml::checked::{is_address, object};
-use crate::ggml::probe::{Abi, MatrixOp, TYPE_F32};
+use crate::loader::{Abi, MatrixOp};
 use crate::reason::Reason;
 use crate::tuning::{self, Regime};
-
-/// `GGML_HINT_NONE` in `op_params[1]` of a MUL_MAT; older releases leave it zero.
-const HINT_NONE: i32 = 0;
 
 /// A product to be computed here.
 #[derive(Clone, Copy)]

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize};
 
-use crate::ggml::bindings::ROW_FUNCTIONS as COUNT;
-use crate::ggml::copies::function;
+use crate::ggml::rows::COUNT;
+use crate::loader::symbols::function;
 use crate::reason::Reason;
 
 /// Where calls of one function go when they come from the first library that called it; the exported function

@@ -19,10 +19,7 @@ use zen5turbo_kernels::repacked::Product;
 use super::fast_path;
 use super::memory::Memory;
 use crate::gate::guard;
-
-/// `void ggml_gem[mv]_*_8x8_*(int n, float * s, size_t bs, const void * vx, const void * vy, int nr, int nc)`: of `nc`
-/// rows `vx` and `nr` columns `vy` of `n` elements each, the product of row `i` and column `j` is `s[j * bs + i]`.
-pub type Gemm = unsafe extern "C-unwind" fn(c_int, *mut f32, usize, *const u8, *const u8, c_int, c_int);
+use crate::ggml::rows::Gemm;
 
 /// The product of these arguments; `None` where it is ggml's.
 fn product(

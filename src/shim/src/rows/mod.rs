@@ -17,7 +17,6 @@ mod memory;
 mod report;
 mod sgemm;
 mod trial;
-mod types;
 
 pub use choose::target;
 pub use fast_path::forget;

@@ -17,50 +17,17 @@ use zen5turbo_kernels::registry;
 
 use super::fast_path;
 use super::memory::Memory;
-use super::types::weight_number;
 use crate::config::Fault;
 use crate::gate::guard;
 use crate::gate::state;
+use crate::ggml::abi::TYPE_F32;
+use crate::ggml::rows::{SGEMM_WEIGHTS, Sgemm};
+use crate::ggml::types::weight_number;
 use crate::stats::{self, OpKind};
 use crate::tuning::Regime;
 
-/// `bool llamafile_sgemm(m, n, k, A, lda, B, ldb, C, ldc, ith, nth, Atype, Btype, Ctype)`: `C[j * ldc + i]` is the
-/// product of rows `i` of A and `j` of B, of `k` blocks; `lda`, `ldb` and `ldc` count blocks. False: not computed.
-pub type Sgemm = unsafe extern "C-unwind" fn(
-    i64,
-    i64,
-    i64,
-    *const u8,
-    i64,
-    *const u8,
-    i64,
-    *mut f32,
-    i64,
-    c_int,
-    c_int,
-    c_int,
-    c_int,
-    c_int,
-) -> bool;
-
-/// Types that are taken: the quantised ones that ggml had then.
-pub const WEIGHTS: [WeightType; 12] = [
-    WeightType::Q4_0,
-    WeightType::Q4_1,
-    WeightType::Q5_0,
-    WeightType::Q5_1,
-    WeightType::Q8_0,
-    WeightType::Q2K,
-    WeightType::Q3K,
-    WeightType::Q4K,
-    WeightType::Q5K,
-    WeightType::Q6K,
-    WeightType::Iq4Nl,
-    WeightType::Iq4Xs,
-];
-
-/// `GGML_TYPE_F32`.
-const F32: c_int = weight_number(WeightType::F32);
+/// The type of activations and results.
+const F32: c_int = TYPE_F32;
 
 /// Fewest columns for which a thread packs all weights itself.
 const FEWEST_COLUMNS: usize = 64;
@@ -84,7 +51,7 @@ pub struct Selection {
 impl Selection {
     /// The product of these arguments; `None` where it is ggml's.
     pub fn of([m, n, k, lda, ldb, ldc]: [i64; 6], [ith, nth]: [c_int; 2], [a, b, c]: [c_int; 3]) -> Option<Self> {
-        let weight = WEIGHTS.into_iter().find(|&w| weight_number(w) == a)?;
+        let weight = SGEMM_WEIGHTS.into_iter().find(|&w| weight_number(w) == a)?;
         let size = |v: i64| usize::try_from(v).ok().filter(|v| (1..1 << 32).contains(v));
         let (block, bytes) = weight.block();
         let (m, n, blocks) = (size(m)?, size(n)?, size(k)?);
@@ -128,7 +95,7 @@ impl Selection {
         let share = Share { take: self, a, b, c, columns, panels };
         let kernel = registry::kernel_on(state::data_path(), state::isa(), self.weight, (self.k, share.columns.len()));
         if !share.panels.is_empty() && !share.columns.is_empty() {
-            // SAFETY: by contract.
+            // SAFETY: the matrices are those of which this was made, by the contract of this function.
             unsafe {
                 if !kernel.is_some_and(|kernel| share.quickly(kernel)) {
                     share.slowly();
@@ -205,7 +172,7 @@ impl Share {
                         sum += (0..block).map(|e| w[e] * *x.add(e)).sum::<f32>();
                     }
                 }
-                // SAFETY: as above.
+                // SAFETY: this row and column of the result belong to this thread's share.
                 unsafe { self.result(column).add(row).write(sum) };
             }
         }

@@ -8,10 +8,11 @@ use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::kernel::Kernel;
 use zen5turbo_kernels::repacked::Product;
 
-use super::gemm::{Gemm, compute};
-use super::sgemm::Sgemm;
-use super::types::{Dequantize, Dot, Quantize, blocks_number, weight_number};
+use super::gemm::compute;
 use crate::gate::state;
+use crate::ggml::abi::TYPE_F32;
+use crate::ggml::rows::{Dequantize, Dot, Gemm, Quantize, Sgemm};
+use crate::ggml::types::blocks_number;
 
 /// Elements of a row: two super-blocks, sixteen blocks of 32.
 const K: usize = 512;
@@ -100,7 +101,7 @@ pub unsafe fn dot(original: Dot, ours: DotFn, weight: WeightType) -> bool {
         }
         let x: [f32; K] = std::array::from_fn(|_| random.unit());
         let (mut y, mut s) = ([0u8; BYTES], 0f32);
-        // SAFETY: as above.
+        // SAFETY: the rows have room for K elements, and both functions take rows of this type.
         let (t, magnitude) = unsafe {
             quantize(x.as_ptr(), y.as_mut_ptr(), K);
             original(K as i32, &raw mut s, 0, row.as_ptr(), 0, y.as_ptr(), 0, 1);
@@ -131,24 +132,8 @@ pub unsafe fn sgemm(original: Sgemm) -> bool {
     let (a, b, mut c) = (row(20), row(-7), [0f32; ROWS * ROWS]);
     let (n, k) = (ROWS as i64, BLOCKS as i64);
     // SAFETY: matrices of these sizes; one thread.
-    let computed = unsafe {
-        original(
-            n,
-            n,
-            k,
-            a.as_ptr(),
-            k,
-            b.as_ptr(),
-            k,
-            c.as_mut_ptr(),
-            n,
-            0,
-            1,
-            q8_0,
-            q8_0,
-            weight_number(WeightType::F32),
-        )
-    };
+    let computed =
+        unsafe { original(n, n, k, a.as_ptr(), k, b.as_ptr(), k, c.as_mut_ptr(), n, 0, 1, q8_0, q8_0, TYPE_F32) };
     let codes = |bytes: &[u8], row: usize| -> Vec<f32> {
         let blocks = bytes.chunks(34).skip(row * BLOCKS).take(BLOCKS);
         blocks.flat_map(|block| block[2..].iter().map(|&q| f32::from(q as i8))).collect()
@@ -221,10 +206,13 @@ fn repacked_columns(block: usize, columns: usize) -> Vec<u8> {
 }
 
 /// The largest magnitude in a row of weights.
+///
+/// # Safety
+/// The row has K elements of this type.
 unsafe fn largest(weight: WeightType, row: &[u8]) -> f32 {
     let Some(values) = zen5turbo_kernels::dequantize::dequantizer(state::isa(), weight) else { return 0.0 };
     let mut x = [0f32; K];
-    // SAFETY: as above.
+    // SAFETY: the row has K elements, by the contract of this function, and so has `x`.
     unsafe { values(row.as_ptr(), x.as_mut_ptr(), K) };
     x.into_iter().fold(0.0, |m, v| f32::max(m, v.abs()))
 }

@@ -24,7 +24,7 @@ use zen5turbo_host::cpuset::{CpuSet, MAX_CPUS};
 use zen5turbo_host::thread::{sleep_while, wake_all};
 use zen5turbo_host::topology::{SYSFS, Topology};
 
-use crate::ggml::probe::Abi;
+use crate::ggml::functions::ggml_barrier;
 use crate::stats;
 
 /// Graphs that can use the barrier at the same time; further ones use ggml's.
@@ -270,18 +270,6 @@ impl Drop for Taken {
     }
 }
 
-/// Waits until all threads of the graph that `pool` computes have come here: at our barrier, or at ggml's.
-///
-/// # Safety
-/// All threads of the graph call this; `pool` is what the ggml of `abi` gave them.
-#[inline]
-pub unsafe fn wait_for_all(abi: &Abi, pool: *mut c_void) {
-    if !wait(pool) {
-        // SAFETY: by contract.
-        unsafe { (abi.barrier)(pool) };
-    }
-}
-
 /// Waits at the barrier of `pool`; false when it is ggml's own: the same answer for all threads of a graph.
 #[inline]
 pub fn wait(pool: *mut c_void) -> bool {
@@ -292,6 +280,18 @@ pub fn wait(pool: *mut c_void) -> bool {
             true
         }
         _ => false,
+    }
+}
+
+/// Waits until all threads of the graph that `pool` computes have come here: at our barrier, or at `original`, ggml's.
+///
+/// # Safety
+/// All threads of the graph call this; `pool` is what ggml gave them, and `original` is the barrier of that ggml.
+#[inline]
+pub unsafe fn meet(pool: *mut c_void, original: ggml_barrier) {
+    if !wait(pool) {
+        // SAFETY: the barrier is called with its own pool by all threads of the graph, by the contract of this function.
+        unsafe { original(pool) };
     }
 }
 

@@ -8,7 +8,7 @@ use super::pools::{self, Lent};
 use super::{barrier, pressure};
 use crate::config::{Threads, config};
 use crate::ggml::abi::CPlan;
-use crate::ggml::copies::Caller;
+use crate::loader::BoundLibrary;
 use crate::{stats, tuning};
 
 /// How many of a graph's threads compute it if it has one column, which more threads than it needs do not make faster, and which the threads of a CPU
@@ -39,7 +39,7 @@ impl Graph {
     ///
     /// # Safety
     /// `cplan` is what the program gave to the `ggml_graph_compute` of `caller`, whose structures are known, and lives longer.
-    pub unsafe fn start(caller: &Caller, cplan: *mut CPlan, threads: usize, whole: bool) -> Self {
+    pub unsafe fn start(caller: &BoundLibrary, cplan: *mut CPlan, threads: usize, whole: bool) -> Self {
         // SAFETY: by contract.
         let plan = unsafe { &mut *cplan };
         let asked = plan.n_threads;

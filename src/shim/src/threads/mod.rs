@@ -8,7 +8,6 @@
 pub mod barrier;
 mod budget;
 mod graph;
-pub mod pool_functions;
 pub mod pools;
 mod pressure;
 

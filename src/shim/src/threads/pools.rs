@@ -9,12 +9,11 @@ use std::ffi::{c_int, c_void};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use super::{budget, pool_functions};
+use super::budget;
 use crate::config::{Threads, config};
 use crate::ggml::abi::{CPlan, PoolParams};
-use crate::ggml::bindings::PoolFunctions;
 use crate::ggml::checked::object;
-use crate::ggml::copies::Caller;
+use crate::loader::{BoundLibrary, PoolFunctions};
 use crate::log::log;
 use crate::reason::Reason;
 use crate::stats;
@@ -94,7 +93,8 @@ fn with_table<T>(work: impl FnOnce(&mut [Entry; POOLS]) -> T) -> T {
 /// # Safety
 /// `params` is what the program gave to the `ggml_threadpool_new` of the ggml that `functions` belong to.
 pub unsafe fn make(functions: PoolFunctions, params: *mut PoolParams) -> Option<*mut c_void> {
-    // SAFETY: by contract; their places were compared.
+    // SAFETY: the program gave the parameters, by the contract of this function; `PoolFunctions::find` has compared their
+    // places.
     let asked = unsafe { object(params) }?;
     if !functions.graphs_are_seen {
         return None; // a graph would ask for more threads than a smaller pool has
@@ -190,8 +190,8 @@ impl Drop for Lent {
 ///
 /// # Safety
 /// As for [`super::graph::Graph::start`].
-pub unsafe fn lend(caller: &Caller, plan: &mut CPlan, threads: usize) -> Option<Lent> {
-    let functions = pool_functions::of(caller)?;
+pub unsafe fn lend(caller: &BoundLibrary, plan: &mut CPlan, threads: usize) -> Option<Lent> {
+    let functions = caller.pools()?;
     let programs = plan.threadpool;
     let lent = with_table(|entries| {
         let i = if programs.is_null() {

@@ -29,6 +29,7 @@ use decision::{Circumstances, Decision};
 
 use crate::config::{Config, Tune, config};
 use crate::gate::state;
+use crate::ggml::build::identity;
 use crate::log::{self, log};
 use crate::reason::Reason;
 use crate::stats;
@@ -177,8 +178,8 @@ fn is_absent(error: &std::io::Error) -> bool {
 /// file fits: choices may then be slower than need be for the others, never wrong.
 pub fn resolve(isa: Isa, find: impl Fn(&CStr) -> Option<*mut c_void>) {
     RESOLVED.get_or_init(|| {
-        // SAFETY: functions of a ggml, whose libraries are never closed (see `ggml::copies`).
-        let ggml = unsafe { file::identity(find) };
+        // SAFETY: functions of a ggml, whose libraries are never closed (see `loader::libraries`).
+        let ggml = unsafe { identity(find) };
         if ggml.starts_with('-') {
             stats::event(Reason::GgmlVersionUnknown);
         }

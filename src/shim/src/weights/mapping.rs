@@ -1,5 +1,6 @@
 //! Mappings of model files, at addresses that huge pages can lie at.
 
+use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
 use std::sync::OnceLock;
 
@@ -12,7 +13,8 @@ use super::reader::{self, Start};
 use super::sources::{self, Origin};
 use crate::config::config;
 use crate::gate::state::{self, State};
-use crate::ggml::copies::own_range;
+use crate::loader::is_own;
+use crate::loader::symbols::first;
 use crate::log::log;
 use crate::pages::{HugePages, thp_available};
 use crate::placement;
@@ -107,11 +109,8 @@ pub fn map(len: usize, flags: c_int, fd: c_int, offset: off_t) -> Option<usize> 
 fn unmapping_is_seen() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {
-        [c"munmap", c"mremap"].iter().all(|name| {
-            // SAFETY: a C string.
-            let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-            cfg!(test) || own_range().contains(&(found as usize))
-        })
+        let is_ours = |name: &CStr| first(name).is_some_and(|found| is_own(found as usize));
+        cfg!(test) || [c"munmap", c"mremap"].into_iter().all(is_ours)
     })
 }
 

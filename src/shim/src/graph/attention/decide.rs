@@ -7,10 +7,10 @@ use super::heads::Heads;
 use super::job::Job;
 use crate::config::{KernelChoice, config};
 use crate::gate::state;
-use crate::ggml::abi::Tensor;
+use crate::ggml::abi::{TYPE_F32, Tensor};
 use crate::ggml::checked::is_address;
-use crate::ggml::probe::{Abi, TYPE_F32};
 use crate::graph::policy::is_repacked;
+use crate::loader::Abi;
 use crate::reason::Reason;
 
 /// Sources of an attention that are known here: queries, keys, values, mask, sinks.

@@ -10,9 +10,9 @@ use super::job::Job;
 use super::list::Node;
 use super::order::{Order, part};
 use crate::ggml::abi::ComputeParams;
-use crate::ggml::probe::Abi;
 use crate::graph::claim_pieces::claim_pieces;
 use crate::graph::plan::Plan;
+use crate::loader::Abi;
 use crate::stats::{self, OpKind};
 use crate::threads::barrier;
 
@@ -35,7 +35,7 @@ pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &Compu
                 if parts > 1 {
                     if nth > 1 {
                         // all threads of the graph come here; then every part of every query is done
-                        barrier::wait_for_all(abi, params.threadpool);
+                        barrier::meet(params.threadpool, abi.barrier());
                     }
                     let stride = job.all_rows() * job.attention.sums_len();
                     for row in (ith..job.all_rows()).step_by(nth) {

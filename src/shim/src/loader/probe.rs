@@ -4,12 +4,14 @@
 //! in a tensor is looked up once through `ggml_type_name` or `ggml_op_name` (which is why only
 //! numbers that ggml itself made are ever passed to them: it does not check its bounds).
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use super::abi::{Barrier, OBJECT_SIZE, Tensor};
-use super::checked::{MAX_NODES, is_address, name_of, object};
-use super::copies::function;
+use crate::ggml::KNOWN_RELEASES;
+use crate::ggml::abi::Tensor;
+use crate::ggml::checked::{MAX_NODES, is_address, object};
+use crate::ggml::functions::{ggml_backend_cpu_set_use_ref, ggml_barrier};
+use crate::ggml::layout::{CoreFunctions, Sizes};
 use crate::log;
 use crate::reason::Reason;
 use crate::stats;
@@ -50,16 +52,7 @@ pub enum Op {
 
 /// The functions of one copy of ggml, checked.
 pub struct Abi {
-    op_name: unsafe extern "C" fn(c_int) -> *const c_char,
-    type_name: unsafe extern "C" fn(c_int) -> *const c_char,
-    type_size: unsafe extern "C" fn(c_int) -> usize,
-    blck_size: unsafe extern "C" fn(c_int) -> i64,
-    get_data: unsafe extern "C" fn(*const Tensor) -> *mut c_void,
-    get_name: unsafe extern "C" fn(*const Tensor) -> *const c_char,
-    graph_n_nodes: unsafe extern "C" fn(*mut c_void) -> c_int,
-    graph_node: unsafe extern "C" fn(*mut c_void, c_int) -> *mut Tensor,
-    /// `void ggml_barrier(threadpool)`, ggml's own.
-    pub barrier: Barrier,
+    functions: CoreFunctions,
     /// Whether `ggml_compute_params` has `use_ref`.
     pub has_use_ref: bool,
     /// Per operation number: 0 not asked yet, else an [`Op`] plus 1.
@@ -70,46 +63,28 @@ pub struct Abi {
     checked: AtomicU8,
 }
 
-/// `GGML_TYPE_F32` in every release.
-pub const TYPE_F32: c_int = 0;
-
-/// Compares the size of a tensor and what type 0 is with what this library was compiled for.
-fn structures_fit(find: &dyn Fn(&CStr) -> Option<*mut c_void>) -> bool {
-    let functions = || Some((find(c"ggml_tensor_overhead")?, find(c"ggml_type_name")?, find(c"ggml_type_size")?));
-    let Some((overhead, name, size)) = functions() else { return false };
-    // SAFETY: ggml's functions with their signatures; 0 is a type in every release.
-    unsafe {
-        let overhead: unsafe extern "C" fn() -> usize = function(overhead);
-        let name: unsafe extern "C" fn(c_int) -> *const c_char = function(name);
-        let size: unsafe extern "C" fn(c_int) -> usize = function(size);
-        overhead() == OBJECT_SIZE + size_of::<Tensor>() && name_of(name, TYPE_F32) == Some("f32") && size(TYPE_F32) == 4
-    }
-}
-
 impl Abi {
     /// Finds ggml's functions and compares sizes; `None` when a function is missing or a structure
     /// differs.
-    pub fn probe(find: &dyn Fn(&CStr) -> Option<*mut c_void>) -> Option<Self> {
-        // SAFETY: the symbols are ggml's, whose signatures these are, in every release that has
-        // ggml_cpu_extra_compute_forward.
-        let abi = unsafe {
-            Abi {
-                op_name: function(find(c"ggml_op_name")?),
-                type_name: function(find(c"ggml_type_name")?),
-                type_size: function(find(c"ggml_type_size")?),
-                blck_size: function(find(c"ggml_blck_size")?),
-                get_data: function(find(c"ggml_get_data")?),
-                get_name: function(find(c"ggml_get_name")?),
-                graph_n_nodes: function(find(c"ggml_graph_n_nodes")?),
-                graph_node: function(find(c"ggml_graph_node")?),
-                barrier: function(find(c"ggml_barrier")?),
-                has_use_ref: find(c"ggml_backend_cpu_set_use_ref").is_some(),
-                ops: [const { AtomicU8::new(0) }; 256],
-                types: [const { AtomicU8::new(0) }; 256],
-                checked: AtomicU8::new(0),
-            }
-        };
-        structures_fit(find).then_some(abi)
+    ///
+    /// # Safety
+    /// `find` returns addresses of one ggml's functions by their names, and its library stays loaded.
+    pub unsafe fn probe(find: &dyn Fn(&CStr) -> Option<*mut c_void>) -> Option<Self> {
+        // SAFETY: `find` gives the functions of a ggml that stays loaded, by the contract of this function.
+        let functions = unsafe { CoreFunctions::find(find) }?;
+        (functions.sizes() == Sizes::KNOWN).then(|| Abi {
+            functions,
+            has_use_ref: find(ggml_backend_cpu_set_use_ref.symbol()).is_some(),
+            ops: [const { AtomicU8::new(0) }; 256],
+            types: [const { AtomicU8::new(0) }; 256],
+            checked: AtomicU8::new(0),
+        })
+    }
+
+    /// ggml's own barrier.
+    #[inline]
+    pub fn barrier(&self) -> ggml_barrier {
+        self.functions.barrier
     }
 
     /// Whether the fields of tensors are where [`Tensor`] has them: compared once, with `t`.
@@ -119,23 +94,25 @@ impl Abi {
     #[inline]
     pub unsafe fn fits(&self, t: *const Tensor) -> bool {
         match self.checked.load(Ordering::Relaxed) {
-            // SAFETY: by contract.
+            // SAFETY: `t` is a tensor of this copy, by the contract of this function.
             0 => unsafe { self.check(t) },
             n => n == 1,
         }
     }
 
+    /// # Safety
+    /// `t` is a tensor of this copy of ggml.
     #[cold]
     unsafe fn check(&self, t: *const Tensor) -> bool {
-        // SAFETY: by contract; the size was compared by `probe`, so the fields are readable.
-        let fits = unsafe { (self.get_data)(t) == (*t).data && (self.get_name)(t) == (&raw const (*t).name).cast() };
+        // SAFETY: `t` is a tensor of this copy, by the contract of this function, and `probe` has compared the sizes.
+        let fits = unsafe { self.functions.fields_fit(t) };
         self.checked.store(if fits { 1 } else { 2 }, Ordering::Relaxed);
-        // The program and its libraries each ask for themselves; the user is told once.
+        // The program and its libraries each ask for themselves; the user reads it once.
         static TOLD: AtomicBool = AtomicBool::new(false);
         if !fits && !TOLD.swap(true, Ordering::Relaxed) {
             stats::event(Reason::AbiMismatch);
             log::line(format_args!(
-                "the tensors of this ggml are not laid out as in the versions this library knows (0.2 to 0.26); \
+                "the tensors of this ggml are not laid out as in the versions this library knows ({KNOWN_RELEASES}); \
                  nothing is taken over, ggml computes as usual"
             ));
         }
@@ -147,10 +124,10 @@ impl Abi {
     /// # Safety
     /// `cgraph` is a graph of this copy of ggml, or an address where nothing can lie.
     pub unsafe fn nodes<'a>(&self, cgraph: *mut c_void) -> Option<impl Iterator<Item = Option<&'a Tensor>>> {
-        // SAFETY: the function is ggml's, the graph its own.
-        let n = if is_address(cgraph.cast::<usize>()) { unsafe { (self.graph_n_nodes)(cgraph) } } else { -1 };
-        let node = self.graph_node;
-        // SAFETY: as above; `i` is below the number of nodes.
+        // SAFETY: an address that passes the check is that of a graph of this copy, by the contract of this function.
+        let n = if is_address(cgraph.cast::<usize>()) { unsafe { (self.functions.graph_n_nodes)(cgraph) } } else { -1 };
+        let node = self.functions.graph_node;
+        // SAFETY: the graph is one of this copy, which has told `n` for it, and `i` is below `n`.
         (0..=MAX_NODES).contains(&n).then(|| (0..n).map(move |i| unsafe { object(node(cgraph, i).cast_const()) }))
     }
 
@@ -169,7 +146,8 @@ impl Abi {
 
     #[cold]
     fn ask_op(&self, number: c_int) -> Op {
-        let (code, op) = match self.name(self.op_name, number) {
+        // SAFETY: the number comes from a tensor of this ggml, which therefore knows it.
+        let (code, op) = match Self::name(number, |number| unsafe { self.functions.op_name(number) }) {
             Some("MUL_MAT") => (3, Op::Matrix(MatrixOp::MulMat)),
             Some("MUL_MAT_ID") => (4, Op::Matrix(MatrixOp::MulMatId)),
             Some("FLASH_ATTN_EXT") => (5, Op::Attention),
@@ -182,21 +160,25 @@ impl Abi {
         op
     }
 
-    /// What `function` calls this number of a tensor; counted where it has no name.
-    fn name(&self, function: unsafe extern "C" fn(c_int) -> *const c_char, number: c_int) -> Option<&'static str> {
+    /// The name that `ask` gets for a number of a tensor; counted where it gets none.
+    fn name(number: c_int, ask: impl FnOnce(c_int) -> Option<&'static str>) -> Option<&'static str> {
         // No release has more operations or types.
-        let known = usize::try_from(number).is_ok_and(|n| n < self.ops.len());
-        // SAFETY: the number comes from a tensor of this ggml. Names are constants of a library that stays.
-        let name = known.then(|| unsafe { name_of(function, number) }).flatten();
+        let name = u8::try_from(number).ok().and_then(|n| ask(n.into()));
         if name.is_none() {
             stats::event_once(Reason::GgmlAnswerOdd);
         }
         name
     }
 
+    /// The name of a type number of a tensor.
+    fn type_name(&self, number: c_int) -> Option<&'static str> {
+        // SAFETY: the number comes from a tensor of this ggml, which therefore knows it.
+        Self::name(number, |number| unsafe { self.functions.types.name(number) })
+    }
+
     /// Whether a type number is that of 32-bit integers.
     pub fn is_i32(&self, number: c_int) -> bool {
-        self.name(self.type_name, number) == Some("i32")
+        self.type_name(number) == Some("i32")
     }
 
     /// The weight type of a type number; `None` when there is no kernel for it or its blocks differ
@@ -212,14 +194,14 @@ impl Abi {
 
     #[cold]
     fn ask_type(&self, number: c_int) -> Option<WeightType> {
-        let name = self.name(self.type_name, number);
-        // SAFETY: the number comes from a tensor of this ggml.
-        let (size, block) = unsafe { ((self.type_size)(number), (self.blck_size)(number)) };
+        let name = self.type_name(number);
+        // SAFETY: the number comes from a tensor of this ggml, which therefore knows it.
+        let block = unsafe { self.functions.types.block(number) };
         if let (Ok(n), Some(name)) = (u8::try_from(number), name) {
             stats::set_type_name(n, name);
         }
         let named = WeightType::ALL.iter().position(|t| Some(t.ggml_name()) == name);
-        let found = named.filter(|&i| WeightType::ALL[i].block() == (block as usize, size));
+        let found = named.filter(|&i| WeightType::ALL[i].block() == block);
         if named != found {
             stats::event_once(Reason::GgmlAnswerOdd);
         }

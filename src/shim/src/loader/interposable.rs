@@ -1,10 +1,13 @@
 //! Whether a library calls a function by way of the dynamic linker, so that a preloaded one can stand in for it.
+//!
+//! The relocations are read in memory, where the linker has loaded them: without its locks, and without opening a file that
+//! may be gone. `zen5turbo doctor` asks the same of files (`src/cli/src/elf.rs`), which no process has loaded.
 
 use std::ffi::CStr;
 
 use libc::{Elf64_Rela, Elf64_Sym};
 
-use super::copies::find_loaded;
+use super::objects::find_loaded;
 
 /// An entry of the dynamic section; elf.h, which the libc crate leaves out for this one.
 #[repr(C)]
@@ -25,7 +28,8 @@ const DT_JMPREL: i64 = 23;
 const DT_FLAGS: i64 = 30;
 const DF_SYMBOLIC: u64 = 2;
 
-/// What the dynamic section says about symbols and relocations.
+/// What the dynamic section of a loaded object says about symbols and relocations: addresses of its tables, 0 where it has
+/// none.
 #[derive(Default)]
 struct Tables {
     strings: usize,
@@ -38,17 +42,16 @@ struct Tables {
 /// Whether the library that `address` lies in refers to `name` by a relocation, and was not linked with `-Bsymbolic`, with
 /// which it would find its own. False where the call is inside the library (`-Bsymbolic-functions`, hidden visibility,
 /// link-time optimisation).
-pub fn reaches_others(address: usize, name: &CStr) -> bool {
+pub fn is_interposable(address: usize, name: &CStr) -> bool {
     let found = find_loaded(|loaded| {
         if !loaded.parts(libc::PT_LOAD).any(|(_, part)| part.contains(&address)) {
             return None;
         }
         let dynamic = loaded.parts(libc::PT_DYNAMIC).next();
-        // SAFETY: the dynamic section of a loaded object, and its tables.
-        Some(
-            dynamic
-                .is_some_and(|(_, part)| unsafe { refers(&tables(part.start as *const Dynamic, loaded.base), name) }),
-        )
+        // SAFETY: the part is the dynamic section of an object that the linker has loaded at this base, and `tables` gives the
+        // tables of that object. The object stays loaded while `find_loaded` visits it.
+        let refers = |start| unsafe { refers(&tables(start as *const Dynamic, loaded.base), name) };
+        Some(dynamic.is_some_and(|(_, part)| refers(part.start)))
     });
     found == Some(true)
 }
@@ -60,7 +63,7 @@ unsafe fn tables(mut entry: *const Dynamic, base: usize) -> Tables {
     // The dynamic linker has made addresses of the offsets, except in objects that it did not load.
     let address = |value: u64| if (value as usize) < base { base + value as usize } else { value as usize };
     loop {
-        // SAFETY: the section ends with DT_NULL.
+        // SAFETY: the section ends with DT_NULL, and no entry before this one was that.
         let Dynamic { tag, value } = unsafe { entry.read() };
         match tag {
             DT_NULL => return tables,
@@ -74,22 +77,24 @@ unsafe fn tables(mut entry: *const Dynamic, base: usize) -> Tables {
             DT_FLAGS => tables.symbolic |= value & DF_SYMBOLIC != 0,
             _ => {}
         }
-        // SAFETY: as above.
+        // SAFETY: this entry is not DT_NULL, so another one follows in the section.
         entry = unsafe { entry.add(1) };
     }
 }
 
 /// # Safety
-/// The tables of a loaded object.
+/// `tables` are those of an object that stays loaded.
 unsafe fn refers(tables: &Tables, name: &CStr) -> bool {
     if tables.symbolic || tables.strings == 0 || tables.symbols == 0 {
         return false;
     }
     tables.relocations.iter().filter(|(start, _)| *start != 0).any(|&(start, bytes)| {
-        // SAFETY: a table of relocations.
+        // SAFETY: the object has a table of relocations there, as long as its dynamic section says, by the contract of this
+        // function.
         let all = unsafe { std::slice::from_raw_parts(start as *const Elf64_Rela, bytes / size_of::<Elf64_Rela>()) };
         all.iter().filter_map(|r| std::num::NonZeroUsize::new((r.r_info >> 32) as usize)).any(|symbol| {
-            // SAFETY: relocations name symbols of the table, whose names lie in the table of strings.
+            // SAFETY: the symbols that relocations name lie in the object's table of symbols, and the names of those in its
+            // table of strings. Both tables stay, by the contract of this function.
             unsafe {
                 let symbol = &*(tables.symbols as *const Elf64_Sym).add(symbol.get());
                 CStr::from_ptr((tables.strings as *const libc::c_char).add(symbol.st_name as usize)) == name
@@ -105,10 +110,10 @@ mod tests {
     #[test]
     fn a_function_that_is_called_is_found_and_another_is_not() {
         // This test program calls malloc in libc; libc calls its own by names that are hidden.
-        let here = reaches_others as *const () as usize;
-        assert!(reaches_others(here, c"malloc"));
-        assert!(!reaches_others(here, c"ggml_cpu_extra_compute_forward"));
-        assert!(!reaches_others(libc::qsort as *const () as usize, c"qsort"));
-        assert!(!reaches_others(0, c"malloc"));
+        let here = is_interposable as *const () as usize;
+        assert!(is_interposable(here, c"malloc"));
+        assert!(!is_interposable(here, c"ggml_cpu_extra_compute_forward"));
+        assert!(!is_interposable(libc::qsort as *const () as usize, c"qsort"));
+        assert!(!is_interposable(0, c"malloc"));
     }
 }

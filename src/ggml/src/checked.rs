@@ -6,11 +6,17 @@
 
 use std::ffi::{c_char, c_int, c_void};
 use std::ops::Range;
+use std::slice;
 
-use zen5turbo_calibration::{FIRST_ADDRESS, ggml_name};
 use zen5turbo_kernels::formats::WeightType;
 
-use super::abi::{CPlan, ComputeParams, Tensor};
+use crate::abi::{CPlan, ComputeParams, Tensor};
+
+/// No object has an address below this one: where `vm.mmap_min_addr` is set it is 4096 at least.
+pub const FIRST_ADDRESS: usize = 4096;
+
+/// Bytes of the longest name that is accepted from ggml. Its own are shorter than 41: a commit.
+const LONGEST_NAME: usize = 255;
 
 /// Nodes of a graph, at most. llama.cpp's largest have some 65 thousand.
 pub const MAX_NODES: c_int = 1 << 20;
@@ -33,7 +39,7 @@ pub fn is_address<T>(p: *const T) -> bool {
 /// `p` is null, another address where no object can lie, or that of a `T` that lives for `'a`.
 #[inline]
 pub unsafe fn object<'a, T>(p: *const T) -> Option<&'a T> {
-    // SAFETY: by contract.
+    // SAFETY: by the contract of this function an address that passes the check is that of a `T` that lives for `'a`.
     is_address(p).then(|| unsafe { &*p })
 }
 
@@ -48,9 +54,10 @@ pub fn text(field: &[c_char]) -> String {
 /// # Safety
 /// `list` is readable up to its null, or to `most` entries.
 pub unsafe fn entries(list: *const *mut c_void, most: usize) -> Option<Vec<*mut c_void>> {
-    // SAFETY: by contract: an entry is read only when none before it was null.
+    // SAFETY: the list is readable up to its null or to `most` entries, by the contract of this function. An entry is read
+    // only when none before it was null.
     let len = (0..=most).find(|&i| unsafe { list.add(i).read() }.is_null())?;
-    // SAFETY: these entries were just read.
+    // SAFETY: the search above has just read these entries.
     Some((0..len).map(|i| unsafe { list.add(i).read() }).collect())
 }
 
@@ -75,10 +82,10 @@ impl Tensor {
     /// A source, if it has one.
     ///
     /// # Safety
-    /// A tensor of ggml, whose sources are.
+    /// This is a tensor of ggml, and so are its sources, which live as long.
     #[inline]
     pub unsafe fn source(&self, i: usize) -> Option<&Tensor> {
-        // SAFETY: by contract.
+        // SAFETY: a source is null or a tensor that lives as long as this one, by the contract of this function.
         unsafe { object(self.src[i]) }
     }
 
@@ -111,21 +118,32 @@ impl Tensor {
     }
 }
 
-/// The name that `function` gives to `number`.
+/// A string that a function of ggml returned. `None` for a null pointer, which Ollama 0.12 to 0.24 returns for its version
+/// (compiled with `GGML_VERSION=0x0`), and for what is no name: nothing, more than 255 bytes, control characters, not UTF-8.
 ///
 /// # Safety
-/// `const char * function(int)`, as `ggml_type_name`; it knows `number`, or returns no string.
-pub unsafe fn name_of<'a>(function: unsafe extern "C" fn(c_int) -> *const c_char, number: c_int) -> Option<&'a str> {
-    // SAFETY: by contract.
-    unsafe { ggml_name(function(number)) }
+/// `p` is null, or readable up to its first zero byte.
+#[must_use]
+pub unsafe fn ggml_name<'a>(p: *const c_char) -> Option<&'a str> {
+    if p.addr() < FIRST_ADDRESS {
+        return None;
+    }
+    // SAFETY: the string is readable up to its zero, by the contract of this function. A byte is read only when none before
+    // it was zero.
+    let len = (0..=LONGEST_NAME).find(|&i| unsafe { p.add(i).read() } == 0)?;
+    // SAFETY: the loop above has just read these bytes.
+    let bytes = unsafe { slice::from_raw_parts(p.cast::<u8>(), len) };
+    str::from_utf8(bytes).ok().filter(|text| !text.is_empty() && !text.contains(char::is_control))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::CStr;
+
     use super::*;
 
     fn tensor(ne: [i64; 4], nb: [usize; 4], start: usize) -> Tensor {
-        // SAFETY: zeroes are a valid tensor.
+        // SAFETY: a tensor is integers and pointers, for which zeroes are valid.
         let mut t: Tensor = unsafe { std::mem::zeroed() };
         (t.ne, t.nb, t.data) = (ne, nb, std::ptr::without_provenance_mut(start));
         t
@@ -134,7 +152,7 @@ mod tests {
     #[test]
     fn no_object_lies_at_null_in_the_first_page_or_at_an_odd_address() {
         let value = 7usize;
-        // SAFETY: a number, and addresses where none can lie.
+        // SAFETY: a number of this function, and addresses where no object can lie.
         unsafe {
             assert_eq!(object(&raw const value), Some(&7));
             for nowhere in [0, 1, 4088, (&raw const value).addr() + 1] {
@@ -154,7 +172,7 @@ mod tests {
     fn an_endless_array_has_no_entries() {
         let (entry, null) = (std::ptr::dangling_mut::<c_void>(), std::ptr::null_mut());
         let list = [entry, entry, null, entry];
-        // SAFETY: an array of four.
+        // SAFETY: an array of four entries, of which the third is null.
         unsafe {
             assert_eq!(entries(list.as_ptr(), 3), Some(vec![entry; 2]));
             assert_eq!(entries(list.as_ptr(), 2), Some(vec![entry; 2]));
@@ -206,5 +224,21 @@ mod tests {
         };
         assert!(of(0, 1, 0) && of(1, 2, 8192));
         assert!(!of(0, 2, 0) && !of(2, 2, 8192) && !of(-1, 2, 8192) && !of(0, 0, 8192) && !of(0, -1, 8192));
+    }
+
+    #[test]
+    fn a_name_is_short_printable_utf8() {
+        // SAFETY: the pointer is that of a C string, which lives until the call returns.
+        let of = |text: &CStr| unsafe { ggml_name(text.as_ptr()).map(str::to_owned) };
+        assert_eq!(of(c"0.9.4").as_deref(), Some("0.9.4"));
+        let long = |n| std::ffi::CString::new(vec![b'x'; n]).unwrap();
+        assert!(of(&long(LONGEST_NAME)).is_some() && of(&long(LONGEST_NAME + 1)).is_none());
+        for odd in [c"", c"\xff\xfe", c"a\nb", c"\x1b[2J"] {
+            assert_eq!(of(odd), None);
+        }
+        for nowhere in [0, 1, 4095] {
+            // SAFETY: nothing is read at an address below the first one.
+            assert_eq!(unsafe { ggml_name(std::ptr::without_provenance(nowhere)) }, None);
+        }
     }
 }
