@@ -91,15 +91,9 @@ fn half_scales(kind: WeightType) -> Option<&'static [usize]> {
 
 fn random_blocks(kind: WeightType, blocks: usize) -> Vec<u8> {
     let bytes = kind.block().1;
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut next = || {
-        // xorshift64 (Marsaglia 2003)
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 32) as u8
-    };
-    let mut out: Vec<u8> = (0..blocks * bytes).map(|_| next()).collect();
+    let mut out = vec![0; blocks * bytes];
+    // The same in every run.
+    fastrand::Rng::with_seed(1).fill(&mut out);
     for block in out.chunks_exact_mut(bytes) {
         match half_scales(kind) {
             // 2^-8 to 2^-7
