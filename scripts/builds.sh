@@ -15,6 +15,7 @@ LLAMA_OTHER=("${LLAMA_NATIVE[@]}" "${RELEASE_O1[@]}"
     -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF)
 
 # Of May 2025, and of October 2024: before ggml had an operation hook.
+# shellcheck disable=SC2034 # used by scripts/setup.sh
 PYTHON_VERSIONS=(0.3.9 0.3.1)
 CRATE_VERSION=0.1.161
 

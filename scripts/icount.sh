@@ -29,26 +29,10 @@ TEXT
 }
 
 ISA=avx512vnni
-DATA_PATH=split
+DATA_PATH='split'
 COLUMNS_LIST=1,4,16,64,512
-TYPES=()
-while (($#)); do
-    case $1 in
-    -h | --help) usage && exit 0 ;;
-    --isa | --path | --n)
-        (($# > 1)) || die "$1 needs a value"
-        case $1 in
-        --isa) ISA=$2 ;;
-        --path) DATA_PATH=$2 ;;
-        --n) COLUMNS_LIST=$2 ;;
-        esac
-        shift
-        ;;
-    -*) usage >&2 && die "unknown option: $1" ;;
-    *) TYPES+=("$1") ;;
-    esac
-    shift
-done
+parse_options --isa=ISA --path=DATA_PATH --n=COLUMNS_LIST WORDS -- "$@"
+TYPES=("${WORDS[@]}")
 case $ISA in avx512vnni | avx512vnni-256 | avx2) ;; *) die "no tier is called $ISA; try avx512vnni, avx512vnni-256 or avx2" ;; esac
 case $DATA_PATH in split | full) ;; *) die "no data path is called $DATA_PATH; try split or full" ;; esac
 [[ $COLUMNS_LIST =~ ^[1-9][0-9]*(,[1-9][0-9]*)*$ ]] || die "--n wants numbers separated by commas, not $COLUMNS_LIST"

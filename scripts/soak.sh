@@ -8,7 +8,7 @@ set -euo pipefail
 usage() {
     cat <<'TEXT'
 usage: scripts/soak.sh [DURATION] [OPTIONS]
-  DURATION           24h by default; 30m for every night; scripts/test.sh does it for two minutes
+  DURATION           24h by default; 30m for every night; scripts/test.sh nightly does it for two minutes
   --out DIR          report.jsonl (a line a minute), summary.json and logs (default: target/soak/UTC-TIME)
   --model FILE       (default: SmolLM2 135M of scripts/setup.sh models)
 Other options go to the program: --context, --slots, --clients, --threads, --seed, --stock (without the shim).
@@ -16,33 +16,13 @@ Exit status 0 when nothing was found; else 1 and one line that says what was fou
 TEXT
 }
 
-duration=24h
-if (($#)) && [[ $1 != -* ]]; then
-    duration=$1
-    shift
-fi
 out=$ROOT/target/soak/$(date -u +%Y%m%dT%H%M%SZ) model=$DEPS/models/smollm2-135m-instruct-q4_1.gguf
-options=()
-while (($#)); do
-    case $1 in
-    -h | --help) usage && exit 0 ;;
-    --stock) options+=("$1") ;;
-    --out | --model | --context | --slots | --clients | --threads | --seed)
-        (($# > 1)) || die "$1 needs a value"
-        case $1 in
-        --out) out=$2 ;;
-        --model) model=$2 ;;
-        *) options+=("$1" "$2") ;;
-        esac
-        shift
-        ;;
-    *) usage >&2 && die "unknown option: $1" ;;
-    esac
-    shift
-done
+parse_options --out=out --model=model --context= --slots= --clients= --threads= --seed= '--stock!' WORDS -- "$@"
+((${#WORDS[@]} <= 1)) || die "one duration is enough; found: ${WORDS[*]}"
+duration=${WORDS[0]:-24h}
 [[ -x $DEPS/llama.cpp/bin/llama-server ]] || die "llama.cpp is missing; run scripts/setup.sh llama"
 [[ -r $model ]] || die "no such model: $model; run scripts/setup.sh models"
 model=$(readlink -f "$model") out=$(readlink -m "$out")
 cd "$ROOT"
 cargo build --release --locked --quiet -p zen5turbo-shim -p zen5turbo-tests --lib --bin soak
-exec "${CARGO_TARGET_DIR:-target}/release/soak" --duration "$duration" --out "$out" --model "$model" "${options[@]}"
+exec "$BUILT/soak" --duration "$duration" --out "$out" --model "$model" "${PASSED[@]}"

@@ -1,22 +1,36 @@
 #!/usr/bin/env bash
-# All tests in one command on a fresh machine; stops at the first stage that fails. The last line is cargo's own.
-# usage: scripts/test.sh [fast]      fast: without llama.cpp, the whole-program tests and the emulator
+# All tests in one command on a fresh machine; stops at the first stage that fails. At the end it lists what was skipped.
+# usage: scripts/test.sh [fast|nightly]
+#   fast      without llama.cpp, the whole-program tests and the emulator
+#   nightly   also the tests that take long and guard little: those with #[ignore = "nightly"]
 # EMULATE=1: run the AVX-512 kernel tests on the emulator even where the CPU has AVX-512 VNNI
+# ZEN5TURBO_REQUIRE=avx512,cgroup,...: what this machine has; a test that would be skipped for want of it fails instead. The names
+#   are in tests/skip/src/lib.rs; `all` is all of them. AVX-512 VNNI is required wherever /proc/cpuinfo has it.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
+whole=1 total=11 more=()
 case ${1:-all} in
-all) whole=1 total=10 ;;
-fast) whole=0 total=7 ;;
-*) die "usage: scripts/test.sh [fast]" ;;
+all) ;;
+nightly) more=(--include-ignored) ;;
+fast) whole=0 total=8 ;;
+*) die "usage: scripts/test.sh [fast|nightly]" ;;
 esac
 # Kernel tests for AVX-512 VNNI: among the others where this CPU runs them, and may not be skipped then; else on the emulator.
 native=0
-if [[ ${EMULATE:-0} != 1 ]] && cpu_has avx512f avx512bw avx512dq avx512vl avx512_vnni; then native=1; fi
+if [[ ${EMULATE:-0} != 1 ]] && cpu_has avx512f avx512bw avx512dq avx512vl avx512_vnni; then
+    native=1
+    export ZEN5TURBO_REQUIRE=${ZEN5TURBO_REQUIRE:+$ZEN5TURBO_REQUIRE,}avx512
+fi
 emulated=$((whole && !native || ${EMULATE:-0} == 1))
 total=$((total + emulated))
 cd "$ROOT"
+
+# Each test that is skipped adds a line.
+ZEN5TURBO_SKIPPED=$(mktemp)
+export ZEN5TURBO_SKIPPED
+trap 'rm -f "$ZEN5TURBO_SKIPPED"' EXIT
 
 # stage TITLE COMMAND...: the title says how long everything before it took.
 number=0
@@ -26,19 +40,33 @@ stage() {
     "${@:2}" || die "stage $number/$total failed: $1"
 }
 
+# One profile for lints, documentation and tests, and one choice of packages, so that dependencies are compiled once.
+packages=(--locked --profile checks --workspace)
+((whole)) || packages+=(--exclude zen5turbo-tests)
+# test_options FILE...: the option --test for each of these files.
+test_options() { basename -s .rs "$@" | sed 's/^/--test=/'; }
+mapfile -t unit < <(test_options src/*/tests/*.rs | grep -vx -- --test=inlining) # below, as shipped
+mapfile -t whole_program < <(test_options tests/*.rs)
+
 formatted() { cargo fmt --all --check && cargo fmt --check --manifest-path fuzz/Cargo.toml; }
-unit_tests() {
-    cargo test --locked --release --workspace --exclude zen5turbo-tests --exclude zen5turbo-kernels &&
-        ZEN5TURBO_REQUIRE_AVX512=$native cargo test --locked --release -p zen5turbo-kernels
+build_tests() { cargo test "${packages[@]}" --no-run && cargo build "${packages[@]}" --bins; }
+unit_tests() { cargo test "${packages[@]}" --lib --bins "${unit[@]}" && cargo test "${packages[@]}" --doc; }
+# Without cargo-fuzz: scripts/fuzz.sh fuzzes.
+fuzz_targets() {
+    cargo test --locked --profile checks --manifest-path fuzz/Cargo.toml --target-dir "${CARGO_TARGET_DIR:-target}"
 }
 # Static, since the emulator has no dynamic loader; one case per property, 2 to 4 minutes.
 kernel_tests_emulated() {
     local target=x86_64-unknown-linux-gnu
     scripts/setup.sh emulator || return
     CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$DEPS/emulator/emulate \
-        RUSTFLAGS="-C target-feature=+crt-static" ZEN5TURBO_REQUIRE_AVX512=1 ZEN5TURBO_TEST_CASES=1 \
+        RUSTFLAGS="-C target-feature=+crt-static" ZEN5TURBO_REQUIRE=avx512 ZEN5TURBO_TEST_CASES=1 \
         cargo test --locked --release --target "$target" --target-dir "${CARGO_TARGET_DIR:-target}/emulated" \
         -p zen5turbo-kernels --lib
+}
+# One at a time: every one of them uses all cores, and ggml's spinning threads starve each other.
+whole_program_tests() {
+    cargo test "${packages[@]}" "${whole_program[@]}" --no-fail-fast -- --test-threads=1 "${more[@]}"
 }
 
 if ((whole)); then
@@ -47,18 +75,21 @@ else
     stage "set-up: tools" scripts/setup.sh shim
 fi
 stage "format" formatted
-stage "clippy" cargo clippy --locked --workspace --all-targets -- -D warnings
-stage "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
-stage "release build" cargo build --locked --release --workspace
+stage "clippy" cargo clippy "${packages[@]}" --all-targets -- -D warnings
+stage "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc "${packages[@]}" --no-deps --quiet
+stage "tests: build" build_tests
 stage "unit and property tests" unit_tests
-# Without cargo-fuzz: scripts/fuzz.sh fuzzes.
-stage "fuzz targets on the inputs that are kept" cargo test --locked --manifest-path fuzz/Cargo.toml
+stage "fuzz targets on the inputs that are kept" fuzz_targets
+stage "no kernel calls a helper, as shipped" cargo test --locked --release -p zen5turbo-kernels --test inlining
 if ((emulated)); then
     stage "kernel tests with AVX-512 VNNI, emulated" kernel_tests_emulated
 fi
 if ((whole)); then
+    stage "release build" build_release shim cli
     stage "what is shipped, against an old glibc" scripts/package.sh
-    # One at a time: every one of them uses all cores, and ggml's spinning threads starve each other.
-    stage "whole-program tests: build" cargo test --locked --release -p zen5turbo-tests --tests --no-run
-    stage "whole-program tests" cargo test --locked --release -p zen5turbo-tests --tests --no-fail-fast -- --test-threads=1
+    stage "whole-program tests" whole_program_tests
 fi
+
+tests=$(cut -d ' ' -f 1 "$ZEN5TURBO_SKIPPED" | sort -u | wc -l)
+step "passed in $SECONDS s; skipped, or not run in full, for want of what this machine lacks: $tests tests"
+sort -u "$ZEN5TURBO_SKIPPED" | sed 's/^/skipped: /'

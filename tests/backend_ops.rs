@@ -3,13 +3,15 @@
 
 use std::time::Duration;
 
-use zen5turbo_tests::{Outcome, Program, TYPES, llama, tiers};
+use zen5turbo_tests::{Outcome, Program, TYPES, Tier, llama, tiers, unusual_tiers, usual_tiers};
 
 /// How many matrix products the suite of this llama.cpp has.
 const PRODUCTS: u64 = 1917;
 
+/// Two operations at a time, each of which the program computes with half the CPUs.
 fn suite(op: &str, kernels: &str, only: Option<&str>) -> Outcome {
-    let program = Program::engaged(llama("test-backend-ops")).knob("KERNELS", kernels).args("test -b CPU -o").arg(op);
+    let program = Program::engaged(llama("test-backend-ops")).knob("KERNELS", kernels);
+    let program = program.args("test -b CPU -j 2 -o").arg(op);
     let program = only.into_iter().fold(program, |p, pattern| p.arg("-p").arg(pattern));
     program.limit(Duration::from_secs(900)).run().success()
 }
@@ -33,20 +35,40 @@ fn all_matrix_products_pass_and_every_supported_type_is_taken() {
     assert_every_type_was_taken(&run, tiers()[0].name);
 }
 
-/// The other kernel families, only on the types that are taken.
 #[test]
 fn all_matrix_products_of_the_supported_types_pass_with_every_kernel_family() {
-    for tier in tiers().into_iter().skip(1) {
+    products_pass(usual_tiers().into_iter().skip(1));
+}
+
+#[test]
+#[ignore = "nightly"]
+fn all_matrix_products_of_the_supported_types_pass_with_portable_code() {
+    products_pass(unusual_tiers());
+}
+
+/// Only on the types that are taken.
+fn products_pass(tiers: impl IntoIterator<Item = Tier>) {
+    for tier in tiers {
         let run = suite("MUL_MAT", tier.knob, Some("type_a=(q4_|q5_|q8_|q2_K|q3_K|q6_K|iq4_|mxfp4)"));
         assert!(run.operations_passed() >= 700, "{run}");
         assert_every_type_was_taken(&run, tier.name);
     }
 }
 
-/// The larger ones take minutes; shapes of all kinds are in `operations`.
 #[test]
 fn products_with_experts_pass_with_every_kernel_family() {
-    for tier in tiers() {
+    products_with_experts_pass(usual_tiers());
+}
+
+#[test]
+#[ignore = "nightly"]
+fn products_with_experts_pass_with_portable_code() {
+    products_with_experts_pass(unusual_tiers());
+}
+
+/// The larger ones take minutes; shapes of all kinds are in `operations`.
+fn products_with_experts_pass(tiers: impl IntoIterator<Item = Tier>) {
+    for tier in tiers {
         let run = suite("MUL_MAT_ID", tier.knob, Some("type_a=(q[2-8]_|iq4_|mxfp4|f16),.*m=512,"));
         assert!(run.operations_passed() >= 100, "{run}");
         run.stats().assert_healthy();
@@ -56,11 +78,21 @@ fn products_with_experts_pass_with_every_kernel_family() {
 /// Types of the KV cache that the program knows.
 const CACHE_TYPES: [&str; 9] = ["f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl"];
 
-/// Heads of usual and unusual lengths, masks, sinks, slopes, caps, views; one and several tokens. Those with more keys
-/// take minutes.
 #[test]
 fn attention_passes_with_every_kernel_family() {
-    for tier in tiers() {
+    attention_passes(usual_tiers());
+}
+
+#[test]
+#[ignore = "nightly"]
+fn attention_passes_with_portable_code() {
+    attention_passes(unusual_tiers());
+}
+
+/// Heads of usual and unusual lengths, masks, sinks, slopes, caps, views; one and several tokens. Those with more keys
+/// take minutes.
+fn attention_passes(tiers: impl IntoIterator<Item = Tier>) {
+    for tier in tiers {
         // portable code takes seconds for one of the long ones, and has no quantised values
         let (lengths, types, least) = if tier.name == "scalar" {
             ("64|72", &CACHE_TYPES[..3], 100)

@@ -1,8 +1,8 @@
 //! Real containers: llama-server as Ollama's image has it, with the shim that the files in `scripts/ollama` put there.
 //!
 //! Each test starts stock and the shim in containers with the same options. Both must give the same text, the shim
-//! must have computed the products, and the log must have no line of its own. Where no container can run, a test prints
-//! `skipped:` and why.
+//! must have computed the products, and the log must have no line of its own. Where no container can run, a test is
+//! skipped with the words of the program that refused.
 
 use std::fs;
 

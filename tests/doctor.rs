@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 use zen5turbo_tests::{
-    CONTAINER, Fixture, MILAN, Outcome, Program, Refusal, ZEN5, clean_environment, command, dl_backends, fake_ggml,
-    gemma, llama, llama_dl, shim, work_dir,
+    CONTAINER, Fixture, MILAN, Need, Outcome, Program, Refusal, ZEN5, clean_environment, command, dl_backends,
+    fake_ggml, gemma, llama, llama_dl, shim, skip, work_dir,
 };
 
 /// Asks about a target, on whatever CPU this is.
@@ -78,8 +78,7 @@ fn a_program_that_gains_privileges_is_refused() {
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("the file is ours");
     let _ = doctor(&program).success();
     if !set_capability(&program) {
-        println!("skipped: this user may not give files capabilities (CAP_SETFCAP)");
-        return;
+        return skip(Need::Root, "this user may not give files capabilities (CAP_SETFCAP)");
     }
     let _ = refused(&program, "file capabilities (setcap)");
 }

@@ -11,7 +11,8 @@ use std::sync::OnceLock;
 use tempfile::TempDir;
 use zen5turbo_config::KNOBS;
 use zen5turbo_tests::{
-    FakeRoot, Fixture, Outcome, Program, Refusal, command, copied_fixture, gemma, guest_model, llama, shim, work_dir,
+    FakeRoot, Fixture, Outcome, Program, Refusal, command, copied_fixture, gemma, guest_model, has_thp, is_root, llama,
+    shim, work_dir,
 };
 
 /// Every variable but the gate, whose default ends the program here, and that of BLAS (`blas.rs`); and those of the user's
@@ -220,9 +221,7 @@ fn truncated_sparse_and_lying_models_end_as_with_stock() {
 fn a_model_that_is_cut_while_it_is_mapped_harms_no_product_before_the_cut() {
     let dir = work_dir();
     let (program, model) = copied_fixture(&dir);
-    let thp = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
-    if !thp.contains("[always]") && !thp.contains("[madvise]") {
-        println!("skipped: no transparent huge pages, so nothing is copied");
+    if !has_thp() {
         return;
     }
     let run = Program::engaged(&program)
@@ -336,9 +335,7 @@ fn statistics_that_may_not_be_written_are_one_line() {
 /// `/etc/ld.so.preload`. Its environment is its caller's, who must not choose which files it writes.
 #[test]
 fn a_program_with_more_rights_than_its_caller_is_left_alone() {
-    // SAFETY: geteuid has no preconditions.
-    if unsafe { libc::geteuid() } != 0 {
-        println!("skipped: only root can make such a program");
+    if !is_root("only root can make such a program") {
         return;
     }
     // Where another user can go.

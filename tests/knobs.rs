@@ -1,7 +1,9 @@
 //! The environment variables, as a user meets them.
 
 use tempfile::TempDir;
-use zen5turbo_tests::{Fixture, MILAN, Outcome, Program, ZEN5, llama, synthetic_q4_k, tiers, work_dir};
+use zen5turbo_tests::{
+    Fixture, MILAN, Need, Outcome, Program, ZEN5, has_avx512, llama, skip, synthetic_q4_k, tiers, work_dir,
+};
 
 struct Product {
     dir: TempDir,
@@ -79,8 +81,7 @@ fn every_kernel_family_of_this_cpu_can_be_chosen() {
 
 #[test]
 fn the_width_of_avx512_registers_can_be_chosen() {
-    if tiers().remove(0).name != "avx512vnni" {
-        println!("skipped: this CPU has no AVX-512 VNNI");
+    if !has_avx512() {
         return;
     }
     let product = Product::build();
@@ -96,8 +97,7 @@ fn the_width_of_avx512_registers_can_be_chosen() {
 fn a_kernel_family_that_this_cpu_lacks_is_named_and_the_best_one_is_used() {
     let best = tiers().remove(0).name;
     if best == "avx512vnni" {
-        println!("skipped: this CPU has them all");
-        return;
+        return skip(Need::OldCpu, "this CPU has every kernel family");
     }
     let run = Product::build().with(&[("ZEN5TURBO_KERNELS", "avx512")]).success();
     assert!(run.only_line().contains(&format!("using {best}")), "{run}");

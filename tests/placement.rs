@@ -3,7 +3,7 @@
 //! Memory nodes are tested in `numa_guest.rs`.
 
 use tempfile::TempDir;
-use zen5turbo_tests::{Fixture, Outcome, Program, work_dir};
+use zen5turbo_tests::{Fixture, Need, Outcome, Program, skip, work_dir};
 
 /// Computes three graphs and tells where its threads were (`fixtures/placed.c`).
 struct Placed {
@@ -159,8 +159,7 @@ fn a_list_that_is_none_is_one_line() {
 #[test]
 fn a_program_that_places_its_threads_is_left_alone() {
     if allowed().len() < 2 {
-        println!("skipped: this machine has one CPU");
-        return;
+        return skip(Need::Cpus, "this process may use one CPU only");
     }
     let placed = Placed::build();
     let (first, second) = (allowed()[0], allowed()[1]);

@@ -1,16 +1,13 @@
 //! llama.cpp's own test programs under the shim.
 //!
 //! `test-backend-ops` compares each operation with the reference of the same backend, which the original
-//! computes. Matrix products and attention take 14 minutes: all of them run with `ZEN5TURBO_TEST_ALL_OPS=1` only;
-//! `backend_ops` always runs products, and attention with few keys.
+//! computes. Matrix products and attention take 14 minutes: all of them run in the nightly run only; `backend_ops` always runs
+//! products, and attention with few keys.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use zen5turbo_tests::{Outcome, Program, llama, need, smollm2};
-
-/// Asks for every operation, in [`every_operation_of_the_cpu_backend`].
-const SWITCH: &str = "ZEN5TURBO_TEST_ALL_OPS";
 
 /// All operations but matrix products, fused or not, attention and rotation, which are many or large.
 /// (The program knows regular expressions without groups, separated by commas; one must match.)
@@ -27,15 +24,20 @@ fn run(program: Program) -> Outcome {
     run
 }
 
-/// Each with its reference, on two threads at a time.
 #[test]
+fn every_quick_operation_of_the_cpu_backend() {
+    operations(|program| program.arg("-o").arg(QUICK));
+}
+
+#[test]
+#[ignore = "nightly"]
 fn every_operation_of_the_cpu_backend() {
-    let mut program = Program::engaged(llama("test-backend-ops")).args("test -b CPU -j 2");
-    if std::env::var_os(SWITCH).is_none() {
-        println!("without the slow operations; {SWITCH}=1 adds them");
-        program = program.arg("-o").arg(QUICK);
-    }
-    let run = run(program);
+    operations(|program| program);
+}
+
+/// Each with its reference, on two threads at a time.
+fn operations(choose: impl FnOnce(Program) -> Program) {
+    let run = run(choose(Program::engaged(llama("test-backend-ops")).args("test -b CPU -j 2")));
     let passed = run.operations_passed();
     println!("{passed} passed");
     assert!(passed > 5000, "{run}");

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use zen5turbo_tests::{
-    CpuGroup, Fixture, Outcome, Program, Stats, TIME_LIMIT, clean_environment, command, gemma, linked_symbolically,
-    llama, need, shim, work_dir,
+    CpuGroup, Fixture, Need, Outcome, Program, Stats, TIME_LIMIT, clean_environment, command, gemma,
+    linked_symbolically, llama, need, shim, skip, work_dir,
 };
 
 /// Continued alike by stock and by the shim, and with any number of threads, whose sums differ in their order.
@@ -72,11 +72,11 @@ fn allowed_cpus() -> Vec<usize> {
     (0..libc::CPU_SETSIZE as usize).filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) }).collect()
 }
 
-/// The first two CPUs, for what needs two; otherwise one line says so.
+/// The first two CPUs, for what needs two; where there is one, the test is skipped.
 fn two_cpus() -> Option<[usize; 2]> {
     let cpus = allowed_cpus();
     if cpus.len() < 2 {
-        println!("skipped: this process may use one CPU only");
+        skip(Need::Cpus, "this process may use one CPU only");
         return None;
     }
     Some([cpus[0], cpus[1]])
@@ -374,10 +374,7 @@ impl Drop for Server {
 #[test]
 fn a_quota_that_changes_while_it_generates_changes_the_number_of_threads() {
     let Some(_) = two_cpus() else { return };
-    let group = match CpuGroup::new(2) {
-        Ok(group) => group,
-        Err(why) => return println!("skipped: {why}"),
-    };
+    let Some(group) = CpuGroup::new(2) else { return };
     for build in [Build::Ollama, Build::OpenMp] {
         group.set_quota(2).expect("the group is this test's");
         let server = Server::start(build, "-t 2", Some(&group));

@@ -3,11 +3,13 @@
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use zen5turbo_tests::{
-    Fixture, Outcome, Program, command, dl_backend_avx2, fake_ggml, llama, root, shim, synthetic_q4_k, tiers, work_dir,
+    Fixture, Need, Outcome, Program, command, dl_backend_avx2, fake_ggml, has_avx512, llama, root, shim, skip,
+    synthetic_q4_k, tiers, work_dir,
 };
 
 /// The best tier, without a choice of its width, which would have to be measured.
@@ -44,6 +46,16 @@ fn text(dir: &TempDir) -> String {
     std::fs::read_to_string(file(dir)).expect("the file was written")
 }
 
+/// A tune of one type, made once for the tests that read its file, or put it changed into a file of their own.
+fn tuned() -> &'static (TempDir, Outcome) {
+    static TUNED: OnceLock<(TempDir, Outcome)> = OnceLock::new();
+    TUNED.get_or_init(|| {
+        let dir = work_dir();
+        let run = tune_q4_k(&dir).run().success();
+        (dir, run)
+    })
+}
+
 /// Generates a token and reads a prompt with Q4_K weights, with the file in `dir`.
 fn bench(dir: &TempDir) -> Outcome {
     let program = Program::engaged(llama("llama-bench")).var("ZEN5TURBO_TUNE", file(dir));
@@ -67,10 +79,9 @@ fn refused(run: Outcome, parts: &[&str]) {
 
 #[test]
 fn a_written_file_is_used_by_the_shim_in_llama_cpp() {
-    let dir = work_dir();
-    let run = tune_q4_k(&dir).run().success();
+    let (dir, run) = tuned();
     assert!(run.stdout.contains("q4_K") && run.stdout.contains("choices"), "{run}");
-    let written = text(&dir);
+    let written = text(dir);
     let lines: Vec<_> = written.lines().filter(|line| line.starts_with("q4_K ")).collect();
     assert!(
         !lines.is_empty() && lines.iter().all(|line| line.split(' ').count() == 6 && !line.ends_with(" -")),
@@ -78,20 +89,20 @@ fn a_written_file_is_used_by_the_shim_in_llama_cpp() {
     );
     assert!(written.starts_with("zen5turbo-tune 4\n") && written.contains("\nggml 0."), "{written}");
 
-    let used = bench(&dir);
+    let used = bench(dir);
     assert_eq!(used.stats().text("/tuning/status"), "used", "{}", used.stats());
-    assert_eq!(used.stats().text("/tuning/file"), file(&dir).to_str().expect("text"));
+    assert_eq!(used.stats().text("/tuning/file"), file(dir).to_str().expect("text"));
     used.stats().assert_healthy();
 
-    let shown = tune(&dir).args("--show --kernels").arg(best()).arg("--bin").arg(bin()).run().success();
+    let shown = tune(dir).args("--show --kernels").arg(best()).arg("--bin").arg(bin()).run().success();
     assert!(shown.stdout.contains("yes, this CPU and kernel tier, and this build of ggml"), "{shown}");
 }
 
 #[test]
 fn a_type_of_which_the_file_says_stock_is_left_to_ggml() {
     let dir = work_dir();
-    let _ = tune_q4_k(&dir).run().success();
-    let head: String = text(&dir).lines().filter(|line| !line.starts_with("q4_K")).map(|l| format!("{l}\n")).collect();
+    let head: String =
+        text(&tuned().0).lines().filter(|line| !line.starts_with("q4_K")).map(|l| format!("{l}\n")).collect();
     std::fs::write(file(&dir), format!("{head}q4_K 1 stock 200 100 -\n")).expect("the file is written");
     let run = bench(&dir);
     let stats = run.stats();
@@ -105,9 +116,8 @@ fn a_type_of_which_the_file_says_stock_is_left_to_ggml() {
 #[test]
 fn a_graph_of_one_column_gets_as_many_threads_as_the_file_says() {
     let dir = work_dir();
-    let _ = tune_q4_k(&dir).run().success();
     let head: String =
-        text(&dir).lines().filter(|line| !line.starts_with("threads")).map(|l| format!("{l}\n")).collect();
+        text(&tuned().0).lines().filter(|line| !line.starts_with("threads")).map(|l| format!("{l}\n")).collect();
     std::fs::write(file(&dir), head.replacen("\nmade ", "\nthreads 1\nmade ", 1)).expect("the file is written");
     let shown = tune(&dir).args("--show --kernels").arg(best()).run().success();
     assert!(shown.stdout.contains("threads      at most 1 thread for one column\n"), "{shown}");
@@ -161,11 +171,11 @@ fn the_gain_of_copies_is_measured_and_read_from_the_file() {
 }
 
 /// A short tune into `dir` as root of a namespace of mounts, by a script that is given the folder twice and then the command;
-/// `None`, and a line that says so, where `mount` cannot be done with the folder.
+/// `None`, and a skipped test, where `mount` cannot be done with the folder.
 fn tune_in_namespace(dir: &TempDir, mount: &str, script: &str) -> Option<Program> {
     let may = Command::new("unshare").args(["-rm", "sh", "-c", mount, "sh"]).arg(dir.path()).status();
     if !may.is_ok_and(|status| status.success()) {
-        println!("skipped: no file system can be mounted here");
+        skip(Need::Mount, "no file system can be mounted here");
         return None;
     }
     let program = Program::new("/usr/bin/unshare").args("-rm sh -c").arg(script).arg(dir.path()).arg(dir.path());
@@ -175,6 +185,7 @@ fn tune_in_namespace(dir: &TempDir, mount: &str, script: &str) -> Option<Program
 
 /// Where every folder for temporary files is memory, nothing is measured, and why is said.
 #[test]
+#[ignore = "nightly"]
 fn a_folder_in_memory_has_no_page_cache_to_measure() {
     let dir = work_dir();
     let mount = "for at in \"$1\" /var/tmp; do mount -t tmpfs none \"$at\" || exit; done";
@@ -187,6 +198,7 @@ fn a_folder_in_memory_has_no_page_cache_to_measure() {
 
 /// Other builds of the same version have other kernels of their own.
 #[test]
+#[ignore = "nightly"]
 fn a_file_of_another_build_is_not_used_and_is_kept() {
     let dir = work_dir();
     let _ = tune(&dir).arg("--ggml").arg(dl_backend_avx2()).args("--types q8_0 --kernels avx2").run().success();
@@ -206,6 +218,7 @@ fn a_file_of_another_build_is_not_used_and_is_kept() {
 
 /// Noise alone decides nothing.
 #[test]
+#[ignore = "nightly"]
 fn our_kernels_against_themselves_make_no_choice() {
     let dir = work_dir();
     let run = tune_q4_k(&dir).arg("--self-check").run().success();
@@ -244,6 +257,7 @@ fn a_file_that_cannot_be_kept_or_written_is_one_line_and_untouched() {
 
 /// A full disk: the file system of a namespace of its own, with room for one page.
 #[test]
+#[ignore = "nightly"]
 fn a_full_disk_leaves_the_file_as_it_was() {
     let dir = work_dir();
     let mount = "mount -t tmpfs -o size=4k,nr_inodes=20 none \"$1\"";
@@ -314,14 +328,12 @@ fn a_signal_leaves_no_worker_and_no_file() {
 /// The width of registers in the file is what `auto` uses on that CPU.
 #[test]
 fn the_measured_width_is_used() {
-    if tiers().remove(0).name != "avx512vnni" {
-        println!("skipped: this CPU has no AVX-512 VNNI");
+    if !has_avx512() {
         return;
     }
     let dir = work_dir();
-    let _ = tune_q4_k(&dir).run().success();
     let program = Fixture::new("one_product").linked_with_ggml().build(&dir, "one_product");
-    let head = text(&dir);
+    let head = text(&tuned().0);
     for (width, isa) in [("512", "avx512vnni"), ("256", "avx512vnni-256")] {
         let tier = format!("\ntier {isa}\nwidth {width}\n");
         std::fs::write(file(&dir), head.replacen("\ntier avx512vnni\n", &tier, 1)).expect("the file is written");

@@ -1,14 +1,15 @@
 //! Copies of weights beside a mapped model, in real processes: what is copied, what programs do meanwhile, what the kernel refuses.
 //!
 //! `fixtures/copied.c` waits for what the statistics tell, so nothing here depends on time. Where the kernel gives no transparent huge
-//! pages nothing is copied, rightly: the fixture would wait for ever, and a test says so in one line instead.
+//! pages nothing is copied, rightly: the fixture would wait for ever, and a test is skipped instead.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use tempfile::TempDir;
 use zen5turbo_tests::{
-    FakeRoot, Fixture, MemoryGroup, Outcome, Program, Refusal, cached, copied_fixture, gemma, llama, work_dir,
+    FakeRoot, Fixture, MemoryGroup, Need, Outcome, Program, Refusal, cached, copied_fixture, gemma, has_thp, llama,
+    skip, work_dir,
 };
 
 /// What the matrices of the fixture's model touch: 10 times two pages of 2 MiB. The rest is read by nobody.
@@ -38,16 +39,6 @@ fn passed(run: &Outcome) {
     assert!(run.stdout.ends_with("0 failures\n") && !run.stdout.contains("FAIL"), "{run}");
     assert_eq!(run.stderr, "");
     run.stats().assert_healthy();
-}
-
-/// Whether the kernel gives transparent huge pages; one line when it does not.
-fn has_thp() -> bool {
-    let text = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
-    let has = text.contains("[always]") || text.contains("[madvise]");
-    if !has {
-        println!("no transparent huge pages on this machine: only that nothing breaks is checked");
-    }
-    has
 }
 
 /// A generation by llama.cpp with Gemma, greedy. One thread, so that copying has a CPU.
@@ -80,14 +71,14 @@ fn size(file: &Path) -> u64 {
     std::fs::metadata(file).expect("the file exists").len()
 }
 
-/// Whether a process made here may have so high a limit of locked memory; one line when not.
+/// Whether a process made here may have so high a limit of locked memory; where not, that part of the test is skipped.
 fn may_lock(bytes: u64) -> bool {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a local.
     let failed = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
     assert_eq!(failed, 0);
     if limit.rlim_max < bytes {
-        println!("RLIMIT_MEMLOCK is {} bytes here: not tested with {bytes}", limit.rlim_max);
+        skip(Need::Memlock, format!("RLIMIT_MEMLOCK is {} bytes here: not tested with {bytes}", limit.rlim_max));
     }
     limit.rlim_max >= bytes
 }
@@ -142,7 +133,7 @@ fn only_what_products_read_is_copied_and_the_program_s_pages_are_let_go() {
     assert!(mapped_kib * 1024 < stats.number("/memory/weights/mapped") - READ + (1 << 20), "{run}");
 }
 
-/// Where kernel and file system can: the test passes where they cannot, and says so.
+/// Where kernel and file system can.
 #[test]
 fn huge_pages_of_the_page_cache_are_left_as_they_are() {
     if !has_thp() {
@@ -160,7 +151,9 @@ fn huge_pages_of_the_page_cache_are_left_as_they_are() {
         .run()
         .success();
     passed(&run);
-    println!("{}", run.stdout.lines().next().unwrap_or_default());
+    if run.stdout.starts_with("0 bytes in huge pages") {
+        skip(Need::FileHugePages, "kernel and file system keep no model in huge pages of the page cache");
+    }
 }
 
 #[test]
@@ -298,8 +291,7 @@ fn a_process_with_all_the_mappings_it_may_have_copies_no_more() {
     }
     let run = copied("crowded", "").run();
     if run.stdout.contains("too many to be had") {
-        println!("vm.max_map_count is too large here to be reached");
-        return;
+        return skip(Need::MapCount, "vm.max_map_count is too large here to be reached");
     }
     passed(&run.success());
 }
@@ -308,10 +300,7 @@ fn a_process_with_all_the_mappings_it_may_have_copies_no_more() {
 
 #[test]
 fn a_group_too_small_for_the_copies_gets_what_fits() {
-    let Some(group) = MemoryGroup::new(576 << 20) else {
-        println!("no control group can be made here: the budget is checked by the unit tests only");
-        return;
-    };
+    let Some(group) = MemoryGroup::new(576 << 20) else { return };
     let run = says_the_same(generation().inside(&Refusal::new().in_group(&group)));
     let stats = run.stats();
     let [wanted, thp] = ["wanted", "copied/thp"].map(|key| stats.number(&format!("/memory/weights/{key}")));
@@ -350,7 +339,7 @@ fn when_the_machine_is_short_of_memory_copies_are_given_back() {
     let changes = [(PRESSURE, waiting("9.99"), waiting("10.01")), ("/proc/meminfo", plenty.into(), little.into())];
     for (file, before, after) in changes {
         if !Path::new(file).exists() {
-            println!("not tested with {file}, which this kernel does not have");
+            skip(Need::Pressure, format!("not tested with {file}, which this kernel does not have"));
             continue;
         }
         let Some(root) = machine(file, &before).filter(|_| has_thp()) else { return };
@@ -364,8 +353,7 @@ fn when_the_machine_is_short_of_memory_copies_are_given_back() {
 fn while_somebody_waits_for_memory_nothing_is_copied() {
     let Some(root) = machine(PRESSURE, &waiting("40.00")).filter(|_| has_thp()) else { return };
     if !Path::new(PRESSURE).exists() {
-        println!("this kernel does not tell the pressure on memory");
-        return;
+        return skip(Need::Pressure, "this kernel does not tell the pressure on memory");
     }
     let run = root.around(copied("until", "memory_budget")).run().success();
     passed(&run);
@@ -375,10 +363,7 @@ fn while_somebody_waits_for_memory_nothing_is_copied() {
 
 /// The fixture in a group that it shrinks itself, with refused calls; `None` where that is impossible.
 fn under_pressure(mode: &str, refused: &[&str]) -> Option<Outcome> {
-    let Some(group) = MemoryGroup::new(2 << 30) else {
-        println!("no control group can be made here: giving back is checked by the unit tests only");
-        return None;
-    };
+    let group = MemoryGroup::new(2 << 30)?;
     has_thp().then(|| {
         let program = copied(mode, &group.path().display().to_string());
         let run = program.inside(&Refusal::new().in_group(&group).calls(refused)).run().success();
@@ -415,7 +400,7 @@ fn forked_reading(prepare: impl FnOnce(Program) -> Program) -> (Outcome, bool) {
     passed(&run);
     let is_read = !run.stdout.starts_with("kept");
     if !is_read {
-        println!("the page cache does not let go of files here: nothing was read ahead");
+        skip(Need::PageCache, "the page cache does not let go of files here: nothing was read ahead");
     }
     (run, is_read)
 }
@@ -429,10 +414,7 @@ fn children_forked_while_a_model_is_read_ahead_run_on() {
 
 #[test]
 fn children_forked_while_a_model_larger_than_memory_is_read_run_on() {
-    let Some(group) = MemoryGroup::new(2 << 30) else {
-        println!("no control group can be made here; the page cache has no other limit");
-        return;
-    };
+    let Some(group) = MemoryGroup::new(2 << 30) else { return };
     let inside = Refusal::new().in_group(&group);
     let (run, is_read) = forked_reading(|program| program.arg(group.path()).inside(&inside));
     println!("{}", run.stdout);

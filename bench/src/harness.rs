@@ -92,6 +92,7 @@ fn half_scales(kind: WeightType) -> Option<&'static [usize]> {
 fn random_blocks(kind: WeightType, blocks: usize) -> Vec<u8> {
     let bytes = kind.block().1;
     let mut out = vec![0; blocks * bytes];
+    // The same in every run.
     fastrand::Rng::with_seed(1).fill(&mut out);
     for block in out.chunks_exact_mut(bytes) {
         match half_scales(kind) {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::{Fixture, Program, cached, work_dir};
+use crate::{Fixture, Need, Program, cached, skip, work_dir};
 
 /// A copy of a model, so that nobody else has its pages in memory.
 pub struct Cold {
@@ -59,9 +59,18 @@ impl Cold {
         self.files.iter().map(|file| file.metadata().expect("it is there").len()).sum()
     }
 
-    /// Takes the files out of the page cache; false where their file system keeps them in memory.
+    /// Takes the files out of the page cache. False where their file system keeps them in memory, and then the test is
+    /// skipped, or what it says of a cold model.
     #[must_use]
     pub fn drop_pages(&self) -> bool {
+        let is_cold = self.try_drop_pages();
+        if !is_cold {
+            skip(Need::PageCache, "the file system keeps its files in memory");
+        }
+        is_cold
+    }
+
+    fn try_drop_pages(&self) -> bool {
         self.files.iter().all(|path| {
             let file = fs::File::open(path).expect("it is there");
             // SAFETY: no memory is accessed.

@@ -9,13 +9,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::{Outcome, Program, Stats, TIME_LIMIT, archive, gemma, need, work_dir};
+use crate::{Need, Outcome, Program, Stats, TIME_LIMIT, archive, gemma, need, skip, work_dir};
 
 /// Ollama's layout without Ollama: `scripts/containers.sh` makes it.
 pub const OLLAMA: &str = "docker.io/ollama/ollama";
-
-/// With the value 1, a test that needs a container fails where none can run.
-const REQUIRE: &str = "ZEN5TURBO_REQUIRE_CONTAINERS";
 
 /// A working podman, which has the image [`OLLAMA`].
 pub struct Engine {
@@ -23,7 +20,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// `None` where no container can run. Then one line has the words of the program that refused.
+    /// `None` where no container can run. Then the test is skipped with the words of the program that refused.
     #[must_use]
     pub fn new() -> Option<Self> {
         static REFUSED: OnceLock<Option<String>> = OnceLock::new();
@@ -31,8 +28,7 @@ impl Engine {
         let engine = Self { podman };
         let refused = REFUSED.get_or_init(|| engine.refused());
         if let Some(words) = refused {
-            assert!(std::env::var_os(REQUIRE).is_none_or(|value| value != "1"), "{REQUIRE}=1, but {words}");
-            println!("skipped: {words}");
+            skip(Need::Containers, words);
             return None;
         }
         Some(engine)

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::{Program, work_dir};
+use crate::{Need, Program, skip, work_dir};
 
 /// Files and folders of a process's own, in the place of those of `/proc` and `/sys`.
 pub struct FakeRoot {
@@ -15,12 +15,12 @@ pub struct FakeRoot {
 }
 
 impl FakeRoot {
-    /// Nothing is replaced yet. `None` where this user may not mount, and then one line says so.
+    /// Nothing is replaced yet. `None` where this user may not mount, and then the test is skipped.
     #[must_use]
     pub fn new() -> Option<Self> {
         let tried = Command::new("unshare").args(["-m", "sh", "-c", "mount -t tmpfs none /mnt"]).output();
         if !tried.is_ok_and(|output| output.status.success()) {
-            println!("skipped: this user may not mount (CAP_SYS_ADMIN)");
+            skip(Need::Mount, "this user may not mount (CAP_SYS_ADMIN)");
             return None;
         }
         Some(Self { dir: work_dir(), mounts: Vec::new() })

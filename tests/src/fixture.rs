@@ -1,22 +1,27 @@
-//! C programs and libraries, compiled when a test runs.
+//! C programs and libraries, compiled when a test runs and kept below the target folder.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::key::Key;
 use crate::{Program, llama, root};
 
 /// A new folder below the build's own, removed with the value.
 #[must_use]
 pub fn work_dir() -> TempDir {
-    let program = std::env::current_exe().expect("the test program has a path");
-    // TARGET/PROFILE/deps/PROGRAM
-    let target = program.ancestors().nth(3).expect("the test program lies in a target folder");
-    let tmp = target.join("tmp");
+    let tmp = target().join("tmp");
     std::fs::create_dir_all(&tmp).expect("the target folder is writable");
     tempfile::tempdir_in(tmp).expect("a folder can be made there")
+}
+
+/// The build's own folder.
+pub(crate) fn target() -> PathBuf {
+    let program = std::env::current_exe().expect("the test program has a path");
+    // TARGET/PROFILE/deps/PROGRAM
+    program.ancestors().nth(3).expect("the test program lies in a target folder").to_owned()
 }
 
 /// The folder of ggml's public headers.
@@ -29,13 +34,15 @@ pub fn ggml_headers() -> PathBuf {
 pub struct Fixture {
     sources: Vec<PathBuf>,
     options: Vec<OsString>,
+    /// What options name: folders and files that the result depends on.
+    paths: Vec<PathBuf>,
 }
 
 impl Fixture {
     /// `fixtures/NAME.c`; a name with an ending is that file's.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        Self { sources: vec![source(name)], options: Vec::new() }
+        Self { sources: vec![source(name)], options: Vec::new(), paths: Vec::new() }
     }
 
     /// One more source.
@@ -58,6 +65,7 @@ impl Fixture {
         let mut option = OsString::from(option);
         option.push(path);
         self.options.push(option);
+        self.paths.push(path.to_owned());
         self
     }
 
@@ -95,7 +103,8 @@ impl Fixture {
             .options("-Wl,--no-as-needed -l:libggml-cpu-haswell.so -lggml-base -lm")
     }
 
-    /// Compiles into `dir/output`. A library when the options say so.
+    /// Compiles into `dir/output`, or copies there what an earlier test made of the same sources by the same compiler. A
+    /// library when the options say so.
     #[must_use]
     pub fn build(self, dir: &TempDir, output: &str) -> PathBuf {
         let path = dir.path().join(output);
@@ -103,12 +112,65 @@ impl Fixture {
         let (compiler, standard) = if is_cpp { ("c++", "-std=gnu++17") } else { ("cc", "-std=gnu11") };
         let mut cc = Command::new(compiler);
         cc.args([standard, "-O2", "-g", "-Wall", "-Wextra", "-Werror"]);
-        cc.args(&self.sources).args(&self.options).arg("-lpthread").arg("-ldl").arg("-o").arg(&path);
-        let result =
-            cc.output().unwrap_or_else(|e| panic!("{compiler} cannot be started ({e}); run: scripts/setup.sh shim"));
-        assert!(result.status.success(), "{cc:?} failed\n{}", String::from_utf8_lossy(&result.stderr));
+        cc.args(&self.sources).args(&self.options).arg("-lpthread").arg("-ldl");
+        let Some(kept) = self.kept(&cc) else {
+            compile(cc, &path);
+            return path;
+        };
+        if !kept.exists() {
+            std::fs::create_dir_all(kept.with_file_name("")).expect("the target folder is writable");
+            let part = tempfile::tempdir_in(kept.with_file_name("")).expect("a folder can be made there");
+            let part = part.path().join("output");
+            compile(cc, &part);
+            std::fs::rename(part, &kept).expect("within one folder");
+        }
+        // A copy: some tests change the file's rights. Made by a process of its own, because a child that is forked while
+        // this process writes a program inherits the descriptor, and then nobody can start the program.
+        let copied = Command::new("cp").arg(&kept).arg(&path).status().expect("cp can be started");
+        assert!(copied.success(), "{} cannot be copied", kept.display());
         path
     }
+
+    /// Where the result of this command is kept. `None` where it depends on what another test has made.
+    fn kept(&self, cc: &Command) -> Option<PathBuf> {
+        let target = target();
+        let made = target.join("tmp").to_string_lossy().into_owned();
+        if cc.get_args().any(|arg| arg.to_string_lossy().contains(&made)) {
+            return None;
+        }
+        let mut key = Key::new();
+        key.text(compiler_version(cc.get_program()));
+        cc.get_args().for_each(|arg| key.text(arg));
+        for path in &self.paths {
+            // Links below .deps name the build that is used.
+            let real = path.canonicalize().unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            key.text(&real);
+            if real.is_file() {
+                key.file(&real);
+            }
+        }
+        self.sources.iter().for_each(|source| key.file(source));
+        let headers = std::fs::read_dir(self.sources[0].with_file_name("")).expect("the folder of the fixtures");
+        let mut headers: Vec<_> = headers.map(|entry| entry.expect("an entry").path()).collect();
+        headers.retain(|path| path.extension().is_some_and(|e| e == "h"));
+        headers.sort();
+        headers.iter().for_each(|header| key.file(header));
+        Some(target.join("fixtures").join(key.name()))
+    }
+}
+
+fn compile(mut cc: Command, output: &Path) {
+    cc.arg("-o").arg(output);
+    let result = cc.output();
+    let result = result.unwrap_or_else(|e| panic!("{cc:?} cannot be started ({e}); run: scripts/setup.sh shim"));
+    assert!(result.status.success(), "{cc:?} failed\n{}", String::from_utf8_lossy(&result.stderr));
+}
+
+/// What a compiler says of itself.
+fn compiler_version(compiler: &OsStr) -> String {
+    let output = Command::new(compiler).arg("--version").output();
+    let output = output.unwrap_or_else(|e| panic!("{compiler:?} cannot be started ({e}); run: scripts/setup.sh shim"));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn source(name: &str) -> PathBuf {

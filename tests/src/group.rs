@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use crate::{Need, skip};
+
 /// The versions of control groups: the folder of the controller, a file in it that tells that this is
 /// one, and the file of the limit.
 const VERSIONS: [(&str, &str, &str); 2] = [
@@ -22,10 +24,20 @@ pub struct MemoryGroup {
 }
 
 impl MemoryGroup {
-    /// A new group below the root. `None` where this process may not make one, as in most
-    /// containers, or where the memory controller is not there.
+    /// A new group below the root. `None` where this process may not make one, as in most containers, or where the memory
+    /// controller is not there. Then the test is skipped: nothing else limits the page cache.
     #[must_use]
     pub fn new(bytes: u64) -> Option<Self> {
+        let group = Self::try_new(bytes);
+        if group.is_none() {
+            skip(Need::Cgroup, "no control group that limits memory can be made here");
+        }
+        group
+    }
+
+    /// The same for a program that is no test.
+    #[must_use]
+    pub fn try_new(bytes: u64) -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         VERSIONS.iter().find_map(|&(root, sign, limit)| {
@@ -85,8 +97,13 @@ const PERIOD: u64 = 100_000;
 pub struct CpuGroup(PathBuf);
 
 impl CpuGroup {
-    /// A new group below the root, with a quota of so many CPUs. The error says why there can be none.
-    pub fn new(cpus: u64) -> Result<Self, String> {
+    /// A new group below the root, with a quota of so many CPUs. `None` where there can be none, and then the test is skipped.
+    #[must_use]
+    pub fn new(cpus: u64) -> Option<Self> {
+        Self::try_new(cpus).map_err(|why| skip(Need::Cgroup, why)).ok()
+    }
+
+    fn try_new(cpus: u64) -> Result<Self, String> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let second = Path::new("/sys/fs/cgroup");

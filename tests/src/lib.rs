@@ -3,7 +3,8 @@
 //!
 //! Every program runs in a clean environment (no variable of the shim, of ggml or of llama.cpp
 //! that the caller happens to have set), with a time limit that only a deadlock reaches. A missing
-//! prerequisite fails the test with the command that provides it.
+//! prerequisite fails the test with the command that provides it. What the machine itself lacks is
+//! skipped, said and counted: see [`skip`]. What takes long and guards little has `#[ignore = "nightly"]`.
 
 mod cold;
 mod container;
@@ -12,6 +13,8 @@ mod fake_root;
 mod fixture;
 mod group;
 mod guest;
+mod kept;
+mod key;
 mod machine;
 mod outcome;
 mod pages;
@@ -24,11 +27,12 @@ pub use fake_root::FakeRoot;
 pub use fixture::{Fixture, copied_fixture, fake_ggml, ggml_headers, linked_symbolically, reopened, work_dir};
 pub use group::{CpuGroup, MemoryGroup};
 pub use guest::{Guest, GuestOutcome, page_nodes};
-pub use machine::{MILAN, Tier, ZEN5, tiers};
+pub use machine::{MILAN, Tier, ZEN5, has_avx512, has_thp, is_root, tiers, unusual_tiers, usual_tiers};
 pub use outcome::{Outcome, Stats};
 pub use pages::{Mapping, Snapshot, buffers, cached, copies};
 pub use program::{Program, TIME_LIMIT, clean_environment};
 pub use refusal::{CONTAINER, Refusal};
+pub use zen5turbo_skip::{Need, skip};
 
 use std::path::{Path, PathBuf};
 

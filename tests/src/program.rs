@@ -116,6 +116,19 @@ impl Program {
         self
     }
 
+    /// The file that is started.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn arguments(&self) -> &[OsString] {
+        &self.args
+    }
+
+    pub(crate) fn variables(&self) -> &[(OsString, OsString)] {
+        &self.vars
+    }
+
     /// Runs it to its end. Panics when it cannot be started or reaches its time limit.
     #[must_use]
     #[expect(clippy::zombie_processes, reason = "`wait` calls wait4, for the resources used")]

@@ -192,6 +192,7 @@ pub(crate) fn allowed_in(status: &str) -> Option<NodeMask> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zen5turbo_skip::{Need, skip};
 
     /// An anonymous page, not touched.
     struct Page(usize);
@@ -226,14 +227,12 @@ mod tests {
     #[test]
     fn a_page_lies_where_its_policy_says() {
         let Some(node) = allowed_nodes().and_then(|mask| (0..MAX_NODES).find(|&n| mask.contains(n))) else {
-            println!("skipped: procfs does not tell the memory nodes");
-            return;
+            return skip(Need::Numa, "procfs does not tell the memory nodes");
         };
         for policy in [Policy::Default, Policy::Preferred(node), Policy::Interleave(NodeMask::from_iter([node]))] {
             let page = Page::new();
             if let Err(e) = apply(page.0, 4096, policy) {
-                println!("skipped: mbind: {e}");
-                return;
+                return skip(Need::Numa, format!("mbind: {e}"));
             }
             assert_eq!(nodes_of(&[page.0]).unwrap(), [None]);
             // SAFETY: a mapped, writable page.
@@ -250,8 +249,7 @@ mod tests {
         std::thread::spawn(|| {
             let here = crate::cpuset::current_node().unwrap();
             if let Err(e) = set_thread_policy(Policy::Preferred(here)) {
-                println!("skipped: set_mempolicy: {e}");
-                return;
+                return skip(Need::Numa, format!("set_mempolicy: {e}"));
             }
             assert!(!thread_policy_is_default().unwrap());
             set_thread_policy(Policy::Default).unwrap();

@@ -2,7 +2,7 @@
 //!
 //! Every test loops over the weight types and over the ISAs that this CPU has. The amount of work
 //! is set by `ZEN5TURBO_TEST_CASES` (default 1, small enough for an emulator; 24 covers the full
-//! cross product of shapes and blockings). `ZEN5TURBO_REQUIRE_AVX512=1` makes a CPU without AVX-512 VNNI a failure.
+//! cross product of shapes and blockings). `ZEN5TURBO_REQUIRE=avx512` makes a CPU without AVX-512 VNNI a failure.
 //! No threads and no processes are started: the emulator has neither. [`arbitrary`] makes inputs from a fuzzer's bytes;
 //! the folder `fuzz` builds it, and the helpers it needs, with the feature `fuzzing`.
 

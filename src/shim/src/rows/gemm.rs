@@ -86,12 +86,12 @@ mod tests {
     use zen5turbo_kernels::formats::WeightType;
     use zen5turbo_kernels::isa::Isa;
     use zen5turbo_kernels::repacked;
+    use zen5turbo_skip::{Need, skip};
 
     #[test]
     fn what_is_not_expected_is_left_to_ggml() {
         let Some(kernel) = repacked::kernel(Isa::Avx2, WeightType::Q4K) else {
-            println!("skipped: the CPU has no AVX2, without which no product is taken");
-            return;
+            return skip(Need::Avx2, "this CPU has no AVX2, without which no product is taken");
         };
         let (mut s, x) = ([0f32; 1], [0u8; 1]);
         let (s, x, null) = (s.as_mut_ptr(), x.as_ptr(), std::ptr::null());

@@ -225,6 +225,7 @@ pub const NO_KERNEL: *const c_void = std::ptr::dangling();
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zen5turbo_skip::{Need, skip};
 
     const Q4K: c_int = weight_number(WeightType::Q4K);
 
@@ -259,8 +260,7 @@ mod tests {
     #[test]
     fn without_memory_the_result_is_the_same_but_for_rounding() {
         if !Isa::Avx2.available() {
-            println!("skipped: the CPU has no AVX2, without which no product is taken");
-            return;
+            return skip(Need::Avx2, "this CPU has no AVX2, without which no product is taken");
         }
         const M: usize = 19;
         // codes 8 more than their values, scale 1

@@ -65,7 +65,7 @@ impl Server {
                 _ => Err(std::io::Error::last_os_error()),
             });
         }
-        let group = MemoryGroup::new(PLENTY);
+        let group = MemoryGroup::try_new(PLENTY);
         let child = command.spawn().context("llama-server cannot be started")?;
         drop(command); // with its ends of the pipe
         if let Some(group) = &group {
