@@ -11,7 +11,6 @@ pub mod blas_device;
 pub mod blas_route;
 pub mod buffer_types;
 mod by_columns;
-mod claim_pieces;
 mod context;
 mod dense;
 mod execute;

@@ -3,7 +3,7 @@
 use crate::config::Fault;
 
 use super::plan::Plan;
-use super::{attention, context, execute};
+use super::{context, execute};
 use crate::gate::guard::fault;
 use crate::ggml::abi::{ComputeParams, Tensor};
 use crate::ggml::checked::object;
@@ -33,7 +33,7 @@ pub unsafe fn compute(caller: &BoundLibrary, params: &ComputeParams, op: &Tensor
                         fault(Fault::Product);
                     }
                     // SAFETY: the plan is this graph's.
-                    unsafe { execute::run(plan, node, job, abi, params) };
+                    unsafe { execute::product::run(plan, node, job, abi, params) };
                     return true;
                 }
                 Err(reason) => (kind.counted(), op.src[0], reason),
@@ -47,7 +47,7 @@ pub unsafe fn compute(caller: &BoundLibrary, params: &ComputeParams, op: &Tensor
                         fault(Fault::Attention);
                     }
                     // SAFETY: as above.
-                    unsafe { attention::run(plan, node, job, abi, params) };
+                    unsafe { execute::attention::run(plan, node, job, abi, params) };
                     return true;
                 }
                 Err(reason) => (OpKind::FlashAttnExt, op.src[1], reason),

@@ -1,7 +1,7 @@
 //! Who computes which panels of a product.
 
 use super::*;
-use crate::graph::claim_pieces::claim_pieces;
+use crate::graph::execute::claim_pieces::claim_pieces;
 
 /// How often every panel is computed when `nth` threads come to a product in this order, each of them taking
 /// so many pieces at once.

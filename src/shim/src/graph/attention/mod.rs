@@ -4,14 +4,14 @@
 //! heads and tokens ([`Order::Heads`]). Few tokens read keys and values once, so they are cut by keys, and the heads of a key,
 //! which lie beside each other, are computed one after the other ([`Order::Keys`]); what the parts give is put together at the end.
 //!
-//! `decide` takes an attention over as a `job`, which is part of a graph's plan ([`Attentions`]); [`run`] computes it.
+//! `decide` takes an attention over as a `job`, which is part of a graph's plan ([`Attentions`]); [`super::execute`] computes it.
 
 mod decide;
 mod heads;
 mod job;
 mod list;
 mod order;
-mod run;
 
-pub use list::Attentions;
-pub use run::run;
+pub use job::Job;
+pub use list::{Attentions, Node};
+pub use order::{Order, part};

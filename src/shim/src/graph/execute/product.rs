@@ -6,12 +6,12 @@ use std::time::Instant;
 use zen5turbo_kernels::isa::LANES;
 
 use super::claim_pieces::claim_pieces;
-use super::dense::{Columns, Pieces};
-use super::expert_pieces::Cut;
-use super::experts::Experts;
-use super::groups::Groups;
-use super::plan::{Job, Node, Plan, Share, Work};
 use crate::ggml::abi::ComputeParams;
+use crate::graph::dense::{Columns, Pieces};
+use crate::graph::expert_pieces::Cut;
+use crate::graph::experts::Experts;
+use crate::graph::groups::Groups;
+use crate::graph::plan::{Job, Node, Plan, Share, Work};
 use crate::loader::Abi;
 use crate::stats;
 use crate::threads::barrier;

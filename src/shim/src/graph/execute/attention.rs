@@ -6,11 +6,9 @@ use std::time::Instant;
 use zen5turbo_kernels::attention::seen;
 use zen5turbo_kernels::isa::LANES;
 
-use super::job::Job;
-use super::list::Node;
-use super::order::{Order, part};
+use super::claim_pieces::claim_pieces;
 use crate::ggml::abi::ComputeParams;
-use crate::graph::claim_pieces::claim_pieces;
+use crate::graph::attention::{Job, Node, Order, part};
 use crate::graph::plan::Plan;
 use crate::loader::Abi;
 use crate::stats::{self, OpKind};
