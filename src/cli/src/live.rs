@@ -9,8 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use zen5turbo_telemetry::live::{self, Snapshot, Unreadable};
 use zen5turbo_host::proc::open_regular;
+use zen5turbo_telemetry::live::{self, Snapshot, Unreadable};
 
 use crate::maps::Mapping;
 use crate::root::Root;
