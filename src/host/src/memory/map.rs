@@ -56,14 +56,7 @@ impl Pages {
 ///
 /// # Safety
 /// With `MAP_FIXED`, the range is memory that the caller may replace.
-pub unsafe fn mmap(
-    at: usize,
-    len: usize,
-    prot: c_int,
-    flags: c_int,
-    fd: c_int,
-    offset: u64,
-) -> io::Result<usize> {
+pub unsafe fn mmap(at: usize, len: usize, prot: c_int, flags: c_int, fd: c_int, offset: u64) -> io::Result<usize> {
     // SAFETY: by the caller; the kernel checks the arguments.
     check(unsafe { libc::syscall(libc::SYS_mmap, at, len, prot, flags, fd, offset) })
 }
