@@ -163,7 +163,7 @@ pub struct Cut {
 pub struct Calibration {
     /// The CPU's brand string, runs of blanks made one; `-` when it has none.
     pub cpu: String,
-    /// The build of ggml, as [`identity`] tells it, or the first words of that.
+    /// The build of ggml, as `zen5turbo_ggml::build::identity` tells it, or the first words of that.
     pub ggml: String,
     /// The tier of our kernels.
     pub isa: Isa,

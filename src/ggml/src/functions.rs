@@ -182,7 +182,7 @@ functions! {
     /// `void * ggml_backend_reg_get_proc_address(ggml_backend_reg_t, const char *)`
     ggml_backend_reg_get_proc_address(Object, *const c_char) -> *mut c_void;
     /// `ggml_backend_buffer_type_t * ggml_backend_dev_get_extra_bufts(ggml_backend_dev_t)`: no symbol, but a name that
-    /// [`ggml_backend_reg_get_proc_address`] is asked for. The list ends with null.
+    /// `ggml_backend_reg_get_proc_address` is asked for. The list ends with null.
     ggml_backend_dev_get_extra_bufts(Object) -> *mut Object;
     /// `bool ggml_backend_dev_supports_op(ggml_backend_dev_t, const struct ggml_tensor *)`
     ggml_backend_dev_supports_op(Object, Object) -> bool;

@@ -8,7 +8,7 @@ use crate::isa::DataPath;
 pub struct GemvPrefetch {
     /// The cache; `None`: no prefetch, the hardware's prefetcher does it.
     pub into: Option<Cache>,
-    /// Bytes from the bytes that are read to those that are prefetched. For floats the limit, see [`Self::next_rows`].
+    /// Bytes from the bytes that are read to those that are prefetched. For floats the limit, see `next_rows`.
     pub ahead: u32,
 }
 
