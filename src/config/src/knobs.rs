@@ -368,8 +368,8 @@ pub fn find(name: &OsStr) -> Option<&'static Knob> {
     KNOBS.iter().chain(TEST_KNOBS).find(|knob| name == knob.name)
 }
 
-/// Variables of scripts, which a program may inherit. They are no settings, and nobody is told of them.
-pub const OF_SCRIPTS: [&str; 1] = ["ZEN5TURBO_DEPS"];
+/// Variables of scripts and of test programs, which a program may inherit. They are no settings, and nobody is told of them.
+pub const OF_SCRIPTS: [&str; 4] = ["ZEN5TURBO_DEPS", "ZEN5TURBO_REQUIRE", "ZEN5TURBO_SKIPPED", "ZEN5TURBO_TEST_CASES"];
 
 /// Whether a variable is, or is meant to be, a setting: its name begins like one, and it is not of a script.
 #[must_use]

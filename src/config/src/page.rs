@@ -42,8 +42,7 @@ pub fn page() -> String {
     }
     let _ = write!(
         text,
-        "\nTest programs read more variables, `ZEN5TURBO_TEST_CASES` and those that begin with `ZEN5TURBO_REQUIRE_`; the library does not \
-         know them. `{}` is of the scripts, and the library ignores it.\n",
+        "\nThe variables `{}` are of the scripts and of test programs; the library ignores them.\n",
         OF_SCRIPTS.join("`, `")
     );
     text
