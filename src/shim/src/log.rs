@@ -44,14 +44,14 @@ pub fn line(message: fmt::Arguments<'_>) {
     let bytes = line.finish();
     // SAFETY: __errno_location always returns the calling thread's errno.
     let errno = unsafe { libc::__errno_location() };
-    // SAFETY: as above; the pointer stays valid for the life of the thread.
+    // SAFETY: `errno` points to this thread's variable, which is there as long as the thread.
     let saved = unsafe { *errno };
     let mut rest = bytes;
     while !rest.is_empty() {
         // SAFETY: pointer and length describe `rest`. Not libc's `write`: that may end a thread that was cancelled, where the
         // hooked function would not.
         let n = unsafe { libc::syscall(libc::SYS_write, libc::STDERR_FILENO, rest.as_ptr(), rest.len()) };
-        // SAFETY: as above.
+        // SAFETY: `errno` points to this thread's variable, which is there as long as the thread.
         if n < 0 && unsafe { *errno } == libc::EINTR {
             continue;
         }
@@ -60,7 +60,7 @@ pub fn line(message: fmt::Arguments<'_>) {
         };
         rest = next;
     }
-    // SAFETY: as above.
+    // SAFETY: `errno` points to this thread's variable, and nobody holds a reference to it.
     unsafe { *errno = saved };
 }
 

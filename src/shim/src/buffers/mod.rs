@@ -4,6 +4,6 @@ pub mod large;
 #[cfg_attr(test, allow(dead_code))] // reached by exports that a test program does not have
 pub mod malloc_thp;
 mod map;
-#[cfg_attr(test, allow(dead_code))] // as above
+#[cfg_attr(test, allow(dead_code))] // reached by exports that a test program does not have
 pub mod nt_copy;
 pub mod scratch;

@@ -59,9 +59,9 @@ unsafe extern "C-unwind" fn compute_forward(params: *mut ComputeParams, op: *mut
         return false;
     };
     if state == State::Active {
-        // SAFETY: arguments of ggml.
+        // SAFETY: ggml passes null or its own objects, which live as long as this call.
         if let (Some(params), Some(op)) = unsafe { (object(params), object(op)) } {
-            // SAFETY: as above.
+            // SAFETY: ggml passed `params` and `op` to the operation hook, and `caller` is the library that called.
             if committed(|| unsafe { operation::compute(caller, params, op) }) {
                 return true;
             }
@@ -107,7 +107,7 @@ unsafe extern "C-unwind" fn graph_compute(cgraph: *mut c_void, cplan: *mut CPlan
         // SAFETY: the original with its own arguments.
         return unsafe { original(cgraph, cplan) };
     }
-    // SAFETY: arguments of ggml.
+    // SAFETY: the program gave `cgraph` and `cplan` to the `ggml_graph_compute` of `caller`.
     let running = RunningGraph::begin(guarded(None, || unsafe { lifecycle::prepare(caller, cgraph, cplan) }));
     // SAFETY: the original with its own arguments. It may throw: a callback of the program's can.
     let status = unsafe { original(cgraph, cplan) };

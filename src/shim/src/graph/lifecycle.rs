@@ -72,17 +72,18 @@ pub struct Prepared {
 /// `cgraph` and `cplan` are what the program gave to the `ggml_graph_compute` of `caller`.
 pub unsafe fn prepare(caller: &BoundLibrary, cgraph: *mut c_void, cplan: *mut CPlan) -> Option<Prepared> {
     let abi = caller.abi.as_ref()?;
-    // SAFETY: an argument of ggml.
+    // SAFETY: `cplan` is null or a plan of the program, by the contract of this function.
     let Some((work_data, asked)) = unsafe { object(cplan) }.and_then(CPlan::usable) else {
         stats::event(Reason::GraphOdd);
         return None;
     };
     let all = threads::count(asked);
-    // SAFETY: arguments of ggml.
+    // SAFETY: `cgraph` is the graph that the program lets `caller` compute, by the contract of this function.
     let planned = unsafe { plan_graph(abi, caller, cgraph, work_data, all) };
     let one_column = planned.as_ref().is_some_and(|(_, columns)| *columns == 1);
     let (threads, whole) = if one_column { threads::count_for_one_column(all) } else { (all, false) };
-    // SAFETY: as above.
+    // SAFETY: `cplan` is the plan that the program gave to `caller`, whose structures are known. It lives until the
+    // graph ends.
     let graph = unsafe { Graph::start(caller, cplan, threads, whole) };
     let (active, columns) = planned.unzip();
     Some(Prepared { columns, active, threads: all, _graph: graph })

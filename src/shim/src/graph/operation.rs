@@ -32,7 +32,8 @@ pub unsafe fn compute(caller: &BoundLibrary, params: &ComputeParams, op: &Tensor
                     if params.ith == 0 {
                         fault(Fault::Product);
                     }
-                    // SAFETY: the plan is this graph's.
+                    // SAFETY: ggml passed `params` for the graph of `plan`, and `planned` has compared `nth` with its
+                    // threads.
                     unsafe { execute::product::run(plan, node, job, abi, params) };
                     return true;
                 }
@@ -46,7 +47,8 @@ pub unsafe fn compute(caller: &BoundLibrary, params: &ComputeParams, op: &Tensor
                     if params.ith == 0 {
                         fault(Fault::Attention);
                     }
-                    // SAFETY: as above.
+                    // SAFETY: ggml passed `params` for the graph of `plan`, and `planned` has compared `nth` with its
+                    // threads.
                     unsafe { execute::attention::run(plan, node, job, abi, params) };
                     return true;
                 }

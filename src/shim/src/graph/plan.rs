@@ -203,19 +203,20 @@ impl Plan {
             };
             match abi.op(op.op) {
                 Op::Matrix(kind) => {
-                    // SAFETY: as above.
+                    // SAFETY: `op` is a product of this graph, and `fits` has found its fields where they are expected.
                     self.columns = self.columns.max(unsafe { columns(kind, op) });
-                    // SAFETY: as above.
+                    // SAFETY: `op` is a product of this graph, whose tensors are allocated by the contract of this
+                    // function.
                     let mut node = unsafe { self.node(abi, kind, op) };
                     if let Ok(job) = &mut node.decision {
-                        // SAFETY: as above; a MUL_MAT has two sources.
+                        // SAFETY: the product is taken, so `policy::decide` has found all its sources.
                         let key = unsafe { act_key(op, job) };
                         match &last {
                             Some(l) if l.key == key => job.act.id = l.id,
                             _ => {
                                 ids += 1;
                                 job.act.id = ids;
-                                // SAFETY: as above.
+                                // SAFETY: the sources of a tensor of this graph are null or tensors that live as long.
                                 let ranges = unsafe { [extent(abi, op.source(1)), extent(abi, op.source(2))] };
                                 last = Some(Last { key, id: ids, ranges });
                             }
@@ -229,7 +230,7 @@ impl Plan {
                             let key = (x.ids.data, x.ids.nb, [x.ids.used, x.ids.tokens, x.ids.experts]);
                             if last_ids.as_ref().is_none_or(|l| l.key != key) {
                                 ids += 1;
-                                // SAFETY: as above; a MUL_MAT_ID has three sources.
+                                // SAFETY: the sources of a tensor of this graph are null or tensors that live as long.
                                 let range = extent(abi, unsafe { op.source(2) });
                                 last_ids = Some(LastIds { key, id: ids, range });
                             }
@@ -238,7 +239,8 @@ impl Plan {
                     }
                     self.nodes.push(node);
                 }
-                // SAFETY: as above.
+                // SAFETY: `op` is an attention of this graph, whose tensors are allocated by the contract of this
+                // function.
                 Op::Attention => unsafe { self.attention.push(abi, op, threads) },
                 Op::Ordinary => {}
                 Op::Opaque => (last, last_ids) = (None, None),
@@ -284,10 +286,11 @@ impl Plan {
     }
 
     unsafe fn node(&self, abi: &Abi, kind: MatrixOp, op: &Tensor) -> Node {
-        // SAFETY: by the contract of `make`.
+        // SAFETY: `op` is a tensor of the ggml of `abi`, by the contract of `make`. `decide` has found all sources of a
+        // product that it takes.
         let decision =
             unsafe { policy::decide(abi, kind, op).map(|selection| Job::new(kind, op, selection, self.threads)) };
-        // SAFETY: as above.
+        // SAFETY: the sources of a tensor of this graph are null or tensors that live as long.
         let src0 = unsafe { op.source(0) };
         let ty = src0.and_then(|t| u8::try_from(t.ty).ok()).unwrap_or(u8::MAX);
         if let (Ok(job), Some(shares), Some(src0)) = (&decision, &self.team.shares, src0) {
@@ -409,7 +412,7 @@ const SLACK: usize = 128;
 impl Job {
     /// Lays out a product that `policy` takes.
     unsafe fn new(kind: MatrixOp, op: &Tensor, selection: Selection, threads: usize) -> Self {
-        // SAFETY: by the contract of `Plan::make`.
+        // SAFETY: the product is taken, so `policy::decide` has found its first two sources.
         let (src0, src1) = unsafe { (&*op.src[0], &*op.src[1]) };
         let (work, columns, quantised, matrices) = if kind == MatrixOp::MulMat {
             let columns = Columns::new(op, src0, src1, &selection);
@@ -417,7 +420,7 @@ impl Job {
             let (n, slices) = (columns.per_slice * columns.slices, columns.slices);
             (Work::Dense(columns, pieces), n, n, slices)
         } else {
-            // SAFETY: as above; a MUL_MAT_ID has three sources.
+            // SAFETY: the product is a MUL_MAT_ID that is taken, so `policy::decide` has found its third source.
             let x = Experts::new(op, src0, src1, unsafe { &*op.src[2] }, &selection, threads);
             let (n, quantised, most) = (x.ids.picks(), x.columns(), x.most_active());
             (Work::Experts(x), n, quantised, most)
@@ -483,12 +486,12 @@ const MOST_TOLD: usize = 4096;
 
 /// What identifies the activations of a product.
 unsafe fn act_key(op: &Tensor, job: &Job) -> ActKey {
-    // SAFETY: by the contract of `Plan::make`.
+    // SAFETY: the product is taken, so `policy::decide` has found its first two sources.
     let src1 = unsafe { &*op.src[1] };
     let (formats, tiles, slices, ids) = match &job.work {
         Work::Dense(c, _) => (&[][..], c.tiles, c.slices, (std::ptr::null(), [0; 4])),
         Work::Experts(x) => {
-            // SAFETY: as above; a MUL_MAT_ID has three sources.
+            // SAFETY: the product is a MUL_MAT_ID that is taken, so `policy::decide` has found its third source.
             let ids = unsafe { &*op.src[2] };
             (x.kernels.formats(), Tiles::new(x.ids.picks(), x.ids.picks()), 0, (ids.data.cast_const(), ids.nb))
         }

@@ -1,4 +1,4 @@
-//! Selection a matrix product over, or leave it: a pure function of the node.
+//! Decides for one matrix product: which kernel computes it, or why it is left to ggml.
 
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::kernel::Kernel;
@@ -83,7 +83,7 @@ pub unsafe fn decide_unplaced(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<
     if !columns_fit {
         return Err(Reason::ShapeNotSupported);
     }
-    // SAFETY: as above.
+    // SAFETY: both sources are there, and their shapes were checked above.
     let columns = unsafe { columns(kind, op) };
     let (path, isa) = (state::data_path(), state::isa());
     let rounds = config().f16_as_bf16 && weight == WeightType::F16;

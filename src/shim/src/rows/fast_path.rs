@@ -79,7 +79,8 @@ pub fn count(i: usize) {
 /// `F` is the type that belongs to the role of `i`, and ours was reached by way of [`super::target`].
 #[inline]
 pub unsafe fn kernel<F: Copy>(i: usize) -> F {
-    // SAFETY: by contract; `keep` stored it before it gave ours away.
+    // SAFETY: `F` is the type that belongs to the role of `i`, by the contract of this function. `keep` stored the
+    // kernel before anybody could reach our function.
     unsafe { function(FAST_PATHS[i].kernel.load(Relaxed)) }
 }
 
@@ -89,7 +90,8 @@ pub unsafe fn kernel<F: Copy>(i: usize) -> F {
 /// As for [`kernel`].
 #[inline]
 pub unsafe fn original<F: Copy>(i: usize) -> F {
-    // SAFETY: as above.
+    // SAFETY: `F` is the type that belongs to the role of `i`, by the contract of this function. `keep` stored the
+    // original before anybody could reach our function.
     unsafe { function(FAST_PATHS[i].original.load(Relaxed)) }
 }
 

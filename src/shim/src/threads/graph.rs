@@ -40,10 +40,12 @@ impl Graph {
     /// # Safety
     /// `cplan` is what the program gave to the `ggml_graph_compute` of `caller`, whose structures are known, and lives longer.
     pub unsafe fn start(caller: &BoundLibrary, cplan: *mut CPlan, threads: usize, whole: bool) -> Self {
-        // SAFETY: by contract.
+        // SAFETY: `cplan` is a plan of the program, by the contract of this function. Nobody else uses it until the
+        // graph begins.
         let plan = unsafe { &mut *cplan };
         let asked = plan.n_threads;
-        // SAFETY: as above.
+        // SAFETY: `plan` is what the program gave to the `ggml_graph_compute` of `caller`, by the contract of this
+        // function.
         let pool = unsafe { pools::lend(caller, plan, threads) };
         // A pool of the program's that could not be replaced may have fewer.
         let threads = pool.as_ref().map_or(threads, |pool| pool.threads.min(threads));
@@ -66,7 +68,8 @@ impl Graph {
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        // SAFETY: by the contract of `start`.
+        // SAFETY: the plan outlives this value, by the contract of `start`. The graph has ended: no thread uses the
+        // plan.
         let plan = unsafe { &mut *self.cplan };
         plan.n_threads = self.asked;
         if let Some(pool) = &self.pool {

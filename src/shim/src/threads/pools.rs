@@ -158,7 +158,8 @@ pub unsafe fn free(pool: *mut c_void) -> bool {
 /// Frees the pool of ours in an entry. No graph runs in it: the program has begun another one, or has freed its own.
 fn free_ours(entry: &mut Entry) {
     if let Some(functions) = entry.functions.filter(|_| !entry.ours.is_null()) {
-        // SAFETY: made by the same copy, and nobody else knows it.
+        // SAFETY: the pool was made by the `new` of this copy of ggml. Only this entry knows it, and no graph runs in
+        // it.
         unsafe { (functions.free)(entry.ours) };
         entry.ours = std::ptr::null_mut();
         entry.ours_threads = 0;

@@ -44,9 +44,9 @@ impl Attentions {
     /// # Safety
     /// `op`, a `FLASH_ATTN_EXT`, is a node of a graph of the ggml that `abi` belongs to, its tensors allocated.
     pub unsafe fn push(&mut self, abi: &Abi, op: &Tensor, threads: usize) {
-        // SAFETY: by contract.
+        // SAFETY: `op` is an attention of the ggml of `abi`, its tensors allocated, by the contract of this function.
         let decision = unsafe { decide(abi, op, threads) };
-        // SAFETY: as above.
+        // SAFETY: the sources of a tensor of ggml are null or tensors that live as long.
         let ty = unsafe { op.source(1) }.map_or(u8::MAX, |k| u8::try_from(k.ty).unwrap_or(u8::MAX));
         if let Ok(job) = &decision {
             let regime = Regime::of(job.heads.tokens);
