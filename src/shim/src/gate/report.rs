@@ -13,7 +13,7 @@ use crate::reason::Reason;
 use crate::stats::{self, counters, kernels_in_use, type_name};
 use crate::{rows, threads, tuning};
 
-/// Everything known about this process, as one JSON object:
+/// The statistics of this process, as one JSON object:
 ///
 /// ```text
 /// version, pid, program, state
@@ -22,7 +22,7 @@ use crate::{rows, threads, tuning};
 /// gate:    { mode, decision }         decision is "pending" until ggml is in use
 /// tier, isa, kernels                  the kernel family in use, with its width; the one asked for
 /// config:  { VARIABLE: value }
-/// tuning:  { file, status }           the calibration file and what became of it
+/// tuning:  { file, status }           the calibration file, and whether it is used
 /// ggml:    [ { path, status } ]
 /// threads_limit                       what limits the threads of a graph
 /// threads: { asked, used, budget,     of the last graph; CPUs that the process can keep busy
@@ -41,7 +41,7 @@ use crate::{rows, threads, tuning};
 ///
 /// `taken` counts calls; `ns` is time in nanoseconds, `bytes` the bytes of weights (of keys and values) read and `mac` the
 /// multiply-accumulates of those calls. `graphs` counts executions of graphs by their columns (`0`, `1`, `2-16`,
-/// `many`), adds those up, and their time. What was never counted is left out.
+/// `many`), and adds up their columns and their time. A counter that is still 0 is left out.
 #[must_use]
 pub fn json() -> String {
     let mut j = Json::default();
@@ -90,8 +90,8 @@ impl Names for Own {
     }
 }
 
-/// What those who read the counters from shared memory need beside them, as one JSON object: the members of
-/// [`json`] up to `ggml` but for `computed`, and
+/// The names for a program that reads the counters from shared memory, as one JSON object. It has the members of
+/// [`json`] up to `ggml`, except `computed`, and
 ///
 /// ```text
 /// names:   { ops, types, reasons, graphs: [name] }     in the order of the counters
@@ -131,7 +131,7 @@ fn list(j: &mut Json, key: &str, names: impl IntoIterator<Item = String>) {
     j.close_array();
 }
 
-/// The members that are not counted.
+/// The members that are not counters.
 fn circumstances(j: &mut Json) {
     let config = config();
     j.string(VERSION, env!("CARGO_PKG_VERSION"));

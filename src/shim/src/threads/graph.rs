@@ -68,8 +68,7 @@ impl Graph {
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        // SAFETY: the plan outlives this value, by the contract of `start`. The graph has ended: no thread uses the
-        // plan.
+        // SAFETY: the plan outlives this value, by the contract of `start`. The call that computed its graph has ended.
         let plan = unsafe { &mut *self.cplan };
         plan.n_threads = self.asked;
         if let Some(pool) = &self.pool {
