@@ -6,8 +6,8 @@
 //! - [`mapping`] maps the file at an address that is aligned for huge pages.
 //! - [`reader`] reads the file before the products need it.
 //! - [`copies`] chooses weights to be copied to huge pages or to another NUMA node, when that pays. The graphs report
-//!   which weights the kernels of this library read. After the first graph a background thread ([`copier`]) copies these
-//!   weights to memory of this library, and the next graphs read the copies.
+//!   which weights the kernels of this library read. After the first graph, a background thread ([`copier`]) copies
+//!   these weights to memory of this library, and the next graphs read the copies.
 //!
 //! All files use one table of the program's mappings ([`sources`]). [`laps`] and [`fit`] handle models that do not fit
 //! in memory.
