@@ -5,7 +5,8 @@
 //! `ggml_aligned_free`, which is one call of `free`. So there are three conditions:
 //!
 //! - The call comes from the library that defines `ggml_aligned_malloc`.
-//! - It does not come from `ggml_init`: the function that frees its memory is in the same source file, so the call may be
+//! - It does not come from `ggml_init`: the function that frees its memory is in the same source file, so the call may
+//!   be
 //!   inlined.
 //! - A small buffer was allocated and freed through ggml's own interface, and the free reached this library.
 
