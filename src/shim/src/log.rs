@@ -1,4 +1,4 @@
-//! Lines on stderr: what a user must know, and what `ZEN5TURBO_LOG` asks for.
+//! Lines on stderr: messages that a user must see, and messages that `ZEN5TURBO_LOG` asks for.
 //!
 //! A line is built in a buffer on the stack and written by one `write(2)`, so that lines of
 //! different threads do not mix. Nothing here allocates, panics or changes `errno`.
@@ -66,7 +66,7 @@ pub fn line(message: fmt::Arguments<'_>) {
 
 const PREFIX: &str = "zen5turbo: ";
 
-/// Room for a message with one path of some length; what is longer is cut and marked.
+/// The longest line. It has room for a message with one long path. A longer message is cut and ends with `...`.
 const CAPACITY: usize = 2048;
 const CUT: &[u8] = b"...\n";
 

@@ -1,6 +1,8 @@
-//! The mapping calls of libc. Mappings of model files are placed where huge pages can lie, and that they are taken away is noticed;
-//! every other call is the original's, after a few compares. An allocator may call these functions while it holds a lock: nothing here
-//! but the mapping of a model takes one, or allocates.
+//! Hooks of libc's mapping calls. Model files are mapped at addresses that are aligned for huge pages, and the hooks
+//! notice when the program unmaps them. Every other call goes to the original after a few compares.
+//!
+//! An allocator may call these functions while it holds a lock. So only the mapping of a model takes a lock or
+//! allocates.
 
 use std::ffi::c_void;
 use std::ops::Range;
@@ -20,18 +22,19 @@ static MMAP: Next<Mmap> = Next::new(c"mmap");
 static MUNMAP: Next<Munmap> = Next::new(c"munmap");
 static MREMAP: Next<Mremap> = Next::new(c"mremap");
 
-/// The pages that the kernel takes such an address and length for: programs give the length of the
-/// file, which seldom ends with a page.
+/// The whole pages that the kernel uses for an address and a length. Programs pass the length of a file, which is
+/// seldom a multiple of the page size.
 fn range_of(addr: *const c_void, len: usize) -> Range<usize> {
     let end = (addr as usize).saturating_add(len);
     addr as usize & !(SMALL_PAGE - 1)..end.checked_next_multiple_of(SMALL_PAGE).unwrap_or(end)
 }
 
-/// The program is about to take a range away.
+/// Called before the program unmaps a range.
 #[inline]
 fn gone(range: Range<usize>) {
-    // Before anything else: nearly all calls are none of ours, and `guarded` is no inline code. EPYC (Zen 4),
-    // 2026-11-22, fastest of many mprotect calls on a page: 330.7 ns without the shim, 338.3 with it, 331.3 so.
+    // This check comes first, because almost no call touches a model, and `guarded` is not inlined. EPYC (Zen 4),
+    // 2026-11-22, fastest of many mprotect calls on a page: 330.7 ns without the shim, 338.3 ns with `guarded` first,
+    // 331.3 ns in this order.
     if sources::may_concern(&range) {
         guarded((), || sources::gone(&range));
     }
@@ -40,7 +43,7 @@ fn gone(range: Range<usize>) {
 /// `void * mmap(void *, size_t, int, int, int, off_t)`.
 ///
 /// # Safety
-/// As for the original.
+/// The conditions of the original.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn mmap(
     addr: *mut c_void,
@@ -65,7 +68,7 @@ pub unsafe extern "C-unwind" fn mmap(
 /// `mmap64`: the same function, as `off_t` has 64 bits.
 ///
 /// # Safety
-/// As for the original.
+/// The conditions of the original.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn mmap64(
     addr: *mut c_void,
@@ -82,7 +85,7 @@ pub unsafe extern "C-unwind" fn mmap64(
 /// `int munmap(void *, size_t)`.
 ///
 /// # Safety
-/// As for the original.
+/// The conditions of the original.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn munmap(addr: *mut c_void, len: size_t) -> c_int {
     gone(range_of(addr, len));
@@ -94,7 +97,7 @@ pub unsafe extern "C-unwind" fn munmap(addr: *mut c_void, len: size_t) -> c_int 
 /// `MREMAP_FIXED` only, and lies in the same register either way.
 ///
 /// # Safety
-/// As for the original.
+/// The conditions of the original.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn mremap(
     addr: *mut c_void,

@@ -1,5 +1,6 @@
-//! Copies under fire: readers compare every byte of what they are told is copied, as the threads of graphs do, while the mapping is cut,
-//! unmapped, mapped anew and forked, and copies are made and given back, in random order.
+//! Checks copies of weights while everything changes. Readers compare every byte of the pages that are marked as
+//! copied, as the threads of graphs read them. Meanwhile, in random order, the mapping is cut, unmapped and mapped
+//! again, the process forks, and copies are made and given back.
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
