@@ -6,8 +6,7 @@
 //!
 //! - The call comes from the library that defines `ggml_aligned_malloc`.
 //! - It does not come from `ggml_init`: the function that frees its memory is in the same source file, so the call may
-//!   be
-//!   inlined.
+//!   be inlined.
 //! - A small buffer was allocated and freed through ggml's own interface, and the free reached this library.
 
 use std::ffi::{CStr, c_void};

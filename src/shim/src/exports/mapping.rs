@@ -61,11 +61,11 @@ pub unsafe extern "C-unwind" fn mmap(
     if flags & libc::MAP_FIXED != 0 {
         gone(range_of(addr, len));
     }
-    // SAFETY: the original with its own arguments.
+    // SAFETY: the original is called with its own arguments.
     unsafe { (MMAP.get())(addr, len, prot, flags, fd, offset) }
 }
 
-/// `mmap64`: the same function, as `off_t` has 64 bits.
+/// `mmap64`: the same function as `mmap`, because `off_t` has 64 bits.
 ///
 /// # Safety
 /// The conditions of the original.
@@ -78,7 +78,7 @@ pub unsafe extern "C-unwind" fn mmap64(
     fd: c_int,
     offset: off_t,
 ) -> *mut c_void {
-    // SAFETY: by contract.
+    // SAFETY: `mmap` is the same function, and the caller meets its conditions.
     unsafe { mmap(addr, len, prot, flags, fd, offset) }
 }
 
@@ -89,12 +89,12 @@ pub unsafe extern "C-unwind" fn mmap64(
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn munmap(addr: *mut c_void, len: size_t) -> c_int {
     gone(range_of(addr, len));
-    // SAFETY: the original with its own arguments.
+    // SAFETY: the original is called with its own arguments.
     unsafe { (MUNMAP.get())(addr, len) }
 }
 
-/// `void * mremap(void *, size_t, size_t, int, ...)`, whose last argument is read for
-/// `MREMAP_FIXED` only, and lies in the same register either way.
+/// `void * mremap(void *, size_t, size_t, int, ...)`. The last argument is read only with `MREMAP_FIXED`. It lies in
+/// the same register whether the function is variadic or not.
 ///
 /// # Safety
 /// The conditions of the original.
@@ -110,6 +110,6 @@ pub unsafe extern "C-unwind" fn mremap(
     if flags & libc::MREMAP_FIXED != 0 {
         gone(range_of(new_addr, new_len));
     }
-    // SAFETY: the original with its own arguments.
+    // SAFETY: the original is called with its own arguments.
     unsafe { (MREMAP.get())(addr, old_len, new_len, flags, new_addr) }
 }

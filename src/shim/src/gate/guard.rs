@@ -3,8 +3,7 @@
 //! - Before the decision that an operation is computed here: [`guarded`] counts the panic, and ggml's original does the
 //!   work.
 //! - After that decision: other threads of the graph already compute their parts of the operation, so nobody can hand
-//!   it
-//!   back to ggml. [`committed`] ends the process with one line, because a wrong result would be worse.
+//!   it back to ggml. [`committed`] ends the process with one line, because a wrong result would be worse.
 
 use std::ffi::c_int;
 use std::panic::{AssertUnwindSafe, catch_unwind};

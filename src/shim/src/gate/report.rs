@@ -24,10 +24,10 @@ use crate::{rows, threads, tuning};
 /// config:  { VARIABLE: value }
 /// tuning:  { file, status }           the calibration file, and whether it is used
 /// ggml:    [ { path, status } ]
-/// threads_limit                       what limits the threads of a graph
-/// threads: { asked, used, budget,     of the last graph; CPUs that the process can keep busy
-///            capped, pools,           graphs with fewer threads than asked for; pools made in the place of the program's
-///            lost_mcpu,               thousandths of a CPU that their threads lacked lately, as others had it
+/// threads_limit                       the limit of the threads of a graph, in words
+/// threads: { asked, used, budget,     threads of the last graph; CPUs that the process can keep busy
+///            capped, pools,           graphs with fewer threads than asked for; pools that replace the program's pools
+///            lost_mcpu,               mean CPU time that threads lost to other processes, in thousandths of a CPU
 ///            sleeps: { count, us } }  waits at barriers that ended in sleep
 /// graphs:  { columns: { count, columns, ns } }
 /// ops:     { MUL_MAT: { q4_K: { taken, ns, bytes, mac, kernels: {regime: name},
@@ -35,7 +35,7 @@ use crate::{rows, threads, tuning};
 /// direct:  { ... }                    see [`rows::report`]
 /// memory:  { ... }                    see [`memory::report`]
 /// blas:    { calls,                   calls of cblas_sgemm that went to the library of ZEN5TURBO_BLAS
-///            refused }                how often ggml's scheduler was told to keep a product from its BLAS backend
+///            refused }                how often the BLAS device refused a product that is computed here
 /// events:  { reason: n }
 /// ```
 ///
@@ -76,7 +76,7 @@ impl Names for Own {
     }
 
     fn reason(&self, number: usize) -> String {
-        // There is room for more counters than reasons, and the segment is memory that others may have written.
+        // There are more counters than reasons, and other processes may have written to the shared memory.
         Reason::ALL.get(number).map_or_else(|| number.to_string(), |reason| reason.as_str().to_owned())
     }
 

@@ -28,7 +28,7 @@ static ENGAGE: Once = Once::new();
 // Not in unit tests: a test program does not use ggml, and the test runner handles its panics.
 #[cfg(not(any(test, feature = "fuzzing")))]
 ctor::declarative::ctor! {
-    /// Called by the dynamic linker once libc is initialised and before `main`.
+    /// The dynamic linker calls this before `main`, after libc is initialised.
     #[ctor(unsafe)]
     fn construct() {
         guarded((), start);

@@ -20,7 +20,7 @@ pub enum State {
     Waiting = 1,
     /// Every hook forwards to the original.
     Passthrough = 2,
-    /// Operations are taken over.
+    /// Operations are computed here.
     Active = 3,
 }
 
@@ -55,7 +55,7 @@ static DECISION: OnceLock<&'static str> = OnceLock::new();
 static CPU: OnceLock<Cpu> = OnceLock::new();
 static FORKED: AtomicBool = AtomicBool::new(false);
 
-/// What the shim does in this process, without engaging it.
+/// The state of this process. Reading it does not start the shim.
 #[inline]
 pub fn current() -> State {
     State::from_number(STATE.load(Ordering::Acquire))

@@ -89,8 +89,8 @@ fn write_while_running() -> bool {
 
 /// Writes the file when `ZEN5TURBO_STATS` names one and this process used ggml.
 ///
-/// A forked child writes only what it counted itself, and nothing when it counted nothing: the file
-/// is its parent's.
+/// The file belongs to the parent of a forked child. So a child that has counted nothing writes nothing, and another
+/// one writes only its own counts.
 pub fn write_at_exit() {
     let Some(path) = wanted() else { return };
     if state::is_forked_child() && !stats::any() {
@@ -113,7 +113,7 @@ pub fn forget() {
     WRITING.store(false, Relaxed);
 }
 
-/// The file of this process, if one was asked for and ggml is in use.
+/// The path of this process's file; `None` when the user asks for no file, or ggml is not in use.
 fn wanted() -> Option<PathBuf> {
     let pattern = config().stats.as_ref()?;
     let in_use = !matches!(state::current(), State::Disabled | State::Waiting);

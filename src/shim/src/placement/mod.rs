@@ -5,8 +5,7 @@
 //!
 //! - *interleave* puts the huge pages of the weights in turn on all NUMA nodes.
 //! - *shard* divides the rows of every matrix among the NUMA nodes ([`Shares`]). The rows of a node lie in its memory,
-//!   and only its
-//!   threads compute them.
+//!   and only its threads compute them.
 //!
 //! [`setup`] decides once, [`pin`] pins threads to CPUs, and [`weights`] knows which rows belong to which NUMA node.
 //!

@@ -50,7 +50,7 @@ const RELIEF: usize = 256 << 20;
 /// Set while the copying pauses because memory was short.
 static PAUSED: AtomicBool = AtomicBool::new(false);
 
-/// Set when the copying has ended for good, because the kernel refused something.
+/// Set when the copying has ended for good: the kernel refused something, or no kind of pages is left.
 static STOPPED: AtomicBool = AtomicBool::new(false);
 
 /// Set when the process ends.
