@@ -88,7 +88,7 @@ fn filtered(caller: &BoundLibrary, p: *mut c_void) -> *mut c_void {
     };
     for (slot, thunk) in LISTS.iter().zip(THUNKS) {
         let list = slot.load(Ordering::Acquire);
-        // SAFETY: lists are never freed.
+        // SAFETY: a list that is not null was stored by this function, and lists are never freed.
         if !list.is_null() && unsafe { (*list).original as usize } == p as usize {
             return thunk as *mut c_void;
         }
@@ -139,7 +139,7 @@ unsafe fn without_repack(list: &List, original: *mut *mut c_void) -> *mut *mut c
         return original;
     };
     kept.retain(|&ty| {
-        // SAFETY: a buffer type of this ggml.
+        // SAFETY: `ty` is an entry of ggml's list, so it is a buffer type of the ggml of `name`.
         let name = unsafe { ggml_name((list.name)(ty)) };
         if name.is_none() {
             stats::event_once(Reason::GgmlAnswerOdd);

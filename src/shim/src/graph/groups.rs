@@ -69,8 +69,8 @@ impl Ids {
     unsafe fn sort(&self, starts: &mut [u32], active: &mut [u32], picks: &mut [Pick]) -> u32 {
         starts.fill(0);
         // The picks of `e` are counted in `starts[e + 2]`. After the sums below, `starts[e + 1]` is the index of the
-        // first pick of `e`, and after all picks are placed, `starts[e]` is. SAFETY: the ids are computed, by the
-        // contract of `group`.
+        // first pick of `e`. After all picks are placed, `starts[e]` is this index.
+        // SAFETY: the ids are computed, by the contract of `group`.
         unsafe { self.each(|e, _| starts[e + 2] += 1) };
         let mut count = 0;
         for e in 0..self.experts {

@@ -57,7 +57,7 @@ pub unsafe fn dequantize(original: Dequantize, ours: DequantizeFn, weight: Weigh
     FINITE.into_iter().all(|clear| {
         let row = random.bytes(clear);
         let (mut a, mut b) = ([0f32; K], [1f32; K]);
-        // SAFETY: the row has room for K elements.
+        // SAFETY: `row` holds K elements, and the results have room for K floats.
         unsafe {
             original(row.as_ptr(), a.as_mut_ptr(), K as i64);
             ours(row.as_ptr(), b.as_mut_ptr(), K);
@@ -78,7 +78,7 @@ pub unsafe fn quantize(original: Quantize, ours: BlocksFn, blocks: Blocks) -> bo
     let ties: [f32; K] = std::array::from_fn(|i| if i % 32 == 5 { 127.0 } else { i as f32 % 250.0 / 2.0 - 62.0 });
     [spread, ties].into_iter().all(|x| {
         let (mut a, mut b) = ([0u8; BYTES], [0u8; BYTES]);
-        // SAFETY: there is room for K elements.
+        // SAFETY: both rows have room for K elements, and both functions take rows of this type.
         unsafe {
             original(x.as_ptr(), a.as_mut_ptr(), K as i64);
             ours(x.as_ptr(), b.as_mut_ptr(), K);
