@@ -345,7 +345,8 @@ impl Plan {
         }
     }
 
-    /// Every thread calls this at every product. At its first product of the graph, it is bound to its NUMA node.
+    /// Every thread calls this at every product. At its first product of the graph, it is pinned to its CPUs, if
+    /// threads are pinned.
     #[inline]
     pub fn arrive(&self, ith: usize) {
         // Only this thread writes its flag.

@@ -17,8 +17,9 @@ use crate::tuning::{self, Regime};
 pub struct Selection {
     pub kernel: &'static Kernel,
     pub regime: Regime,
-    /// Rows and elements of the weights.
+    /// Rows of the weights.
     pub rows: usize,
+    /// Elements of a row.
     pub k: usize,
 }
 

@@ -323,11 +323,11 @@ mod tests {
     use std::sync::atomic::AtomicU64;
 
     thread_local! {
-        /// Stands for the cache of the CPU that a thread runs on.
+        /// Replaces, in tests, the number of the cache in which a thread runs.
         pub static GROUP: Cell<Option<usize>> = const { Cell::new(None) };
     }
 
-    /// All threads add to a sum between two barriers; every one of them must see all of it behind the second one.
+    /// All threads add to a sum before a barrier. After the barrier, each of them must see the whole sum.
     fn meet(threads: usize, rounds: u64, spin: u32) {
         static POOLS: AtomicUsize = AtomicUsize::new(1 << 20);
         let pool = POOLS.fetch_add(64, Relaxed);

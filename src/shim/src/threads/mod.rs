@@ -16,7 +16,7 @@ mod pressure;
 pub use budget::{count, limit};
 pub use graph::{Graph, count_for_one_column};
 
-/// In a forked child: no graph runs, and no pool has threads. Only stores.
+/// In a forked child: forgets graphs and pools, which have no threads there. Only stores.
 pub fn forget() {
     barrier::forget();
     pressure::forget();

@@ -32,8 +32,8 @@ pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &Compu
         reader::reached(place);
     }
     let [panel, private, memory] = plan.thread_scratch(ith);
-    // SAFETY: `Plan::make` has laid out the scratch for this job and for more threads than `ith`, by the contract of
-    // this function.
+    // SAFETY: `Plan::make` has laid out the scratch for this job and for `plan.threads` threads. This is one of these
+    // threads, by the contract of this function.
     unsafe {
         let worker = Worker { plan, job, abi, params, panel, private };
         match &job.work {
