@@ -1,7 +1,7 @@
 //! Software prefetch of weights: one type for each way to compute a product.
 //!
-//! [`PanelPrefetch`] goes with products by panels, [`FusedPrefetch`] with fused products, [`GemvPrefetch`] with
-//! products without panels. The addresses need not be valid: a prefetch does not fault.
+//! [`PanelPrefetch`] goes with products by panels, [`FusedPrefetch`] with fused products, [`GemvPrefetch`] with products
+//! without panels. The addresses need not be valid: a prefetch does not fault.
 
 mod fused;
 mod gemv;
