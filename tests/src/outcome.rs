@@ -12,9 +12,9 @@ use crate::PREFIX;
 pub struct Outcome {
     what: String,
     status: ExitStatus,
-    /// What it wrote.
+    /// What it wrote to its output.
     pub stdout: String,
-    /// As above.
+    /// What it wrote to its error output.
     pub stderr: String,
     stats: Option<Stats>,
     /// Its largest resident set, in KiB.

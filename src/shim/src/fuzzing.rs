@@ -1,4 +1,4 @@
-//! What a fuzzer calls: what is written of texts from outside. Plain functions that panic at a defect.
+//! Functions that fuzzers call. They write texts from outside (JSON, paths), and panic at a defect.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use zen5turbo_telemetry::Json;
 
 use crate::gate::stats_file;
 
-/// JSON of any texts and numbers, to be read by another parser.
+/// Writes JSON with any texts and numbers. Another parser reads it in the fuzzer.
 pub fn json(data: &[u8]) -> String {
     let text = String::from_utf8_lossy(data);
     let mut json = Json::default();

@@ -1,17 +1,25 @@
 //! libzen5turbo.so: preloaded into an unmodified llama.cpp, it computes the expensive operations.
 //!
-//! The way through the code, from the top: `exports` has the functions that the program calls; `gate` decides whether anything is
-//! done in this process, and starts, ends and reports; `graph` plans the operations of a graph and computes them; `rows` has the
-//! functions for single rows; `threads` has those that compute a graph; `buffers` and `weights` have their memory, and `placement`
-//! says on which NUMA nodes it lies; `tuning` decides where ggml's own kernels are faster; `loader` finds the copies of ggml in this
-//! process and the originals of the hooked functions; `stats` counts and `log` tells. A folder imports only what stands behind it in this list, which a
-//! test checks (`tests/imports.rs`).
+//! The folders, from the top. A folder imports only folders that stand after it in this list; `tests/imports.rs` checks
+//! that.
+//!
+//! - `exports`: the functions that the program calls.
+//! - `gate`: decides whether the library works in this process; starts it, ends it and reports on it.
+//! - `graph`: plans the operations of a graph and computes them.
+//! - `rows`: the functions for single rows of a matrix.
+//! - `threads`: the threads that compute a graph.
+//! - `buffers`, `weights`: the memory of buffers and of weights.
+//! - `placement`: decides on which NUMA nodes memory lies and threads run.
+//! - `tuning`: decides where ggml's own kernels are faster.
+//! - `loader`: finds the copies of ggml in this process, and the originals of the hooked functions.
+//! - `stats`: the counters. `log`: lines on stderr.
 
-// Without most of the exports most of the rest is not reached.
+// A build for fuzzing has few exports, so most of the code is not reached.
 #![cfg_attr(feature = "fuzzing", allow(dead_code, unused_imports))]
 
 mod buffers;
-// A program that fuzzes parts of the library must not have what stands for libc's functions or starts something.
+// A program that fuzzes parts of the library must not contain functions that replace libc's, nor code that runs at
+// start.
 #[cfg(not(feature = "fuzzing"))]
 mod exports;
 #[cfg(feature = "fuzzing")]

@@ -1,4 +1,4 @@
-//! Lines on stderr: what a user must know, and what `ZEN5TURBO_LOG` asks for.
+//! Lines on stderr: messages that a user must see, and messages that `ZEN5TURBO_LOG` asks for.
 //!
 //! A line is built in a buffer on the stack and written by one `write(2)`, so that lines of
 //! different threads do not mix. Nothing here allocates, panics or changes `errno`.
@@ -44,14 +44,14 @@ pub fn line(message: fmt::Arguments<'_>) {
     let bytes = line.finish();
     // SAFETY: __errno_location always returns the calling thread's errno.
     let errno = unsafe { libc::__errno_location() };
-    // SAFETY: as above; the pointer stays valid for the life of the thread.
+    // SAFETY: `errno` points to this thread's variable, which is there as long as the thread.
     let saved = unsafe { *errno };
     let mut rest = bytes;
     while !rest.is_empty() {
         // SAFETY: pointer and length describe `rest`. Not libc's `write`: that may end a thread that was cancelled, where the
         // hooked function would not.
         let n = unsafe { libc::syscall(libc::SYS_write, libc::STDERR_FILENO, rest.as_ptr(), rest.len()) };
-        // SAFETY: as above.
+        // SAFETY: `errno` points to this thread's variable, which is there as long as the thread.
         if n < 0 && unsafe { *errno } == libc::EINTR {
             continue;
         }
@@ -60,13 +60,13 @@ pub fn line(message: fmt::Arguments<'_>) {
         };
         rest = next;
     }
-    // SAFETY: as above.
+    // SAFETY: `errno` points to this thread's variable, and nobody holds a reference to it.
     unsafe { *errno = saved };
 }
 
 const PREFIX: &str = "zen5turbo: ";
 
-/// Room for a message with one path of some length; what is longer is cut and marked.
+/// The longest line. It has room for a message with one long path. A longer message is cut and ends with `...`.
 const CAPACITY: usize = 2048;
 const CUT: &[u8] = b"...\n";
 

@@ -1,4 +1,4 @@
-//! Which pages large memory is asked to lie on.
+//! Which page size is asked for large blocks of memory.
 
 use std::sync::OnceLock;
 
@@ -8,8 +8,7 @@ pub use crate::config::HugePages;
 use crate::reason::Reason;
 use crate::stats;
 
-/// Whether transparent huge pages may be asked for, found out once; the reason why not is counted
-/// once as well.
+/// Whether transparent huge pages may be asked for. This is found out once; if not, the reason is counted once.
 pub fn thp_available() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| match Thp::detect() {

@@ -1,11 +1,13 @@
-//! ggml's large buffers (KV cache, compute buffers, weights that are not mapped), in memory of our own.
+//! Gives ggml its large buffers (KV cache, compute buffers, weights that are not mapped) on huge pages.
 //!
-//! A buffer is taken over only where it is certain to come back through `ggml_aligned_free`: memory
-//! of ours that reached the C library's `free` would end the program. ggml's AMX code does just
-//! that, and a compiler may put the body of `ggml_aligned_free`, which is one call of `free`, in
-//! place of a call. So: only for calls from the library that defines the function, not from
-//! `ggml_init` (whose counterpart stands in the same source file), and after a small buffer was
-//! allocated and freed through ggml's own interface and was seen to come back.
+//! A buffer is taken over only if ggml frees it through `ggml_aligned_free`. If the C library's `free` got memory of
+//! this library, the program would crash. ggml's AMX code calls `free` directly, and a compiler may inline
+//! `ggml_aligned_free`, which is one call of `free`. So there are three conditions:
+//!
+//! - The call comes from the library that defines `ggml_aligned_malloc`.
+//! - It does not come from `ggml_init`: the function that frees its memory is in the same source file, so the call may
+//!   be inlined.
+//! - A small buffer was allocated and freed through ggml's own interface, and the free reached this library.
 
 use std::ffi::{CStr, c_void};
 use std::ops::Range;
@@ -32,38 +34,39 @@ use crate::stats;
 use crate::weights::pace::Pace;
 use crate::weights::sources;
 
-/// Buffers from this size on are taken over: two huge pages, below which alignment and a system
-/// call for each buffer cost more than they can bring.
+/// Buffers from this size on are taken over: two huge pages. For smaller ones, alignment and a system call cost more
+/// than huge pages gain.
 pub const LARGE: usize = 4 << 20;
 
-/// Buffers of one process: llama.cpp has some ten for each model and context.
+/// Buffers of one process at most. llama.cpp has about ten for each model and context.
 const SLOTS: usize = 512;
 
-/// A slot that somebody is filling or emptying; no buffer has this address.
+/// Marks a slot that a thread is filling or emptying. No buffer has this address.
 const CLAIMED: usize = 1;
 
 struct Slot {
     /// The address; 0 for an empty slot.
     start: AtomicUsize,
     len: AtomicUsize,
-    /// It lies on small pages, to be put onto huge ones.
+    /// Whether it lies on small pages now, and moves to huge pages later.
     later: AtomicBool,
 }
 
 static TABLE: [Slot; SLOTS] =
     [const { Slot { start: AtomicUsize::new(0), len: AtomicUsize::new(0), later: AtomicBool::new(false) } }; SLOTS];
 
-/// Some buffer is to be put onto huge pages.
+/// Set while a buffer waits to be moved to huge pages.
 static LATER: AtomicBool = AtomicBool::new(false);
 
-/// How long after a graph the first buffer is: a program that has computed its first one (to warm up) may still be loading.
+/// How long after a graph the first buffer is moved. A program that has computed its first graph, to warm up, may still
+/// be loading.
 const AFTER: Duration = Duration::from_millis(300);
 
-/// Slots beyond this one were never used.
+/// Slots from this index on were never used.
 static USED: AtomicUsize = AtomicUsize::new(0);
 
-/// A buffer of ours of at least `size` bytes for a call from `caller` that returns to `from`, or
-/// `None` when the original is to allocate; the reason is counted.
+/// Allocates a buffer of at least `size` bytes, for a call from `caller` that returns to `from`. `None` when the
+/// original must allocate; the reason is counted.
 pub fn allocate(caller: &BoundLibrary, from: usize, size: usize) -> Option<*mut c_void> {
     if size < LARGE {
         return None;
@@ -72,7 +75,7 @@ pub fn allocate(caller: &BoundLibrary, from: usize, size: usize) -> Option<*mut 
         stats::event(Reason::BufferFreedElsewhere);
         return None;
     }
-    // The first graph comes later.
+    // The first graph, which decides this otherwise, comes later.
     placement::init_once();
     let slot = claim()?;
     let Some(buffer) = map_buffer(size) else {
@@ -89,7 +92,7 @@ pub fn allocate(caller: &BoundLibrary, from: usize, size: usize) -> Option<*mut 
     Some(buffer.start as *mut c_void)
 }
 
-/// Gives a buffer of ours back; false when it is not one, and the original is to free it.
+/// Frees a buffer of this library. Returns false for any other memory, which the original must free.
 pub fn free(p: *mut c_void) -> bool {
     let address = p as usize;
     WATCHED.compare_exchange(address.max(1), 0, Relaxed, Relaxed).ok();
@@ -104,7 +107,7 @@ pub fn free(p: *mut c_void) -> bool {
             if sources::may_concern(&range) {
                 sources::gone(&range);
             }
-            // SAFETY: the mapping is ours, and the program says that it has done with it.
+            // SAFETY: this slot's mapping was made by `map_buffer`. The program frees it, so nobody uses it.
             unsafe { map::unmap(range) };
             slot.start.store(0, Release);
             stats::counters().buffers.freed.fetch_add(1, Relaxed);
@@ -114,7 +117,7 @@ pub fn free(p: *mut c_void) -> bool {
     false
 }
 
-/// The buffer of ours that an address lies in.
+/// The buffer of this library that contains an address.
 pub fn at(address: usize) -> Option<Range<usize>> {
     let slots = TABLE[..USED.load(Acquire)].iter();
     let ranges = slots.map(|slot| {
@@ -124,7 +127,7 @@ pub fn at(address: usize) -> Option<Range<usize>> {
     ranges.filter(|range| range.start > CLAIMED).find(|range| range.contains(&address))
 }
 
-/// An empty slot, which is then the caller's.
+/// Claims an empty slot for the caller.
 fn claim() -> Option<&'static Slot> {
     for (i, slot) in TABLE.iter().enumerate() {
         if slot.start.load(Relaxed) == 0 && slot.start.compare_exchange(0, CLAIMED, Acquire, Relaxed).is_ok() {
@@ -145,7 +148,8 @@ fn fill(slot: &Slot, buffer: Buffer) {
     slot.start.store(buffer.start, Release);
 }
 
-/// A graph has ended: what is loaded is loaded, and buffers can be put onto huge pages, by a thread that ends with them.
+/// A graph has ended, so the program has loaded its model. Buffers that wait are moved to huge pages now, by a thread
+/// that ends afterwards.
 #[inline]
 pub fn graph_ended() {
     if LATER.load(Relaxed) && LATER.swap(false, Relaxed) {
@@ -153,8 +157,9 @@ pub fn graph_ended() {
     }
 }
 
-/// Puts all buffers that wait for it onto huge pages, one huge page at a time: their bytes are copied, while nobody notices.
-/// A buffer can be freed meanwhile. At its address there is then nothing, or memory that may lie on huge pages as well.
+/// Moves all waiting buffers to huge pages, one huge page at a time. The kernel copies the bytes, and the addresses
+/// stay. A buffer may be freed meanwhile. Then nothing lies at its address, or other memory, for which huge pages do no
+/// harm.
 fn collapse() {
     thread::sleep(AFTER);
     let pace = Pace::new();
@@ -162,7 +167,7 @@ fn collapse() {
     let mut count = 0;
     for slot in TABLE[..USED.load(Acquire)].iter().filter(|slot| slot.later.swap(false, Relaxed)) {
         let (start, len) = (slot.start.load(Acquire), slot.len.load(Relaxed));
-        // What was not touched yet takes memory then, which a model in the page cache may need more.
+        // Parts that were not touched yet take memory when they are moved. A model in the page cache may need it more.
         if budget.spare().is_none_or(|spare| spare < len as u64) {
             stats::event_once(Reason::MemoryBudget);
             continue;
@@ -171,19 +176,19 @@ fn collapse() {
         for page in pages.take_while(|_| slot.start.load(Relaxed) == start) {
             match pace.step(|| map::collapse(page), thread::sleep) {
                 Ok(()) => count += 1,
-                // Never touched, or busy.
+                // The page was never touched, or it is busy.
                 Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EAGAIN | libc::EBUSY)) => {}
                 Err(_) => return stats::event_once(Reason::ThpRefused),
             }
         }
-        // What is touched later is huge from its first touch on.
-        // SAFETY: no bytes change, whatever lies there by now.
+        // Parts that are touched later get huge pages at the first touch.
+        // SAFETY: the advice changes no bytes, whatever memory lies at these addresses by now.
         let _ = unsafe { map::advise(start..start + len, libc::MADV_HUGEPAGE) };
     }
     log!(info, "{count} huge pages of 2 MiB under large buffers");
 }
 
-/// Whether a buffer that is allocated for this call will be freed through the hook.
+/// Whether ggml will free the buffer of this call through the hook.
 fn comes_back(caller: &BoundLibrary, from: usize) -> bool {
     let defines_it = caller.aligned_malloc.is_some_and(|f| caller.contains(f as usize));
     if !defines_it || symbol_at(from) == Some(ggml_init.symbol()) {
@@ -197,11 +202,11 @@ fn comes_back(caller: &BoundLibrary, from: usize) -> bool {
     })
 }
 
-/// The address that [`free`] shall clear when it sees it.
+/// The address of a test buffer; [`free`] sets this to 0 when it gets that address.
 static WATCHED: AtomicUsize = AtomicUsize::new(0);
 
-/// Allocates a small buffer as llama.cpp does and looks whether freeing it passes through the hook;
-/// `None` when this ggml has no such functions.
+/// Allocates a small buffer as llama.cpp does, and finds out whether freeing it passes through the hook. `None` when
+/// this ggml does not have these functions.
 fn small_buffer_comes_back(caller: &BoundLibrary) -> Option<bool> {
     const SIZE: usize = 4096;
     let own = |name: &CStr| caller.find(name).filter(|&p| caller.contains(p as usize));
@@ -218,7 +223,7 @@ fn small_buffer_comes_back(caller: &BoundLibrary) -> Option<bool> {
         stats::event(Reason::GgmlAnswerOdd);
         Some(false)
     };
-    // SAFETY: a buffer of ggml's, made, asked and freed by its own functions.
+    // SAFETY: ggml's own functions make, read and free the buffer, and every address that they return is checked.
     unsafe {
         let ty = buffer_type();
         if !is_address(ty.cast_const().cast::<usize>()) {

@@ -1,10 +1,15 @@
-//! The C library's allocation functions: the original allocates, large blocks are advised to lie on
-//! huge pages, and nothing else changes.
+//! Asks for huge pages under large blocks of the C library's allocation functions. The original allocates, and nothing
+//! else changes.
 //!
-//! The exported trampolines ([`crate::exports::malloc`]) compare the size with [`FastPath`] and jump to the
-//! original. At first the threshold is 0, so that every call comes to the functions here, which find the
-//! originals; the constructor then closes the way ([`init_once`]), and [`activate`] opens it for large
-//! blocks only. No thread-local variable, no lock, no allocation; `errno` stays what the original made it.
+//! The exported trampolines ([`crate::exports::malloc`]) compare the size with [`FastPath::large`] and jump to the
+//! original if it is smaller:
+//!
+//! - At first this threshold is 0, so every call comes to the functions here, which find the originals.
+//! - The constructor sets it to `usize::MAX` ([`init_once`]).
+//! - [`activate`] sets it to the size from which on blocks are large.
+//!
+//! The functions use no thread-local variable and no lock, and do not allocate. They leave `errno` as the original set
+//! it.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
@@ -18,15 +23,15 @@ use crate::pages::{HugePages, thp_available};
 use crate::reason::Reason;
 use crate::stats;
 
-/// What `auto` means: blocks that hold three whole huge pages wherever they begin.
+/// The threshold of `auto`: a block of this size contains three whole huge pages at any address.
 const AUTO: usize = 8 << 20;
 
-/// What the trampolines read, in one cache line that nothing else writes to.
+/// The values that the trampolines read, in one cache line that holds nothing else.
 #[repr(C, align(64))]
 pub struct FastPath {
-    /// Requests of at least so many bytes leave the trampolines: 0 at first, `usize::MAX` for none.
+    /// Requests of at least this many bytes go to the functions here: 0 at first, `usize::MAX` for none.
     pub large: AtomicUsize,
-    /// The originals, null until they are found; so the others.
+    /// The original `malloc`, null until it is found; the next fields are the other originals.
     pub malloc: AtomicPtr<c_void>,
     pub calloc: AtomicPtr<c_void>,
     pub realloc: AtomicPtr<c_void>,
@@ -50,7 +55,7 @@ pub static FAST_PATH: FastPath = FastPath {
     memalign: unknown(),
 };
 
-/// Whether the originals are glibc's own, whose blocks tell whether they are mappings.
+/// Whether the originals are glibc's. Its blocks have a flag that says whether they are mappings of their own.
 static GLIBC: AtomicBool = AtomicBool::new(false);
 
 /// Finds every original. From then on the trampolines jump to them.
@@ -68,7 +73,7 @@ pub fn init_once() {
     }
 }
 
-/// Begins to advise large blocks, when the configuration says so.
+/// Begins to ask for huge pages under large blocks, if the configuration says so.
 pub fn activate() {
     let large = match config().malloc {
         Threshold::Off => return,
@@ -78,8 +83,8 @@ pub fn activate() {
     if config().huge_pages == HugePages::Off || FAST_PATH.large.load(Acquire) == 0 || !thp_available() {
         return;
     }
-    // Another allocator has pages and a policy of its own. Not compared with `__libc_malloc`: mimalloc
-    // defines that name as well.
+    // Another allocator manages its pages by its own policy. The name `__libc_malloc` does not show that `malloc` is
+    // glibc's, because mimalloc defines that name too.
     let glibc = libc::gnu_get_libc_version as *const () as usize;
     if !in_one_object(FAST_PATH.malloc.load(Relaxed).addr(), glibc) {
         stats::event(Reason::ForeignAllocator);
@@ -89,20 +94,21 @@ pub fn activate() {
     FAST_PATH.large.store(large, Release);
 }
 
-/// Threads that are looking for an original: a call from inside that search cannot be answered.
+/// The threads that are looking for an original. A call that the search itself makes gets no memory.
 static SEARCHING: [AtomicUsize; 32] = [const { AtomicUsize::new(0) }; 32];
 
-/// The address of the calling thread's control block, which the C library keeps at its own beginning; no other thread has it.
-/// The thread's number would be a system call, which a seccomp filter may kill.
+/// The address of the calling thread's control block, which no other thread has. The C library stores it in the first
+/// word of the block. The thread's number would need a system call, for which a seccomp filter may kill the program.
 fn this_thread() -> usize {
     let block: usize;
-    // SAFETY: the ABI of x86-64 for thread-local storage: the first word, there before any code but the loader's runs.
+    // SAFETY: by the ABI of x86-64 for thread-local storage, `fs:0` holds this address. The loader sets it before other
+    // code runs.
     unsafe { std::arch::asm!("mov {}, fs:[0]", out(reg) block, options(nostack, readonly, preserves_flags)) };
     block
 }
 
-/// The next definition of `name` after this library's, looked up once. `None` when there is none,
-/// and for a call that the search itself makes: the C library has a static buffer for that case.
+/// The next definition of `name` after this library's, looked up once. `None` when there is none, and for a call that
+/// the search itself makes: the C library then uses a static buffer.
 fn original(slot: &AtomicPtr<c_void>, name: &CStr) -> Option<*mut c_void> {
     let known = slot.load(Acquire);
     if !known.is_null() {
@@ -122,28 +128,29 @@ fn original(slot: &AtomicPtr<c_void>, name: &CStr) -> Option<*mut c_void> {
 }
 
 fn no_memory() -> *mut c_void {
-    // SAFETY: errno of this thread.
+    // SAFETY: __errno_location returns the address of this thread's errno.
     unsafe { *libc::__errno_location() = libc::ENOMEM };
     std::ptr::null_mut()
 }
 
-/// `malloc` of an original not yet found, or of a large block.
+/// `malloc`, for a large block, or before the original is found.
 ///
 /// # Safety
-/// As the original's; so for the functions below.
+/// The conditions of the original, as for the functions below.
 pub unsafe extern "C-unwind" fn malloc(size: usize) -> *mut c_void {
     let Some(f) = original(&FAST_PATH.malloc, c"malloc") else { return no_memory() };
-    // SAFETY: the original, whose signature this is, with its own arguments; so below.
+    // SAFETY: this is the signature of the original, which is called with its own arguments.
     let p = unsafe { function::<unsafe extern "C-unwind" fn(usize) -> *mut c_void>(f)(size) };
-    // SAFETY: the block just allocated; so below.
+    // SAFETY: the original has just allocated this block.
     unsafe { advise(p, size) };
     p
 }
 
-/// `calloc`, also with a product that overflows, which the original refuses.
+/// `calloc`. If the product of its arguments overflows, the original refuses it.
 pub unsafe extern "C-unwind" fn calloc(n: usize, size: usize) -> *mut c_void {
     let Some(f) = original(&FAST_PATH.calloc, c"calloc") else { return no_memory() };
-    // SAFETY: as in `malloc`.
+    // SAFETY: this is the signature of the original, which is called with its own arguments and has just returned the
+    // block.
     unsafe {
         let p = function::<unsafe extern "C-unwind" fn(usize, usize) -> *mut c_void>(f)(n, size);
         advise(p, n.wrapping_mul(size));
@@ -151,10 +158,11 @@ pub unsafe extern "C-unwind" fn calloc(n: usize, size: usize) -> *mut c_void {
     }
 }
 
-/// `realloc`; also what glibc's `reallocarray` calls.
+/// `realloc`, which glibc's `reallocarray` calls too.
 pub unsafe extern "C-unwind" fn realloc(old: *mut c_void, size: usize) -> *mut c_void {
     let Some(f) = original(&FAST_PATH.realloc, c"realloc") else { return no_memory() };
-    // SAFETY: as in `malloc`. A block that has moved or grown is advised anew.
+    // SAFETY: this is the signature of the original, which is called with its own arguments and has just returned the
+    // block. A block that has moved or grown is advised again.
     unsafe {
         let p = function::<unsafe extern "C-unwind" fn(*mut c_void, usize) -> *mut c_void>(f)(old, size);
         advise(p, size);
@@ -165,7 +173,8 @@ pub unsafe extern "C-unwind" fn realloc(old: *mut c_void, size: usize) -> *mut c
 /// `posix_memalign`, which returns an error number.
 pub unsafe extern "C-unwind" fn posix_memalign(out: *mut *mut c_void, align: usize, size: usize) -> c_int {
     let Some(f) = original(&FAST_PATH.posix_memalign, c"posix_memalign") else { return libc::ENOMEM };
-    // SAFETY: as in `malloc`; the original has stored the block when it returns 0.
+    // SAFETY: this is the signature of the original, which is called with its own arguments. If it returns 0, it has
+    // stored the block in `out`.
     unsafe {
         let error =
             function::<unsafe extern "C-unwind" fn(*mut *mut c_void, usize, usize) -> c_int>(f)(out, align, size);
@@ -178,19 +187,20 @@ pub unsafe extern "C-unwind" fn posix_memalign(out: *mut *mut c_void, align: usi
 
 /// `aligned_alloc`.
 pub unsafe extern "C-unwind" fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
-    // SAFETY: as in `malloc`.
+    // SAFETY: the original is a function with these two arguments, and the caller meets its conditions.
     unsafe { aligned(original(&FAST_PATH.aligned_alloc, c"aligned_alloc"), align, size) }
 }
 
 /// `memalign`.
 pub unsafe extern "C-unwind" fn memalign(align: usize, size: usize) -> *mut c_void {
-    // SAFETY: as in `malloc`.
+    // SAFETY: the original is a function with these two arguments, and the caller meets its conditions.
     unsafe { aligned(original(&FAST_PATH.memalign, c"memalign"), align, size) }
 }
 
 unsafe fn aligned(original: Option<*mut c_void>, align: usize, size: usize) -> *mut c_void {
     let Some(f) = original else { return no_memory() };
-    // SAFETY: as in `malloc`.
+    // SAFETY: this is the signature of the original, which is called with its own arguments and has just returned the
+    // block.
     unsafe {
         let p = function::<unsafe extern "C-unwind" fn(usize, usize) -> *mut c_void>(f)(align, size);
         advise(p, size);
@@ -198,21 +208,21 @@ unsafe fn aligned(original: Option<*mut c_void>, align: usize, size: usize) -> *
     }
 }
 
-/// Asks for huge pages on the whole ones inside a block that is a mapping of its own. What is part
-/// of a heap is left alone: the advice would outlive the block.
+/// Asks for huge pages for all whole huge pages inside a block, if the block is a mapping of its own. A block in a heap
+/// is left alone, because the advice would stay after the block is freed.
 unsafe fn advise(p: *mut c_void, size: usize) {
-    /// glibc's flag in the size field before a block; the same since ptmalloc.
+    /// A flag of glibc in the size field before a block, unchanged since ptmalloc.
     const IS_MMAPPED: usize = 2;
     if p.is_null() || !GLIBC.load(Relaxed) || size < FAST_PATH.large.load(Relaxed) {
         return;
     }
-    // SAFETY: glibc's blocks have their size and flags in the word before them.
+    // SAFETY: the block is glibc's, and glibc keeps size and flags in the word before a block.
     if unsafe { p.cast::<usize>().sub(1).read() } & IS_MMAPPED == 0 {
         return;
     }
     let start = (p as usize).next_multiple_of(HUGE_PAGE);
     let end = (p as usize + size) / HUGE_PAGE * HUGE_PAGE;
-    // SAFETY: inside the block.
+    // SAFETY: the range lies inside the block, and the advice changes no bytes.
     if start < end && keep_errno(|| unsafe { map::advise(start..end, libc::MADV_HUGEPAGE) }).is_ok() {
         let [count, bytes] = &stats::counters().heap;
         count.fetch_add(1, Relaxed);

@@ -1,4 +1,4 @@
-//! Mappings for large buffers, on the largest pages that there are.
+//! Maps large buffers on the largest pages that the settings and the kernel allow.
 
 use std::sync::OnceLock;
 
@@ -18,16 +18,19 @@ pub struct Buffer {
     pub start: usize,
     /// Its bytes, whole pages of its kind.
     pub len: usize,
-    /// Whether it lies on reserved pages of 2 MiB; on transparent ones otherwise.
+    /// Whether it lies on pages of 2 MiB of the hugetlb pool. If not, it lies on transparent huge pages or small pages.
     pub hugetlb: bool,
-    /// Whether it lies on small pages, to be put onto transparent ones later.
+    /// Whether it lies on small pages now, and moves to transparent huge pages later.
     pub later: bool,
 }
 
-/// Maps at least `size` bytes of zeros on the largest pages that the configuration and the kernel
-/// give: reserved pages of 2 MiB, all resident from now on, or transparent ones, resident as they
-/// are touched; on several NUMA nodes in turn, if so decided. Each step down is counted with its reason; `None` when there is nothing better than
-/// what the program gets by itself.
+/// Maps at least `size` bytes of zeros on the largest pages that the settings and the kernel allow:
+///
+/// - pages of 2 MiB of the hugetlb pool, which are resident at once;
+/// - transparent huge pages, which become resident when they are touched.
+///
+/// The pages are interleaved over several NUMA nodes if [`placement`] decides so. Each step down is counted with its
+/// reason. `None` when the program's own memory would be as good.
 #[must_use]
 pub fn map_buffer(size: usize) -> Option<Buffer> {
     keep_errno(|| match config().huge_pages {
@@ -44,7 +47,7 @@ fn reserved(size: usize) -> Option<Buffer> {
         return None;
     };
     placement::place_buffer(region.range().start, len);
-    // Touching a page that is missing would be SIGBUS.
+    // Touching a page that the pool does not have would raise SIGBUS.
     if region.populate().is_err() {
         stats::event(Reason::HugetlbNotPopulated);
         return None;
@@ -70,10 +73,11 @@ fn transparent(size: usize) -> Option<Buffer> {
     Some(Buffer { start: region.into_range().start, len, hugetlb: false, later })
 }
 
-/// Whether buffers are to be put onto huge pages when the program has loaded: with huge pages from the first touch on, the start
-/// waits for them to be found and zeroed. (Zen 4, 2 CPUs of a virtual machine, 2026-11-30, llama-server with 366 MiB of such
-/// buffers, medians of eight: 1.53 s to the first answer to `/health` and 0.58 s in the kernel, small pages 1.17 and 0.29, stock
-/// 1.20 and 0.30.) On several NUMA nodes the kernel would choose the node of a huge page anew.
+/// Whether buffers move to huge pages only after the program has loaded its model. With huge pages from the first touch
+/// on, the start of the program waits until the kernel has found and zeroed them. (Zen 4, 2 CPUs of a virtual machine,
+/// 2026-11-30, llama-server with 366 MiB of such buffers, medians of eight runs, time to the first answer to `/health`
+/// and time in the kernel: huge pages 1.53 s and 0.58 s, small pages 1.17 and 0.29, stock 1.20 and 0.30.) Not with
+/// several NUMA nodes, because the kernel would choose the NUMA node of each huge page anew.
 fn collapses_later() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| !placement::places_buffers() && can_collapse())

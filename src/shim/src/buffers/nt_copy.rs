@@ -1,8 +1,8 @@
-//! Large copies: streamed past the caches where that was measured to be faster than libc's way.
+//! Large copies by non-temporal stores, if this was measured to be faster than libc's copy.
 //!
-//! The measurement costs nothing but its timer: the first large copies of the program are done in
-//! chunks, alternately by libc and by the streaming copy, and the medians decide. Chunks with page
-//! faults do not count. The answer is kept in a file for the next process.
+//! The measurement uses copies that the program makes anyway. Its first large copies are split into chunks, which libc
+//! and the streaming copy make in turn, and the medians of their times decide. Chunks with page faults do not count.
+//! The answer is kept in a file for the next process.
 
 use std::ffi::c_void;
 use std::path::PathBuf;
@@ -23,12 +23,12 @@ use crate::log::log;
 use crate::reason::Reason;
 use crate::stats;
 
-/// What the trampolines read, in one cache line that nothing else writes to.
+/// The values that the trampolines read, in one cache line that holds nothing else.
 #[repr(C, align(64))]
 pub struct FastPath {
-    /// Copies of at least so many bytes leave the trampolines: 0 at first, `usize::MAX` for none.
+    /// Copies of at least this many bytes go to the functions here: 0 at first, `usize::MAX` for none.
     pub large: AtomicUsize,
-    /// The originals, null until the constructor has run; so the others.
+    /// The original `memcpy`, null until the constructor has run; the next fields are the other originals.
     pub memcpy: AtomicPtr<c_void>,
     pub memmove: AtomicPtr<c_void>,
     /// `__memmove_chk`.
@@ -43,10 +43,10 @@ const fn unknown() -> AtomicPtr<c_void> {
 pub static FAST_PATH: FastPath =
     FastPath { large: AtomicUsize::new(0), memcpy: unknown(), memmove: unknown(), checked: unknown() };
 
-/// Whether large copies are streamed already; while they are not, they are measured.
+/// Whether large copies are streamed. While this is false, they are measured.
 static DECIDED: AtomicBool = AtomicBool::new(false);
 
-/// Whether the answer is new, and to be kept.
+/// Whether this process has measured the answer, so that it must be written to the file.
 static NEW: AtomicBool = AtomicBool::new(false);
 
 type Copy = unsafe extern "C-unwind" fn(*mut c_void, *const c_void, usize) -> *mut c_void;
@@ -54,9 +54,9 @@ type Copy = unsafe extern "C-unwind" fn(*mut c_void, *const c_void, usize) -> *m
 /// Finds the originals. From then on the trampolines jump to them.
 pub fn init_once() {
     let (Some(memcpy), Some(memmove)) = (next(c"memcpy"), next(c"memmove")) else { return };
-    // A program may be bound to the first version of memcpy (GLIBC_2.2.5), which is memmove. So where
-    // memcpy is glibc's, memmove serves both: it is the same code on x86-64. Not the first version
-    // itself: that one is a fallback without wide registers (glibc 2.36: 1 KiB in 17.7 ns, not 11.4).
+    // A program may be bound to the first version of memcpy (GLIBC_2.2.5), which behaves as memmove. So if memcpy is
+    // glibc's, memmove serves both; it is the same code on x86-64. The first version itself is not used: it is a
+    // fallback without wide registers (glibc 2.36: 1 KiB in 17.7 ns, memmove 11.4 ns).
     let newest = next_version(c"memcpy", c"GLIBC_2.14");
     let memcpy = if newest == Some(memcpy) { memmove } else { memcpy };
     FAST_PATH.checked.store(next(c"__memmove_chk").unwrap_or_default(), Relaxed);
@@ -65,7 +65,7 @@ pub fn init_once() {
     FAST_PATH.large.store(usize::MAX, Release);
 }
 
-/// Lets large copies be streamed, or measured where nothing is known yet, as the configuration says.
+/// Lets large copies be streamed or, if no answer is known yet, measured; as the configuration says.
 pub fn activate() {
     if FAST_PATH.large.load(Acquire) == 0 || Avx2::new().is_none() {
         return;
@@ -86,7 +86,7 @@ pub fn activate() {
                 extern "C" fn at_exit() {
                     guard::guarded((), remember);
                 }
-                // SAFETY: the function stays: preloaded libraries are never unloaded.
+                // SAFETY: `at_exit` stays loaded, because a preloaded library is never unloaded.
                 unsafe { libc::atexit(at_exit) };
                 FAST_PATH.large.store(worth_trying(), Release);
             }
@@ -94,10 +94,10 @@ pub fn activate() {
     }
 }
 
-/// The least copy that is ever streamed by `auto`: half of the last-level cache, so that source and
-/// destination fill it. Smaller ones may be in the cache, where streaming loses. EPYC (Zen 4, L3
-/// 32 MiB), 2026-11-21, the same block copied and read again and again, libc against streamed: 8 MiB
-/// 20.7 against 15.5 GB/s, 16 MiB 10.5 against 11.7, 32 MiB 7.0 against 8.4.
+/// The smallest copy that `auto` streams: half of the last-level cache, so that source and destination together fill
+/// it. The data of a smaller copy may be in the cache, and streaming is slower then. EPYC (Zen 4, L3 32 MiB),
+/// 2026-11-21, GB/s of one block that is copied and read repeatedly, by libc and streamed: 8 MiB 20.7 and 15.5, 16 MiB
+/// 10.5 and 11.7, 32 MiB 7.0 and 8.4.
 fn worth_trying() -> usize {
     (Caches::detect().l3 / 2).max(2 * CHUNK)
 }
@@ -105,34 +105,36 @@ fn worth_trying() -> usize {
 /// A copy of [`FastPath::large`] bytes or more.
 ///
 /// # Safety
-/// As `memmove`'s.
+/// The conditions of `memmove`.
 pub unsafe extern "C-unwind" fn copy(dst: *mut c_void, src: *const c_void, n: usize) -> *mut c_void {
-    // SAFETY: not null: the trampoline has looked.
+    // SAFETY: the address is that of the original `memmove`. The trampoline has checked that it is not null.
     let original: Copy = unsafe { function(FAST_PATH.memmove.load(Relaxed)) };
     let distance = (dst as usize).abs_diff(src as usize);
     let large = FAST_PATH.large.load(Acquire);
     let avx2 = if distance < n || n < large || large == 0 { None } else { Avx2::new() };
     let Some(avx2) = avx2 else {
-        // SAFETY: the original with its own arguments.
+        // SAFETY: the original is called with its own arguments.
         return unsafe { original(dst, src, n) };
     };
     if DECIDED.load(Relaxed) {
-        // SAFETY: the ranges do not overlap.
+        // SAFETY: both ranges hold `n` bytes, by the contract of this function. They do not overlap: `distance` is `n`
+        // at least.
         guard::committed(|| unsafe { stream(avx2, dst.cast(), src.cast(), n) });
         let [count, bytes] = &stats::counters().copies.streamed;
         count.fetch_add(1, Relaxed);
         bytes.fetch_add(n as u64, Relaxed);
     } else {
-        // SAFETY: as above.
+        // SAFETY: both ranges hold `n` bytes, by the contract of this function. They do not overlap: `distance` is `n`
+        // at least.
         guard::committed(|| unsafe { measure(avx2, original, dst.cast(), src.cast(), n) });
     }
     dst
 }
 
-/// The destination is too small: the original `__memmove_chk` ends the program.
+/// A checked copy whose destination is too small: the original `__memmove_chk` ends the program.
 ///
 /// # Safety
-/// As the original's.
+/// The conditions of the original.
 pub unsafe extern "C-unwind" fn overflow(dst: *mut c_void, src: *const c_void, n: usize, room: usize) -> *mut c_void {
     let original = FAST_PATH.checked.load(Relaxed);
     if !original.is_null() {
@@ -140,14 +142,14 @@ pub unsafe extern "C-unwind" fn overflow(dst: *mut c_void, src: *const c_void, n
         // SAFETY: the original with its own arguments.
         unsafe { function::<Checked>(original)(dst, src, n, room) };
     }
-    // SAFETY: ends the process.
+    // SAFETY: abort has no preconditions.
     unsafe { libc::abort() }
 }
 
-/// Bytes that are timed at once: some 0.4 ms.
+/// Bytes of a chunk, which is timed by itself: about 0.4 ms.
 const CHUNK: usize = 4 << 20;
 
-/// Chunks without page faults that are timed of either kind.
+/// How many chunks without page faults are timed for each of the two copies.
 const SAMPLES: usize = 7;
 
 struct Samples {
@@ -166,7 +168,7 @@ impl Samples {
         }
     }
 
-    /// The median, once there are enough.
+    /// The median; `None` before there are [`SAMPLES`] times.
     fn median(&self) -> Option<u64> {
         let mut ns = [0; SAMPLES];
         if self.count.load(Acquire) < SAMPLES {
@@ -180,7 +182,7 @@ impl Samples {
     }
 }
 
-/// Copies in chunks, alternately by both ways, and decides once there are enough of them.
+/// Copies in chunks, by libc and streamed in turn. Decides when both have enough times.
 unsafe fn measure(avx2: Avx2, original: Copy, dst: *mut u8, src: *const u8, n: usize) {
     stats::counters().copies.measured.fetch_add(1, Relaxed);
     let mut at = 0;
@@ -208,7 +210,8 @@ unsafe fn measure(avx2: Avx2, original: Copy, dst: *mut u8, src: *const u8, n: u
     }
 }
 
-/// Streaming must win by a tenth: it takes the result out of the cache of whoever reads it next.
+/// Whether streaming is faster by a tenth at least. It must be, because the next reader of the data does not find it in
+/// a cache.
 fn wins(libc: u64, streamed: u64) -> bool {
     streamed * 10 <= libc * 9
 }
@@ -231,7 +234,7 @@ fn file() -> Option<PathBuf> {
     config().cache.as_ref().map(|cache| cache.join("zen5turbo/copies.txt"))
 }
 
-/// What the answer holds for.
+/// The machine for which an answer is valid.
 fn machine() -> String {
     format!("{}, L3 {} KiB", state::cpu().describe(), Caches::detect().l3 >> 10)
 }
@@ -255,7 +258,7 @@ fn recall() -> Option<bool> {
     answer
 }
 
-/// Keeps a new answer. A folder that cannot be written is no failure: the next process measures anew.
+/// Writes a new answer to the file. If the folder cannot be written, the next process measures again.
 fn remember() {
     if !NEW.load(Acquire) || state::is_forked_child() {
         return;
@@ -271,7 +274,7 @@ fn remember() {
     }
 }
 
-/// What became of large copies, for the statistics.
+/// How large copies are made now, for the statistics.
 pub fn status() -> &'static str {
     match (FAST_PATH.large.load(Acquire), DECIDED.load(Relaxed)) {
         (0 | usize::MAX, _) => "libc",

@@ -2,19 +2,19 @@
 
 use zen5turbo_host::memory::map;
 
-/// Memory of our own, aligned to pages, that only grows.
+/// Memory that is aligned to pages and only grows.
 pub struct Scratch {
     pub start: *mut u8,
     bytes: usize,
 }
 
 impl Scratch {
-    /// Nothing yet.
+    /// Without memory.
     pub const fn new() -> Self {
         Scratch { start: std::ptr::null_mut(), bytes: 0 }
     }
 
-    /// Makes room for `bytes`; false when there is none. The contents are lost.
+    /// Makes room for `bytes`. Returns false when no memory is left. When the memory grows, its content is lost.
     pub fn reserve(&mut self, bytes: usize) -> bool {
         if bytes <= self.bytes {
             return true;
@@ -23,8 +23,8 @@ impl Scratch {
         let old = self.start.addr()..self.start.addr() + self.bytes;
         *self = Scratch::new();
         let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        // SAFETY: the old mapping is ours, or empty, and no thread uses it: a plan is made before its graph. The new one lies at a
-        // place of the kernel's choice.
+        // SAFETY: the old mapping was made here, or is empty. No thread uses it, because a plan is made before its
+        // graph runs. The kernel chooses the address of the new mapping.
         let new = unsafe {
             map::unmap(old);
             map::mmap(0, bytes, access, flags, -1, 0)

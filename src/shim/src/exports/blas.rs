@@ -1,4 +1,5 @@
-//! `cblas_sgemm` and `openblas_set_num_threads`: where `ZEN5TURBO_BLAS` names a library, products go there.
+//! Hooks of `cblas_sgemm` and `openblas_set_num_threads`. If `ZEN5TURBO_BLAS` names a library, products go to that
+//! library.
 
 use std::ffi::{c_int, c_void};
 
@@ -9,11 +10,11 @@ use crate::loader::caller;
 use crate::reason::Reason;
 use crate::stats;
 
-/// `void cblas_sgemm(order, transA, transB, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc)`. The arguments are
-/// left as they are: in registers, of which those that a call may change are kept, and on the stack.
+/// `void cblas_sgemm(order, transA, transB, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc)`. The arguments are passed on
+/// unchanged, in registers and on the stack. Registers that the call of `choose` may change are saved.
 ///
 /// # Safety
-/// As the original's.
+/// The conditions of the original.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn cblas_sgemm() {
@@ -37,17 +38,18 @@ pub unsafe extern "C-unwind" fn cblas_sgemm() {
     )
 }
 
-/// `void openblas_set_num_threads(int n)`: ggml calls it before its products, and the other library is told.
+/// `void openblas_set_num_threads(int n)`: ggml calls it before its products. The number is also set in the BLIS
+/// library.
 ///
 /// # Safety
-/// As the original's.
+/// The conditions of the original.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn openblas_set_num_threads(_: c_int) {
     trampoline!(["mov rsi, [rsp]", "jmp {}"], sym set_threads)
 }
 
-/// The function that computes for the caller.
+/// The `cblas_sgemm` that computes for the caller.
 unsafe extern "C" fn sgemm_for(from: usize) -> *const c_void {
     if let Some(route) = guarded(None, route) {
         blas_route::count();
@@ -67,7 +69,7 @@ unsafe extern "C-unwind" fn set_threads(n: c_int, from: usize) {
         route.set_threads(n);
     }
     if let Some(original) = guarded(None, || caller(from)?.blas().set_threads) {
-        // SAFETY: the original with its own argument.
+        // SAFETY: the original is called with its own argument.
         unsafe { function::<unsafe extern "C-unwind" fn(c_int)>(original as *mut c_void)(n) }
     }
 }

@@ -1,4 +1,4 @@
-//! `ggml_aligned_malloc` and `ggml_aligned_free`: where ggml's buffers in ordinary memory come from.
+//! Hooks of `ggml_aligned_malloc` and `ggml_aligned_free`, by which ggml allocates its buffers in ordinary memory.
 
 use std::ffi::c_void;
 use std::sync::OnceLock;
@@ -13,21 +13,21 @@ use crate::log;
 use crate::reason::Reason;
 use crate::stats;
 
-/// `void * ggml_aligned_malloc(size_t size)`: aligned to 64 bytes at least; null for size 0 and when
-/// memory is exhausted.
+/// `void * ggml_aligned_malloc(size_t size)`: memory that is aligned to 64 bytes at least. Null for size 0, and when no
+/// memory is left.
 ///
 /// # Safety
-/// As the original's.
+/// The conditions of the original.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn ggml_aligned_malloc(_: usize) -> *mut c_void {
     trampoline!(["mov rsi, [rsp]", "jmp {}"], sym aligned_malloc)
 }
 
-/// `void ggml_aligned_free(void * ptr, size_t size)`: the size is not used, by the original neither.
+/// `void ggml_aligned_free(void * ptr, size_t size)`. The size is not used, not even by the original.
 ///
 /// # Safety
-/// As the original's.
+/// The conditions of the original.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn ggml_aligned_free(_: *mut c_void, _: usize) {
@@ -35,7 +35,7 @@ pub unsafe extern "C-unwind" fn ggml_aligned_free(_: *mut c_void, _: usize) {
 }
 
 unsafe extern "C-unwind" fn aligned_malloc(size: usize, from: usize) -> *mut c_void {
-    let state = first_ggml_call(); // before anything is said about the caller
+    let state = first_ggml_call(); // first: the messages about the caller depend on this state
     let Some(caller) = guarded(None, || caller(from)) else {
         stats::event(Reason::OriginalMissing);
         return std::ptr::null_mut();
@@ -50,24 +50,26 @@ unsafe extern "C-unwind" fn aligned_malloc(size: usize, from: usize) -> *mut c_v
         log::line(format_args!("ggml_aligned_malloc of {} was not found: no memory can be had", caller.path));
         return std::ptr::null_mut();
     };
-    // SAFETY: the original with its own argument.
+    // SAFETY: the original is called with its own argument.
     unsafe { original(size) }
 }
 
 unsafe extern "C-unwind" fn aligned_free(p: *mut c_void, size: usize, from: usize) {
-    // A panic half way would have the original free what is not its own, or free it again.
+    // `committed`, because after a panic half way the original would free memory that is not its own, or free it again.
     if committed(|| large::free(p)) {
         return;
     }
     match guarded(None, || caller(from)).and_then(|c| c.aligned_free).or_else(any_aligned_free) {
-        // SAFETY: the original with its own arguments.
+        // SAFETY: the original is called with its own arguments.
         Some(original) => unsafe { original(p, size) },
         None => stats::event(Reason::OriginalMissing),
     }
 }
 
-/// The function of any copy of ggml; in all of them it is libc's `free`. For `ggml_threadpool_free`, which this library calls: its
-/// last call is a jump, which returns here, from where a copy that was opened with `RTLD_LOCAL` is not seen.
+/// The `ggml_aligned_free` of any copy of ggml; in all copies it is libc's `free`.
+///
+/// It is needed when this library calls `ggml_threadpool_free`. The last call in that function is a jump, so its return
+/// address lies in this library, from which a copy of ggml that was opened with `RTLD_LOCAL` is not seen.
 fn any_aligned_free() -> Option<functions::ggml_aligned_free> {
     static FOUND: OnceLock<Option<functions::ggml_aligned_free>> = OnceLock::new();
     *FOUND.get_or_init(|| {

@@ -1,5 +1,5 @@
-//! `ggml_backend_reg_get_proc_address`: llama.cpp asks it for the list of extra buffer types, see
-//! [`crate::graph::buffer_types`], and for functions that are hooked.
+//! Hook of `ggml_backend_reg_get_proc_address`. llama.cpp asks this function for the list of extra buffer types (see
+//! [`crate::graph::buffer_types`]), and for functions that this library hooks.
 
 use std::ffi::{c_char, c_void};
 
@@ -29,9 +29,9 @@ unsafe extern "C-unwind" fn get_proc_address(reg: *mut c_void, name: *const c_ch
         stats::event(Reason::OriginalMissing);
         return std::ptr::null_mut();
     };
-    // SAFETY: the original with its own arguments.
+    // SAFETY: the original is called with its own arguments.
     let p = unsafe { original(reg, name) };
-    // SAFETY: a C string of the caller.
+    // SAFETY: the caller passes a C string as the name.
     let asked = unsafe { c_str(name) };
     if [ggml_threadpool_new.symbol(), ggml_threadpool_free.symbol()].contains(&asked) {
         return guarded(p, || buffer_types::of_this_copy(reg, asked, p));

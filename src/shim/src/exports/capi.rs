@@ -1,4 +1,4 @@
-//! The C API of `include/zen5turbo.h`: what a program can ask the shim.
+//! The C API of `include/zen5turbo.h`, by which a program can query the shim.
 
 use std::ffi::{CStr, CString, c_char, c_int};
 
@@ -14,7 +14,7 @@ const VERSION: &CStr = {
     }
 };
 
-/// `zen5turbo_version`: the version, e.g. `0.1.0`; static memory.
+/// `zen5turbo_version`: the version, for example `0.1.0`. The string is static.
 #[unsafe(no_mangle)]
 pub extern "C" fn zen5turbo_version() -> *const c_char {
     VERSION.as_ptr()
@@ -26,42 +26,44 @@ pub extern "C" fn zen5turbo_state() -> c_int {
     state::current() as c_int
 }
 
-/// `zen5turbo_stats_json`: the statistics so far, to be released with [`zen5turbo_free`]; null when
-/// memory is exhausted.
+/// `zen5turbo_stats_json`: the statistics so far. The caller releases the string with [`zen5turbo_free`]. Null when no
+/// memory is left.
 #[unsafe(no_mangle)]
 pub extern "C" fn zen5turbo_stats_json() -> *mut c_char {
     guarded(std::ptr::null_mut(), || CString::new(report::json()).map_or(std::ptr::null_mut(), CString::into_raw))
 }
 
-/// `zen5turbo_free`: releases a string of [`zen5turbo_stats_json`]; null is allowed.
+/// `zen5turbo_free`: releases a string of [`zen5turbo_stats_json`]. Null is allowed.
 ///
 /// # Safety
 /// `text` is null or such a string, not yet released.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zen5turbo_free(text: *mut c_char) {
     if !text.is_null() {
-        // SAFETY: by this function's contract the pointer comes from CString::into_raw.
+        // SAFETY: the pointer comes from CString::into_raw in `zen5turbo_stats_json`, by the contract of this function.
         guarded((), || drop(unsafe { CString::from_raw(text) }));
     }
 }
 
-/// `zen5turbo_taken`: calls taken over, of one operation and weight type or, with null, of all.
+/// `zen5turbo_taken`: the number of calls that were computed here, for one operation and one weight type. Null stands
+/// for all.
 ///
 /// # Safety
 /// `op` and `type_name` are null or C strings.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zen5turbo_taken(op: *const c_char, type_name: *const c_char) -> u64 {
-    // SAFETY: by this function's contract.
+    // SAFETY: both are null or C strings, by the contract of this function.
     unsafe { count(op, type_name, stats::count_taken) }
 }
 
-/// `zen5turbo_declined`: calls left to the original; selected as by [`zen5turbo_taken`].
+/// `zen5turbo_declined`: the number of calls that were left to the original. The arguments are those of
+/// [`zen5turbo_taken`].
 ///
 /// # Safety
 /// `op` and `type_name` are null or C strings.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zen5turbo_declined(op: *const c_char, type_name: *const c_char) -> u64 {
-    // SAFETY: by this function's contract.
+    // SAFETY: both are null or C strings, by the contract of this function.
     unsafe { count(op, type_name, stats::count_declined) }
 }
 
@@ -73,9 +75,9 @@ unsafe fn count(
     counter: impl FnOnce(Option<&str>, Option<&str>) -> u64,
 ) -> u64 {
     guarded(0, || {
-        // SAFETY: by this function's contract.
+        // SAFETY: the pointer is null or a C string, by the contract of this function.
         let text = |p: *const c_char| (!p.is_null()).then(|| unsafe { CStr::from_ptr(p) });
-        // No name has bytes that are not UTF-8, so replacing them makes an unknown name.
+        // All names are UTF-8. A name with other bytes becomes an unknown name.
         let (op, ty) = (text(op).map(CStr::to_string_lossy), text(type_name).map(CStr::to_string_lossy));
         counter(op.as_deref(), ty.as_deref())
     })
@@ -104,7 +106,7 @@ mod tests {
         let text = zen5turbo_stats_json();
         // SAFETY: a string of zen5turbo_stats_json, released below and not used after.
         assert!(unsafe { CStr::from_ptr(text) }.to_bytes().starts_with(b"{"));
-        // SAFETY: as above; null is allowed.
+        // SAFETY: `text` comes from zen5turbo_stats_json and was not released yet. Null is allowed.
         unsafe {
             zen5turbo_free(text);
             zen5turbo_free(std::ptr::null_mut());

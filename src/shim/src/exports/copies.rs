@@ -1,8 +1,8 @@
-//! `memcpy` and `memmove`: one comparison, then a jump to the original.
+//! Hooks of `memcpy` and `memmove`: one comparison, then a jump to the original.
 //!
-//! They are called before the constructor of this library has run, even before its relocations are
-//! done (by the resolvers of other libraries' IFUNCs). So the threshold begins as 0, which sends
-//! every call to code that needs nothing but its arguments.
+//! They are called before the constructor of this library has run, and even before its relocations are done (by the
+//! resolvers of other libraries' IFUNCs). So the threshold is 0 at first, and every call goes to code that needs only
+//! its arguments.
 
 use std::ffi::c_void;
 use std::mem::offset_of;
@@ -11,11 +11,11 @@ use crate::buffers::nt_copy;
 
 const _: () = assert!(offset_of!(nt_copy::FastPath, large) == 0, "the trampolines compare with the first word");
 
-/// `void * memcpy(void * dst, const void * src, size_t n)`. Overlap is allowed, as programs that are
-/// bound to its first version (GLIBC_2.2.5) expect.
+/// `void * memcpy(void * dst, const void * src, size_t n)`. The ranges may overlap, because programs that are bound to
+/// its first version (GLIBC_2.2.5) expect that.
 ///
 /// # Safety
-/// As the original's; so for all functions here.
+/// The conditions of the original.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn memcpy(_: *mut c_void, _: *const c_void, _: usize) -> *mut c_void {
@@ -31,7 +31,7 @@ pub unsafe extern "C-unwind" fn memcpy(_: *mut c_void, _: *const c_void, _: usiz
 /// `void * memmove(void * dst, const void * src, size_t n)`.
 ///
 /// # Safety
-/// As the original's.
+/// The conditions of the original.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn memmove(_: *mut c_void, _: *const c_void, _: usize) -> *mut c_void {
@@ -44,11 +44,11 @@ pub unsafe extern "C-unwind" fn memmove(_: *mut c_void, _: *const c_void, _: usi
     )
 }
 
-/// `void * __memcpy_chk(void * dst, const void * src, size_t n, size_t room)`: ends the program when
-/// `n` is more than the destination has room for.
+/// `void * __memcpy_chk(void * dst, const void * src, size_t n, size_t room)`: ends the program when `n` is more than
+/// `room`, the size of the destination.
 ///
 /// # Safety
-/// As the original's.
+/// The conditions of the original.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn __memcpy_chk(_: *mut c_void, _: *const c_void, _: usize, _: usize) -> *mut c_void {
@@ -66,7 +66,7 @@ pub unsafe extern "C-unwind" fn __memcpy_chk(_: *mut c_void, _: *const c_void, _
 /// `void * __memmove_chk(void * dst, const void * src, size_t n, size_t room)`.
 ///
 /// # Safety
-/// As the original's.
+/// The conditions of the original.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn __memmove_chk(_: *mut c_void, _: *const c_void, _: usize, _: usize) -> *mut c_void {
@@ -81,7 +81,8 @@ pub unsafe extern "C-unwind" fn __memmove_chk(_: *mut c_void, _: *const c_void, 
     )
 }
 
-/// A large copy, or one before the originals are known: that is done here, in any direction.
+/// A large copy, which [`nt_copy::copy`] makes. Before the originals are known, this copies by itself, in the direction
+/// that an overlap requires.
 #[unsafe(naked)]
 unsafe extern "C-unwind" fn large_copy(_: *mut c_void, _: *const c_void, _: usize) -> *mut c_void {
     trampoline!(
@@ -93,7 +94,7 @@ unsafe extern "C-unwind" fn large_copy(_: *mut c_void, _: *const c_void, _: usiz
             "mov r8, rdi",
             "sub r8, rsi",
             "cmp r8, rdx",
-            "jb 2f", // the destination begins inside the source: from the end
+            "jb 2f", // the destination begins inside the source: copy from the end
             "rep movsb",
             "ret",
             "2:",

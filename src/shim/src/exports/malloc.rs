@@ -1,6 +1,6 @@
-//! The C library's allocation functions: one comparison, then a jump to the original.
+//! Hooks of the C library's allocation functions: one comparison, then a jump to the original.
 //!
-//! `free` is not among them: every block is the original's. Neither is `reallocarray`, which in glibc
+//! `free` is not hooked, because the original allocates every block. `reallocarray` is not hooked, because in glibc it
 //! calls `realloc`.
 
 use std::ffi::{c_int, c_void};
@@ -13,7 +13,7 @@ const _: () = assert!(offset_of!(malloc_thp::FastPath, large) == 0, "the trampol
 /// `void * malloc(size_t)`.
 ///
 /// # Safety
-/// As the original's; so for all functions here.
+/// The conditions of the original.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn malloc(_: usize) -> *mut c_void {
@@ -28,7 +28,7 @@ pub unsafe extern "C-unwind" fn malloc(_: usize) -> *mut c_void {
 /// `void * calloc(size_t, size_t)`.
 ///
 /// # Safety
-/// As the original's.
+/// The conditions of the original.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn calloc(_: usize, _: usize) -> *mut c_void {
@@ -44,7 +44,7 @@ pub unsafe extern "C-unwind" fn calloc(_: usize, _: usize) -> *mut c_void {
 /// `void * realloc(void *, size_t)`.
 ///
 /// # Safety
-/// As the original's.
+/// The conditions of the original.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn realloc(_: *mut c_void, _: usize) -> *mut c_void {
@@ -59,7 +59,7 @@ pub unsafe extern "C-unwind" fn realloc(_: *mut c_void, _: usize) -> *mut c_void
 /// `int posix_memalign(void **, size_t alignment, size_t size)`.
 ///
 /// # Safety
-/// As the original's.
+/// The conditions of the original.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn posix_memalign(_: *mut *mut c_void, _: usize, _: usize) -> c_int {
@@ -74,7 +74,7 @@ pub unsafe extern "C-unwind" fn posix_memalign(_: *mut *mut c_void, _: usize, _:
 /// `void * aligned_alloc(size_t alignment, size_t size)`.
 ///
 /// # Safety
-/// As the original's.
+/// The conditions of the original.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn aligned_alloc(_: usize, _: usize) -> *mut c_void {
@@ -89,7 +89,7 @@ pub unsafe extern "C-unwind" fn aligned_alloc(_: usize, _: usize) -> *mut c_void
 /// `void * memalign(size_t alignment, size_t size)`.
 ///
 /// # Safety
-/// As the original's.
+/// The conditions of the original.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn memalign(_: usize, _: usize) -> *mut c_void {

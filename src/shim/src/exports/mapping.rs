@@ -1,6 +1,8 @@
-//! The mapping calls of libc. Mappings of model files are placed where huge pages can lie, and that they are taken away is noticed;
-//! every other call is the original's, after a few compares. An allocator may call these functions while it holds a lock: nothing here
-//! but the mapping of a model takes one, or allocates.
+//! Hooks of libc's mapping calls. Model files are mapped at addresses that are aligned for huge pages, and the hooks
+//! notice when the program unmaps them. Every other call goes to the original after a few compares.
+//!
+//! An allocator may call these functions while it holds a lock. So only the mapping of a model takes a lock or
+//! allocates.
 
 use std::ffi::c_void;
 use std::ops::Range;
@@ -20,18 +22,19 @@ static MMAP: Next<Mmap> = Next::new(c"mmap");
 static MUNMAP: Next<Munmap> = Next::new(c"munmap");
 static MREMAP: Next<Mremap> = Next::new(c"mremap");
 
-/// The pages that the kernel takes such an address and length for: programs give the length of the
-/// file, which seldom ends with a page.
+/// The whole pages that the kernel uses for an address and a length. Programs pass the length of a file, which is
+/// seldom a multiple of the page size.
 fn range_of(addr: *const c_void, len: usize) -> Range<usize> {
     let end = (addr as usize).saturating_add(len);
     addr as usize & !(SMALL_PAGE - 1)..end.checked_next_multiple_of(SMALL_PAGE).unwrap_or(end)
 }
 
-/// The program is about to take a range away.
+/// Called before the program unmaps a range.
 #[inline]
 fn gone(range: Range<usize>) {
-    // Before anything else: nearly all calls are none of ours, and `guarded` is no inline code. EPYC (Zen 4),
-    // 2026-11-22, fastest of many mprotect calls on a page: 330.7 ns without the shim, 338.3 with it, 331.3 so.
+    // This check comes first, because almost no call touches a model, and `guarded` is not inlined. EPYC (Zen 4),
+    // 2026-11-22, fastest of many mprotect calls on a page: 330.7 ns without the shim, 338.3 ns with `guarded` first,
+    // 331.3 ns in this order.
     if sources::may_concern(&range) {
         guarded((), || sources::gone(&range));
     }
@@ -40,7 +43,7 @@ fn gone(range: Range<usize>) {
 /// `void * mmap(void *, size_t, int, int, int, off_t)`.
 ///
 /// # Safety
-/// As for the original.
+/// The conditions of the original.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn mmap(
     addr: *mut c_void,
@@ -58,14 +61,14 @@ pub unsafe extern "C-unwind" fn mmap(
     if flags & libc::MAP_FIXED != 0 {
         gone(range_of(addr, len));
     }
-    // SAFETY: the original with its own arguments.
+    // SAFETY: the original is called with its own arguments.
     unsafe { (MMAP.get())(addr, len, prot, flags, fd, offset) }
 }
 
-/// `mmap64`: the same function, as `off_t` has 64 bits.
+/// `mmap64`: the same function as `mmap`, because `off_t` has 64 bits.
 ///
 /// # Safety
-/// As for the original.
+/// The conditions of the original.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn mmap64(
     addr: *mut c_void,
@@ -75,26 +78,26 @@ pub unsafe extern "C-unwind" fn mmap64(
     fd: c_int,
     offset: off_t,
 ) -> *mut c_void {
-    // SAFETY: by contract.
+    // SAFETY: `mmap` is the same function, and the caller meets its conditions.
     unsafe { mmap(addr, len, prot, flags, fd, offset) }
 }
 
 /// `int munmap(void *, size_t)`.
 ///
 /// # Safety
-/// As for the original.
+/// The conditions of the original.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn munmap(addr: *mut c_void, len: size_t) -> c_int {
     gone(range_of(addr, len));
-    // SAFETY: the original with its own arguments.
+    // SAFETY: the original is called with its own arguments.
     unsafe { (MUNMAP.get())(addr, len) }
 }
 
-/// `void * mremap(void *, size_t, size_t, int, ...)`, whose last argument is read for
-/// `MREMAP_FIXED` only, and lies in the same register either way.
+/// `void * mremap(void *, size_t, size_t, int, ...)`. The last argument is read only with `MREMAP_FIXED`. It lies in
+/// the same register whether the function is variadic or not.
 ///
 /// # Safety
-/// As for the original.
+/// The conditions of the original.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn mremap(
     addr: *mut c_void,
@@ -107,6 +110,6 @@ pub unsafe extern "C-unwind" fn mremap(
     if flags & libc::MREMAP_FIXED != 0 {
         gone(range_of(new_addr, new_len));
     }
-    // SAFETY: the original with its own arguments.
+    // SAFETY: the original is called with its own arguments.
     unsafe { (MREMAP.get())(addr, old_len, new_len, flags, new_addr) }
 }

@@ -1,8 +1,8 @@
-//! The symbols this library exports, and nothing else: each hook forwards, and guards what it forwards to.
+//! The symbols that this library exports. Each hook calls code of another folder, under a guard against panics.
 
-/// [`std::arch::naked_asm`] with what unwinders and debuggers need to know: `trampoline!([LINES], OPERANDS)`. Where a line
-/// moves the stack pointer, a `.cfi_adjust_cfa_offset` line follows. A jump at the end leaves no frame behind, so what the
-/// function that it leads to throws goes straight to the caller.
+/// [`std::arch::naked_asm`] with the directives that unwinders and debuggers need: `trampoline!([LINES], OPERANDS)`.
+/// After a line that moves the stack pointer, a `.cfi_adjust_cfa_offset` line follows. A trampoline ends with a jump
+/// and leaves no frame, so an exception of the function to which it jumps goes straight to the caller.
 macro_rules! trampoline {
     ([$($line:expr),+ $(,)?] $(, $($operand:tt)+)?) => {
         std::arch::naked_asm!(".cfi_startproc", $($line,)+ ".cfi_endproc" $(, $($operand)+)?)
@@ -15,7 +15,7 @@ pub mod bufts;
 pub mod capi;
 pub mod mapping;
 pub mod rows;
-// A test program keeps the C library's own: the constructor that readies these does not run there.
+// A test program uses the C library's own functions, because the constructor that prepares these does not run there.
 #[cfg(not(test))]
 pub mod copies;
 #[cfg(not(test))]

@@ -1,8 +1,8 @@
-//! The operation hooks: `ggml_cpu_extra_compute_forward` and `ggml_cpu_extra_work_size`, which
-//! ggml-cpu calls for every node, and `ggml_graph_compute` around them.
+//! Hooks of `ggml_cpu_extra_compute_forward` and `ggml_cpu_extra_work_size`, which ggml-cpu calls for every node, and
+//! of `ggml_graph_compute`, which runs a graph.
 //!
-//! The exported functions are trampolines that add their return address as a last argument: it tells
-//! which copy of ggml called (see [`crate::loader::libraries`]).
+//! The exported functions are trampolines that add their return address as a last argument. It shows which copy of ggml
+//! has called (see [`crate::loader::libraries`]).
 
 use std::ffi::{c_int, c_void};
 
@@ -19,8 +19,8 @@ use crate::log;
 use crate::reason::Reason;
 use crate::stats;
 
-/// `bool ggml_cpu_extra_compute_forward(struct ggml_compute_params *, struct ggml_tensor *)`: true
-/// when the operation was computed.
+/// `bool ggml_cpu_extra_compute_forward(struct ggml_compute_params *, struct ggml_tensor *)`: returns true when the
+/// operation was computed.
 ///
 /// # Safety
 /// Called by ggml only.
@@ -30,9 +30,9 @@ pub unsafe extern "C-unwind" fn ggml_cpu_extra_compute_forward(_: *mut ComputePa
     trampoline!(["mov rdx, [rsp]", "jmp {}"], sym compute_forward)
 }
 
-/// `bool ggml_cpu_extra_work_size(int n_threads, const struct ggml_tensor *, size_t *)`: forwarded
-/// unchanged. Answering it would replace ggml's own calculation, and a product that is declined later
-/// would then run over the end of the work buffer.
+/// `bool ggml_cpu_extra_work_size(int n_threads, const struct ggml_tensor *, size_t *)`: forwarded unchanged. An answer
+/// from here would replace ggml's own calculation. The work buffer could then be too small for a product that is left
+/// to ggml later.
 ///
 /// # Safety
 /// Called by ggml only.
@@ -53,15 +53,15 @@ pub unsafe extern "C-unwind" fn ggml_graph_compute(_: *mut c_void, _: *mut CPlan
 }
 
 unsafe extern "C-unwind" fn compute_forward(params: *mut ComputeParams, op: *mut Tensor, from: usize) -> bool {
-    let state = first_ggml_call(); // before anything is said about the caller
+    let state = first_ggml_call(); // first: the messages about the caller depend on this state
     let Some(caller) = guarded(None, || caller(from)) else {
         stats::event(Reason::OriginalMissing);
         return false;
     };
     if state == State::Active {
-        // SAFETY: arguments of ggml.
+        // SAFETY: ggml passes null or its own objects, which live as long as this call.
         if let (Some(params), Some(op)) = unsafe { (object(params), object(op)) } {
-            // SAFETY: as above.
+            // SAFETY: ggml passed `params` and `op` to the operation hook, and `caller` is the library that called.
             if committed(|| unsafe { operation::compute(caller, params, op) }) {
                 return true;
             }
@@ -70,7 +70,7 @@ unsafe extern "C-unwind" fn compute_forward(params: *mut ComputeParams, op: *mut
         }
     }
     match caller.compute_forward {
-        // SAFETY: the original with its own arguments.
+        // SAFETY: the original is called with its own arguments.
         Some(original) => unsafe { original(params, op) },
         None => {
             stats::event(Reason::OriginalMissing);
@@ -82,7 +82,7 @@ unsafe extern "C-unwind" fn compute_forward(params: *mut ComputeParams, op: *mut
 unsafe extern "C-unwind" fn work_size(threads: c_int, op: *const Tensor, size: *mut usize, from: usize) -> bool {
     first_ggml_call();
     match guarded(None, || caller(from)).and_then(|c| c.work_size) {
-        // SAFETY: the original with its own arguments.
+        // SAFETY: the original is called with its own arguments.
         Some(original) => unsafe { original(threads, op, size) },
         None => {
             stats::event(Reason::OriginalMissing);
@@ -92,7 +92,7 @@ unsafe extern "C-unwind" fn work_size(threads: c_int, op: *const Tensor, size: *
 }
 
 unsafe extern "C-unwind" fn graph_compute(cgraph: *mut c_void, cplan: *mut CPlan, from: usize) -> c_int {
-    let state = first_ggml_call(); // before anything is said about the caller
+    let state = first_ggml_call(); // first: the messages about the caller depend on this state
     let Some(caller) = guarded(None, || caller(from)) else {
         stats::event(Reason::OriginalMissing);
         return STATUS_FAILED;
@@ -104,12 +104,12 @@ unsafe extern "C-unwind" fn graph_compute(cgraph: *mut c_void, cplan: *mut CPlan
     };
     let _when_it_ends = WhenGraphEnds;
     if state != State::Active {
-        // SAFETY: the original with its own arguments.
+        // SAFETY: the original is called with its own arguments.
         return unsafe { original(cgraph, cplan) };
     }
-    // SAFETY: arguments of ggml.
+    // SAFETY: the program gave `cgraph` and `cplan` to the `ggml_graph_compute` of `caller`.
     let running = RunningGraph::begin(guarded(None, || unsafe { lifecycle::prepare(caller, cgraph, cplan) }));
-    // SAFETY: the original with its own arguments. It may throw: a callback of the program's can.
+    // SAFETY: the original is called with its own arguments. It may throw, because a callback of the program may.
     let status = unsafe { original(cgraph, cplan) };
     running.returned();
     status

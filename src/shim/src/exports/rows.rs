@@ -1,7 +1,8 @@
-//! ggml's functions for single rows, see [`crate::rows`].
+//! Hooks of ggml's functions for single rows, see [`crate::rows`].
 //!
-//! An exported function compares its return address with the library that called first, and jumps: to ours, or to
-//! that library's own. Everything else takes the long way, with all arguments kept.
+//! An exported function checks whether its return address lies in the library that called first. If so, it jumps to the
+//! target: the function of this library, or the original. All other calls take the long way ([`enter`]), which keeps
+//! all arguments.
 
 use std::ffi::{c_int, c_void};
 use std::mem::offset_of;
@@ -24,7 +25,7 @@ macro_rules! exports {
         }
 
         $(
-            /// The function of ggml of this name.
+            /// ggml's function of this name.
             ///
             /// # Safety
             /// Called with the arguments of the original.
@@ -57,7 +58,7 @@ macro_rules! exports {
 
 row_functions!(exports);
 
-/// The long way of function number `eax`: all of them have integer arguments only, the first six in registers.
+/// The long way for function number `eax`. All these functions have only integer arguments, the first six in registers.
 #[unsafe(naked)]
 unsafe extern "C-unwind" fn enter() {
     trampoline!(
@@ -91,15 +92,15 @@ unsafe extern "C" fn find(i: c_int, from: usize) -> *mut c_void {
     let (state, i) = (first_ggml_call(), i as usize);
     let name = FUNCTIONS[i].name;
     let found = guarded(None, || rows::target(state, caller(from)?, i));
-    // Code outside of every library, or a defect of ours: ggml's own.
+    // The caller lies in no library, or a panic was caught: any library's own function computes.
     let found = found.or_else(|| guarded(None, || find_definer(name)?.find(name)));
     found.unwrap_or_else(|| {
-        // What the loader does where a symbol has no definition.
+        // The loader also ends a program that calls a symbol without a definition.
         log::line(format_args!(
             "{} was called, but no library of this process has it: it cannot be computed",
             name.to_string_lossy()
         ));
-        // SAFETY: no preconditions.
+        // SAFETY: abort has no preconditions.
         unsafe { libc::abort() }
     })
 }

@@ -1,5 +1,5 @@
-//! `ggml_threadpool_new` and `ggml_threadpool_free`, which programs often call by a pointer that the CPU backend's
-//! registry handed out, and `ggml_barrier`, which ggml's threads call after nearly every operation.
+//! Hooks of `ggml_threadpool_new` and `ggml_threadpool_free`, which programs often call by a pointer from the CPU
+//! backend's registry, and of `ggml_barrier`, which ggml's threads call after nearly every operation.
 
 use std::ffi::{CStr, c_void};
 use std::sync::OnceLock;
@@ -20,7 +20,7 @@ use crate::threads::{barrier, pools};
 /// `struct ggml_threadpool * ggml_threadpool_new(struct ggml_threadpool_params *)`.
 ///
 /// # Safety
-/// As the original's.
+/// The conditions of the original.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn ggml_threadpool_new(_: *mut PoolParams) -> *mut c_void {
@@ -30,7 +30,7 @@ pub unsafe extern "C-unwind" fn ggml_threadpool_new(_: *mut PoolParams) -> *mut 
 /// `void ggml_threadpool_free(struct ggml_threadpool *)`.
 ///
 /// # Safety
-/// As the original's.
+/// The conditions of the original.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn ggml_threadpool_free(_: *mut c_void) {
@@ -47,7 +47,7 @@ pub unsafe extern "C-unwind" fn ggml_barrier(_: *mut c_void) {
     trampoline!(["mov rsi, [rsp]", "jmp {}"], sym barrier_of)
 }
 
-/// The ggml that a call of a function for pools is meant for.
+/// The scope of the ggml for which a call of a pool function is meant.
 fn scope(name: &CStr, from: usize) -> Option<Scope> {
     let scope = guarded(None, || caller(from)?.own_scope(name).or_else(|| only_definer(name)));
     if scope.is_none() {
@@ -56,7 +56,7 @@ fn scope(name: &CStr, from: usize) -> Option<Scope> {
     scope
 }
 
-/// ggml's barrier in a process with one ggml.
+/// ggml's barrier, if the process has only one ggml.
 fn only_barrier() -> Option<functions::ggml_barrier> {
     static FOUND: OnceLock<Option<functions::ggml_barrier>> = OnceLock::new();
     *FOUND.get_or_init(|| {
@@ -67,37 +67,39 @@ fn only_barrier() -> Option<functions::ggml_barrier> {
     })
 }
 
-/// Without an owner there is no pool, which programs take for a failure: ggml then starts threads for each graph.
+/// If the ggml that is meant is unknown, this returns null. Programs take it for a failure, and ggml then starts
+/// threads for each graph.
 unsafe extern "C-unwind" fn threadpool_new(params: *mut PoolParams, from: usize) -> *mut c_void {
     let new = functions::ggml_threadpool_new;
-    let state = first_ggml_call(); // before anything is said about the caller
+    let state = first_ggml_call(); // first: the messages about the caller depend on this state
     let Some(scope) = scope(new.symbol(), from) else { return std::ptr::null_mut() };
     let Some(original) = scope.function(new) else { return std::ptr::null_mut() };
     if state == State::Active {
         let functions = || pool_functions(scope, original as usize);
-        // SAFETY: arguments of the program.
+        // SAFETY: the program gave `params` to the `ggml_threadpool_new` of the ggml of these functions.
         if let Some(pool) = guarded(None, || unsafe { pools::make(functions()?, params) }) {
             return pool;
         }
     }
-    // SAFETY: the original with its own arguments.
+    // SAFETY: the original is called with its own arguments.
     unsafe { original(params) }
 }
 
 unsafe extern "C-unwind" fn threadpool_free(pool: *mut c_void, from: usize) {
     let free = functions::ggml_threadpool_free;
-    // SAFETY: the program has done with its pool. A panic half way would have the original free it again.
+    // `committed`, because after a panic half way the original would free the pool again.
+    // SAFETY: the program frees the pool, so it no longer uses it.
     if committed(|| unsafe { pools::free(pool) }) {
         return;
     }
     if let Some(original) = scope(free.symbol(), from).and_then(|scope| scope.function(free)) {
-        // SAFETY: the original with its own argument.
+        // SAFETY: the original is called with its own argument.
         unsafe { original(pool) };
     }
 }
 
 unsafe extern "C-unwind" fn barrier_of(pool: *mut c_void, from: usize) {
-    // Threads that disagree at a barrier compute what nobody can trust.
+    // `committed`, because threads that use different barriers compute wrong results.
     let waited = committed(|| {
         fault(Fault::Barrier);
         barrier::wait(pool)
@@ -105,13 +107,15 @@ unsafe extern "C-unwind" fn barrier_of(pool: *mut c_void, from: usize) {
     if waited {
         return;
     }
-    // A call that is a function's last one returns to where that function was called from, perhaps OpenMP's library.
+    // If the call was the last one of a function, its return address lies in the caller of that function, perhaps in
+    // OpenMP's library. So the caller may be unknown.
     let own = guarded(None, || caller(from)).and_then(|caller| caller.abi.as_ref()).map(|abi| abi.barrier());
     let Some(original) = own.or_else(only_barrier) else {
         log::line(format_args!("error: ggml_barrier was not found: the threads of a graph cannot wait for each other"));
-        // SAFETY: no preconditions. Going on would give wrong results.
+        // The results would be wrong without a barrier.
+        // SAFETY: abort has no preconditions.
         unsafe { libc::abort() }
     };
-    // SAFETY: the original with its own argument.
+    // SAFETY: the original is called with its own argument.
     unsafe { original(pool) }
 }

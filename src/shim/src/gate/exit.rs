@@ -1,10 +1,10 @@
-//! What runs when the program ends.
+//! The handler that runs when the program exits.
 
 use super::guard::guarded;
 use super::stats_file;
 use crate::weights::copier;
 
-/// Registers what runs at exit.
+/// Registers the exit handler.
 pub fn register() {
     extern "C" fn at_exit() {
         guarded((), copier::stop_at_exit);

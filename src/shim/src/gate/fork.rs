@@ -1,11 +1,13 @@
-//! What runs in a child that was forked without exec: it counts from zero, and has none of its parent's threads.
+//! The handler that runs in a child that was forked without exec. The child has none of its parent's threads, and
+//! counts from zero.
 
 use super::guard::guarded;
 use super::{state, stats_file};
 use crate::weights::{copier, reader, sources};
 use crate::{rows, stats, threads};
 
-/// Registers what runs in a forked child. The child of a program with threads may only load, store and make system calls.
+/// Registers the handler for forked children. In the child of a program with threads, the handler may only load, store
+/// and make system calls.
 pub fn register() {
     extern "C" fn in_child() {
         state::set_forked();

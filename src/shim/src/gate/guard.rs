@@ -1,8 +1,9 @@
-//! What becomes of a defect of ours, and of a request to end the thread, inside the program's calls.
+//! Handles a panic of this library inside the program's calls, and a request to cancel the thread.
 //!
-//! Nothing was decided yet: [`guarded`] counts the defect and the original does the work. It was decided that an operation
-//! is computed here: other threads of the graph compute their parts of it, and nobody can take it back. Then [`committed`]
-//! ends the process with one line, since a wrong answer that counts as computed is worse.
+//! - Before the decision that an operation is computed here: [`guarded`] counts the panic, and ggml's original does the
+//!   work.
+//! - After that decision: other threads of the graph already compute their parts of the operation, so nobody can hand
+//!   it back to ggml. [`committed`] ends the process with one line, because a wrong result would be worse.
 
 use std::ffi::c_int;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,46 +18,46 @@ use crate::log;
 use crate::reason::Reason;
 use crate::stats;
 
-/// What the last panic said, and where.
+/// Message and place of the last panic.
 static LAST: Mutex<String> = Mutex::new(String::new());
 
 unsafe extern "C-unwind" {
-    /// glibc's. To enable cancellation can end a thread that is cancelled asynchronously, by unwinding.
+    /// glibc's function. It may unwind: enabling cancellation can end a thread that is cancelled asynchronously.
     fn pthread_setcancelstate(state: c_int, old: *mut c_int) -> c_int;
 }
 
 /// `PTHREAD_CANCEL_DISABLE` of glibc.
 const CANCEL_DISABLE: c_int = 1;
 
-/// Runs `f`; a panic, which is a defect of ours, is counted and becomes `fallback`.
+/// Runs `f`. A panic, which is a defect of this library, is counted, and `fallback` is returned.
 ///
-/// A thread that somebody has cancelled (`pthread_cancel`) does not end in here: the C library's functions that look for that
-/// are called in hooks of functions that do not, such as mmap.
+/// Cancellation (`pthread_cancel`) is disabled meanwhile. `f` may call functions of the C library at which a cancelled
+/// thread ends, but the hooked function (such as mmap) is not one of these.
 pub fn guarded<T>(fallback: T, f: impl FnOnce() -> T) -> T {
     let mut before = 0;
-    // SAFETY: a state, and the place of the old one.
+    // SAFETY: glibc has this state, and writes the old one to `before`.
     unsafe { pthread_setcancelstate(CANCEL_DISABLE, &raw mut before) };
     let result = catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| {
         survived();
         fallback
     });
-    // SAFETY: the state that it was.
+    // SAFETY: glibc gave this state above. Null means that the old one is not wanted.
     unsafe { pthread_setcancelstate(before, std::ptr::null_mut()) };
     result
 }
 
-/// Runs `f`, which nobody else can do any more: a panic ends the process.
+/// Runs `f`, whose work nobody else can do any more: a panic ends the process.
 #[inline]
 pub fn committed<T>(f: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| give_up())
 }
 
-/// Replaces the panic message of the standard library, of which this library has its own copy: what is said is said by
-/// whoever catches the panic.
+/// Keeps the standard library from printing a message for each panic; the code that catches the panic writes one line
+/// instead. This concerns only this library, which has its own copy of the standard library.
 pub fn keep_panics_for_one_line() {
     std::panic::set_hook(Box::new(|info| {
         let text = info.payload_as_str().unwrap_or("unknown");
-        // "panic in a function that cannot unwind", "panic in a destructor during cleanup": nobody will catch it.
+        // "panic in a function that cannot unwind", "panic in a destructor during cleanup": nobody can catch these.
         if text.starts_with("panic in a ") {
             give_up();
         }
@@ -71,7 +72,7 @@ fn last() -> String {
     LAST.lock().map_or_else(|_| String::new(), |last| last.clone())
 }
 
-/// Counts a panic that is over; the first one is said.
+/// Counts a panic that was caught, and logs the first one.
 #[cold]
 fn survived() {
     static REPORTED: AtomicBool = AtomicBool::new(false);
@@ -81,7 +82,7 @@ fn survived() {
     }
 }
 
-/// Ends the process, with one line of the first thread that gets here.
+/// Ends the process. The first thread that gets here writes one line.
 #[cold]
 fn give_up() -> ! {
     static ENDING: AtomicBool = AtomicBool::new(false);
@@ -90,7 +91,7 @@ fn give_up() -> ! {
             "error: internal error in an operation that was begun, whose result would be wrong: the program ends; please report it: {}",
             last()
         ));
-        // SAFETY: no preconditions.
+        // SAFETY: abort has no preconditions.
         unsafe { libc::abort() }
     }
     loop {
@@ -98,7 +99,7 @@ fn give_up() -> ! {
     }
 }
 
-/// Panics where a test asked for it (`ZEN5TURBO_TEST_PANIC`).
+/// Panics at the place that a test asks for (`ZEN5TURBO_TEST_PANIC`).
 #[inline]
 pub fn fault(at: Fault) {
     if config().test_panic.is_some_and(|fault| fault == at) {

@@ -1,8 +1,11 @@
-//! What runs in this process, and how it began and ends.
+//! Decides whether the library works in this process; starts it, ends it and reports on it.
 //!
-//! [`state`] and [`guard`] lie low: every part asks what the process is. The rest lies above all other parts, which it starts,
-//! stops and reports on: [`start`] engages, [`exit`] and [`fork`] run at the end and in forked children, [`report`] makes the
-//! statistics document and [`stats_file`] writes it.
+//! Every folder uses [`state`] (what this process is) and [`guard`] (panics). The other files use all folders:
+//!
+//! - [`start`] starts the library.
+//! - [`exit`] runs at the end of the program, [`fork`] in forked children.
+//! - [`report`] makes the statistics document, [`stats_file`] writes it.
+//! - [`presence`] looks for ggml in the process.
 
 mod exit;
 mod fork;

@@ -1,4 +1,4 @@
-//! Whether ggml is in this process.
+//! Looks whether ggml is in this process.
 
 use std::ffi::CStr;
 
@@ -14,7 +14,7 @@ pub fn ggml_is_linked() -> bool {
     find_loaded(is_ggml).is_some() || GGML_SYMBOLS.iter().any(|name| is_defined_elsewhere(name))
 }
 
-/// Functions that tell ggml's CPU backend: the hook, and one that also older builds have.
+/// Functions that only ggml's CPU backend has: the hook, and one that older builds have too.
 const GGML_SYMBOLS: [&CStr; 2] = [ggml_cpu_extra_compute_forward.symbol(), ggml_graph_compute.symbol()];
 
 fn is_ggml_object(path: &[u8]) -> bool {

@@ -13,7 +13,7 @@ use crate::reason::Reason;
 use crate::stats::{self, counters, kernels_in_use, type_name};
 use crate::{rows, threads, tuning};
 
-/// Everything known about this process, as one JSON object:
+/// The statistics of this process, as one JSON object:
 ///
 /// ```text
 /// version, pid, program, state
@@ -22,12 +22,12 @@ use crate::{rows, threads, tuning};
 /// gate:    { mode, decision }         decision is "pending" until ggml is in use
 /// tier, isa, kernels                  the kernel family in use, with its width; the one asked for
 /// config:  { VARIABLE: value }
-/// tuning:  { file, status }           the calibration file and what became of it
+/// tuning:  { file, status }           the calibration file, and whether it is used
 /// ggml:    [ { path, status } ]
-/// threads_limit                       what limits the threads of a graph
-/// threads: { asked, used, budget,     of the last graph; CPUs that the process can keep busy
-///            capped, pools,           graphs with fewer threads than asked for; pools made in the place of the program's
-///            lost_mcpu,               thousandths of a CPU that their threads lacked lately, as others had it
+/// threads_limit                       the limit of the threads of a graph, in words
+/// threads: { asked, used, budget,     threads of the last graph; CPUs that the process can keep busy
+///            capped, pools,           graphs with fewer threads than asked for; pools that replace the program's pools
+///            lost_mcpu,               mean CPU time that threads lost to other processes, in thousandths of a CPU
 ///            sleeps: { count, us } }  waits at barriers that ended in sleep
 /// graphs:  { columns: { count, columns, ns } }
 /// ops:     { MUL_MAT: { q4_K: { taken, ns, bytes, mac, kernels: {regime: name},
@@ -35,13 +35,13 @@ use crate::{rows, threads, tuning};
 /// direct:  { ... }                    see [`rows::report`]
 /// memory:  { ... }                    see [`memory::report`]
 /// blas:    { calls,                   calls of cblas_sgemm that went to the library of ZEN5TURBO_BLAS
-///            refused }                how often ggml's scheduler was told to keep a product from its BLAS backend
+///            refused }                how often the BLAS device refused a product that is computed here
 /// events:  { reason: n }
 /// ```
 ///
 /// `taken` counts calls; `ns` is time in nanoseconds, `bytes` the bytes of weights (of keys and values) read and `mac` the
 /// multiply-accumulates of those calls. `graphs` counts executions of graphs by their columns (`0`, `1`, `2-16`,
-/// `many`), adds those up, and their time. What was never counted is left out.
+/// `many`), and adds up their columns and their time. A counter that is still 0 is left out.
 #[must_use]
 pub fn json() -> String {
     let mut j = Json::default();
@@ -76,7 +76,7 @@ impl Names for Own {
     }
 
     fn reason(&self, number: usize) -> String {
-        // There is room for more counters than reasons, and the segment is memory that others may have written.
+        // There are more counters than reasons, and other processes may have written to the shared memory.
         Reason::ALL.get(number).map_or_else(|| number.to_string(), |reason| reason.as_str().to_owned())
     }
 
@@ -90,8 +90,8 @@ impl Names for Own {
     }
 }
 
-/// What those who read the counters from shared memory need beside them, as one JSON object: the members of
-/// [`json`] up to `ggml` but for `computed`, and
+/// The names for a program that reads the counters from shared memory, as one JSON object. It has the members of
+/// [`json`] up to `ggml`, except `computed`, and
 ///
 /// ```text
 /// names:   { ops, types, reasons, graphs: [name] }     in the order of the counters
@@ -131,7 +131,7 @@ fn list(j: &mut Json, key: &str, names: impl IntoIterator<Item = String>) {
     j.close_array();
 }
 
-/// The members that are not counted.
+/// The members that are not counters.
 fn circumstances(j: &mut Json) {
     let config = config();
     j.string(VERSION, env!("CARGO_PKG_VERSION"));

@@ -1,9 +1,9 @@
-//! Start-up, as a list of steps.
+//! The steps of start-up.
 //!
-//! The constructor runs in every process of the environment that sets `LD_PRELOAD`, most of which
-//! (`sh`, `ls`) have nothing to do with ggml. So it reads the configuration and looks whether ggml
-//! is linked; only then, or at the first call of a hook when ggml is opened later, does the shim
-//! [`engage`]: complain about the configuration, pass the gate, choose the kernels.
+//! The constructor runs in every process that inherits `LD_PRELOAD`, and most of these (`sh`, `ls`) do not use ggml. So
+//! the constructor only reads the configuration and looks whether ggml is linked. If it is, the shim starts
+//! ([`engage`]): it reports wrong settings, asks the gate, and chooses the kernels. A program may also open ggml later;
+//! then the first call of a hook starts the shim.
 
 use std::sync::Once;
 
@@ -25,10 +25,10 @@ use crate::tuning;
 
 static ENGAGE: Once = Once::new();
 
-// Not in unit tests: a test program is no host program, and its panics are for the test runner.
+// Not in unit tests: a test program does not use ggml, and the test runner handles its panics.
 #[cfg(not(any(test, feature = "fuzzing")))]
 ctor::declarative::ctor! {
-    /// Called by the dynamic linker once libc is initialised and before `main`.
+    /// The dynamic linker calls this before `main`, after libc is initialised.
     #[ctor(unsafe)]
     fn construct() {
         guarded((), start);
@@ -53,9 +53,8 @@ fn start() {
     }
 }
 
-/// To be called at the head of every ggml hook: engages the shim at the first call in a process that
-/// opened ggml after its start. Later calls cost one atomic load. With a strict gate that refuses,
-/// this does not return.
+/// Every ggml hook calls this first. In a process that opened ggml after its start, the first call starts the shim.
+/// Later calls cost one atomic load. When a strict gate refuses the CPU, this does not return.
 #[inline]
 pub fn first_ggml_call() -> State {
     match state::current() {
@@ -70,7 +69,7 @@ fn engage_late() -> State {
     state::current()
 }
 
-/// Engages at the first call; a second thread waits until that is done.
+/// Starts the shim at the first call. Another thread that calls this meanwhile waits until the start is complete.
 fn engage_once() {
     ENGAGE.call_once(|| {
         if !guarded(false, || engage(config())) {
@@ -79,7 +78,7 @@ fn engage_once() {
     });
 }
 
-/// The steps that are taken once ggml is known to be in this process; true when they were completed.
+/// The steps of the start in a process that has ggml; true when all of them were completed.
 fn engage(config: &Config) -> bool {
     for complaint in &config.complaints {
         log::line(format_args!("{complaint}"));
@@ -134,16 +133,17 @@ fn engage(config: &Config) -> bool {
     true
 }
 
-/// Ends the process. Exit handlers are not run: in the constructor the program's are not set up, and
-/// in a hook other threads are in the middle of their work. `error:` marks the line for programs that read the
-/// output of the one that ends, such as Ollama, which shows its user what follows.
+/// Ends the process without its exit handlers. In the constructor the program's handlers are not set up yet, and in a
+/// hook other threads are still working. Ollama looks for `error:` in the output of a runner that ends, and shows its
+/// user the text after it.
 fn refuse(line: &str) -> ! {
     log::line(format_args!("error: {line}"));
     // SAFETY: _exit has no preconditions.
     unsafe { libc::_exit(EXIT_REFUSED) }
 }
 
-/// The tier for a choice on a CPU whose best tier is `best`, and what to tell the user about it.
+/// The tier for a choice on a CPU whose best tier is `best`, and a message for the user when the CPU cannot run the
+/// choice.
 fn choose_tier(choice: KernelChoice, best: Tier) -> (Tier, Option<String>) {
     let wanted = match choice {
         KernelChoice::Auto | KernelChoice::Off => best,
@@ -163,8 +163,9 @@ fn choose_tier(choice: KernelChoice, best: Tier) -> (Tier, Option<String>) {
     (best, Some(complaint))
 }
 
-/// Measures how fast 512-bit registers are: decides whether the kernels of the AVX-512 tier use 256-bit ones,
-/// unless the choice says so or the calibration file has a measurement of whole products, and keeps whether the CPU splits operations.
+/// Decides whether the kernels of the AVX-512 tier use 256-bit registers. The setting decides first, then the
+/// calibration file's measurement of whole products, then a short measurement made here. Also keeps whether the CPU
+/// splits 512-bit operations.
 fn measure_registers(choice: KernelChoice) {
     let width = width::measure();
     if let Some(width) = width {

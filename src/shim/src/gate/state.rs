@@ -1,5 +1,5 @@
-//! What this process is: whether the shim is active in it, and for which instruction set. Decided by [`super::start`], once;
-//! asked by every part.
+//! Whether the shim is active in this process, and with which instruction set. [`super::start`] decides once, and every
+//! folder reads the answer.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -14,13 +14,13 @@ use crate::config::config;
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// `ZEN5TURBO=0`: nothing.
+    /// `ZEN5TURBO=0`: the shim does nothing.
     Disabled = 0,
-    /// ggml has not been seen yet; nothing has been decided.
+    /// ggml is not in the process yet, and nothing is decided.
     Waiting = 1,
     /// Every hook forwards to the original.
     Passthrough = 2,
-    /// Operations are taken over.
+    /// Operations are computed here.
     Active = 3,
 }
 
@@ -55,14 +55,14 @@ static DECISION: OnceLock<&'static str> = OnceLock::new();
 static CPU: OnceLock<Cpu> = OnceLock::new();
 static FORKED: AtomicBool = AtomicBool::new(false);
 
-/// What the shim does in this process, without engaging it.
+/// The state of this process. Reading it does not start the shim.
 #[inline]
 pub fn current() -> State {
     State::from_number(STATE.load(Ordering::Acquire))
 }
 
-/// The kernel family to use; meaningful once the state is [`State::Active`]. Lower tiers run as
-/// well, so a type that has no kernel of this tier may use one of a lower tier.
+/// The kernel family to use; valid once the state is [`State::Active`]. The CPU also runs the kernels of lower tiers,
+/// so a weight type without a kernel of this tier can use one of a lower tier.
 #[inline]
 pub fn tier() -> Tier {
     match TIER.load(Ordering::Relaxed) {
@@ -82,12 +82,12 @@ pub fn isa() -> Isa {
     }
 }
 
-/// How the CPU computes 512-bit operations; `Split` also where it has none.
+/// How the CPU computes 512-bit operations; `Split` also when the CPU has none.
 pub fn data_path() -> DataPath {
     if SPLIT.load(Ordering::Relaxed) { DataPath::Split } else { DataPath::Full }
 }
 
-/// The CPU, asked once; in tests under the identity that they choose.
+/// The CPU, detected once. A test can give it another identity.
 pub fn cpu() -> &'static Cpu {
     CPU.get_or_init(|| match &config().test_cpu {
         Some(identity) => Cpu::detect().under(identity),
@@ -95,7 +95,7 @@ pub fn cpu() -> &'static Cpu {
     })
 }
 
-/// The gate's decision: `run`, `passthrough`, `refuse`, or `pending` while none was needed.
+/// The gate's decision: `run`, `passthrough`, `refuse`, or `pending` before the gate has decided.
 pub fn decision() -> &'static str {
     DECISION.get().copied().unwrap_or("pending")
 }
@@ -105,7 +105,7 @@ pub fn is_forked_child() -> bool {
     FORKED.load(Ordering::Relaxed)
 }
 
-/// From now on the process is in this state; what was set before is visible to whoever sees it.
+/// Sets the state. A thread that reads the new state also sees everything that was set before it.
 pub(super) fn set(state: State) {
     STATE.store(state as u8, Ordering::Release);
 }
@@ -114,13 +114,13 @@ pub(super) fn set_tier(tier: Tier) {
     TIER.store(tier as u8, Ordering::Relaxed);
 }
 
-/// Whether the AVX-512 kernels use 256-bit registers, and how the CPU computes 512-bit operations.
+/// Sets whether the AVX-512 kernels use 256-bit registers, and how the CPU computes 512-bit operations.
 pub(super) fn set_registers(narrow: bool, path: DataPath) {
     NARROW.store(narrow, Ordering::Relaxed);
     SPLIT.store(path == DataPath::Split, Ordering::Relaxed);
 }
 
-/// The first decision stays.
+/// Sets the gate's decision. Later calls change nothing.
 pub(super) fn set_decision(decision: &'static str) {
     let _ = DECISION.set(decision);
 }

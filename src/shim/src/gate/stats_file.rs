@@ -1,4 +1,4 @@
-//! Writing the statistics to the file that `ZEN5TURBO_STATS` names.
+//! Writes the statistics to the file that `ZEN5TURBO_STATS` names.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -23,22 +23,24 @@ use crate::config::config;
 use crate::log;
 use crate::stats;
 
-/// While graphs are computed, the file is written this often at most: a program that is killed leaves one that is so
-/// old. Writing takes 0.3 to 0.4 ms, system calls traced (AMD EPYC, Zen 4, two virtual cores with other load, 2026-11-30).
+/// The least time between two writes while graphs are computed. The file of a program that is killed is at most this
+/// old. One write takes 0.3 to 0.4 ms, with system calls traced (AMD EPYC, Zen 4, two virtual cores with other load,
+/// 2026-11-30).
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// When the file is written next, in milliseconds since the first graph; [`NEVER`] when only the exit may write it.
+/// When the file is written next, in milliseconds since the first graph; [`NEVER`] when only the exit handler may write
+/// it.
 static DUE: AtomicU64 = AtomicU64::new(0);
 const NEVER: u64 = u64::MAX;
 
-/// A thread writes: the temporary file is its own. At exit it stays set.
+/// Set while a thread writes: only that thread uses the temporary file. The exit handler leaves it set.
 static WRITING: AtomicBool = AtomicBool::new(false);
 
-/// A failure was told.
+/// Whether a failure was reported.
 static TOLD: AtomicBool = AtomicBool::new(false);
 
-/// To be held while a graph is computed, by the thread that has it computed: when it ends, in whatever way, the file is
-/// written if that is due.
+/// Held by the thread that calls `ggml_graph_compute`, while the graph is computed. When the graph ends, normally or by
+/// a throw, the file is written if it is due.
 pub struct WhenGraphEnds;
 
 impl Drop for WhenGraphEnds {
@@ -49,8 +51,8 @@ impl Drop for WhenGraphEnds {
     }
 }
 
-/// Writes the file after the first graph, and [`INTERVAL`] after it was written. A program that its parent ends with
-/// SIGKILL never comes to its exit handlers.
+/// Writes the file after the first graph, and again when [`INTERVAL`] has passed since the last write. The exit handler
+/// alone is not enough: a program that its parent ends with SIGKILL never runs it.
 #[inline]
 fn write_when_due() {
     static FIRST: OnceLock<Instant> = OnceLock::new();
@@ -68,8 +70,8 @@ fn write_when_due() {
     }
 }
 
-/// Writes the file of a program that goes on; whether to try again. What is no regular file is written at exit only,
-/// as is the file that a forked child shares with its parent.
+/// Writes the file while the program runs; returns whether to try again later. Two kinds of files are written only at
+/// exit: one that is not a regular file, and one that a forked child shares with its parent.
 #[cold]
 fn write_while_running() -> bool {
     let Some(path) = wanted() else { return false };
@@ -87,15 +89,15 @@ fn write_while_running() -> bool {
 
 /// Writes the file when `ZEN5TURBO_STATS` names one and this process used ggml.
 ///
-/// A forked child writes only what it counted itself, and nothing when it counted nothing: the file
-/// is its parent's.
+/// The file belongs to the parent of a forked child. So a child that has counted nothing writes nothing, and another
+/// one writes only its own counts.
 pub fn write_at_exit() {
     let Some(path) = wanted() else { return };
     if state::is_forked_child() && !stats::any() {
         return;
     }
     DUE.store(NEVER, Relaxed);
-    // Another thread may be in the middle of it. It needs less than a millisecond.
+    // Another thread may be writing. It needs less than a millisecond.
     for _ in 0..1000 {
         if !WRITING.swap(true, Acquire) {
             break;
@@ -105,20 +107,21 @@ pub fn write_at_exit() {
     write_report(&path, &report::json());
 }
 
-/// In a forked child: nothing is written yet, by no thread.
+/// In a forked child: no file was written yet, and no thread writes.
 pub fn forget() {
     DUE.store(0, Relaxed);
     WRITING.store(false, Relaxed);
 }
 
-/// The file of this process, if one was asked for and ggml is in use.
+/// The path of this process's file; `None` when the user asks for no file, or ggml is not in use.
 fn wanted() -> Option<PathBuf> {
     let pattern = config().stats.as_ref()?;
     let in_use = !matches!(state::current(), State::Disabled | State::Waiting);
     in_use.then(|| expand(pattern, std::process::id()))
 }
 
-/// Whether it could be written. The first failure is one line on stderr, since the user asked for the file.
+/// Writes the file; returns whether that worked. The first failure is one line on stderr, since the user asked for the
+/// file.
 fn write_report(path: &Path, json: &str) -> bool {
     let Err(error) = write(path, std::process::id(), format!("{json}\n").as_bytes()) else { return true };
     if !TOLD.swap(true, Relaxed) {
@@ -144,10 +147,10 @@ pub fn expand(pattern: &Path, pid: u32) -> PathBuf {
     PathBuf::from(OsString::from_vec(out))
 }
 
-/// Writes to a file beside `path` and renames it, so that a reader never sees half a report. What
-/// exists and is not a regular file (`/dev/stderr`, a pipe) is written to, not replaced.
+/// Writes to a file beside `path` and renames it to `path`, so that a reader never sees half a report. If `path` exists
+/// and is not a regular file (`/dev/stderr`, a pipe), the report is written into it instead.
 ///
-/// Neither overwrites what a link points to: the folder may be one where others make links, such as `/tmp`.
+/// A file that a link points to is never overwritten, because other users can make links in a folder such as `/tmp`.
 fn write(path: &Path, pid: u32, bytes: &[u8]) -> io::Result<()> {
     if std::fs::metadata(path).is_ok_and(|m| !m.is_file()) {
         return write_into(path, bytes);
@@ -163,7 +166,8 @@ fn write(path: &Path, pid: u32, bytes: &[u8]) -> io::Result<()> {
     result
 }
 
-/// A file that was not there, and no link either. What a process of the same number left behind is removed.
+/// Creates a file at a path where nothing is, not even a link. A file that an earlier process with the same id left
+/// there is removed first.
 fn new_file(path: &Path) -> io::Result<File> {
     let create = || File::options().write(true).create_new(true).open(path);
     match create() {
@@ -175,8 +179,8 @@ fn new_file(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Writes to a pipe, a terminal or another device that is no disk. The program is about to end: a pipe that nobody
-/// reads is an error, not a wait.
+/// Writes to a pipe, a terminal or another device that is not a disk. A pipe that nobody reads is an error; the program
+/// is about to end and does not wait for a reader.
 fn write_into(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if file.metadata()?.file_type().is_block_device() {

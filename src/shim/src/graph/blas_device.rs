@@ -1,6 +1,8 @@
-//! The BLAS device of a ggml built with `GGML_BLAS`: ggml's scheduler offers it every product of 32 columns and more before
-//! the CPU backend, and it unpacks the weights to floats each time. Here it is made to refuse those products that are
-//! computed here, by the function `supports_op` of the device, which lies in memory of the library that anybody may write.
+//! Keeps the BLAS device of a ggml built with `GGML_BLAS` from products that are computed here.
+//!
+//! ggml's scheduler offers every product of 32 columns and more to the BLAS device before the CPU backend. The BLAS
+//! device unpacks the weights to floats each time. So its function `supports_op` is replaced by one that refuses the
+//! products that are computed here. The pointer to this function lies in writable memory of the BLAS library.
 
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -19,19 +21,19 @@ use crate::log::log;
 use crate::reason::Reason;
 use crate::stats;
 
-/// Who computes the products of many columns in a copy of ggml.
+/// The backend that computes the products of many columns in a copy of ggml.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ManyColumns {
-    /// The CPU backend, and so this library.
+    /// The CPU backend, whose products this library computes.
     Cpu,
     /// A BLAS backend.
     Blas,
 }
 
-/// A device whose products are refused. One per copy of ggml that has BLAS.
+/// A device whose `supports_op` was replaced. There is one for each copy of ggml that has BLAS.
 struct Refusing {
     device: AtomicPtr<Device>,
-    /// Its own function.
+    /// The device's own function.
     original: AtomicUsize,
     abi: AtomicPtr<Abi>,
 }
@@ -45,19 +47,20 @@ static DEVICES: [Refusing; 4] = [const {
 }; 4];
 static REFUSED: AtomicU64 = AtomicU64::new(0);
 
-/// How often the scheduler was told that BLAS does not compute a product.
+/// How often the BLAS device refused a product that is computed here.
 pub fn refused() -> u64 {
     REFUSED.load(Ordering::Relaxed)
 }
 
-/// Makes the BLAS device that `program` sees, if any, refuse what is computed here, through the CPU backend whose tensors are
-/// those of `abi`. Left as it is where the user has chosen a BLAS library, and where its structure is not the one known here.
+/// Makes the BLAS device that `program` sees refuse the products that are computed here. `abi` belongs to the CPU
+/// backend. The device stays as it is when the user has chosen a BLAS library, and when its structure is not known.
 pub fn refuse(program: &BoundLibrary, abi: &'static Abi) -> ManyColumns {
     let Some(device) = device(program) else { return ManyColumns::Cpu };
     if config().blas.is_none() && refuse_by(device, abi) { ManyColumns::Cpu } else { ManyColumns::Blas }
 }
 
-/// The device of the backend that is registered as BLAS; null when it has none.
+/// The device of the backend that is registered as BLAS. `None` without such a backend; null when its device is missing
+/// or has an unknown structure.
 fn device(program: &BoundLibrary) -> Option<*mut Device> {
     // SAFETY: the functions are those of the ggml that the program uses. They look things up in lists, and are given a C
     // string, a registry that ggml returned, and a number below the count of devices.
@@ -82,8 +85,8 @@ fn device(program: &BoundLibrary) -> Option<*mut Device> {
     }
 }
 
-/// Whether the structure is [`Device`]: `reg` where it should be, before it functions of one library exactly where a BLAS
-/// device has some, and all of it writable memory.
+/// Whether the structure is a [`Device`]. Its memory must be writable, `reg` must be at its place, and there must be
+/// functions of one library exactly where a BLAS device has functions.
 fn is_known(device: *mut Device, reg: *mut c_void) -> bool {
     let there = device.addr().checked_add(size_of::<Device>()).is_some_and(|end| is_writable(device.addr()..end));
     if !there || !device.is_aligned() {
@@ -133,7 +136,7 @@ fn refuse_by(device: *mut Device, abi: &'static Abi) -> bool {
     false
 }
 
-/// The replacement.
+/// The function that replaces the device's `supports_op`.
 unsafe extern "C-unwind" fn supports_op(device: *mut Device, op: *const Tensor) -> bool {
     let Some(slot) = DEVICES.iter().find(|slot| slot.device.load(Ordering::Acquire) == device) else { return false };
     let original = slot.original.load(Ordering::Acquire) as *mut c_void;
@@ -141,14 +144,15 @@ unsafe extern "C-unwind" fn supports_op(device: *mut Device, op: *const Tensor) 
     if !unsafe { function::<SupportsOp>(original)(device, op) } {
         return false;
     }
-    // SAFETY: abis live as long as the process; the tensor is the caller's.
+    // SAFETY: an `Abi` lives as long as the process. The scheduler passes a tensor of its own ggml, to which this `Abi`
+    // belongs.
     let ours = guarded(false, || unsafe { is_ours(&*slot.abi.load(Ordering::Acquire), op) });
     REFUSED.fetch_add(ours.into(), Ordering::Relaxed);
     !ours
 }
 
 /// # Safety
-/// A tensor of the ggml that `abi` belongs to.
+/// `op` is a tensor of the ggml to which `abi` belongs.
 unsafe fn is_ours(abi: &Abi, op: *const Tensor) -> bool {
     // SAFETY: the tensor is one of this ggml, by the contract of this function.
     let Some(op) = (unsafe { object(op) }) else { return false };

@@ -1,8 +1,8 @@
-//! `ZEN5TURBO_BLAS`: the matrix products that a program gives to `cblas_sgemm` (a ggml built with GGML_BLAS)
-//! are computed by a BLIS library of the user's choice, such as AMD's AOCL-BLIS.
+//! `ZEN5TURBO_BLAS`: a BLIS library that the user chooses, such as AMD's AOCL-BLIS, computes the matrix products that a
+//! program gives to `cblas_sgemm` (a ggml built with GGML_BLAS).
 //!
-//! The library is opened for itself: its own calls between its functions (`cblas_sgemm` calls `sgemm_`) must
-//! not end in the BLAS that the program is linked with, which is why it is opened with `RTLD_DEEPBIND`.
+//! The library is opened with `RTLD_DEEPBIND`, because its functions call each other (`cblas_sgemm` calls `sgemm_`).
+//! These calls must not reach the BLAS that the program is linked with.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
@@ -19,11 +19,12 @@ use crate::log::{self, log};
 use crate::reason::Reason;
 use crate::stats;
 
-/// What stands for `CBLAS_ORDER` `CblasRowMajor`, and for `CBLAS_TRANSPOSE` `CblasNoTrans`; cblas.h.
+/// `CblasRowMajor` of `CBLAS_ORDER` in cblas.h.
 const ROW_MAJOR: c_int = 101;
+/// `CblasNoTrans` of `CBLAS_TRANSPOSE` in cblas.h.
 const NO_TRANS: c_int = 111;
 
-/// The library that computes.
+/// The BLIS library that computes.
 pub struct Route {
     /// Its `cblas_sgemm`.
     pub sgemm: *mut c_void,
@@ -39,7 +40,7 @@ unsafe impl Sync for Route {}
 static ROUTE: OnceLock<Option<Route>> = OnceLock::new();
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
-/// In the constructor, where no other thread reads the environment.
+/// Opens the library in the constructor, while no other thread reads the environment.
 #[cfg_attr(test, allow(dead_code))]
 pub fn open_at_start() {
     if config().blas.is_some() && state::current() == State::Active {
@@ -47,7 +48,8 @@ pub fn open_at_start() {
     }
 }
 
-/// The library to use instead of the program's; `None` when there is none, or ggml is not in use.
+/// The BLIS library, which is used instead of the program's BLAS. `None` when the user chose none or it cannot be used,
+/// and when the shim is not active.
 #[inline]
 pub fn route() -> Option<&'static Route> {
     if config().blas.is_none() || state::current() != State::Active {
@@ -56,21 +58,22 @@ pub fn route() -> Option<&'static Route> {
     ROUTE.get_or_init(|| open(false)).as_ref()
 }
 
-/// Counts a call that goes to the library.
+/// Counts a call that goes to the BLIS library.
 pub fn count() {
     CALLS.fetch_add(1, Relaxed);
 }
 
-/// Calls of `cblas_sgemm` that went to the library.
+/// The number of calls of `cblas_sgemm` that went to the BLIS library.
 pub fn calls() -> u64 {
     CALLS.load(Relaxed)
 }
 
 impl Route {
-    /// What the program asked of its own BLAS.
+    /// Sets the number of threads that the program has set in its own BLAS.
     pub fn set_threads(&self, n: c_int) {
         if let Some(set) = self.set_threads {
-            // SAFETY: the library's function with its signature; a 32-bit dim_t reads the lower half.
+            // SAFETY: the library is a BLIS, whose function has this signature. If its dim_t has 32 bits, it reads the
+            // lower half.
             unsafe { set(i64::from(n.max(1))) }
         }
     }
@@ -94,7 +97,8 @@ fn open(at_start: bool) -> Option<Route> {
     }
 }
 
-/// Opens the library and checks it; also its version. Once it was opened it stays: its threads may run.
+/// Opens the library and checks it. Also returns its version. An opened library stays open, because its threads may
+/// run.
 fn load(path: &Path, at_start: bool) -> Result<(Route, String), (Reason, String)> {
     let unusable = |what: &str| (Reason::BlasNotLoaded, what.to_owned());
     if first(c"__sanitizer_print_stack_trace").is_some() {
@@ -111,8 +115,8 @@ fn load(path: &Path, at_start: bool) -> Result<(Route, String), (Reason, String)
     let sgemm = find(SGEMM)?;
     let (int_size, version) = (find(c"bli_info_get_blas_int_type_size")?, find(c"bli_info_get_version_str")?);
     let set_threads = find(c"bli_thread_set_num_threads")?;
-    // SAFETY: BLIS's functions with their signatures; both return constants and initialise nothing. The
-    // result of the first is 32 or 64 bits wide: its lower half is the same.
+    // SAFETY: the functions are BLIS's and have these signatures. Both return constants and initialise nothing. The
+    // result of the first has 32 or 64 bits, and the lower half is the same.
     let (bits, version) = unsafe {
         let int_size: unsafe extern "C" fn() -> u32 = function(int_size);
         let version: unsafe extern "C" fn() -> *const c_char = function(version);
@@ -135,12 +139,13 @@ fn load(path: &Path, at_start: bool) -> Result<(Route, String), (Reason, String)
     Ok((Route { sgemm, set_threads }, version))
 }
 
-/// Only AMD's BLIS knows architectures by name; others would read `zen5` as the number 0, another CPU's.
+/// Whether `BLIS_ARCH_TYPE` is set to `zen5`. Only AMD's BLIS knows architectures by name; another BLIS would read
+/// `zen5` as the number 0, which is another CPU.
 fn architecture_is_to_be_named(zen5: bool, version: &str) -> bool {
     zen5 && version.contains("AOCL")
 }
 
-/// `cblas_sgemm` in plain loops: for a caller that nobody else computes for, as a program that links it weakly.
+/// `cblas_sgemm` in plain loops, for a caller that has no other one, such as a program that links it weakly.
 ///
 /// # Safety
 /// As for any `cblas_sgemm`: `a`, `b` and `c` are matrices of the given shapes.
@@ -176,7 +181,7 @@ pub unsafe extern "C" fn plain_sgemm(
                     })
                     .sum();
                 let at = c.add(step(i, j, ldc, rows));
-                // beta = 0 overwrites, also what is not a number.
+                // beta = 0 overwrites the old value, even if it is not a number (NaN).
                 *at = alpha * sum + if beta == 0.0 { 0.0 } else { beta * *at };
             }
         }

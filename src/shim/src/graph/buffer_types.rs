@@ -1,5 +1,5 @@
-//! The extra buffer types of a ggml, among them CPU_REPACK, into which llama.cpp would copy weights at load. The kernels here
-//! want the weights plain, as they lie in the file, so the list is answered without it.
+//! Removes CPU_REPACK from ggml's list of extra buffer types. With it, llama.cpp copies weights into another layout
+//! when it loads a model. The kernels of this library read the weights as they lie in the file.
 
 use std::ffi::{CStr, c_void};
 use std::sync::Mutex;
@@ -22,21 +22,22 @@ use crate::reason::Reason;
 use crate::stats;
 use crate::tuning;
 
-/// Our function `p`, which the CPU backend's library was bound to, or with several copies of ggml the original of the copy
-/// that the registry belongs to: a caller by pointer does not say which one it means.
+/// The function that a registry returns for `name`. `p` is the function of this library to which the registry's library
+/// was bound. With several copies of ggml, the original of the registry's own copy is returned instead: a call through
+/// a pointer does not show which copy is meant.
 pub fn of_this_copy(reg: *mut c_void, name: &CStr, p: *mut c_void) -> *mut c_void {
     if !is_own(p as usize) || only_definer(name).is_some() {
         return p;
     }
-    // A registry is a variable of its library.
+    // A registry is a variable in the memory of its library.
     library_of(reg as usize).and_then(|library| library.find(name)).unwrap_or(p)
 }
 
-/// The list function `p` for `program`, or what is to be called in its place.
+/// The function that `program` calls for the list: `p`, or a replacement.
 pub fn answer(program: &BoundLibrary, p: *mut c_void) -> *mut c_void {
     let unused =
         config().kernels == KernelChoice::Off || tuning::decline(state::isa(), WeightType::Q4_0, 512).is_some();
-    // The CPU backend, which may be a library of its own.
+    // The library of the CPU backend, which may be another one than `program`.
     let Some(backend) = caller(p as usize) else {
         stats::event_once(Reason::GgmlAnswerOdd);
         return p;
@@ -49,8 +50,8 @@ pub fn answer(program: &BoundLibrary, p: *mut c_void) -> *mut c_void {
     let many_columns = blas_device::refuse(program, abi);
     match config().repack {
         Repack::Keep => p,
-        // BLAS would unpack plain weights to floats for each product, at less than half the speed of stock's repacked
-        // ones (Q4_K, two threads, pp256, OpenBLAS, Zen 4, 2026-11-22: 42 against 95 tokens/s).
+        // BLAS would unpack plain weights to floats for each product, at less than half the speed of stock with
+        // repacked weights (Q4_K, two threads, pp256, OpenBLAS, Zen 4, 2026-11-22: 42 tokens/s, stock 95).
         Repack::Auto if many_columns == ManyColumns::Blas => {
             stats::event_once(Reason::RepackKeptForBlas);
             p
@@ -63,7 +64,7 @@ pub fn answer(program: &BoundLibrary, p: *mut c_void) -> *mut c_void {
 struct List {
     original: ggml_backend_dev_get_extra_bufts,
     name: ggml_backend_buft_name,
-    /// Lists handed out; they live for ever, as the original's do.
+    /// The lists that were returned. They live for ever, as the original's lists do.
     answers: Mutex<Vec<Answer>>,
 }
 
@@ -72,11 +73,10 @@ struct Answer {
     filtered: *mut *mut c_void,
 }
 
-// SAFETY: the pointers are to lists that live as long as the process.
+// SAFETY: the pointers are those of lists that live as long as the process and do not change.
 unsafe impl Send for Answer {}
 
-/// One list per copy of ggml; each has a function of its own, because the list function is given
-/// nothing but a device.
+/// One list for each copy of ggml. Each has its own function, because the list function gets only a device.
 static LISTS: [AtomicPtr<List>; 4] = [const { AtomicPtr::new(std::ptr::null_mut()) }; 4];
 const THUNKS: [ggml_backend_dev_get_extra_bufts; 4] = [thunk::<0>, thunk::<1>, thunk::<2>, thunk::<3>];
 
@@ -88,7 +88,7 @@ fn filtered(caller: &BoundLibrary, p: *mut c_void) -> *mut c_void {
     };
     for (slot, thunk) in LISTS.iter().zip(THUNKS) {
         let list = slot.load(Ordering::Acquire);
-        // SAFETY: lists are never freed.
+        // SAFETY: a list that is not null was stored by this function, and lists are never freed.
         if !list.is_null() && unsafe { (*list).original as usize } == p as usize {
             return thunk as *mut c_void;
         }
@@ -100,8 +100,8 @@ fn filtered(caller: &BoundLibrary, p: *mut c_void) -> *mut c_void {
                 log!(debug, "weights are kept plain: CPU_REPACK is not offered to {}", caller.path);
                 return thunk as *mut c_void;
             }
-            // another thread took the slot: its list leaks nothing but this small object
-            // SAFETY: not published.
+            // Another thread has taken the slot meanwhile.
+            // SAFETY: the box was made above and not stored in the slot, so nobody else has its address.
             drop(unsafe { Box::from_raw(new) });
         }
     }
@@ -109,15 +109,15 @@ fn filtered(caller: &BoundLibrary, p: *mut c_void) -> *mut c_void {
 }
 
 unsafe extern "C-unwind" fn thunk<const I: usize>(device: *mut c_void) -> *mut *mut c_void {
-    // SAFETY: handed out only after the slot was filled.
+    // SAFETY: `filtered` returns this function only after it has filled the slot, and lists are never freed.
     let list = unsafe { &*LISTS[I].load(Ordering::Acquire) };
     // SAFETY: the original with its own argument.
     let original = unsafe { (list.original)(device) };
-    // SAFETY: a null-terminated list, or null.
+    // SAFETY: ggml's function returns null or a list that ends with null.
     guarded(original, || unsafe { without_repack(list, original) })
 }
 
-/// The list without the buffer type named CPU_REPACK; the same pointer for the same list.
+/// The list without the buffer type CPU_REPACK. The same list always gives the same pointer.
 ///
 /// # Safety
 /// `original` is null, or a list of buffer types of this ggml.
@@ -139,7 +139,7 @@ unsafe fn without_repack(list: &List, original: *mut *mut c_void) -> *mut *mut c
         return original;
     };
     kept.retain(|&ty| {
-        // SAFETY: a buffer type of this ggml.
+        // SAFETY: `ty` is an entry of ggml's list, so it is a buffer type of the ggml of `name`.
         let name = unsafe { ggml_name((list.name)(ty)) };
         if name.is_none() {
             stats::event_once(Reason::GgmlAnswerOdd);

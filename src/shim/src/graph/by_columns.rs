@@ -1,7 +1,9 @@
-//! The kernels of a weight type by the number of columns that meet a matrix. The experts of one product
-//! meet very different numbers of columns: each gets the kernel that is best for its own. (Two threads, AMD EPYC, Zen 4,
-//! 2026-11-30, one product with the kernel for the mean of all experts, and so: 128 experts of 768 x 2048 q4_K, 48 tokens with
-//! 8 experts each, 5.3 ms, 4.7 ms; 256 of 512 x 2048, some much more popular than others, 64 tokens 4.3 ms, 3.6 ms.)
+//! The kernels of a weight type by the number of columns of a matrix. The experts of one product have very different
+//! numbers of columns, and each expert gets the best kernel for its own number.
+//!
+//! Figures: two threads, AMD EPYC, Zen 4, 2026-11-30, time of one product with the best kernel for the mean of all
+//! experts, and with the best kernel for each expert. 128 experts of 768 x 2048 q4_K, 48 tokens that pick 8 experts
+//! each: 5.3 ms, 4.7 ms. 256 experts of 512 x 2048, some picked much more often than others, 64 tokens: 4.3 ms, 3.6 ms.
 
 use std::ptr;
 use std::sync::OnceLock;
@@ -13,21 +15,21 @@ use zen5turbo_kernels::registry;
 
 use crate::gate::state;
 
-/// No kernel for few columns is chosen for more than this.
+/// The registry chooses the same kernel for all numbers of columns above this.
 const MOST_FEW: usize = 64;
 
-/// Rows of experts are short: no choice depends on their length.
+/// The row length for which kernels are chosen: rows of experts are short, and the choice does not depend on it.
 const EXPERT_K: usize = 0;
 
-/// One kernel with the most columns it is chosen for, from few columns to many.
+/// The kernels of a weight type, each with the most columns for which it is chosen, from few columns to many.
 pub struct ByColumns {
     kernels: Vec<(usize, &'static Kernel)>,
-    /// The same with the formats of activations, which tell whether two products can share them.
+    /// The formats of activations of these kernels. Two products can share activations only if the formats are equal.
     formats: Vec<(usize, ActFormat)>,
 }
 
 impl ByColumns {
-    /// The kernels of this process for a weight type that has any.
+    /// The kernels of this process for a weight type. The type must have kernels.
     pub fn of(weight: WeightType) -> &'static Self {
         const ISAS: usize = Isa::Avx512 as usize + 1;
         static TABLES: [[OnceLock<ByColumns>; ISAS]; WeightType::ALL.len()] =
@@ -51,24 +53,24 @@ impl ByColumns {
         ByColumns { kernels, formats }
     }
 
-    /// The kernel for so many columns.
+    /// The kernel for this number of columns.
     #[inline]
     pub fn kernel(&self, columns: usize) -> &'static Kernel {
         let last = self.kernels.len() - 1;
         self.kernels[..last].iter().find(|&&(most, _)| columns <= most).unwrap_or(&self.kernels[last]).1
     }
 
-    /// The formats of activations, each with the most columns it is made for.
+    /// The formats of activations, each with the most columns for which it is used.
     pub fn formats(&self) -> &[(usize, ActFormat)] {
         &self.formats
     }
 
-    /// Bytes from column to column of quantised activations, in whichever format; a multiple of a cache line.
+    /// Bytes from one quantised column to the next, enough for every format; a multiple of a cache line.
     pub fn column_bytes(&self, k: usize) -> usize {
         self.formats.iter().map(|(_, act)| act.bytes(k, 1)).max().unwrap_or(0).next_multiple_of(64)
     }
 
-    /// Scratch for whichever kernel.
+    /// Bytes of scratch, enough for every kernel.
     pub fn scratch_bytes(&self, k: usize, blocking: &Blocking) -> usize {
         self.kernels.iter().map(|(_, kernel)| kernel.scratch_bytes(k, blocking)).max().unwrap_or(0)
     }

@@ -1,4 +1,4 @@
-//! The graphs that are being computed now, found by their work buffer.
+//! The graphs that run now, found by their work buffer.
 
 use std::cell::UnsafeCell;
 use std::ffi::c_void;
@@ -9,40 +9,40 @@ use crate::placement;
 use crate::weights::pace::Computing;
 use crate::weights::sources::Pin;
 
-/// Graphs that can be in execution at the same time; further ones are left to the original.
+/// Graphs that can run at the same time. ggml alone computes any further graph.
 const MAX_GRAPHS: usize = 64;
 
 const FREE: usize = 0;
 const CLAIMED: usize = 1;
 
-/// One graph in execution. Plans keep their memory from graph to graph, and the first free slot is
-/// taken, so that a program with one context always re-uses the same one.
+/// A slot for one running graph. A plan keeps its memory from graph to graph. The first free slot is taken, so a
+/// program with one context always uses the same one.
 struct Slot {
     /// [`FREE`], [`CLAIMED`] while the plan is made, else the address of the work buffer.
     key: AtomicUsize,
     plan: UnsafeCell<Plan>,
 }
 
-// SAFETY: `plan` is written only between CLAIMED and the release store of the key by the thread that
-// claimed it, and only read by the threads that compute that graph until the key is withdrawn.
+// SAFETY: only the thread that claimed the slot writes `plan`, before its release store of the key. From then on, until
+// the key is set to FREE, the threads that compute the graph only read `plan`.
 unsafe impl Sync for Slot {}
 
 static SLOTS: [Slot; MAX_GRAPHS] =
     [const { Slot { key: AtomicUsize::new(FREE), plan: UnsafeCell::new(Plan::new()) } }; MAX_GRAPHS];
 
-/// Slots below this have been used: what a search has to look at.
+/// Slots from this index on were never used.
 static USED: AtomicUsize = AtomicUsize::new(0);
 
 /// A claimed slot; given back when dropped.
 pub struct ActiveGraph {
     slot: usize,
     _computing: Computing,
-    /// Keeps the copies of weights that the graph reads where they are.
+    /// Keeps the copies of weights that the graph reads.
     _pin: Option<Pin>,
 }
 
 impl ActiveGraph {
-    /// Claims a slot for a graph of so many threads, and makes the plan with `fill`. `None` when there are too many graphs.
+    /// Claims a slot for a graph of this many threads, and makes the plan with `fill`. `None` when too many graphs run.
     pub fn start(work_data: *mut c_void, threads: usize, fill: impl FnOnce(&mut Plan, Option<&Pin>)) -> Option<Self> {
         let i = SLOTS
             .iter()
@@ -52,7 +52,8 @@ impl ActiveGraph {
         if i > 0 {
             placement::concurrent();
         }
-        // SAFETY: the slot is claimed by this thread and its key matches no work buffer yet.
+        // SAFETY: this thread has claimed the slot. Its key is not the address of a work buffer, so no thread reads the
+        // plan.
         fill(unsafe { &mut *SLOTS[i].plan.get() }, active._pin.as_ref());
         USED.fetch_max(i + 1, Ordering::Relaxed);
         SLOTS[i].key.store(work_data as usize, Ordering::Release);
@@ -62,14 +63,14 @@ impl ActiveGraph {
 
 impl Drop for ActiveGraph {
     fn drop(&mut self) {
-        // The threads of the graph have passed its last barrier: none is inside a node.
+        // The threads of the graph have passed its last barrier, so none of them is inside a node.
         SLOTS[self.slot].key.store(FREE, Ordering::Release);
     }
 }
 
-/// The plan of the graph whose work buffer this is.
+/// The plan of the graph with this work buffer.
 ///
-/// The answer is the same for every thread of that graph, for as long as it runs.
+/// While the graph runs, the answer is the same for all its threads.
 #[inline]
 pub fn find(work_data: *mut c_void) -> Option<&'static Plan> {
     let key = work_data as usize;
@@ -77,7 +78,7 @@ pub fn find(work_data: *mut c_void) -> Option<&'static Plan> {
         return None;
     }
     let slot = SLOTS[..USED.load(Ordering::Relaxed)].iter().find(|s| s.key.load(Ordering::Acquire) == key)?;
-    // SAFETY: the key was published after the plan was made; it stays until the graph has ended,
-    // and the caller is inside that graph.
+    // SAFETY: the key was published after the plan was made, and stays until the graph has ended. The caller computes
+    // that graph.
     Some(unsafe { &*slot.plan.get() })
 }

@@ -1,4 +1,4 @@
-//! The shape of a MUL_MAT: which columns meet which weights, and how the work is cut.
+//! The shape of a MUL_MAT: which columns are multiplied by which weights, and how the work is cut into pieces.
 
 use std::ops::Range;
 
@@ -7,10 +7,10 @@ use zen5turbo_kernels::kernel::{Product, Tiles};
 use super::policy::Selection;
 use crate::ggml::abi::Tensor;
 
-/// Pieces per thread, so that a thread that is held up leaves little for the others to wait for.
+/// Pieces for each thread. They are small, so that the others do not wait long for a thread that is held up.
 pub const PIECES_PER_THREAD: usize = 8;
 
-/// Fewest columns of a piece when the columns are cut as well: packing must pay.
+/// The fewest columns of a piece if the columns are cut too. Each piece packs the weights again, which must pay.
 const FEWEST_COLUMNS: usize = 64;
 
 /// Addresses of the weights and of source and result columns. A *slice* is one weight matrix
@@ -32,7 +32,7 @@ pub struct Columns {
 }
 
 impl Columns {
-    /// The columns of a MUL_MAT.
+    /// The addresses of a MUL_MAT.
     pub fn new(op: &Tensor, src0: &Tensor, src1: &Tensor, selection: &Selection) -> Self {
         let n = |x: i64| x as usize;
         let (r2, r3) = (n(src1.ne[2] / src0.ne[2]), n(src1.ne[3] / src0.ne[3]));
@@ -53,7 +53,7 @@ impl Columns {
         }
     }
 
-    /// Reads the weights from their copy, at so many bytes from the program's own.
+    /// Lets the product read the copy of its weights, which lies `distance` bytes from the program's own.
     pub fn read_copy(&mut self, distance: usize) {
         self.src0 = self.src0.wrapping_add(distance);
     }
@@ -69,21 +69,21 @@ impl Columns {
         [i11, i02 * self.r2 + rest % self.r2, i03 * (self.per_slice / self.ne11 / self.r2) + r3_index]
     }
 
-    /// First of the `k` activations of a column.
+    /// The address of the first of the `k` activations of a column.
     #[inline]
     pub fn source(&self, slice: usize, c: usize) -> *const f32 {
         let [i1, i2, i3] = self.position(slice, c);
         self.src1.wrapping_add(i1 * self.nb1[1] + i2 * self.nb1[2] + i3 * self.nb1[3]).cast()
     }
 
-    /// First of the results of a column.
+    /// The address of the first result of a column.
     #[inline]
     pub fn result(&self, slice: usize, c: usize) -> *mut f32 {
         let [i1, i2, i3] = self.position(slice, c);
         self.dst.wrapping_add(i1 * self.nbd[1] + i2 * self.nbd[2] + i3 * self.nbd[3]).cast()
     }
 
-    /// The product of a slice with its quantised columns at `act`.
+    /// The product of a slice. `act` is the address of its quantised columns.
     pub fn product(&self, slice: usize, selection: &Selection, act: *const u8) -> Product {
         let (i02, i03) = (slice % self.ne02, slice / self.ne02);
         Product {
@@ -97,10 +97,10 @@ impl Columns {
     }
 }
 
-/// How a product is cut into pieces that threads selection one by one: slices x row groups x column groups.
+/// How a product is cut into pieces, which threads take one by one: slices x row groups x column groups.
 #[derive(Clone, Copy)]
 pub struct Pieces {
-    /// The panels that are cut: all of the weights, or those of one node.
+    /// The panels that are cut: all panels of the weights, or the panels of one NUMA node.
     first: usize,
     end: usize,
     panels_per_piece: usize,

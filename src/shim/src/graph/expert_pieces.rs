@@ -1,27 +1,29 @@
-//! How the rows of the picked experts are cut into pieces, which threads take one by one.
+//! Cuts the rows of the picked experts into pieces, which threads take one by one.
 //!
-//! Experts meet very different numbers of columns, so the pieces are cut by work, not by expert, and the later
-//! ones smaller: a thread that is held up then leaves little for the others to wait for. Pieces are numbered in
-//! the order in which the rows lie in memory, and every thread cuts alike.
+//! Experts have very different numbers of columns, so the pieces are cut by work and not by expert. Later pieces are
+//! smaller, so that the others do not wait long for a thread that is held up. Pieces are numbered in the order in which
+//! the rows lie in memory, and every thread makes the same cut.
 
 use std::ops::Range;
 
 use super::groups::Groups;
 
-/// A piece is the rest of the work over this for each thread (guided self-scheduling).
+/// The size of a piece is the rest of the work, divided by this and by the number of threads (guided self-scheduling).
 const REST_PER_THREAD: usize = 4;
 
-/// No piece need be smaller than the whole over this for each thread. (One token, 8 of 256 experts of 512 x 2048 q4_K, two
-/// threads, AMD EPYC, Zen 4, 2026-11-30: 160 us with pieces of equal size, 8 for each thread, and 164 with the rest over 8,
-/// down to a 64th; with 4 and 16 no difference. Fetching the first 16 KiB of the next piece before the last panel of
-/// the one before cost 2 to 4 % there, 2 KiB cost 1 %, and gained nothing certain in prompts.)
+/// The smallest piece is the whole work, divided by this and by the number of threads. (One token, 8 of 256 experts of
+/// 512 x 2048 q4_K, two threads, AMD EPYC, Zen 4, 2026-11-30: 160 us with 8 equal pieces for each thread; 164 us with
+/// the rest divided by 8 and the smallest piece a 64th; with 4 and 16 no difference. Prefetching the first 16 KiB of
+/// the next piece before the last panel of the present one cost 2 to 4 % there, prefetching 2 KiB cost 1 %, and neither
+/// gained anything certain in prompts.)
 const FINEST_PER_THREAD: usize = 16;
 
-/// What reading and unpacking the weights costs, in columns. (Products of 768 x 2048 q4_K from memory, AMD EPYC,
-/// Zen 4, 2026-11-30: 84 us with one column, 152 with 8, 456 with 32, 618 with 48.)
+/// The cost of reading and unpacking the weights, as a number of columns that cost the same. (Products of 768 x 2048
+/// q4_K from memory, AMD EPYC, Zen 4, 2026-11-30: 84 us with one column, 152 with 8, 456 with 32, 618 with 48.)
 const WEIGHTS_IN_COLUMNS: usize = 10;
 
-/// The panels of every expert that are cut, all of them or those of one node, and for how many threads.
+/// The cut of a product of experts: the panels of every expert (all panels, or the panels of one NUMA node), and the
+/// number of threads.
 #[derive(Clone, Copy)]
 pub struct Cut {
     first: usize,
@@ -29,15 +31,17 @@ pub struct Cut {
     threads: usize,
 }
 
-/// Finds pieces by their numbers, which must not fall from call to call.
+/// Finds pieces by their numbers. A number must not be smaller than the one before.
 pub struct Cursor<'a> {
     cut: Cut,
     groups: &'a Groups<'a>,
-    /// Work of all experts, and of those before the current one.
+    /// Work of all experts.
     total: usize,
+    /// Work of the experts before the current one.
     before: usize,
-    /// The current expert, by its place among the active ones, and the number of its first piece.
+    /// The current expert: its index among the picked experts.
     active: usize,
+    /// The number of the first piece of the current expert.
     number: usize,
 }
 
@@ -51,7 +55,7 @@ impl Cut {
         Cursor { cut: self, groups, total, before: 0, active: 0, number: 0 }
     }
 
-    /// What the product of expert `e` costs.
+    /// The work of expert `e`.
     fn work(&self, groups: &Groups<'_>, e: u32) -> usize {
         self.panels * (groups.of(e as usize).1.len() + WEIGHTS_IN_COLUMNS)
     }
@@ -65,7 +69,7 @@ impl Cursor<'_> {
             let work = self.cut.work(self.groups, e);
             let rest = self.total - self.before;
             let target = (rest / (threads * REST_PER_THREAD)).max(self.total / (threads * FINEST_PER_THREAD)).max(1);
-            // One thread has nobody to share with.
+            // A single thread takes each expert whole.
             let count = if threads == 1 { panels.min(1) } else { work.div_ceil(target).min(panels) };
             if i < self.number + count {
                 let j = i - self.number;

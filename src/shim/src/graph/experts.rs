@@ -1,6 +1,6 @@
-//! The shape of a MUL_MAT_ID (mixture of experts): every token picks some experts, whose weights its
-//! column meets. Who picked whom is known only when the node runs, so the columns are grouped then,
-//! by every thread for itself: that is cheaper than a barrier.
+//! The shape of a MUL_MAT_ID (mixture of experts). Every token picks some experts, and its column is multiplied by
+//! their weights. The picks are known only when the node runs, so the columns are grouped by expert then. Every thread
+//! does this for itself, which is cheaper than a barrier.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use super::groups::{Groups, Ids, Pick};
 use super::policy::Selection;
 use crate::ggml::abi::Tensor;
 
-/// Addresses and sizes of a MUL_MAT_ID. A *pick* is one (token, slot): one result column.
+/// Addresses and sizes of a MUL_MAT_ID. A *pick* is a pair of token and slot, and has one result column.
 pub struct Experts {
     weights: *const u8,
     row_stride: usize,
@@ -27,14 +27,14 @@ pub struct Experts {
     nbd: [usize; 4],
     pub ids: Ids,
     pub kernels: &'static ByColumns,
-    /// Bytes from column to column of the quantised activations.
+    /// Bytes from one quantised column to the next.
     column_bytes: usize,
-    /// What is cut into pieces when threads are not bound to nodes.
+    /// The cut into pieces if threads are not bound to NUMA nodes.
     pub cut: Cut,
 }
 
 impl Experts {
-    /// The columns of a MUL_MAT_ID.
+    /// The addresses and sizes of a MUL_MAT_ID.
     pub fn new(op: &Tensor, src0: &Tensor, src1: &Tensor, ids: &Tensor, selection: &Selection, threads: usize) -> Self {
         let kernels = ByColumns::of(selection.kernel.weight);
         Experts {
@@ -61,24 +61,24 @@ impl Experts {
         }
     }
 
-    /// Reads the weights from their copy, at so many bytes from the program's own.
+    /// Lets the product read the copy of its weights, which lies `distance` bytes from the program's own.
     pub fn read_copy(&mut self, distance: usize) {
         self.weights = self.weights.wrapping_add(distance);
     }
 
-    /// Experts that can at most selection part.
+    /// The number of experts that can be picked at most.
     pub fn most_active(&self) -> usize {
         self.ids.experts.min(self.ids.picks())
     }
 
-    /// Whether all picks have the same activations, those of the only token: they are quantised once, by every
-    /// thread for itself, without a barrier. (768 x 2048 q4_K, 8 experts, two threads, AMD EPYC, Zen 4, 2026-11-30: 252 us
-    /// with a column for each pick, 245 so.)
+    /// Whether all picks have the same activations, because there is one token. Every thread then quantises this one
+    /// column for itself, without a barrier. (768 x 2048 q4_K, 8 experts, two threads, AMD EPYC, Zen 4, 2026-11-30: 252
+    /// us with a column for each pick, 245 us with one column.)
     fn one_column(&self) -> bool {
         self.ids.tokens == 1 && self.ne11 == 1
     }
 
-    /// Columns to be quantised.
+    /// The number of columns that are quantised.
     pub fn columns(&self) -> usize {
         if self.one_column() { 1 } else { self.ids.picks() }
     }
@@ -88,29 +88,30 @@ impl Experts {
         self.columns() * self.column_bytes
     }
 
-    /// First of the activations of a pick.
+    /// The address of the first activation of a pick.
     fn source(&self, Pick { slot, token }: Pick) -> *const f32 {
         self.src1.wrapping_add(slot as usize % self.ne11 * self.nb1[1] + token as usize * self.nb1[2]).cast()
     }
 
-    /// First of the results of a pick.
+    /// The address of the first result of a pick.
     #[inline]
     fn result(&self, Pick { slot, token }: Pick) -> *mut f32 {
         self.dst.wrapping_add(slot as usize * self.nbd[1] + token as usize * self.nbd[2]).cast()
     }
 
-    /// Quantises every `step`-th tile from `first` on: the columns lie in the order of the groups, each group in
-    /// the format of its kernel.
+    /// Quantises every `step`-th tile from `first` on. The columns lie in the order of the groups, each group in the
+    /// format of its kernel.
     ///
     /// # Safety
-    /// `to` is writable for [`Self::act_bytes`], the tensors are as `policy` checked them.
+    /// `to` is writable for [`Self::act_bytes`], and `policy` has checked the tensors.
     pub unsafe fn quantize(&self, groups: &Groups<'_>, first: usize, step: usize, to: *mut u8) {
         let mut until = first;
         let mut quantize = |kernel: &Kernel, picks: &[Pick], to: *mut u8| {
             let tiles = kernel.tiles(self.k, picks.len());
             for t in 0..tiles.count {
                 if until == 0 {
-                    // SAFETY: by contract.
+                    // SAFETY: `to` has room for all columns, and `policy` has checked the tensors, by the contract of
+                    // this function.
                     unsafe { kernel.quantize_tile(self.k, tiles, t, to, |c| self.source(picks[c])) };
                     until = step;
                 }
@@ -130,7 +131,7 @@ impl Experts {
     /// Multiplies panels of expert `e` by its picks.
     ///
     /// # Safety
-    /// As for [`Kernel::multiply`]; `act` was filled by [`Self::quantize`] with these groups.
+    /// The conditions of [`Kernel::multiply`]. [`Self::quantize`] has filled `act` with these groups.
     pub unsafe fn multiply(
         &self,
         groups: &Groups<'_>,
@@ -144,20 +145,21 @@ impl Experts {
             let kernel = self.kernels.kernel(picks.len());
             let (weights, tiles) = (self.expert(e), kernel.tiles(self.k, picks.len()));
             let p = Product { weights, stride: self.row_stride, rows: self.rows, k: self.k, act, tiles };
-            // SAFETY: by contract.
+            // SAFETY: the caller meets the conditions of `multiply`, and `act` holds these columns, by the contract of
+            // this function.
             unsafe {
                 kernel.multiply(&p, panels.clone(), 0..tiles.count, blocking, scratch, |c| self.result(picks[c]));
             }
         };
         if self.one_column() {
-            // More than one if the token picked the same expert again.
+            // There is more than one pick if the token picked the same expert again.
             picks.chunks(1).for_each(|pick| multiply(pick, act));
         } else {
             multiply(picks, act.wrapping_add(from * self.column_bytes));
         }
     }
 
-    /// First of the weights of an expert.
+    /// The address of the weights of an expert.
     fn expert(&self, e: usize) -> *const u8 {
         self.weights.wrapping_add(e * self.expert_stride)
     }

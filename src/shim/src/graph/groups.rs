@@ -1,6 +1,6 @@
-//! Who picked which expert: the columns of a MUL_MAT_ID in the order of experts.
+//! Orders the columns of a MUL_MAT_ID by the expert that they picked.
 
-/// One result column: a token and which of its experts computes it.
+/// One result column: a token, and the slot that names one of its experts.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pick {
@@ -13,7 +13,7 @@ pub struct Pick {
 pub struct Ids {
     pub data: *const u8,
     pub nb: [usize; 4],
-    /// Experts that a token picks.
+    /// How many experts a token picks.
     pub used: usize,
     pub tokens: usize,
     /// Number of experts.
@@ -22,15 +22,15 @@ pub struct Ids {
 
 /// The picks of a node, ordered by expert.
 pub struct Groups<'a> {
-    /// Where the picks of each expert start; one more entry than experts.
+    /// For each expert, the index of its first pick; at the end, the number of all picks.
     starts: &'a [u32],
-    /// Experts that were picked at all, in the order in which they lie in memory.
+    /// The experts that were picked, in the order in which they lie in memory.
     active: &'a [u32],
     picks: &'a [Pick],
 }
 
 impl Ids {
-    /// Result columns.
+    /// The number of result columns.
     pub fn picks(&self) -> usize {
         self.used * self.tokens
     }
@@ -40,15 +40,17 @@ impl Ids {
         size_of::<u32>() * (1 + 2 * self.experts + 2) + size_of::<Pick>() * self.picks()
     }
 
-    /// Orders the picks by expert, in `memory`, unless they lie there (`done`). A pick of an expert that does
-    /// not exist is left out.
+    /// Orders the picks by expert in `memory`. With `done`, they lie there already. A pick of an expert that does not
+    /// exist is left out.
     ///
     /// # Safety
-    /// `memory` is this thread's own, aligned to 4 bytes, of [`Self::group_bytes`]; the ids are final; with
-    /// `done`, the last call for this memory had the same ids.
+    /// - `memory` is used by this thread only, is aligned to 4 bytes, and has [`Self::group_bytes`] bytes.
+    /// - The ids are computed.
+    /// - With `done`, the last call for this memory had the same ids.
     pub unsafe fn group<'a>(&self, memory: *mut u8, done: bool) -> Groups<'a> {
         let words = 1 + 2 * self.experts + 2;
-        // SAFETY: by contract; any bits are a `u32` or a `Pick`.
+        // SAFETY: `memory` is this thread's own and has room for both lists, by the contract of this function. Any bits
+        // are a valid `u32` and a valid `Pick`.
         let (words, picks) = unsafe {
             let memory = memory.cast::<u32>();
             let picks = memory.add(words).cast::<Pick>();
@@ -57,7 +59,7 @@ impl Ids {
         let [count, words @ ..] = words else { unreachable!("there is at least one word") };
         let (starts, active) = words.split_at_mut(self.experts + 2);
         if !done {
-            // SAFETY: by contract.
+            // SAFETY: the ids are computed, by the contract of this function.
             *count = unsafe { self.sort(starts, active, picks) };
         }
         Groups { starts: &starts[..=self.experts], active: &active[..*count as usize], picks }
@@ -66,8 +68,9 @@ impl Ids {
     /// Fills the lists; returns how many experts were picked.
     unsafe fn sort(&self, starts: &mut [u32], active: &mut [u32], picks: &mut [Pick]) -> u32 {
         starts.fill(0);
-        // Counts two places up, so that after the sums below `starts[e + 1]` is where `e` begins.
-        // SAFETY: by contract.
+        // The picks of `e` are counted in `starts[e + 2]`. After the sums below, `starts[e + 1]` is the index of the
+        // first pick of `e`. After all picks are placed, `starts[e]` is this index.
+        // SAFETY: the ids are computed, by the contract of `group`.
         unsafe { self.each(|e, _| starts[e + 2] += 1) };
         let mut count = 0;
         for e in 0..self.experts {
@@ -77,7 +80,7 @@ impl Ids {
             }
             starts[e + 2] += starts[e + 1];
         }
-        // SAFETY: by contract.
+        // SAFETY: the ids are computed, by the contract of `group`.
         unsafe {
             self.each(|e, pick| {
                 picks[starts[e + 1] as usize] = pick;
@@ -87,13 +90,13 @@ impl Ids {
         count as u32
     }
 
-    /// Every pick of an expert that exists, token by token.
+    /// Calls `f` with the expert and the pick, for every pick of an expert that exists, token by token.
     #[inline(always)]
     unsafe fn each(&self, mut f: impl FnMut(usize, Pick)) {
         for token in 0..self.tokens {
             let row = self.data.wrapping_add(token * self.nb[1]);
             for slot in 0..self.used {
-                // SAFETY: inside the tensor of ids.
+                // SAFETY: `token` and `slot` are below the sizes of the tensor of ids, which `policy` has checked.
                 let id = unsafe { row.add(slot * self.nb[0]).cast::<i32>().read_unaligned() };
                 if let Some(e) = usize::try_from(id).ok().filter(|&e| e < self.experts) {
                     f(e, Pick { slot: slot as u32, token: token as u32 });
@@ -104,12 +107,12 @@ impl Ids {
 }
 
 impl Groups<'_> {
-    /// Experts that were picked.
+    /// The experts that were picked.
     pub fn active(&self) -> &[u32] {
         self.active
     }
 
-    /// Number of the first pick of expert `e` in the order, and its picks.
+    /// The index of the first pick of expert `e`, and its picks.
     #[inline]
     pub fn of(&self, e: usize) -> (usize, &[Pick]) {
         let (from, to) = (self.starts[e] as usize, self.starts[e + 1] as usize);

@@ -1,4 +1,4 @@
-//! Where the nodes of a plan are found by the address of their operation.
+//! Finds the nodes of a plan by the address of their operation.
 
 use crate::ggml::abi::Tensor;
 
@@ -9,12 +9,12 @@ pub struct Index {
 }
 
 impl Index {
-    /// Of nothing; takes no memory.
+    /// An empty index, which takes no memory.
     pub const fn new() -> Self {
         Index { slots: Vec::new() }
     }
 
-    /// Makes the table of a list. Nothing of an earlier one is kept but memory.
+    /// Builds the index of a list. Of an earlier index, only the memory is kept.
     pub fn build(&mut self, ops: impl ExactSizeIterator<Item = *const Tensor>) {
         let size = (ops.len() * 2 + 1).next_power_of_two();
         self.slots.clear();
@@ -28,7 +28,7 @@ impl Index {
         }
     }
 
-    /// The position of `op`; `op_at` tells what lies at a position.
+    /// The position of `op`; `op_at` returns the operation at a position.
     #[inline]
     pub fn find(&self, op: *const Tensor, op_at: impl Fn(usize) -> *const Tensor) -> Option<usize> {
         let size = self.slots.len();

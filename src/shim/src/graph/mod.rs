@@ -1,10 +1,11 @@
-//! A graph in execution: what is known of its nodes, who computes which, and how.
+//! Plans the operations of a graph, and computes them.
 //!
-//! `ggml_graph_compute` is called by one thread; before it starts the others, [`plan`] walks the
-//! nodes and decides for every matrix product and attention: taken or declined, with which kernel, cut into which
-//! pieces, with which scratch. Everything that can fail happens there. The threads then find the
-//! plan by the graph's work buffer ([`context`]), which is theirs alone while the graph runs, and
-//! all of them read the same decision.
+//! One thread of the program calls `ggml_graph_compute`. Before ggml starts the other threads, [`plan`] walks the
+//! nodes. For every matrix product and every attention it decides: is it computed here, by which kernel, cut into which
+//! pieces, with which scratch memory. Everything that can fail happens there.
+//!
+//! The threads then find the plan by the graph's work buffer ([`context`]), which no other graph uses at the same time.
+//! So all threads of a graph read the same decision.
 
 mod attention;
 pub mod blas_device;

@@ -11,15 +11,15 @@ use crate::loader::{Abi, BoundLibrary, Op};
 use crate::reason::Reason;
 use crate::stats::{self, OpKind};
 
-/// Computes an operation that the graph's plan takes. All of it is past the decision, which the plan has made: the other threads
-/// of the graph come to the same answer, whatever happens to this one.
+/// Computes an operation if the graph's plan says so; returns whether it was computed. The plan has made the decision
+/// before, so all threads of the graph come to the same answer.
 ///
 /// # Safety
 /// `params` and `op` are what ggml passed to the operation hook of `caller`'s ggml.
 #[inline]
 pub unsafe fn compute(caller: &BoundLibrary, params: &ComputeParams, op: &Tensor) -> bool {
     let Some(abi) = &caller.abi else { return false };
-    // SAFETY: arguments of ggml.
+    // SAFETY: `op` is a tensor of the ggml of `caller`, by the contract of this function.
     if !unsafe { abi.fits(op) } {
         return false;
     }
@@ -32,7 +32,8 @@ pub unsafe fn compute(caller: &BoundLibrary, params: &ComputeParams, op: &Tensor
                     if params.ith == 0 {
                         fault(Fault::Product);
                     }
-                    // SAFETY: the plan is this graph's.
+                    // SAFETY: ggml passed `params` for the graph of `plan`, and `planned` has compared `nth` with its
+                    // threads.
                     unsafe { execute::product::run(plan, node, job, abi, params) };
                     return true;
                 }
@@ -46,7 +47,8 @@ pub unsafe fn compute(caller: &BoundLibrary, params: &ComputeParams, op: &Tensor
                     if params.ith == 0 {
                         fault(Fault::Attention);
                     }
-                    // SAFETY: as above.
+                    // SAFETY: ggml passed `params` for the graph of `plan`, and `planned` has compared `nth` with its
+                    // threads.
                     unsafe { execute::attention::run(plan, node, job, abi, params) };
                     return true;
                 }
@@ -55,15 +57,16 @@ pub unsafe fn compute(caller: &BoundLibrary, params: &ComputeParams, op: &Tensor
         }
         Op::Ordinary | Op::Opaque => return false,
     };
-    // Which thread this is cannot be told where that is what is odd.
+    // Thread 0 counts for all. If the parameters are odd, the number of this thread may be wrong, so every thread
+    // counts.
     if params.ith == 0 || reason == Reason::GraphOdd {
-        // SAFETY: a source of this operation.
+        // SAFETY: `weights` is a source of `op`: null, or a tensor of the same ggml.
         unsafe { count_declined(abi, kind, weights, reason) };
     }
     false
 }
 
-/// What was planned for a node, unless something keeps it from being computed here: the same for all threads.
+/// The planned job of a node, or the reason why it is not computed here. The answer is the same for all threads.
 #[inline]
 fn planned<'a, N, J>(
     abi: &Abi,
@@ -85,9 +88,9 @@ fn planned<'a, N, J>(
     Ok((plan, node, job))
 }
 
-/// Counts an operation on `weights`, which may be keys, that ggml computes.
+/// Counts an operation that ggml computes, by the type of its weights (of attention: its keys).
 unsafe fn count_declined(abi: &Abi, kind: OpKind, weights: *const Tensor, reason: Reason) {
-    // SAFETY: a tensor of this ggml, or null.
+    // SAFETY: the caller passes null or a tensor of the ggml of `abi`.
     let ty = unsafe { object(weights) }.map_or(-1, |t| t.ty);
     if ty >= 0 {
         let _ = abi.weight_type(ty); // makes its name known to the statistics

@@ -1,4 +1,5 @@
-//! What will be done with each matrix product of a graph, decided before its threads start. (Attention: [`super::attention`].)
+//! The plan of a graph: what is done with each matrix product, decided before the threads start. Attention is planned
+//! in [`super::attention`].
 
 use std::collections::BTreeSet;
 use std::ffi::c_void;
@@ -29,39 +30,39 @@ use crate::tuning;
 use crate::weights::sources::Pin;
 use crate::weights::{copies, reader};
 
-/// Quantised activations of at most this many elements are made by every thread for itself, which
-/// needs no barrier; more are made once, by all threads together.
+/// Up to this many elements, every thread quantises the activations for itself, which needs no barrier. More elements
+/// are quantised once, by all threads together.
 const PRIVATE_ELEMENTS: usize = 8 << 10;
 
 /// The plan of one graph.
 pub struct Plan {
     nodes: Vec<Node>,
     index: Index,
-    /// Attention, which is planned apart.
+    /// The attentions of the graph, which have their own plan.
     pub attention: Attentions,
-    /// Most columns of activations that meet weights in one product: the tokens of a language model.
+    /// The most columns of activations in a product with weights. In a language model these are the tokens.
     pub columns: usize,
-    /// Threads that the scratch is laid out for.
+    /// The number of threads for which the scratch memory is laid out.
     pub threads: usize,
     scratch: Scratch,
-    /// Bytes of one thread's own scratch: its panel, its private activations, its groups of picks.
+    /// Bytes of scratch for each thread: its panel, its private activations, its groups of picks.
     thread_bytes: usize,
     panel_bytes: usize,
     private_bytes: usize,
-    /// Where in the scratch the parts of attention are that threads put together.
+    /// Offset in the scratch of the partial sums of attention, which threads add up.
     partial_at: usize,
-    /// Which activations each thread has quantised for itself, plus 1; and, at index `threads`,
-    /// which ones lie in the shared buffer.
+    /// The id of the activations that each thread has quantised for itself; at index `threads`, the id of the shared
+    /// ones. 0 for none.
     pub prepared: Vec<Padded<AtomicU64>>,
-    /// Which picks each thread has grouped by expert.
+    /// The id of the picks that each thread has grouped by expert.
     pub grouped: Vec<Padded<AtomicU64>>,
     /// How panels are cut.
     pub blocking: Blocking,
-    /// Where the threads run, and which rows are whose.
+    /// On which NUMA nodes the threads run, and which rows belong to which node.
     pub team: Team,
-    /// Which threads have come to their first product, where that matters.
+    /// Which threads have reached their first product; empty when [`Team::is_attentive`] is false.
     arrived: Vec<Padded<AtomicBool>>,
-    /// With shares, the next piece of each node for each product.
+    /// With shares: for each product, the number of the next piece on each NUMA node.
     next_of_nodes: Vec<Padded<AtomicUsize>>,
 }
 
@@ -74,46 +75,49 @@ pub struct Node {
     pub decision: Result<Job, Reason>,
     /// Addresses of the weights.
     weights: Range<usize>,
-    /// Counts the pieces given out; in a MUL_MAT those beyond each thread's first. Not used for a
-    /// product that is shared out by nodes.
+    /// The number of pieces that threads have taken; a MUL_MAT does not count each thread's first piece. Not used when
+    /// the product is divided among NUMA nodes.
     pub next: Padded<AtomicUsize>,
-    /// Of its weights in the order of pages, when they do not fit in memory.
+    /// The place of its weights in the order of pages (see [`reader`]), if the model does not fit in memory.
     pub place: Option<u32>,
     /// Its position in the plan.
     number: usize,
 }
 
-/// A product that is taken over.
+/// A product that is computed here.
 pub struct Job {
     pub selection: Selection,
     pub work: Work,
     pub act: Activations,
-    /// Of experts: products with the same number have the same picks; numbers start at 1 in every graph.
+    /// The id of the picks, for products of experts: products with the same id have the same picks. Ids start at 1 in
+    /// every graph.
     pub group_id: u64,
-    /// Bytes of weights (of experts: at most) and multiply-adds, for the statistics.
+    /// Bytes of weights (of experts: at most), for the statistics.
     pub bytes: u64,
+    /// Multiply-adds, for the statistics.
     pub macs: u64,
 }
 
-/// What is multiplied by what.
+/// The two kinds of matrix products.
 pub enum Work {
     /// MUL_MAT.
     Dense(Columns, Pieces),
-    /// MUL_MAT_ID: which columns meet which weights is known only when the node runs.
+    /// MUL_MAT_ID. Which columns use which weights is known only when the node runs.
     Experts(Experts),
 }
 
 /// The quantised activations of a product.
 #[derive(Clone, Copy)]
 pub struct Activations {
-    /// Products with the same number use the same ones; numbers start at 1 in every graph.
+    /// Products with the same id use the same activations. Ids start at 1 in every graph.
     pub id: u64,
     pub bytes: usize,
-    /// Made by every thread for itself.
+    /// Whether every thread quantises them for itself.
     pub private: bool,
 }
 
-/// What makes two products' activations the same, as long as nobody writes that memory between.
+/// Two products with equal keys have the same quantised activations, if no operation between them writes to that
+/// memory.
 #[derive(PartialEq, Eq)]
 struct ActKey {
     data: *const c_void,
@@ -125,24 +129,24 @@ struct ActKey {
     tiles: Tiles,
     /// Slices interleave the columns differently.
     slices: usize,
-    /// Who picked which expert, for MUL_MAT_ID: that decides the order of the columns.
+    /// The ids of a MUL_MAT_ID, which decide the order of the columns.
     ids: (*const c_void, [usize; 4]),
 }
 
-/// The ids that the last product of experts used.
+/// The picked experts (`ids`) of the last MUL_MAT_ID.
 struct LastIds {
     /// Address, strides, numbers of slots and tokens, number of experts.
     key: (*const u8, [usize; 4], [usize; 3]),
     id: u64,
-    /// Memory that must not be written meanwhile.
+    /// The memory of the ids, which no operation may write meanwhile.
     range: Range<usize>,
 }
 
-/// The activations that the last product used.
+/// The activations of the last product.
 struct Last {
     key: ActKey,
     id: u64,
-    /// Memory that must not be written meanwhile: the activations, and the ids.
+    /// The memory of the activations and of the ids, which no operation may write meanwhile.
     ranges: [Range<usize>; 2],
 }
 
@@ -169,8 +173,8 @@ impl Plan {
         }
     }
 
-    /// Plans the graph for at most `threads` threads. Nothing of an earlier graph is kept but memory. With a pin, which is held until the
-    /// graph has ended, products read the copies of their weights.
+    /// Plans the graph for at most `threads` threads. Of an earlier plan, only the memory is kept. With a pin, which is
+    /// held until the graph ends, products read the copies of their weights.
     ///
     /// # Safety
     /// `cgraph` is a graph of the ggml that `abi` belongs to, its tensors allocated.
@@ -185,7 +189,7 @@ impl Plan {
         let mut last: Option<Last> = None;
         let mut last_ids: Option<LastIds> = None;
         let mut ids = 0;
-        // SAFETY: by contract.
+        // SAFETY: `cgraph` is a graph of the ggml of `abi`, by the contract of this function.
         let nodes = unsafe { abi.nodes(cgraph) };
         if nodes.is_none() {
             stats::event(Reason::GraphOdd);
@@ -194,7 +198,7 @@ impl Plan {
             if op.is_none() {
                 stats::event(Reason::GraphOdd);
             }
-            // SAFETY: a node of this ggml.
+            // SAFETY: `op` is a node of this graph, so it is a tensor of the ggml of `abi`.
             let Some(op) = op.filter(|&op| unsafe { abi.fits(op) }) else {
                 self.nodes.clear();
                 self.attention.clear();
@@ -203,19 +207,20 @@ impl Plan {
             };
             match abi.op(op.op) {
                 Op::Matrix(kind) => {
-                    // SAFETY: as above.
+                    // SAFETY: `op` is a product of this graph, and `fits` has found its fields where they are expected.
                     self.columns = self.columns.max(unsafe { columns(kind, op) });
-                    // SAFETY: as above.
+                    // SAFETY: `op` is a product of this graph, whose tensors are allocated by the contract of this
+                    // function.
                     let mut node = unsafe { self.node(abi, kind, op) };
                     if let Ok(job) = &mut node.decision {
-                        // SAFETY: as above; a MUL_MAT has two sources.
+                        // SAFETY: the product is taken, so `policy::decide` has found all its sources.
                         let key = unsafe { act_key(op, job) };
                         match &last {
                             Some(l) if l.key == key => job.act.id = l.id,
                             _ => {
                                 ids += 1;
                                 job.act.id = ids;
-                                // SAFETY: as above.
+                                // SAFETY: the sources of a tensor of this graph are null or tensors that live as long.
                                 let ranges = unsafe { [extent(abi, op.source(1)), extent(abi, op.source(2))] };
                                 last = Some(Last { key, id: ids, ranges });
                             }
@@ -229,7 +234,7 @@ impl Plan {
                             let key = (x.ids.data, x.ids.nb, [x.ids.used, x.ids.tokens, x.ids.experts]);
                             if last_ids.as_ref().is_none_or(|l| l.key != key) {
                                 ids += 1;
-                                // SAFETY: as above; a MUL_MAT_ID has three sources.
+                                // SAFETY: the sources of a tensor of this graph are null or tensors that live as long.
                                 let range = extent(abi, unsafe { op.source(2) });
                                 last_ids = Some(LastIds { key, id: ids, range });
                             }
@@ -238,12 +243,13 @@ impl Plan {
                     }
                     self.nodes.push(node);
                 }
-                // SAFETY: as above.
+                // SAFETY: `op` is an attention of this graph, whose tensors are allocated by the contract of this
+                // function.
                 Op::Attention => unsafe { self.attention.push(abi, op, threads) },
                 Op::Ordinary => {}
                 Op::Opaque => (last, last_ids) = (None, None),
             }
-            // Whatever writes over the activations or the ids ends their life.
+            // An operation that writes over the activations or the ids makes the quantised ones invalid.
             if last.is_some() || last_ids.is_some() {
                 let w = extent(abi, Some(op));
                 let written = |r: &Range<usize>| w.start < r.end && r.start < w.end;
@@ -254,7 +260,7 @@ impl Plan {
         if let Some(pin) = pin {
             self.find_weights(pin);
         }
-        // Attention keeps nothing from one operation to the next: its scratch is that of panels.
+        // Attention keeps nothing in its scratch from one operation to the next, so it uses the memory of the panels.
         self.panel_bytes = panel.max(self.attention.thread_bytes()).next_multiple_of(64);
         self.private_bytes = private.next_multiple_of(64);
         self.thread_bytes = (self.panel_bytes + self.private_bytes + group + SLACK).next_multiple_of(128);
@@ -284,10 +290,11 @@ impl Plan {
     }
 
     unsafe fn node(&self, abi: &Abi, kind: MatrixOp, op: &Tensor) -> Node {
-        // SAFETY: by the contract of `make`.
+        // SAFETY: `op` is a tensor of the ggml of `abi`, by the contract of `make`. `decide` has found all sources of a
+        // product that it takes.
         let decision =
             unsafe { policy::decide(abi, kind, op).map(|selection| Job::new(kind, op, selection, self.threads)) };
-        // SAFETY: as above.
+        // SAFETY: the sources of a tensor of this graph are null or tensors that live as long.
         let src0 = unsafe { op.source(0) };
         let ty = src0.and_then(|t| u8::try_from(t.ty).ok()).unwrap_or(u8::MAX);
         if let (Ok(job), Some(shares), Some(src0)) = (&decision, &self.team.shares, src0) {
@@ -311,12 +318,13 @@ impl Plan {
         }
     }
 
-    /// Tells the memory of weights what this graph reads, and the products where copies of theirs are.
+    /// Reports the weights of this graph to [`reader`] and [`copies`], and lets products read the copies of their
+    /// weights.
     fn find_weights(&mut self, pin: &Pin) {
         let all = self.nodes.iter().map(|node| node.weights.clone());
         reader::order(pin, all);
         if reader::follows() {
-            // Which experts are read is not known yet.
+            // Not for experts: it is not known yet which of them are read.
             let dense = self.nodes.iter_mut().filter(|node| node.kind == MatrixOp::MulMat);
             reader::follow(pin, dense.map(|node| (node.weights.clone(), &mut node.place)));
         }
@@ -337,7 +345,8 @@ impl Plan {
         }
     }
 
-    /// To be called by every thread at every product: at the first one of the graph it takes its place.
+    /// Every thread calls this at every product. At its first product of the graph, it is pinned to its CPUs, if
+    /// threads are pinned.
     #[inline]
     pub fn arrive(&self, ith: usize) {
         // Only this thread writes its flag.
@@ -349,9 +358,9 @@ impl Plan {
         }
     }
 
-    /// With shares, what thread `ith` of `nth` takes pieces of: its node's panels, out of `panels`, the
-    /// number of threads that do, and their counter. The same decision for all threads: a graph that runs
-    /// with fewer threads than planned is not shared out, as a node might have none of them.
+    /// With shares, the part of a product that belongs to the NUMA node of thread `ith` of `nth`. `panels` are all
+    /// panels of the product. `None` for all threads when the graph runs with fewer threads than planned, because a
+    /// NUMA node could then have panels and no thread.
     #[inline]
     pub fn share(&self, node: &Node, ith: usize, nth: usize, panels: usize) -> Option<Share<'_>> {
         let shares = self.team.shares.as_ref().filter(|_| nth == self.threads)?;
@@ -364,7 +373,7 @@ impl Plan {
         })
     }
 
-    /// This thread's own scratch: panel, private activations, groups of picks.
+    /// The scratch of thread `ith`: panel, private activations, groups of picks.
     pub fn thread_scratch(&self, ith: usize) -> [*mut u8; 3] {
         let p = self.scratch.start.wrapping_add(ith * self.thread_bytes);
         [p, p.wrapping_add(self.panel_bytes), p.wrapping_add(self.panel_bytes + self.private_bytes)]
@@ -375,7 +384,7 @@ impl Plan {
         self.scratch.start.wrapping_add(self.threads * self.thread_bytes)
     }
 
-    /// The parts of attention that threads put together.
+    /// The partial sums of attention, which threads add up.
     pub fn shared_attention(&self) -> *mut f32 {
         self.scratch.start.wrapping_add(self.partial_at).cast()
     }
@@ -387,29 +396,29 @@ impl Plan {
     }
 }
 
-/// What the threads of one node do of a product.
+/// The part of a product that the threads of one NUMA node compute.
 pub struct Share<'a> {
     pub panels: Range<usize>,
-    /// This thread's number among them.
+    /// This thread's number among these threads.
     pub rank: usize,
     pub threads: usize,
     pub next: &'a AtomicUsize,
 }
 
-/// Where weights lie.
+/// The addresses of the weights of a product.
 fn matrices(src0: &Tensor, rows: usize) -> Matrices {
     // Weights have three dimensions at most.
     let count = src0.ne[2] as usize;
     Matrices { start: src0.data as usize, rows, row_bytes: src0.nb[1], count, stride: src0.nb[2] }
 }
 
-/// Room that keeps the areas of threads apart by a pair of cache lines.
+/// Bytes between the areas of two threads: two cache lines.
 const SLACK: usize = 128;
 
 impl Job {
-    /// Lays out a product that `policy` takes.
+    /// The job of a product that `policy` has selected.
     unsafe fn new(kind: MatrixOp, op: &Tensor, selection: Selection, threads: usize) -> Self {
-        // SAFETY: by the contract of `Plan::make`.
+        // SAFETY: the product is taken, so `policy::decide` has found its first two sources.
         let (src0, src1) = unsafe { (&*op.src[0], &*op.src[1]) };
         let (work, columns, quantised, matrices) = if kind == MatrixOp::MulMat {
             let columns = Columns::new(op, src0, src1, &selection);
@@ -417,7 +426,7 @@ impl Job {
             let (n, slices) = (columns.per_slice * columns.slices, columns.slices);
             (Work::Dense(columns, pieces), n, n, slices)
         } else {
-            // SAFETY: as above; a MUL_MAT_ID has three sources.
+            // SAFETY: the product is a MUL_MAT_ID that is taken, so `policy::decide` has found its third source.
             let x = Experts::new(op, src0, src1, unsafe { &*op.src[2] }, &selection, threads);
             let (n, quantised, most) = (x.ids.picks(), x.columns(), x.most_active());
             (Work::Experts(x), n, quantised, most)
@@ -438,15 +447,15 @@ impl Job {
     }
 }
 
-/// Columns of activations that meet the weights of a product, whoever computes it; 0 when its first matrix is
-/// itself computed, an input or a view, as those of attention are.
+/// Columns of activations of a product with weights, whether it is computed here or by ggml. 0 when the first matrix is
+/// not weights: when it is computed in the graph, an input, or a view, as in attention.
 ///
 /// # Safety
 /// `op` is a product of the graph.
 unsafe fn columns(kind: MatrixOp, op: &Tensor) -> usize {
-    // SAFETY: by contract.
+    // SAFETY: `op` is a tensor of ggml, by the contract of this function, and so are its sources, which live as long.
     let (Some(src0), Some(src1)) = (unsafe { (op.source(0), op.source(1)) }) else { return 0 };
-    // An input is set anew for every graph, as rotations are.
+    // The program sets an input anew for every graph, for example rotations.
     if src0.op != OP_NONE || src0.flags & TENSOR_FLAG_INPUT != 0 || !src0.view_src.is_null() {
         return 0;
     }
@@ -460,7 +469,7 @@ unsafe fn columns(kind: MatrixOp, op: &Tensor) -> usize {
     n as usize
 }
 
-/// With `ZEN5TURBO_LOG=debug`, says once for every weight tensor and regime what computes it.
+/// With `ZEN5TURBO_LOG=debug`, logs once for every weight tensor and regime which kernel computes it.
 fn tell(kind: MatrixOp, src0: &Tensor, decision: &Result<Job, Reason>) {
     static TOLD: Mutex<BTreeSet<(usize, &'static str)>> = Mutex::new(BTreeSet::new());
     if !log::enabled(LogLevel::Debug) {
@@ -478,17 +487,18 @@ fn tell(kind: MatrixOp, src0: &Tensor, decision: &Result<Job, Reason>) {
     }
 }
 
-/// Lines of [`tell`] in a process: graphs that make new tensors every time must not grow for ever.
+/// Lines of [`tell`] in a process at most, so that the list does not grow for ever in a program that makes new tensors
+/// for every graph.
 const MOST_TOLD: usize = 4096;
 
-/// What identifies the activations of a product.
+/// The key of the activations of a product.
 unsafe fn act_key(op: &Tensor, job: &Job) -> ActKey {
-    // SAFETY: by the contract of `Plan::make`.
+    // SAFETY: the product is taken, so `policy::decide` has found its first two sources.
     let src1 = unsafe { &*op.src[1] };
     let (formats, tiles, slices, ids) = match &job.work {
         Work::Dense(c, _) => (&[][..], c.tiles, c.slices, (std::ptr::null(), [0; 4])),
         Work::Experts(x) => {
-            // SAFETY: as above; a MUL_MAT_ID has three sources.
+            // SAFETY: the product is a MUL_MAT_ID that is taken, so `policy::decide` has found its third source.
             let ids = unsafe { &*op.src[2] };
             (x.kernels.formats(), Tiles::new(x.ids.picks(), x.ids.picks()), 0, (ids.data.cast_const(), ids.nb))
         }
@@ -496,7 +506,7 @@ unsafe fn act_key(op: &Tensor, job: &Job) -> ActKey {
     ActKey { data: src1.data, ne: src1.ne, nb: src1.nb, format: job.selection.kernel.act, formats, tiles, slices, ids }
 }
 
-/// The addresses that a tensor's elements lie in; none where there is no tensor.
+/// The addresses of a tensor's elements; empty when there is no tensor.
 fn extent(abi: &Abi, t: Option<&Tensor>) -> Range<usize> {
     t.map_or(0..0, |t| t.extent(abi.weight_type(t.ty)))
 }

@@ -1,10 +1,10 @@
-//! Who computes which panels of a product.
+//! Checks that the threads together compute every panel of a product once.
 
 use super::*;
 use crate::graph::execute::claim_pieces::claim_pieces;
 
-/// How often every panel is computed when `nth` threads come to a product in this order, each of them taking
-/// so many pieces at once.
+/// How often every panel is computed when `nth` threads reach a product in this order, and each of them takes `at_once`
+/// pieces at a time.
 fn computed(plan: &Plan, nth: usize, panels: usize, order: &[usize], at_once: usize) -> Vec<u8> {
     let tiles = Tiles::new(1, 4);
     let of_all = Pieces::new(0..panels, tiles, 1, plan.threads);

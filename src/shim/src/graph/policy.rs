@@ -1,4 +1,4 @@
-//! Selection a matrix product over, or leave it: a pure function of the node.
+//! Decides for one matrix product: which kernel computes it, or why it is left to ggml.
 
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::kernel::Kernel;
@@ -17,37 +17,38 @@ use crate::tuning::{self, Regime};
 pub struct Selection {
     pub kernel: &'static Kernel,
     pub regime: Regime,
-    /// Rows and elements of the weights.
+    /// Rows of the weights.
     pub rows: usize,
+    /// Elements of a row.
     pub k: usize,
 }
 
-/// Whether and with what to compute `op`, a matrix product.
+/// The kernel that computes `op`, a matrix product, or the reason why `op` is left to ggml.
 ///
 /// # Safety
 /// `op` and its sources are tensors of the ggml that `abi` belongs to.
 pub unsafe fn decide(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<Selection, Reason> {
-    // SAFETY: by contract.
+    // SAFETY: `op` and its sources are tensors of the ggml of `abi`, by the contract of this function.
     let selection = unsafe { decide_unplaced(abi, kind, op)? };
-    // SAFETY: a product that is taken has two sources.
+    // SAFETY: `decide_unplaced` has found both sources.
     let (weights, activations) = unsafe { ((*op.src[0]).data, (*op.src[1]).data) };
     let placed = is_address::<u8>(weights.cast()) && [activations, op.data].iter().all(|p| is_address::<f32>(p.cast()));
     if placed { Ok(selection) } else { Err(Reason::ShapeNotSupported) }
 }
 
-/// [`decide`] for a product whose activations and result need not have their place in memory yet.
+/// [`decide`] for a product whose activations and result may have no memory yet.
 ///
 /// # Safety
-/// As for [`decide`].
+/// The conditions of [`decide`].
 pub unsafe fn decide_unplaced(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<Selection, Reason> {
     if config().kernels == KernelChoice::Off {
         return Err(Reason::KernelsOff);
     }
-    // SAFETY: by contract.
+    // SAFETY: `op` and its sources are tensors of the ggml of `abi`, by the contract of this function.
     let sources = unsafe { (op.source(0), op.source(1)) };
     let (Some(src0), Some(src1)) = sources else { return Err(Reason::SourceMissing) };
     let weight = abi.weight_type(src0.ty).ok_or(Reason::TypeNotSupported)?;
-    // SAFETY: a tensor of this ggml.
+    // SAFETY: `src0` is a source of `op`, so it is a tensor of the same ggml.
     if unsafe { is_repacked(src0) } {
         return Err(Reason::Repacked);
     }
@@ -77,18 +78,18 @@ pub unsafe fn decide_unplaced(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<
     let columns_fit = plain
         && match kind {
             MatrixOp::MulMat => dense_fits(op, src0, src1),
-            // SAFETY: a MUL_MAT_ID has three sources.
+            // SAFETY: `op` is a MUL_MAT_ID of this ggml, and `src0` and `src1` are its first two sources.
             MatrixOp::MulMatId => unsafe { experts_fit(abi, op, src0, src1) },
         };
     if !columns_fit {
         return Err(Reason::ShapeNotSupported);
     }
-    // SAFETY: as above.
+    // SAFETY: both sources are there, and their shapes were checked above.
     let columns = unsafe { columns(kind, op) };
     let (path, isa) = (state::data_path(), state::isa());
     let rounds = config().f16_as_bf16 && weight == WeightType::F16;
     let kernel = match rounds.then(|| registry::f16_as_bf16(path, isa, columns)).flatten() {
-        // asked for, and never compared with stock
+        // the user asks for this kernel, so it is used without a comparison with ggml's
         Some(kernel) => kernel,
         None => {
             if let Some(reason) = tuning::decline(isa, weight, columns) {
@@ -100,12 +101,12 @@ pub unsafe fn decide_unplaced(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<
     Ok(Selection { kernel, regime: Regime::of(columns), rows: src0.ne[1] as usize, k })
 }
 
-/// Whether a tensor, or what it is a view of, lies in a layout of a buffer type's own.
+/// Whether a tensor, or the tensor of which it is a view, has a layout that its buffer type has made.
 ///
 /// # Safety
 /// `t` is a tensor of ggml.
 pub unsafe fn is_repacked(t: &Tensor) -> bool {
-    // SAFETY: a view's source is a tensor.
+    // SAFETY: `view_src` of a tensor of ggml is null or a tensor.
     !t.extra.is_null() || unsafe { object(t.view_src.cast_const()) }.is_some_and(|viewed| !viewed.extra.is_null())
 }
 
@@ -119,7 +120,7 @@ const MAX_PICKS: i64 = 1 << 31;
 
 /// MUL_MAT_ID: one matrix per expert in `src0.ne[2]`, ids of `[used, tokens]`.
 unsafe fn experts_fit(abi: &Abi, op: &Tensor, src0: &Tensor, src1: &Tensor) -> bool {
-    // SAFETY: by contract.
+    // SAFETY: `op` is a tensor of ggml, as `decide_unplaced` was promised, and so are its sources.
     let Some(ids) = (unsafe { op.source(2) }) else { return false };
     abi.is_i32(ids.ty)
         && is_address::<u8>(ids.data.cast())
@@ -133,9 +134,10 @@ unsafe fn experts_fit(abi: &Abi, op: &Tensor, src0: &Tensor, src1: &Tensor) -> b
         && ids.ne[0] % src1.ne[1] == 0
 }
 
-/// Columns that share the weights of one matrix; of experts, as if the picks were spread evenly.
+/// The number of columns that share the weights of one matrix. For experts this is the mean: the picks divided by the
+/// experts, rounded up.
 unsafe fn columns(kind: MatrixOp, op: &Tensor) -> usize {
-    // SAFETY: by the contract of `decide`, after the shapes were checked.
+    // SAFETY: `decide_unplaced` has found both sources of `op` before it calls this.
     let (src0, src1) = unsafe { (&*op.src[0], &*op.src[1]) };
     let n = match kind {
         MatrixOp::MulMat => src1.ne[1] * (src1.ne[2] / src0.ne[2]) * (src1.ne[3] / src0.ne[3]),

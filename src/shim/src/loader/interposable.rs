@@ -1,7 +1,8 @@
-//! Whether a library calls a function by way of the dynamic linker, so that a preloaded one can stand in for it.
+//! Finds out whether a library calls a function through the dynamic linker, so that a preloaded library can replace it.
 //!
-//! The relocations are read in memory, where the linker has loaded them: without its locks, and without opening a file that
-//! may be gone. `zen5turbo doctor` asks the same of files (`src/cli/src/elf.rs`), which no process has loaded.
+//! The relocations are read in memory, where the linker has loaded them. This needs none of the linker's locks, and
+//! does not open a file that may be gone. `zen5turbo doctor` reads the same from files that no process has loaded
+//! (`src/cli/src/elf.rs`).
 
 use std::ffi::CStr;
 
@@ -9,7 +10,7 @@ use libc::{Elf64_Rela, Elf64_Sym};
 
 use super::objects::find_loaded;
 
-/// An entry of the dynamic section; elf.h, which the libc crate leaves out for this one.
+/// An entry of the dynamic section, `Elf64_Dyn` of elf.h, which the libc crate does not have.
 #[repr(C)]
 struct Dynamic {
     tag: i64,
@@ -28,8 +29,8 @@ const DT_JMPREL: i64 = 23;
 const DT_FLAGS: i64 = 30;
 const DF_SYMBOLIC: u64 = 2;
 
-/// What the dynamic section of a loaded object says about symbols and relocations: addresses of its tables, 0 where it has
-/// none.
+/// The tables of symbols and relocations of a loaded object, from its dynamic section. An address is 0 when it has no
+/// such table.
 #[derive(Default)]
 struct Tables {
     strings: usize,
@@ -39,9 +40,9 @@ struct Tables {
     symbolic: bool,
 }
 
-/// Whether the library that `address` lies in refers to `name` by a relocation, and was not linked with `-Bsymbolic`, with
-/// which it would find its own. False where the call is inside the library (`-Bsymbolic-functions`, hidden visibility,
-/// link-time optimisation).
+/// Whether the library that contains `address` refers to `name` by a relocation and was not linked with `-Bsymbolic`,
+/// which binds calls to its own definition. False when the call stays inside the library (`-Bsymbolic-functions`,
+/// hidden visibility, link-time optimisation).
 pub fn is_interposable(address: usize, name: &CStr) -> bool {
     let found = find_loaded(|loaded| {
         if !loaded.parts(libc::PT_LOAD).any(|(_, part)| part.contains(&address)) {
@@ -60,7 +61,7 @@ pub fn is_interposable(address: usize, name: &CStr) -> bool {
 /// `entry` is the dynamic section of an object that is loaded at `base`.
 unsafe fn tables(mut entry: *const Dynamic, base: usize) -> Tables {
     let mut tables = Tables::default();
-    // The dynamic linker has made addresses of the offsets, except in objects that it did not load.
+    // The dynamic linker has turned the offsets into addresses, except in objects that it did not load.
     let address = |value: u64| if (value as usize) < base { base + value as usize } else { value as usize };
     loop {
         // SAFETY: the section ends with DT_NULL, and no entry before this one was that.

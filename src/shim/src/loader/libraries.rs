@@ -1,10 +1,9 @@
-//! The libraries that call hooks, and the originals that each of them is bound to: the copies of ggml in this process.
+//! The libraries that call hooks, each with the originals that it is bound to.
 //!
-//! A process can hold several copies, opened with `RTLD_LOCAL`, where `dlsym(RTLD_NEXT)` finds
-//! nothing. So an original is looked up from the library that called: its handle sees the copy it is
-//! linked with. Each caller is resolved once and its library is kept open from then on (a reference
-//! that is never given back), so that an address found here cannot go stale; the libraries that
-//! llama.cpp opens only to score them never call a hook and are closed as usual.
+//! A process can hold several copies of ggml. Copies that were opened with `RTLD_LOCAL` are not found by
+//! `dlsym(RTLD_NEXT)`. So an original is looked up from the library that called the hook: its handle sees the copy that
+//! it is linked with. Each caller is resolved once, and its library is kept open for ever, so that the addresses found
+//! here stay valid. llama.cpp opens some libraries only to score them; these never call a hook and are closed as usual.
 
 use std::ffi::{CStr, c_void};
 use std::ops::Range;
@@ -27,33 +26,33 @@ use crate::log::{self, log};
 use crate::reason::Reason;
 use crate::stats;
 
-/// A library that calls hooks, and what its calls are bound to.
+/// A library that calls hooks, and the originals of these hooks.
 pub struct BoundLibrary {
     /// Its address range in memory.
     pub range: Range<usize>,
     scope: Scope,
     /// Path, for logs and statistics.
     pub path: String,
-    /// Originals; `None` where the library cannot see one.
+    /// The originals of ggml's functions; `None` for a function that the library does not see.
     pub compute_forward: Option<ggml_cpu_extra_compute_forward>,
     pub work_size: Option<ggml_cpu_extra_work_size>,
     pub graph_compute: Option<ggml_graph_compute>,
     pub get_proc_address: Option<ggml_backend_reg_get_proc_address>,
     pub aligned_malloc: Option<ggml_aligned_malloc>,
     pub aligned_free: Option<ggml_aligned_free>,
-    /// Where its calls of the functions for single rows go (see [`crate::rows`]); null while that is not known.
+    /// The targets of its calls of the functions for single rows (see [`crate::rows`]); null until the first call.
     pub rows: [AtomicPtr<c_void>; rows::COUNT],
-    /// Whether its large buffers come back through the hook (see [`crate::buffers::large`]), once known.
+    /// Whether it frees its large buffers through the hook (see [`crate::buffers::large`]), once known.
     pub returns_buffers: OnceLock<bool>,
     /// ggml's functions for pools of threads, once they were asked for.
     pools: OnceLock<Option<PoolFunctions>>,
-    /// What it is bound to in a BLAS library, once it was asked for.
+    /// Its originals in a BLAS library, once they were asked for.
     blas: OnceLock<BlasOriginals>,
-    /// The functions of the ggml it uses, checked; `None` when that ggml is not understood.
+    /// The checked functions of the ggml that it uses; `None` when the structures of that ggml are not known.
     pub abi: Option<Abi>,
 }
 
-/// The originals of the hooked functions of BLAS, as addresses; `None` where there are none.
+/// The addresses of the originals of the hooked BLAS functions; `None` for one that there is not.
 pub struct BlasOriginals {
     /// `cblas_sgemm`.
     pub sgemm: Option<usize>,
@@ -67,13 +66,13 @@ static LIBRARIES: [AtomicPtr<BoundLibrary>; MAX_LIBRARIES] =
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 static RESOLVING: Mutex<()> = Mutex::new(());
 
-/// The library that a return address lies in. `None` only when it cannot be found out.
+/// The library that contains a return address. `None` when no loaded object contains it, or when the table is full.
 #[inline]
 pub fn caller(return_address: usize) -> Option<&'static BoundLibrary> {
     known(return_address, COUNT.load(Ordering::Acquire)).or_else(|| resolve(return_address))
 }
 
-/// The library that contains `address`, of the first `n`.
+/// The library that contains `address`, among the first `n` of the table.
 #[inline]
 fn known(address: usize, n: usize) -> Option<&'static BoundLibrary> {
     // SAFETY: `n` is at most COUNT, below which all slots hold objects that are never freed and do not change.
@@ -93,7 +92,7 @@ fn resolve(address: usize) -> Option<&'static BoundLibrary> {
     }
     let object = object_at(address)?;
     let is_program = object.path.is_empty();
-    // The reference is never given back, which keeps the library where it is.
+    // The reference is never given back, so the library stays loaded.
     let scope = Scope(if is_program { Library::program() } else { Library::loaded(&object.path) });
     let path = if is_program { "main program".to_owned() } else { object.path.to_string_lossy().into_owned() };
     let caller = BoundLibrary {
@@ -115,7 +114,7 @@ fn resolve(address: usize) -> Option<&'static BoundLibrary> {
         path,
     };
     let status = if caller.abi.is_some() { "bound" } else { "abi_mismatch" };
-    // Others see the same copy: it is reported once, as the library that defines the operation hook.
+    // Several libraries may see the same copy of ggml. Only the one that defines the operation hook is reported.
     let defines_hook = caller.compute_forward.is_some_and(|f| caller.range.contains(&(f as usize)));
     if defines_hook && matches!(state::current(), State::Waiting | State::Active) {
         stats::add_library(&caller.path, status);
@@ -138,8 +137,8 @@ fn resolve(address: usize) -> Option<&'static BoundLibrary> {
     Some(unsafe { &*LIBRARIES[n].load(Ordering::Relaxed) })
 }
 
-/// Lists the library that computes graphs for `caller` and counts it, once for all its callers. The CPU backend may
-/// be out of sight of a caller, and then nothing is known.
+/// Reports, once per process, that the library which computes graphs for `caller` has no operation hook. Does nothing
+/// when `caller` does not see the CPU backend.
 fn tell_of_missing_hook(caller: &BoundLibrary) {
     static TOLD: AtomicBool = AtomicBool::new(false);
     let Some(library) = caller.graph_compute.and_then(|f| object_at(f as usize)) else { return };
@@ -156,7 +155,7 @@ fn tell_of_missing_hook(caller: &BoundLibrary) {
 }
 
 impl BoundLibrary {
-    /// Whether its ggml asks before it computes an operation.
+    /// Whether its ggml calls the operation hook before it computes an operation.
     pub fn has_hook(&self) -> bool {
         self.compute_forward.is_some()
     }
@@ -183,9 +182,9 @@ impl BoundLibrary {
         self.pools.get_or_init(find).as_ref()
     }
 
-    /// What its calls of BLAS would be bound to without this library: the next in the global scope, else what it sees
-    /// itself. A BLAS is linked by the program or by ggml's BLAS backend, and there is one in a process. So the order is that
-    /// of the loader, and not that of [`Scope::find`].
+    /// The BLAS functions that it would call without this library: the next ones in the global scope, else those that
+    /// it sees itself. The program or ggml's BLAS backend links BLAS, and a process has only one. So the loader's order
+    /// is right here, unlike in [`Scope::find`].
     pub fn blas(&self) -> &BlasOriginals {
         self.blas.get_or_init(|| {
             let find = |name: &CStr| next(name).or_else(|| self.find(name)).map(|p| p as usize);
@@ -193,18 +192,19 @@ impl BoundLibrary {
         })
     }
 
-    /// Where this library finds `name`; `None` where it does not.
+    /// The scope of this library, if it finds `name` there.
     pub fn own_scope(&self, name: &CStr) -> Option<Scope> {
         self.find(name).map(|_| self.scope)
     }
 
-    /// Where this library finds `name`; where it finds none itself (it was given a pointer), see [`find_definer`].
+    /// The scope of this library if it finds `name` there, else that of [`find_definer`]: the library may have been
+    /// given a pointer to the function.
     pub fn scope(&self, name: &CStr) -> Option<Scope> {
         self.own_scope(name).or_else(|| find_definer(name))
     }
 }
 
-/// The functions for pools that are seen in `scope`, of the copy of ggml whose CPU backend contains the address `backend`;
+/// The functions for thread pools in `scope`, of the copy of ggml whose CPU backend contains the address `backend`.
 /// `None` when they are not known.
 pub fn pool_functions(scope: Scope, backend: usize) -> Option<PoolFunctions> {
     PoolFunctions::find(scope, backend, || caller(backend).is_some_and(|library| library.abi.is_some()))

@@ -1,12 +1,12 @@
-//! What is loaded into this process: the originals of the hooked functions, and the copies of ggml.
+//! Finds the copies of ggml in this process, and the originals of the hooked functions.
 //!
-//! - [`symbols`] looks names up: no other file calls `dlsym`, `dlvsym`, `dlopen` or `dladdr`.
-//! - [`objects`] tells what the dynamic linker has loaded, and where: no other file calls `dl_iterate_phdr`.
-//! - [`interposable`] reads relocations: whether calls of a library come to a preloaded one.
-//! - [`scope`] finds originals from a library's point of view.
-//! - [`probe`] checks a copy of ggml, and tells what its numbers mean.
+//! - [`symbols`] looks names up. No other file calls `dlsym`, `dlvsym`, `dlopen` or `dladdr`.
+//! - [`objects`] lists the loaded libraries and their addresses. No other file calls `dl_iterate_phdr`.
+//! - [`interposable`] reads relocations, to find out whether the calls of a library reach a preloaded one.
+//! - [`scope`] finds the originals that one library sees.
+//! - [`probe`] checks a copy of ggml, and finds out what its type and operation numbers mean.
 //! - [`pools`] has the functions for thread pools of a copy of ggml.
-//! - [`libraries`] has the libraries that call hooks, and the originals that each of them is bound to.
+//! - [`libraries`] keeps the libraries that call hooks, each with the originals that it is bound to.
 
 pub mod interposable;
 pub mod libraries;

@@ -1,4 +1,4 @@
-//! What the dynamic linker has loaded, and where.
+//! The objects that the dynamic linker has loaded, and their addresses.
 
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::ops::Range;
@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::symbols::{Library, c_str, first, next};
 use crate::ggml::hooks::api;
 
-/// A loaded object, as the dynamic linker tells of it.
+/// A loaded object, as the dynamic linker describes it.
 pub struct Loaded<'a> {
-    /// What its addresses in the file are added to.
+    /// The base address: an address in the file plus this is an address in memory.
     pub base: usize,
     /// Its path; empty for the main program.
     pub path: &'a CStr,
@@ -17,7 +17,7 @@ pub struct Loaded<'a> {
 }
 
 impl Loaded<'_> {
-    /// Program headers of a kind, each with its addresses in memory.
+    /// The program headers of one kind, each with its addresses in memory.
     pub fn parts(&self, kind: u32) -> impl Iterator<Item = (&libc::Elf64_Phdr, Range<usize>)> {
         self.headers.iter().filter(move |h| h.p_type == kind).map(|h| {
             let start = self.base + h.p_vaddr as usize;
@@ -26,7 +26,7 @@ impl Loaded<'_> {
     }
 }
 
-/// The first answer that `ask` gives, of all loaded objects. `ask` does not panic: a panic would end the process.
+/// Asks for each loaded object in turn, and returns the first answer. `ask` must not panic: a panic ends the process.
 pub fn find_loaded<T, F: FnMut(&Loaded<'_>) -> Option<T>>(ask: F) -> Option<T> {
     unsafe extern "C" fn visit<T, F: FnMut(&Loaded<'_>) -> Option<T>>(
         info: *mut libc::dl_phdr_info,
@@ -96,8 +96,8 @@ pub fn is_own(address: usize) -> bool {
     (START.load(Ordering::Relaxed)..END.load(Ordering::Relaxed)).contains(&address)
 }
 
-/// Whether `address` lies in this library, or in another file of it that is preloaded as well: the
-/// first one calls the next, which must not find the way back.
+/// Whether `address` lies in this library, or in another copy of it that is preloaded too. The first copy calls the
+/// second as its original; the second must not take the first one for its own original.
 pub fn is_preloaded(address: usize) -> bool {
     if is_own(address) {
         return true;

@@ -1,4 +1,4 @@
-//! ggml's functions for pools of threads, of one copy.
+//! The functions for thread pools of one copy of ggml.
 
 use std::ffi::c_int;
 use std::mem::offset_of;
@@ -12,23 +12,24 @@ use crate::ggml::functions::{
 use crate::reason::Reason;
 use crate::stats;
 
-/// The functions of one copy.
+/// The functions for thread pools of one copy of ggml.
 #[derive(Clone, Copy)]
 pub struct PoolFunctions {
     pub new: ggml_threadpool_new,
     pub free: ggml_threadpool_free,
     pub pause: ggml_threadpool_pause,
     pub init: ggml_threadpool_params_init,
-    /// Its threads are those of OpenMP, which ends them and lets them sleep as it does, and a graph may get fewer.
+    /// This ggml computes with OpenMP's threads. OpenMP decides when they sleep and end, and may give a graph fewer
+    /// threads.
     pub openmp: bool,
-    /// The CPU backend's graphs come through our `ggml_graph_compute`, and their plans are known.
+    /// The CPU backend calls the `ggml_graph_compute` of this library, and the layout of its plans is known.
     pub graphs_are_seen: bool,
 }
 
 impl PoolFunctions {
-    /// Those that are seen in `scope`; `None` when one is missing, as before August 2024, or when the parameters are not where
-    /// they are known to be. `backend` is an address in the CPU backend's library; `plans_are_known` says whether that ggml is
-    /// understood.
+    /// Finds the functions in `scope`. `None` when one is missing (a ggml from before August 2024), or when the pool
+    /// parameters have an unknown layout. `backend` is an address in the CPU backend's library; `plans_are_known` says
+    /// whether the structures of that ggml are known.
     pub fn find(scope: Scope, backend: usize, plans_are_known: impl FnOnce() -> bool) -> Option<Self> {
         let functions = Self {
             new: scope.function(ggml_threadpool_new)?,
@@ -45,7 +46,7 @@ impl PoolFunctions {
         Some(functions)
     }
 
-    /// Lets ggml fill the parameters and looks where it wrote what.
+    /// Lets ggml fill the parameters, and compares the layout of the result with [`PoolParams`].
     fn parameters_fit(&self) -> bool {
         const UNTOUCHED: u8 = 0xA5;
         const THREADS: c_int = 0x4321;

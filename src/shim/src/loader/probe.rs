@@ -1,8 +1,8 @@
-//! Does the loaded ggml have the structures this library was compiled for?
+//! Checks whether a loaded ggml has the structures that this library was compiled for.
 //!
-//! Numbers of types and operations move between releases, so they are never compared: a number met
-//! in a tensor is looked up once through `ggml_type_name` or `ggml_op_name` (which is why only
-//! numbers that ggml itself made are ever passed to them: it does not check its bounds).
+//! The numbers of types and operations differ between releases, so they are not compared. A number that is found in a
+//! tensor is looked up once by `ggml_type_name` or `ggml_op_name`. These functions do not check their argument, so they
+//! only get numbers that ggml itself wrote.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -28,7 +28,7 @@ pub enum MatrixOp {
 }
 
 impl MatrixOp {
-    /// As what it is counted.
+    /// The operation under which it is counted.
     pub const fn counted(self) -> OpKind {
         match self {
             Self::MulMat => OpKind::MulMat,
@@ -44,22 +44,22 @@ pub enum Op {
     Matrix(MatrixOp),
     /// `FLASH_ATTN_EXT`.
     Attention,
-    /// Writes nothing but its result.
+    /// Another operation, which writes nothing but its result.
     Ordinary,
-    /// May write anywhere (user-defined operations).
+    /// An operation of the program's own, which may write anywhere.
     Opaque,
 }
 
-/// The functions of one copy of ggml, checked.
+/// The checked functions of one copy of ggml.
 pub struct Abi {
     functions: CoreFunctions,
     /// Whether `ggml_compute_params` has `use_ref`.
     pub has_use_ref: bool,
-    /// Per operation number: 0 not asked yet, else an [`Op`] plus 1.
+    /// Per operation number: 0 if not asked yet, else the number of an [`Op`] as in [`Abi::op`].
     ops: [AtomicU8; 256],
-    /// Per type number: 0 not asked yet, 1 none of ours, else index in [`WeightType::ALL`] plus 2.
+    /// Per type number: 0 if not asked yet, 1 if no kernel has the type, else its index in [`WeightType::ALL`] plus 2.
     types: [AtomicU8; 256],
-    /// Whether a real tensor was compared: 0 not yet, 1 fits, 2 does not.
+    /// Whether the layout of a real tensor fits: 0 if not compared yet, 1 if it fits, 2 if not.
     checked: AtomicU8,
 }
 
@@ -87,7 +87,7 @@ impl Abi {
         self.functions.barrier
     }
 
-    /// Whether the fields of tensors are where [`Tensor`] has them: compared once, with `t`.
+    /// Whether the fields of this ggml's tensors lie where [`Tensor`] has them. The first call compares them with `t`.
     ///
     /// # Safety
     /// `t` is a tensor of this copy of ggml.
@@ -107,7 +107,7 @@ impl Abi {
         // SAFETY: `t` is a tensor of this copy, by the contract of this function, and `probe` has compared the sizes.
         let fits = unsafe { self.functions.fields_fit(t) };
         self.checked.store(if fits { 1 } else { 2 }, Ordering::Relaxed);
-        // The program and its libraries each ask for themselves; the user reads it once.
+        // The program and each of its libraries have an `Abi` of their own; the user gets one line.
         static TOLD: AtomicBool = AtomicBool::new(false);
         if !fits && !TOLD.swap(true, Ordering::Relaxed) {
             stats::event(Reason::AbiMismatch);
@@ -119,10 +119,11 @@ impl Abi {
         fits
     }
 
-    /// The nodes of a graph; `None` where its number of nodes is none. A node is `None` where it is no tensor.
+    /// The nodes of a graph; `None` when the number of nodes is not a possible one. A node is `None` when its address
+    /// cannot be that of a tensor.
     ///
     /// # Safety
-    /// `cgraph` is a graph of this copy of ggml, or an address where nothing can lie.
+    /// `cgraph` is a graph of this copy of ggml, or an address where no object can lie.
     pub unsafe fn nodes<'a>(&self, cgraph: *mut c_void) -> Option<impl Iterator<Item = Option<&'a Tensor>>> {
         // SAFETY: an address that passes the check is that of a graph of this copy, by the contract of this function.
         let n = if is_address(cgraph.cast::<usize>()) { unsafe { (self.functions.graph_n_nodes)(cgraph) } } else { -1 };
@@ -160,9 +161,9 @@ impl Abi {
         op
     }
 
-    /// The name that `ask` gets for a number of a tensor; counted where it gets none.
+    /// The name that `ask` returns for a number of a tensor. A missing name is counted.
     fn name(number: c_int, ask: impl FnOnce(c_int) -> Option<&'static str>) -> Option<&'static str> {
-        // No release has more operations or types.
+        // No release has more than 256 operations or types.
         let name = u8::try_from(number).ok().and_then(|n| ask(n.into()));
         if name.is_none() {
             stats::event_once(Reason::GgmlAnswerOdd);
@@ -181,8 +182,8 @@ impl Abi {
         self.type_name(number) == Some("i32")
     }
 
-    /// The weight type of a type number; `None` when there is no kernel for it or its blocks differ
-    /// from what the kernels were written for.
+    /// The weight type of a type number; `None` when no kernel has the type, or when its blocks differ from the blocks
+    /// that the kernels were written for.
     #[inline]
     pub fn weight_type(&self, number: c_int) -> Option<WeightType> {
         match self.types.get(number as usize)?.load(Ordering::Relaxed) {

@@ -1,15 +1,15 @@
-//! Looking symbols up. There are four questions, and each has one function here:
+//! Looks symbols up. There are four questions, and each has its function here:
 //!
 //! | question | asked by | answered by |
 //! |---|---|---|
-//! | What does the program find? | who must know whether this library comes first | [`first`] |
-//! | What comes after this library? | hooks of libc's functions | [`next`], [`next_version`], [`Next`] |
-//! | What does this library see? | hooks of ggml, where a process can hold several copies | [`Library::symbol`] |
-//! | What lies at this address? | who must know where a call comes from | [`symbol_at`] |
+//! | Which definition does the program use? | code that checks whether this library comes first | [`first`] |
+//! | Which definition comes after this library? | hooks of libc's functions | [`next`], [`next_version`], [`Next`] |
+//! | Which definition does one library use? | hooks of ggml (a process can hold several copies) | [`Library::symbol`] |
+//! | Which function lies at this address? | code that finds out where a call comes from | [`symbol_at`] |
 //!
-//! The hooks of `malloc` and `memcpy` keep what they find in tables of their own, which their trampolines read. `dlsym` may
-//! allocate and copy, so `malloc` marks the thread that searches (`crate::buffers::malloc_thp`), and `memcpy` is looked up by the
-//! constructor alone (`crate::buffers::nt_copy`). Neither asks here in any later call.
+//! The hooks of `malloc` and `memcpy` keep the originals in tables of their own, which their trampolines read. `dlsym`
+//! itself may allocate and copy. So `malloc` marks the thread that searches (`crate::buffers::malloc_thp`), and only
+//! the constructor looks `memcpy` up (`crate::buffers::nt_copy`). Later calls of these hooks look nothing up.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::marker::PhantomData;
@@ -18,15 +18,16 @@ use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
 pub use zen5turbo_ggml::functions::function;
 
-/// A result of the dynamic linker. Not a null-pointer type: then a call of `dlsym` could become a jump, and the linker would
-/// take a caller of this library for the one that asks what comes next.
+/// An address from the dynamic linker. It is an `Option` so that work remains after the call of `dlsym`. Otherwise the
+/// compiler could make the call a jump, and the linker would search after the caller's library instead of after this
+/// one.
 type Address = Option<*mut c_void>;
 
 fn address(p: *mut c_void) -> Address {
     (!p.is_null()).then_some(p)
 }
 
-/// The first definition of `name` in the order of the loader: what the program's own calls are bound to.
+/// The first definition of `name` in the order of the loader, to which the program's own calls are bound.
 pub fn first(name: &CStr) -> Address {
     // SAFETY: the name is a C string, and RTLD_DEFAULT is a handle that is always valid.
     address(unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) })
@@ -56,7 +57,7 @@ pub fn symbol_at(address: usize) -> Option<&'static CStr> {
     }
 }
 
-/// A loaded library, held by a reference: it stays loaded until [`Library::close`], for ever without.
+/// A loaded library, held by a reference. It stays loaded until [`Library::close`], or for ever if nobody calls that.
 #[derive(Clone, Copy)]
 pub struct Library(*mut c_void);
 
@@ -66,7 +67,7 @@ unsafe impl Send for Library {}
 unsafe impl Sync for Library {}
 
 impl Library {
-    /// The library that is loaded from `path`. Nothing is opened that is not loaded.
+    /// The library that was loaded from `path`; `None` if it is not loaded.
     pub fn loaded(path: &CStr) -> Option<Self> {
         // SAFETY: the path is a C string. With NOLOAD no constructor of a library runs.
         address(unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) }).map(Self)
@@ -78,10 +79,10 @@ impl Library {
         address(unsafe { libc::dlopen(std::ptr::null(), libc::RTLD_LAZY | libc::RTLD_NOLOAD) }).map(Self)
     }
 
-    /// Opens a library whose calls between its own functions stay in it (`RTLD_DEEPBIND`).
+    /// Opens a library so that calls between its own functions stay in it (`RTLD_DEEPBIND`).
     ///
     /// # Errors
-    /// What the dynamic linker says.
+    /// The message of the dynamic linker.
     ///
     /// # Safety
     /// The constructors of the library and of those that it needs may run in this process.
@@ -95,7 +96,7 @@ impl Library {
         })
     }
 
-    /// What the library sees under this name: its own definition, or one of a library that it needs.
+    /// The definition that the library uses under this name: its own, or one of a library that it needs.
     pub fn symbol(self, name: &CStr) -> Address {
         // SAFETY: the handle is open, as nobody uses a library after `close`; the name is a C string.
         address(unsafe { libc::dlsym(self.0, name.as_ptr()) })
@@ -104,15 +105,15 @@ impl Library {
     /// Gives the reference back.
     ///
     /// # Safety
-    /// Nobody uses this value, a copy of it, or what was found by it from now on.
+    /// From now on nobody uses this value, a copy of it, or an address that it found.
     pub unsafe fn close(self) {
         // SAFETY: the handle is open, and the caller promises that it is used no more.
         unsafe { libc::dlclose(self.0) };
     }
 }
 
-/// The original of a hooked function of libc, of type `F`, looked up at its first use. That may be before this library's
-/// constructor, and in any thread; looking up twice does no harm.
+/// The original of a hooked function of libc, of type `F`. It is looked up at its first use, which may be before this
+/// library's constructor and in any thread. Two threads may look it up at the same time; both find the same address.
 pub struct Next<F> {
     name: &'static CStr,
     address: AtomicPtr<c_void>,
@@ -125,7 +126,7 @@ impl<F: Copy> Next<F> {
         Next { name, address: AtomicPtr::new(std::ptr::null_mut()), function: PhantomData }
     }
 
-    /// The function. Ends the process when there is none, which no libc of Linux can bring about.
+    /// The function. Ends the process when libc has none, which does not happen on Linux.
     #[inline]
     pub fn get(&self) -> F {
         let mut address = self.address.load(Relaxed);

@@ -1,12 +1,15 @@
-//! Memory nodes and CPUs: where weights lie, and where the threads run that read them.
+//! NUMA nodes and CPUs: on which NUMA node weights lie, and on which CPUs the threads run that read them.
 //!
-//! On a machine with one node nothing is done and, beyond reading the topology, nothing is asked. With
-//! several, `ZEN5TURBO_NUMA` decides: *interleave* puts the huge pages of the weights in turn on all nodes;
-//! *shard* puts the rows that a node's threads compute on that node, and has them computed there: the
-//! plan of a graph divides every matrix by [`Shares`], and a thread takes pieces of its own node's share
-//! only. [`setup`] decides once; [`pin`] keeps threads in their place; [`weights`] knows which rows lie where.
+//! On a machine with one NUMA node this folder reads the topology and does nothing else. With several, `ZEN5TURBO_NUMA`
+//! decides:
 //!
-//! Pages are placed before they are first touched, by whoever makes them: see [`on_its_node`].
+//! - *interleave* puts the huge pages of the weights in turn on all NUMA nodes.
+//! - *shard* divides the rows of every matrix among the NUMA nodes ([`Shares`]). The rows of a node lie in its memory,
+//!   and only its threads compute them.
+//!
+//! [`setup`] decides once, [`pin`] pins threads to CPUs, and [`weights`] knows which rows belong to which NUMA node.
+//!
+//! A page gets its NUMA node before it is first touched, from the thread that makes it: see [`on_its_node`].
 
 mod pin;
 mod setup;
@@ -36,26 +39,28 @@ use weights::Seen;
 /// The smallest page that is placed by its own address.
 const HUGE_PAGE: usize = 2 << 20;
 
-/// Graphs in which threads are looked at for an affinity of the program's own, where it decides.
+/// In this many graphs, with `auto`, each thread checks whether the program has changed its affinity.
 const WATCHED_GRAPHS: u32 = 8;
 
 static SETUP: OnceLock<Setup> = OnceLock::new();
 static SEEN: Seen = Seen::new();
 
-/// The kernel refuses to place memory.
+/// Set when the kernel has refused to place memory.
 static REFUSED: AtomicBool = AtomicBool::new(false);
 
-/// The program places its threads, and `auto` gives way.
+/// Set when the program pins its threads itself, so that `auto` places nothing.
 static YIELDED: AtomicBool = AtomicBool::new(false);
 
-/// Two graphs ran at the same time.
+/// Set when two graphs have run at the same time.
 static CONCURRENT: AtomicBool = AtomicBool::new(false);
 
 static WATCHED: AtomicU32 = AtomicU32::new(0);
 
-/// Bytes placed by preference on a node, bytes interleaved, and calls that failed.
+/// Bytes placed on each NUMA node.
 static PLACED: [AtomicU64; MAX_NODES] = [const { AtomicU64::new(0) }; MAX_NODES];
+/// Bytes interleaved over several NUMA nodes.
 static INTERLEAVED: AtomicU64 = AtomicU64::new(0);
+/// Calls that failed.
 static FAILED: AtomicU64 = AtomicU64::new(0);
 
 /// The machine that this process runs on.
@@ -75,7 +80,7 @@ impl Machine for Here {
     }
 
     fn policy_is_default(&self) -> Option<bool> {
-        // A filter may kill at the question, and at all that would follow.
+        // A seccomp filter may kill the program for this system call, and for all calls that would follow.
         if seccomp::is_filtered() { None } else { numa::thread_policy_is_default().ok() }
     }
 
@@ -84,8 +89,8 @@ impl Machine for Here {
     }
 }
 
-/// Decides, at the first call, what is done in this process. Reads files and allocates: to be called
-/// where that is allowed, so not in malloc. Every other function here does nothing before.
+/// Decides, at the first call, how memory and threads of this process are placed. It reads files and allocates, so it
+/// must not be called in malloc. Before the first call, every other function here does nothing.
 pub fn init_once() {
     SETUP.get_or_init(|| {
         let setup = decide(config().numa, &config().pin, &Here);
@@ -101,24 +106,24 @@ pub fn init_once() {
     });
 }
 
-/// What a graph's threads do about their places, the same for all of them and frozen while it runs.
+/// How the threads of a graph are placed. It is the same for all of them, and does not change while the graph runs.
 #[derive(Default)]
 pub struct Team {
     setup: Option<&'static Setup>,
     threads: usize,
     pinned: bool,
     watched: bool,
-    /// With shard: how rows are divided over nodes.
+    /// With shard: how rows are divided among NUMA nodes.
     pub shares: Option<Shares>,
 }
 
 impl Team {
-    /// Nothing is done.
+    /// A team that is not placed.
     pub const fn new() -> Self {
         Self { setup: None, threads: 0, pinned: false, watched: false, shares: None }
     }
 
-    /// What `threads` threads do in a graph that is about to begin.
+    /// The team of `threads` threads for a graph that is about to begin.
     pub fn of(threads: usize) -> Self {
         init_once();
         let Some(setup) = SETUP.get().filter(|s| s.yields || !s.seats.is_empty()) else { return Self::new() };
@@ -144,7 +149,7 @@ impl Team {
         team
     }
 
-    /// Threads that are pinned to these nodes, with shards.
+    /// A team with shares, whose threads are on these NUMA nodes.
     #[cfg(test)]
     pub fn on_nodes(of_threads: &[usize]) -> Self {
         let places = of_threads.iter().map(|&node| (CpuSet::default(), CpuSet::default(), Some(node)));
@@ -154,13 +159,13 @@ impl Team {
         Self { setup: Some(Box::leak(Box::new(setup))), threads: of_threads.len(), shares, ..Self::new() }
     }
 
-    /// Whether the threads have to call [`Self::enter`].
+    /// Whether the threads must call [`Self::enter`].
     #[inline]
     pub fn is_attentive(&self) -> bool {
         self.setup.is_some()
     }
 
-    /// To be called by thread `ith` at its first product of a graph.
+    /// Thread `ith` calls this at its first product of a graph, to be pinned.
     #[cold]
     pub fn enter(&self, ith: usize) {
         let Some(setup) = self.setup else { return };
@@ -172,14 +177,15 @@ impl Team {
         }
     }
 
-    /// The node of thread `ith`, numbered as in [`Self::shares`], and its number among that node's threads.
+    /// The NUMA node of thread `ith`, numbered as in [`Self::shares`], and the thread's number among the threads of
+    /// that node.
     #[inline]
     pub fn place(&self, ith: usize) -> (usize, usize) {
         self.setup.and_then(|s| s.seats.get(ith).and_then(|seat| Some((seat.node?, seat.rank)))).unwrap_or_default()
     }
 }
 
-/// To be called when a graph has ended, by the thread that started it.
+/// The thread that started a graph calls this when the graph has ended.
 #[inline]
 pub fn leave() {
     if pin::has_begun() {
@@ -187,18 +193,17 @@ pub fn leave() {
     }
 }
 
-/// To be called when a graph begins while another one runs: their threads would share CPUs.
+/// Called when a graph begins while another one runs. Pinned threads of both would share CPUs.
 pub fn concurrent() {
     CONCURRENT.store(true, Relaxed);
 }
 
-/// Tells which threads compute these matrices, which are weights. To be called before a graph with
-/// [`Team::shares`] runs.
+/// Notes how the rows of these weights are divided among NUMA nodes. Called before a graph with [`Team::shares`] runs.
 pub fn weights_seen(matrices: Matrices, shares: &Shares) {
     SEEN.add(matrices, shares);
 }
 
-/// The policy in force.
+/// The placement that is used now; `None` for none.
 fn placement() -> Option<(&'static Setup, Placement)> {
     let setup = SETUP.get()?;
     if REFUSED.load(Relaxed) || YIELDED.load(Relaxed) {
@@ -211,9 +216,10 @@ fn placement() -> Option<(&'static Setup, Placement)> {
     }
 }
 
-/// The policy for a page, 2 MiB or larger, that holds the weights which the program has at `weights`. Each page is asked for by itself.
+/// The policy for a page, of 2 MiB or more, that holds a copy of the weights at the program's address `weights`. Each
+/// page has its own policy.
 ///
-/// Any thread may call this at any time; it takes a search in the weights seen, under a short lock.
+/// Any thread may call this at any time. It searches the known weights under a short lock.
 fn policy_for(weights: usize, page: &Range<usize>) -> Policy {
     match placement() {
         None => Policy::Default,
@@ -228,13 +234,13 @@ fn policy_of(setup: &Setup, placement: Placement, seen: &Seen, weights: usize, p
         Placement::Off => return Policy::Default,
         Placement::Local(node) => node,
         Placement::Interleave => in_turn(),
-        // A page that holds rows of two nodes, or the ends of two tensors, goes by its middle.
+        // A page may hold rows of two NUMA nodes, or parts of two tensors. The row in its middle decides.
         Placement::Shard => seen.node_at(weights + len / 2).map_or_else(in_turn, |n| setup.nodes[n]),
     })
 }
 
-/// The policy for a large buffer that is not weights: KV cache, activations, anything that all threads
-/// read and write. Default before [`init_once`] was called.
+/// The policy for a large buffer that all threads read and write, such as KV cache and activations. `Default` before
+/// [`init_once`] was called.
 pub fn buffer_policy() -> Policy {
     match placement() {
         None => Policy::Default,
@@ -243,16 +249,17 @@ pub fn buffer_policy() -> Policy {
     }
 }
 
-/// Whether pages are placed at all, so that each has to be touched by itself.
+/// Whether pages are placed, so that each page must be touched under its own policy.
 pub fn is_active() -> bool {
     placement().is_some()
 }
 
-/// Runs `touch`, which makes the memory of the page that will hold the weights at `weights`, under the policy
-/// of that page. The policy is the calling thread's for that time, which must be one of the
-/// shim's own: a policy of the memory would cut a mapping that is to be moved into pieces. Two system
-/// calls, or none. A failure is counted and `touch` runs all the same; once the kernel refuses, nothing is
-/// tried any more.
+/// Runs `touch`, which makes the memory of the page that will hold the weights at `weights`, under the policy of that
+/// page.
+///
+/// The calling thread has this policy while `touch` runs, so it must be a thread of the shim. A policy of the memory
+/// itself would split the mapping into many. This makes two system calls, or none. A failure is counted, and `touch`
+/// runs in any case. After the kernel has refused once, no policy is set any more.
 pub fn on_its_node<T>(weights: usize, page: &Range<usize>, touch: impl FnOnce() -> T) -> T {
     let policy = policy_for(weights, page);
     if policy == Policy::Default {
@@ -267,10 +274,9 @@ pub fn on_its_node<T>(weights: usize, page: &Range<usize>, touch: impl FnOnce() 
     result
 }
 
-/// Keeps pages that were made by [`on_its_node`] where they are: the kernel's NUMA balancing, which most
-/// distributions have on, moves pages of memory without a policy of its own to where they were read
-/// last. To be called once for a whole mapping, which stays in one piece; nothing is moved. One system call, or
-/// none.
+/// Keeps pages that were made by [`on_its_node`] on their NUMA nodes. Most distributions enable the kernel's NUMA
+/// balancing, which moves pages of memory without a policy to the NUMA node that last read them. So this sets a policy,
+/// once for a whole mapping, which stays in one piece. No page is moved. This makes one system call, or none.
 pub fn keep(memory: usize, len: usize) {
     let policy = buffer_policy();
     if policy != Policy::Default && numa::apply(memory, len, policy).is_err() {
@@ -278,8 +284,8 @@ pub fn keep(memory: usize, len: usize) {
     }
 }
 
-/// Sets the policy of a buffer of [`buffer_policy`] that is not touched yet. One system call, or none;
-/// failures as with [`on_its_node`].
+/// Sets [`buffer_policy`] for a buffer that is not touched yet. This makes one system call, or none. Failures are
+/// handled as in [`on_its_node`].
 pub fn place_buffer(memory: usize, len: usize) {
     let policy = buffer_policy();
     if policy != Policy::Default {
@@ -287,7 +293,8 @@ pub fn place_buffer(memory: usize, len: usize) {
     }
 }
 
-/// Has the page cache that the calling thread fills lie on all nodes in turn, where weights do. The thread is one of the shim's own.
+/// Lets the page cache that the calling thread fills lie on the same NUMA nodes as the weights. The thread must be one
+/// of the shim.
 pub fn place_thread() {
     let policy = buffer_policy();
     if policy != Policy::Default && numa::set_thread_policy(policy).is_err() {
@@ -295,13 +302,14 @@ pub fn place_thread() {
     }
 }
 
-/// Whether weights in large buffers are moved to the nodes whose threads compute them: with shard. Interleaved buffers lie as they should.
+/// Whether weights in large buffers are moved to the NUMA nodes whose threads compute them. This is the case with shard
+/// only; otherwise the buffers are interleaved from the start.
 pub fn moves_buffers() -> bool {
     matches!(placement(), Some((_, Placement::Shard)))
 }
 
-/// Moves the pages of weights in a range, of at most 2 MiB and of a buffer of ours, to the node that computes them. One system call, or
-/// none; failures as with [`on_its_node`].
+/// Moves the pages of a range to the NUMA node whose threads compute their weights. The range has at most 2 MiB and
+/// lies in a buffer of this library. This makes one system call, or none. Failures are handled as in [`on_its_node`].
 pub fn move_to_its_node(range: Range<usize>) {
     let policy = policy_for(range.start, &range);
     let (start, end) = (range.start.next_multiple_of(SMALL_PAGE), range.end & !(SMALL_PAGE - 1));
@@ -315,7 +323,7 @@ pub fn places_buffers() -> bool {
     buffer_policy() != Policy::Default
 }
 
-/// Counts what became of a policy; true when the kernel took it.
+/// Counts the result of setting a policy. Returns true when the kernel accepted it.
 fn settled(result: std::io::Result<()>, policy: Policy, len: usize) -> bool {
     match (&result, policy) {
         (Ok(()), Policy::Preferred(node)) => drop(PLACED[node].fetch_add(len as u64, Relaxed)),
@@ -331,22 +339,25 @@ fn settled(result: std::io::Result<()>, policy: Policy, len: usize) -> bool {
     result.is_ok()
 }
 
-/// What the statistics say.
+/// The placement, for the statistics.
 pub struct Report {
-    /// The placement that was decided, `off` when none was.
+    /// The placement that is used; `off` for none.
     pub mode: &'static str,
-    /// Where weights are placed.
+    /// The NUMA nodes on which weights are placed.
     pub nodes: Vec<usize>,
-    /// Bytes placed on each node, those that were interleaved, and calls that failed.
+    /// Bytes placed on each NUMA node.
     pub placed: Vec<(usize, u64)>,
+    /// Bytes that were interleaved.
     pub interleaved: u64,
+    /// Calls that failed.
     pub failed: u64,
-    /// Threads that there are places for, 0 when threads are not pinned, and how often one was moved.
+    /// How many threads can be pinned; 0 when threads are not pinned.
     pub seats: usize,
+    /// How often a thread was moved.
     pub moved: u64,
 }
 
-/// The state of this process.
+/// The placement of this process, for the statistics.
 pub fn report() -> Report {
     let setup = SETUP.get();
     let in_force = placement();

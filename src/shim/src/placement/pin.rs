@@ -1,12 +1,14 @@
-//! Threads of a graph on CPUs of their own.
+//! Pins the threads of a graph to CPUs.
 //!
-//! The shim meets a thread inside its first matrix product of a graph, when all threads of that graph
-//! exist already, so none of them inherits the place of another. A thread is moved only from the affinity that
-//! the process was given; any other means that the program places its threads itself, and from
-//! then on nothing is moved any more. The thread that called `ggml_graph_compute` is the program's: it
-//! gets its affinity back when the graph ends. The other threads are ggml's own and keep theirs,
-//! so that nothing has to be changed from graph to graph; when pinning ends for good, they get it back
-//! in their next graph.
+//! A thread is pinned inside its first matrix product of a graph. All threads of the graph exist then, so no thread
+//! inherits the affinity of another one.
+//!
+//! A thread is moved only if it has the affinity of the process. Any other affinity shows that the program pins its
+//! threads itself, and pinning then ends for good.
+//!
+//! The thread that called `ggml_graph_compute` belongs to the program, and gets its affinity back when the graph ends.
+//! The other threads belong to ggml. They stay pinned, so that nothing has to be changed for the next graph. When
+//! pinning ends for good, they get their affinity back in their next graph.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -17,17 +19,17 @@ use super::setup::Setup;
 use crate::reason::Reason;
 use crate::stats;
 
-/// Pinning has ended for good.
+/// Set when pinning has ended for good.
 static ENDED: AtomicBool = AtomicBool::new(false);
 
-/// A thread was pinned; until then nobody has to look whether it is.
+/// Set when a thread was pinned. Before that, no thread has to check whether it is pinned.
 static BEGUN: AtomicBool = AtomicBool::new(false);
 
-/// How often a thread was moved to its place.
+/// How often a thread was pinned.
 static MOVED: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    /// The affinity that this thread was given here. Read once per graph, not per operation.
+    /// The affinity to which this thread was pinned. It is read once for each graph, not for each operation.
     static MINE: Cell<Option<CpuSet>> = const { Cell::new(None) };
 }
 
@@ -46,15 +48,15 @@ pub fn moved() -> u64 {
     MOVED.load(Relaxed)
 }
 
-/// No thread is pinned from now on.
+/// Ends pinning for good.
 pub fn end(reason: Reason) {
     if !ENDED.swap(true, Relaxed) {
         stats::event_once(reason);
     }
 }
 
-/// Puts the calling thread on `target`, or, without one or once pinning has ended, back on the CPUs of
-/// the process if it was moved before.
+/// Pins the calling thread to `target`. Without a target, and when pinning has ended, a thread that was pinned before
+/// gets the CPUs of the process back.
 pub fn enter(setup: &Setup, target: Option<&CpuSet>) {
     let mine = MINE.get();
     let target = target.filter(|_| is_allowed());
@@ -63,7 +65,7 @@ pub fn enter(setup: &Setup, target: Option<&CpuSet>) {
     }
     let Ok(now) = cpuset::affinity() else { return end(Reason::PinRefused) };
     if now != mine.unwrap_or(setup.affinity) {
-        // Moved by somebody else, who knows better.
+        // Other code has changed the affinity, and knows better where the thread should run.
         MINE.set(None);
         return end(Reason::PinnedByProgram);
     }
@@ -81,10 +83,10 @@ pub fn enter(setup: &Setup, target: Option<&CpuSet>) {
     }
 }
 
-/// To be called at the end of a graph by the thread that started it: gives it its affinity back.
+/// Called at the end of a graph by the thread that started it: gives it its affinity back.
 pub fn leave(setup: &Setup) {
     let Some(mine) = MINE.get() else { return };
-    // ggml itself may have changed it meanwhile (`--numa`), and then that counts.
+    // ggml may have changed the affinity meanwhile (`--numa`). Then it stays.
     if cpuset::affinity().is_ok_and(|now| now == mine) {
         give_back(setup);
     }

@@ -1,4 +1,4 @@
-//! What is done about NUMA nodes and CPUs in this process, decided once.
+//! Decides once how memory and threads of this process are placed on NUMA nodes and CPUs.
 
 use zen5turbo_host::cpuset::CpuSet;
 use zen5turbo_host::numa::NodeMask;
@@ -7,21 +7,21 @@ use zen5turbo_host::topology::Topology;
 use crate::config::{Numa, Pin};
 use crate::reason::Reason;
 
-/// Where a thread may be put.
+/// The CPUs to which a thread can be pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seat {
-    /// The CPUs of one core, or the one of the list.
+    /// The CPUs of one core, or one CPU of the user's list.
     pub core: CpuSet,
-    /// The allowed CPUs of its last-level cache.
+    /// The allowed CPUs that share its last-level cache.
     pub domain: CpuSet,
-    /// Position of its node in [`Setup::nodes`]; none for one that weights are not placed on.
+    /// The position of its NUMA node in [`Setup::nodes`]; `None` if no weights are placed there.
     pub node: Option<usize>,
-    /// How many seats before this one have that node: the thread's number among those of its node.
+    /// The number of seats before this one on the same NUMA node: the thread's number among the threads of the node.
     pub rank: usize,
 }
 
 impl Seat {
-    /// Seats at these places (core, domain, node), in this order.
+    /// Seats with these values of core, domain and node, in this order.
     pub fn all(places: impl Iterator<Item = (CpuSet, CpuSet, Option<usize>)>) -> Vec<Self> {
         let mut seats: Vec<Self> = Vec::new();
         for (core, domain, node) in places {
@@ -35,19 +35,19 @@ impl Seat {
 /// The decision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Setup {
-    /// `Interleave`, `Shard`, `Local` or, for all that is not done, `Off`.
+    /// The placement of weights.
     pub numa: Placement,
-    /// That was the choice of `auto`, which gives way to a program that pins its threads.
+    /// Whether `auto` has chosen it. Then nothing is placed if the program pins its threads.
     pub yields: bool,
-    /// Where weights are placed.
+    /// The NUMA nodes on which weights are placed.
     pub nodes: Vec<usize>,
-    /// Thread `i` is put on the `i`-th; empty when threads are not pinned.
+    /// Thread `i` is pinned to seat `i`; empty when threads are not pinned.
     pub seats: Vec<Seat>,
-    /// Each thread has a core of its own; otherwise only when the threads fill all cores.
+    /// Whether each thread always has its own core. If not, it has one only when the threads fill all cores.
     pub cores_only: bool,
-    /// The CPUs that the process was given.
+    /// The CPUs that the process may use.
     pub affinity: CpuSet,
-    /// Why something that could be done, or was asked for, is not.
+    /// The reasons why something that is possible, or that the user asks for, is not done.
     pub reasons: Vec<Reason>,
 }
 
@@ -57,15 +57,15 @@ pub enum Placement {
     /// Where the kernel puts them.
     #[default]
     Off,
-    /// In turn on all nodes.
+    /// In turn on all NUMA nodes.
     Interleave,
-    /// On the node whose threads compute them.
+    /// On the NUMA node whose threads compute them.
     Shard,
-    /// On this node.
+    /// On this NUMA node.
     Local(usize),
 }
 
-/// What the machine says, asked only as far as needed.
+/// Questions to the machine. Each is asked only when its answer is needed.
 pub trait Machine {
     fn topology(&self) -> Option<Topology>;
     fn affinity(&self) -> Option<CpuSet>;
@@ -75,7 +75,7 @@ pub trait Machine {
     fn current_node(&self) -> Option<usize>;
 }
 
-/// Decides from the two variables and the machine.
+/// Decides from the settings `ZEN5TURBO_NUMA` and `ZEN5TURBO_PIN`, and from the machine.
 pub fn decide(numa: Numa, pin: &Pin, machine: &impl Machine) -> Setup {
     let pin_asked = matches!(pin, Pin::Cores | Pin::List(_));
     let mut setup = Setup::default();
@@ -108,7 +108,7 @@ pub fn decide(numa: Numa, pin: &Pin, machine: &impl Machine) -> Setup {
     setup
 }
 
-/// Decides where weights go, on a machine with several nodes.
+/// Decides on which NUMA nodes weights are placed, on a machine with several.
 fn place(setup: &mut Setup, numa: Numa, topology: &Topology, machine: &impl Machine) {
     let Some(allowed) = machine.allowed_nodes() else {
         setup.reasons.push(Reason::TopologyUnknown);
@@ -140,7 +140,7 @@ fn place(setup: &mut Setup, numa: Numa, topology: &Topology, machine: &impl Mach
     setup.nodes = nodes;
 }
 
-/// Decides where threads go.
+/// Decides to which CPUs threads are pinned.
 fn seat(setup: &mut Setup, pin: &Pin, topology: &Topology) {
     let position = |nodes: &[usize], id: usize| nodes.iter().position(|&n| n == id);
     if let Pin::List(cpus) = pin {
@@ -157,17 +157,18 @@ fn seat(setup: &mut Setup, pin: &Pin, topology: &Topology) {
     }
     setup.cores_only = *pin == Pin::Cores;
     let all: Vec<_> = topology.nodes.iter().map(|n| n.id).collect();
-    // Rows are computed where they can lie.
+    // With shard, threads run only on NUMA nodes that can hold rows.
     let nodes = if setup.numa == Placement::Shard { &setup.nodes } else { &all };
     let cores = topology.spread_cores(&setup.affinity, nodes);
     setup.seats = Seat::all(cores.iter().map(|c| (c.cpus, c.domain, position(&setup.nodes, c.node))));
 }
 
 impl Setup {
-    /// The CPUs for thread `ith` of `threads`. A thread has a core to itself where it was asked for, and
-    /// when the threads fill all cores: another process could not do better elsewhere. With fewer
-    /// threads it may move within its last-level cache, as two processes that both began with the
-    /// same cores would wait for each other while other cores idle.
+    /// The CPUs for thread `ith` of `threads`.
+    ///
+    /// A thread has its own core if the user asks for it, and if the threads fill all cores; another process would find
+    /// no free core elsewhere then. With fewer threads, a thread may move among the CPUs of its last-level cache.
+    /// Otherwise two processes that begin with the same cores would wait for each other while other cores are idle.
     pub fn cpus(&self, ith: usize, threads: usize) -> Option<&CpuSet> {
         let seat = self.seats.get(ith)?;
         Some(if self.cores_only || threads >= self.seats.len() { &seat.core } else { &seat.domain })

@@ -1,4 +1,4 @@
-//! Decisions on machines that are not here.
+//! Checks the decisions on invented machines.
 
 use std::cell::Cell;
 use std::fs;

@@ -1,23 +1,23 @@
-//! How the rows of a weight matrix are divided over NUMA nodes.
+//! Divides the rows of a weight matrix among NUMA nodes.
 
 use std::ops::Range;
 
 use zen5turbo_host::numa::MAX_NODES;
 use zen5turbo_kernels::isa::LANES;
 
-/// The threads of a graph, counted by node. Rows are divided in proportion to them, in whole panels:
-/// first those of the first node, then those of the second, and so on.
+/// The threads of a graph on each NUMA node. Rows are divided in proportion to these numbers, in whole panels: the
+/// first rows belong to the first NUMA node, the next ones to the second, and so on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shares {
-    /// Threads on all nodes before this one.
+    /// For each NUMA node, the number of threads on all nodes before it.
     before: [u16; MAX_NODES + 1],
-    /// How many nodes.
+    /// The number of NUMA nodes.
     pub nodes: usize,
 }
 
 impl Shares {
-    /// Threads that run on these nodes, numbered from 0, out of `nodes`. `None` when there is no thread,
-    /// or one on a node that does not count, or more of them than can be counted.
+    /// Shares for threads that run on these NUMA nodes, whose numbers are below `nodes`. `None` when there is no
+    /// thread, when a thread runs on another NUMA node, and when there are too many threads to count.
     pub fn new(nodes: usize, of_threads: impl Iterator<Item = usize>) -> Option<Self> {
         let mut before = [0u16; MAX_NODES + 1];
         for node in of_threads {
@@ -32,7 +32,7 @@ impl Shares {
         (before[nodes] > 0).then_some(Self { before, nodes })
     }
 
-    /// Threads on `node`.
+    /// The number of threads on `node`.
     pub fn threads(&self, node: usize) -> usize {
         usize::from(self.before[node + 1] - self.before[node])
     }
@@ -43,7 +43,7 @@ impl Shares {
         first(node)..first(node + 1)
     }
 
-    /// The node that computes a row, out of `rows`.
+    /// The NUMA node whose threads compute a row, out of `rows`.
     pub fn node_of_row(&self, rows: usize, row: usize) -> usize {
         let (panels, panel) = (rows.div_ceil(LANES), row / LANES);
         (0..self.nodes).find(|&n| self.panels(panels, n).contains(&panel)).unwrap_or(0)

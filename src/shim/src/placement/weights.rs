@@ -1,24 +1,25 @@
-//! The weight matrices that graphs were seen to read, by address: which node computes what lies there.
+//! The weight matrices that planned graphs read, by address, and the NUMA node whose threads compute each row.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError, TryLockError};
 
 use super::shares::Shares;
 
-/// Matrices that are kept in mind. A model has some hundred; a program that makes new ones all the
-/// time must not grow for ever.
+/// Entries at most. A model has a few hundred. A program that makes new matrices all the time must not fill the memory.
 const MOST: usize = 1 << 16;
 
-/// Matrices of the same shape, one behind the other: one, or those of all experts.
+/// Matrices of the same shape at equal distances: one matrix, or the matrices of all experts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Matrices {
-    /// Address of the first.
+    /// The address of the first matrix.
     pub start: usize,
+    /// Rows of each matrix.
     pub rows: usize,
-    /// Bytes from row to row.
+    /// Bytes from one row to the next.
     pub row_bytes: usize,
-    /// How many, and bytes from one to the next.
+    /// The number of matrices.
     pub count: usize,
+    /// Bytes from one matrix to the next.
     pub stride: usize,
 }
 
@@ -27,7 +28,7 @@ impl Matrices {
         self.start + (self.count - 1) * self.stride + self.rows * self.row_bytes
     }
 
-    /// The row at an address inside.
+    /// The row at an address inside these matrices.
     fn row(&self, address: usize) -> usize {
         let offset = address - self.start;
         let inside = if self.count > 1 { offset % self.stride } else { offset };
@@ -39,7 +40,7 @@ impl Matrices {
     }
 }
 
-/// What was seen, by the address of its first byte; no two overlap.
+/// The known matrices, by the address of the first byte. No two of them overlap.
 pub struct Seen(Mutex<BTreeMap<usize, (Matrices, Shares)>>);
 
 impl Seen {
@@ -47,8 +48,8 @@ impl Seen {
         Self(Mutex::new(BTreeMap::new()))
     }
 
-    /// Keeps in mind who computes these matrices; forgets what lay at the same place before. Never
-    /// waits: when another thread is at it, the next graph says it again.
+    /// Adds matrices and their shares, and removes older entries at the same addresses. Never waits: if another thread
+    /// holds the lock, nothing is added, and the next graph calls this again.
     pub fn add(&self, matrices: Matrices, shares: &Shares) {
         let mut seen = match self.0.try_lock() {
             Ok(seen) => seen,
@@ -67,8 +68,8 @@ impl Seen {
         }
     }
 
-    /// The node, numbered as in [`Shares`], that computes the row at `address`; `None` when no matrix
-    /// is known to lie there.
+    /// The NUMA node, numbered as in [`Shares`], whose threads compute the row at `address`. `None` when no known
+    /// matrix lies there.
     pub fn node_at(&self, address: usize) -> Option<usize> {
         let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, (matrices, shares)) = seen.range(..=address).next_back()?;

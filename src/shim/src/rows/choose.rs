@@ -1,4 +1,4 @@
-//! Which function computes for a library: ours, or its own.
+//! Chooses for each library that calls: the function of this library, or the library's own.
 
 use std::ffi::{CStr, c_void};
 use std::sync::atomic::Ordering::{AcqRel, Acquire};
@@ -20,7 +20,7 @@ use crate::loader::{BoundLibrary, Scope};
 use crate::log::log;
 use crate::reason::Reason;
 
-/// Where calls of function `i` from this library go. `None` where nobody in this process has that function.
+/// The target of calls of function `i` from this library. `None` if no library of this process has that function.
 pub fn target(state: State, caller: &BoundLibrary, i: usize) -> Option<*mut c_void> {
     let known = caller.rows[i].load(Acquire);
     if !known.is_null() {
@@ -40,14 +40,14 @@ pub fn target(state: State, caller: &BoundLibrary, i: usize) -> Option<*mut c_vo
             original
         }
     };
-    // What the first thread found holds for all: they must compute a product alike.
+    // The choice of the first thread is valid for all threads, because they must compute a product in the same way.
     let null = std::ptr::null_mut();
     let target = caller.rows[i].compare_exchange(null, target, AcqRel, Acquire).err().unwrap_or(target);
     FAST_PATHS[i].open(&caller.range, target);
     Some(target)
 }
 
-/// The kernel for a function, or why there is none.
+/// The kernel for a function, or the reason why its original is used.
 fn decide(state: State, role: Role, scope: Scope, original: *mut c_void) -> Result<*const c_void, Reason> {
     if state != State::Active {
         return Err(Reason::GatePassthrough);

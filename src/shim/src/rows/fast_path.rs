@@ -1,4 +1,4 @@
-//! Where calls of the functions go, and how many came.
+//! The targets of calls of the hooked functions, and counters of these calls.
 
 use std::ffi::c_void;
 use std::ops::Range;
@@ -9,19 +9,19 @@ use crate::ggml::rows::COUNT;
 use crate::loader::symbols::function;
 use crate::reason::Reason;
 
-/// Where calls of one function go when they come from the first library that called it; the exported function
-/// reads it in this order. From elsewhere, and before, they go the long way: [`super::target`].
+/// The target of one function for calls from the first library that called it. The exported function reads the fields
+/// in this order. Calls from other libraries, and the first call, go the long way: [`super::target`].
 #[repr(C)]
 pub struct FastPath {
     /// The first address of that library.
     pub low: AtomicUsize,
-    /// Its bytes; 0 while there is none.
+    /// Its bytes; 0 while no library has called.
     pub len: AtomicUsize,
-    /// Where to go.
+    /// The function that is called.
     pub target: AtomicPtr<c_void>,
-    /// The kernel behind ours, of the type that belongs to the role.
+    /// The kernel that the function of this library calls, of the type that belongs to the role.
     kernel: AtomicPtr<c_void>,
-    /// The original beside ours, for what ours leaves to it.
+    /// The original, for calls that the function of this library does not compute.
     original: AtomicPtr<c_void>,
     claimed: AtomicBool,
 }
@@ -48,10 +48,10 @@ impl FastPath {
     }
 }
 
-/// By the number of the function.
+/// The fast path of each function, by its number.
 pub static FAST_PATHS: [FastPath; COUNT] = [const { FastPath::closed() }; COUNT];
 
-/// Threads count in slots of their own, so that none waits for another's cache line.
+/// The number of slots for counters. Threads count in different slots, so that they do not share a cache line.
 const SLOTS: usize = 64;
 
 #[repr(align(64))]
@@ -59,13 +59,13 @@ struct Slot([AtomicU64; COUNT]);
 
 static TAKEN: [Slot; SLOTS] = [const { Slot([const { AtomicU64::new(0) }; COUNT]) }; SLOTS];
 
-/// Why a function was left to a library's own, plus 1.
+/// The number of the reason why a function was left to a library's own, plus 1; 0 if it was not.
 static LEFT: [AtomicU8; COUNT] = [const { AtomicU8::new(0) }; COUNT];
 
 const _: () = assert!(Reason::COUNT < 255);
 
-/// Counts one call. A thread is known by its stack, of which the C library gives each 8 MiB; threads that share a
-/// slot may lose a count to each other.
+/// Counts one call. The slot of a thread is chosen by the address of its stack; the C library gives each thread 8 MiB.
+/// Two threads that have the same slot may lose counts.
 #[inline]
 pub fn count(i: usize) {
     let here = 0u8;
@@ -76,25 +76,27 @@ pub fn count(i: usize) {
 /// The kernel behind function `i`, which was taken over.
 ///
 /// # Safety
-/// `F` is the type that belongs to the role of `i`, and ours was reached by way of [`super::target`].
+/// `F` is the type that belongs to the role of `i`, and the caller was reached through [`super::target`].
 #[inline]
 pub unsafe fn kernel<F: Copy>(i: usize) -> F {
-    // SAFETY: by contract; `keep` stored it before it gave ours away.
+    // SAFETY: `F` is the type that belongs to the role of `i`, by the contract of this function. `keep` stored the
+    // kernel before anybody could reach our function.
     unsafe { function(FAST_PATHS[i].kernel.load(Relaxed)) }
 }
 
 /// The original of function `i`, which was taken over.
 ///
 /// # Safety
-/// As for [`kernel`].
+/// The conditions of [`kernel`].
 #[inline]
 pub unsafe fn original<F: Copy>(i: usize) -> F {
-    // SAFETY: as above.
+    // SAFETY: `F` is the type that belongs to the role of `i`, by the contract of this function. `keep` stored the
+    // original before anybody could reach our function.
     unsafe { function(FAST_PATHS[i].original.load(Relaxed)) }
 }
 
-/// Keeps the kernel behind function `i` and its original, which is there before anybody calls ours. The first original stays:
-/// those of other libraries were found to do the same.
+/// Stores the kernel of function `i` and its original, before anybody can call the function of this library. The first
+/// original stays, because the trial has found that the originals of other libraries do the same.
 pub fn keep(i: usize, kernel: *const c_void, original: *mut c_void) {
     let _ = FAST_PATHS[i].original.compare_exchange(std::ptr::null_mut(), original, Release, Relaxed);
     FAST_PATHS[i].kernel.store(kernel.cast_mut(), Release);

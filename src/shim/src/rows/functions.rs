@@ -1,4 +1,4 @@
-//! The functions that are hooked, and what stands in for each.
+//! The hooked functions for single rows, and the function of this library that stands in for each.
 
 use std::ffi::{CStr, c_int, c_void};
 
@@ -14,18 +14,18 @@ use crate::gate::guard::committed;
 use crate::ggml::row_functions;
 use crate::ggml::rows::{COUNT, Dot, Role};
 
-/// A function that is hooked.
+/// A hooked function.
 pub struct Function {
     /// Its name.
     pub name: &'static CStr,
     pub role: Role,
-    /// Ours, with the signature of the original.
+    /// The function that stands in for it, with the signature of the original.
     pub ours: Ours,
 }
 
 /// The address of a function.
 pub struct Ours(pub *const c_void);
-// SAFETY: the address of code.
+// SAFETY: it is the address of code, which nobody writes to.
 unsafe impl Sync for Ours {}
 
 macro_rules! table {
@@ -35,7 +35,7 @@ macro_rules! table {
             $($name,)*
         }
 
-        /// All of them, by their numbers.
+        /// All hooked functions, by their numbers.
         pub static FUNCTIONS: [Function; COUNT] = [$(Function {
             name: match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
                 Ok(name) => name,
@@ -51,13 +51,13 @@ row_functions!(table);
 
 unsafe extern "C" fn dequantize<const I: usize>(x: *const u8, y: *mut f32, k: i64) {
     fast_path::count(I);
-    // SAFETY: arguments of ggml, for the function that [`super::target`] chose.
+    // SAFETY: [`super::target`] chose this function for function `I` of ggml, and ggml passes its arguments.
     unsafe { fast_path::kernel::<DequantizeFn>(I)(x, y, usize::try_from(k).unwrap_or(0)) }
 }
 
 unsafe extern "C" fn quantize<const I: usize>(x: *const f32, y: *mut u8, k: i64) {
     fast_path::count(I);
-    // SAFETY: as above.
+    // SAFETY: [`super::target`] chose this function for function `I` of ggml, and ggml passes its arguments.
     unsafe { fast_path::kernel::<BlocksFn>(I)(x, y, usize::try_from(k).unwrap_or(0)) }
 }
 
@@ -72,7 +72,8 @@ unsafe extern "C-unwind" fn dot<const I: usize>(
     by: usize,
     nrc: c_int,
 ) {
-    // SAFETY: as above.
+    // SAFETY: [`super::target`] chose this function for function `I` of ggml, and ggml passes its arguments. The kernel
+    // is called only for one product of at least `LEAST` elements, for which it was written.
     unsafe {
         match usize::try_from(n) {
             Ok(n) if n >= LEAST && nrc == 1 => {

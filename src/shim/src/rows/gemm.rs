@@ -1,15 +1,16 @@
-//! `ggml_gemm_*_8x8_*`: products of weights that llama.cpp has repacked, eight rows to a block, with activations that
-//! it has quantised, four columns to a block. It repacks where it is let (`ZEN5TURBO_REPACK=keep`, builds with BLAS).
-//! A call computes some rows of a product, for one thread, and stands for itself: what is not taken is ggml's.
+//! `ggml_gemm_*_8x8_*`: products of weights that llama.cpp has repacked, eight rows to a block, and of activations that
+//! it has quantised, four columns to a block. llama.cpp repacks weights only with `ZEN5TURBO_REPACK=keep` and in builds
+//! with BLAS. A call computes some rows of a product, in one thread, and does not depend on other calls. So each call
+//! may be left to ggml.
 //!
-//! Of the functions of these names, x86 builds export two pairs more, for Q5_K and Q6_K. They are not hooked: ggml
-//! repacks these types on ARM only.
+//! x86 builds export two more pairs of such functions, for Q5_K and Q6_K. They are not hooked, because ggml repacks
+//! these types on ARM only.
 //!
-//! Single columns, `ggml_gemv_*_8x8_*`, are left to ggml, since unpacked rows are used but once. Of the time of a weight
-//! with 4 and 8 columns (256 rows, K=2048) the part that does not depend on columns is 0.048 ns for q4_0, 0.036 for
-//! q2_K, 0.052 for mxfp4; ggml's own functions take 0.026, 0.023 and 0.032 in all. Whole programs with one thread
-//! generate with them about what our kernels do with rows that are not repacked, in tokens/s: q4_K 80 and 78, q4_0 68
-//! and 69; but q2_K 78 and 92. (AMD EPYC, Zen 4, 2026-11-22.)
+//! Single columns (`ggml_gemv_*_8x8_*`) are left to ggml, because every unpacked row is used only once. Time for each
+//! weight (256 rows, K=2048): unpacking alone, which does not depend on the columns, takes 0.048 ns for q4_0, 0.036 for
+//! q2_K and 0.052 for mxfp4; ggml's own functions take 0.026, 0.023 and 0.032 in all. Whole programs with one thread,
+//! tokens/s with ggml's functions and with kernels of this library on rows that are not repacked: q4_K 80 and 78, q4_0
+//! 68 and 69, but q2_K 78 and 92. (AMD EPYC, Zen 4, 2026-11-22.)
 
 use std::ffi::c_int;
 
@@ -21,7 +22,7 @@ use super::memory::Memory;
 use crate::gate::guard;
 use crate::ggml::rows::Gemm;
 
-/// The product of these arguments; `None` where it is ggml's.
+/// The product of these arguments; `None` when ggml computes it.
 fn product(
     kernel: &Kernel,
     [n, nr, nc]: [c_int; 3],
@@ -42,18 +43,19 @@ fn product(
     (there && bs >= product.rows && product.fits(kernel) && product.pays()).then_some(product)
 }
 
-/// Computes it; false when there is no memory for it.
+/// Computes a product. Returns false when no memory is left.
 ///
 /// # Safety
-/// The arguments of ggml, of which `product` was made.
+/// `product` was made of the arguments of a call from ggml.
 pub unsafe fn compute(kernel: &Kernel, product: &Product) -> bool {
     let Some(memory) = Memory::take(product.scratch_bytes(kernel)) else { return false };
-    // SAFETY: the matrices are ggml's; the memory is this thread's and as large as the kernel wants it.
+    // SAFETY: ggml passed these matrices, by the contract of this function. Only this thread uses the memory, which is
+    // as large as the kernel needs.
     unsafe { product.multiply(kernel, memory.start()) };
     true
 }
 
-/// The exported functions go here where they were taken over.
+/// The function that replaces function `I` of ggml.
 ///
 /// # Safety
 /// Called by ggml with its own arguments, see [`Gemm`].
@@ -66,17 +68,17 @@ pub unsafe extern "C-unwind" fn gemm<const I: usize>(
     nr: c_int,
     nc: c_int,
 ) {
-    // SAFETY: `decide` gave a kernel for this function, and ours was reached by way of `target`.
+    // SAFETY: `decide` has stored a kernel for function `I`, and this function was reached through `target`.
     let kernel: &'static Kernel = unsafe { fast_path::kernel(I) };
     if let Some(product) = product(kernel, [n, nr, nc], (s, bs), [vx, vy]) {
-        // A panic is a defect; ggml's own writes the whole result again.
-        // SAFETY: ggml's arguments.
+        // After a panic, ggml's function writes the whole result again.
+        // SAFETY: the product was made of ggml's arguments.
         if guard::guarded(false, || unsafe { compute(kernel, &product) }) {
             fast_path::count(I);
             return;
         }
     }
-    // SAFETY: the original with its own arguments.
+    // SAFETY: the original is called with its own arguments.
     unsafe { fast_path::original::<Gemm>(I)(n, s, bs, vx, vy, nr, nc) }
 }
 

@@ -1,4 +1,4 @@
-//! Memory of the threads that compute products here: ggml calls from threads that are not known beforehand.
+//! Memory for the threads that compute products here. It is not known in advance from which threads ggml calls.
 
 use std::cell::UnsafeCell;
 use std::sync::atomic::AtomicBool;
@@ -6,36 +6,36 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crate::buffers::scratch::Scratch;
 
-/// Threads that compute at the same time, at most; further ones do without.
+/// How many threads at most have memory at the same time.
 const SLOTS: usize = 1024;
 
-/// Memory that is used by one thread at a time and kept for the next.
+/// Memory that one thread uses at a time, and that is kept for the next thread.
 struct Slot {
     busy: AtomicBool,
     scratch: UnsafeCell<Scratch>,
 }
 
-// SAFETY: the scratch belongs to the thread that set `busy`.
+// SAFETY: only the thread that has set `busy` uses the scratch.
 unsafe impl Sync for Slot {}
 
 static MEMORY: [Slot; SLOTS] =
     [const { Slot { busy: AtomicBool::new(false), scratch: UnsafeCell::new(Scratch::new()) } }; SLOTS];
 
-/// A slot of this thread's own, given back when dropped.
+/// A slot that belongs to this thread until this is dropped.
 pub struct Memory(&'static Slot);
 
 impl Memory {
-    /// A slot with room for `bytes`; `None` where there is none.
+    /// A slot with room for `bytes`; `None` when all slots are busy or no memory is left.
     pub fn take(bytes: usize) -> Option<Self> {
         let free = |slot: &&Slot| slot.busy.compare_exchange(false, true, Acquire, Relaxed).is_ok();
         let memory = Memory(MEMORY.iter().find(free)?);
-        // SAFETY: the slot is this thread's.
+        // SAFETY: this thread has set `busy`, so no other thread uses the slot.
         unsafe { &mut *memory.0.scratch.get() }.reserve(bytes).then_some(memory)
     }
 
-    /// Aligned to pages.
+    /// The address of the memory, which is aligned to pages.
     pub fn start(&self) -> *mut u8 {
-        // SAFETY: the slot is this thread's.
+        // SAFETY: the thread that holds this has set `busy`, so no other thread uses the slot.
         unsafe { (*self.0.scratch.get()).start }
     }
 }

@@ -1,13 +1,17 @@
-//! ggml's functions for single rows: `dequantize_row_*` (GET_ROWS, attention over a quantised cache, BLAS),
-//! `quantize_row_*` (activations of what ggml computes, writing to a quantised cache) and `ggml_vec_dot_*`.
-//! They are called directly and through ggml's tables of types, and are there in builds without the operation hook.
-//! And its products of repacked weights, see [`gemm`].
+//! Replaces ggml's functions for single rows, and some of its products:
 //!
-//! A function is taken over only where ours was measured to be faster, and only after it was compared, in this
-//! process, with the one it replaces (see [`trial`]). Which one that is depends on the library that calls; what
-//! was found out is kept with that library, and of the first one also in the function's [`FastPath`](fast_path::FastPath).
+//! - `dequantize_row_*`, for GET_ROWS, attention over a quantised cache, and BLAS;
+//! - `quantize_row_*`, for activations of products that ggml computes, and for writing to a quantised cache;
+//! - `ggml_vec_dot_*`;
+//! - products of repacked weights, see [`gemm`], and `llamafile_sgemm`, see [`sgemm`].
 //!
-//! [`functions`] is the list of them; the exports of the same names are made from it.
+//! ggml calls them directly and through its tables of types. Builds without the operation hook have them too.
+//!
+//! A function is replaced only if the function of this library was measured to be faster, and only after both were
+//! compared in this process (see [`trial`]). The original depends on the library that calls. The decision is kept with
+//! that library, and for the first library also in the function's [`FastPath`](fast_path::FastPath).
+//!
+//! [`functions`] is the list of these functions; the exports of the same names are made from it.
 
 mod choose;
 pub mod fast_path;

@@ -5,8 +5,9 @@ use zen5turbo_telemetry::Json;
 use super::fast_path::{left, taken};
 use super::functions::FUNCTIONS;
 
-/// Writes the member `direct`: `{ FUNCTION: { taken, left: reason } }`, of the functions that were called. `taken`
-/// counts calls; `left` is there where a library's own function was not replaced, for as many calls as it makes.
+/// Writes the member `direct`: `{ FUNCTION: { taken, left: reason } }`, for the functions that were called. `taken`
+/// counts the calls that were computed here. `left` says why a library's own function was not replaced; the calls of it
+/// are not counted.
 pub fn report(j: &mut Json) {
     j.open(Some("direct"));
     for (i, function) in FUNCTIONS.iter().enumerate() {

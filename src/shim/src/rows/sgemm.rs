@@ -1,9 +1,12 @@
-//! `llamafile_sgemm` of ggml before December 2024, which has no operation hook. There ggml offers it every MUL_MAT
-//! with contiguous activations, first as they are (F32), from every thread, and without a barrier between: each
-//! thread computes its part of the result from activations that it quantises for itself.
+//! `llamafile_sgemm` of ggml before December 2024, which has no operation hook.
 //!
-//! Whether a product is taken is a pure function of the arguments, which all threads have in common: a thread
-//! alone could not leave it to ggml, whose threads wait for each other. So where there is no memory, it computes slowly.
+//! That ggml offers every MUL_MAT with contiguous activations to this function, first with activations of type F32.
+//! Every thread calls it, without a barrier between the calls. So each thread computes its part of the result, from
+//! activations that it quantises for itself.
+//!
+//! Whether a product is computed here depends only on the arguments that all threads have in common. A single thread
+//! cannot leave its part to ggml, because ggml's threads wait for each other. So a thread that gets no memory computes
+//! its part slowly.
 
 use std::ffi::{c_int, c_void};
 use std::ops::Range;
@@ -29,27 +32,31 @@ use crate::tuning::Regime;
 /// The type of activations and results.
 const F32: c_int = TYPE_F32;
 
-/// Fewest columns for which a thread packs all weights itself.
+/// The fewest columns for which a thread packs all weights itself.
 const FEWEST_COLUMNS: usize = 64;
 
-/// A product that is taken.
+/// A product that is computed here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Selection {
     weight: WeightType,
-    /// Rows, columns, elements.
+    /// Rows of the weights.
     m: usize,
+    /// Columns.
     n: usize,
+    /// Elements of a row.
     k: usize,
-    /// Bytes from row to row; floats from column to column of the activations, of the result.
+    /// Bytes from one row of the weights to the next.
     stride: usize,
+    /// Floats from one column of the activations to the next.
     ldb: usize,
+    /// Floats from one column of the result to the next.
     ldc: usize,
     ith: usize,
     nth: usize,
 }
 
 impl Selection {
-    /// The product of these arguments; `None` where it is ggml's.
+    /// The product of these arguments; `None` when ggml computes it.
     pub fn of([m, n, k, lda, ldb, ldc]: [i64; 6], [ith, nth]: [c_int; 2], [a, b, c]: [c_int; 3]) -> Option<Self> {
         let weight = SGEMM_WEIGHTS.into_iter().find(|&w| weight_number(w) == a)?;
         let size = |v: i64| usize::try_from(v).ok().filter(|v| (1..1 << 32).contains(v));
@@ -70,13 +77,14 @@ impl Selection {
         (b == F32 && c == F32 && fits).then_some(take)
     }
 
-    /// How many groups the columns are cut into: each has its share of the threads, which share its rows.
+    /// The number of groups into which the columns are cut. Each group has the same number of threads, which divide the
+    /// rows.
     fn groups(self) -> usize {
         let most = (self.n / FEWEST_COLUMNS).max(1);
         (1..=self.nth.min(most)).rev().find(|g| self.nth.is_multiple_of(*g)).unwrap_or(1)
     }
 
-    /// The columns and panels of sixteen rows of this thread.
+    /// The columns and the panels (of sixteen rows) that this thread computes.
     fn share(self) -> (Range<usize>, Range<usize>) {
         let groups = self.groups();
         let team = self.nth / groups;
@@ -88,14 +96,14 @@ impl Selection {
     /// Computes this thread's share.
     ///
     /// # Safety
-    /// The arguments of `llamafile_sgemm` that this was made of, and these.
+    /// `a`, `b` and `c` are those of the call of `llamafile_sgemm` of which this was made.
     pub unsafe fn run(self, a: *const u8, b: *const f32, c: *mut f32) {
         let started = (self.ith == 0).then(Instant::now);
         let (columns, panels) = self.share();
         let share = Share { take: self, a, b, c, columns, panels };
         let kernel = registry::kernel_on(state::data_path(), state::isa(), self.weight, (self.k, share.columns.len()));
         if !share.panels.is_empty() && !share.columns.is_empty() {
-            // SAFETY: the matrices are those of which this was made, by the contract of this function.
+            // SAFETY: the matrices belong to the call of which this was made, by the contract of this function.
             unsafe {
                 if !kernel.is_some_and(|kernel| share.quickly(kernel)) {
                     share.slowly();
@@ -137,7 +145,7 @@ impl Share {
         self.c.wrapping_add((self.columns.start + column) * self.take.ldc)
     }
 
-    /// By a kernel; false when there is no memory for it.
+    /// Computes the share with a kernel. Returns false when no memory is left.
     unsafe fn quickly(&self, kernel: &Kernel) -> bool {
         let (k, blocking) = (self.take.k, Blocking::of(state::data_path()));
         let tiles = kernel.tiles(k, self.columns.len());
@@ -145,7 +153,7 @@ impl Share {
         let Some(memory) = Memory::take(act_bytes + kernel.scratch_bytes(k, &blocking) + 64) else { return false };
         let act = memory.start();
         let product = Product { weights: self.a, stride: self.take.stride, rows: self.take.m, k, act, tiles };
-        // SAFETY: the matrices are ggml's; the memory is this thread's and as large as the kernel wants it.
+        // SAFETY: ggml passed these matrices. Only this thread uses the memory, which is as large as the kernel needs.
         unsafe {
             for t in 0..tiles.count {
                 kernel.quantize_tile(k, tiles, t, act, |c| self.source(c));
@@ -156,7 +164,7 @@ impl Share {
         true
     }
 
-    /// Block by block, without memory of its own; activations are used as they are.
+    /// Computes the share block by block, without scratch memory. The activations are not quantised.
     unsafe fn slowly(&self) {
         let (block, bytes) = self.take.weight.block();
         let Some(floats) = dequantizer(Isa::Avx2, self.take.weight) else { return };
@@ -165,7 +173,7 @@ impl Share {
             for column in 0..self.columns.len() {
                 let mut sum = 0.0;
                 for i in 0..self.take.k / block {
-                    // SAFETY: within the matrices; no block has more than 256 elements.
+                    // SAFETY: row, column and block lie inside the matrices, and no block has more than 256 elements.
                     unsafe {
                         floats(self.a.add(row * self.take.stride + i * bytes), w.as_mut_ptr(), block);
                         let x = self.source(column).add(i * block);
@@ -179,10 +187,10 @@ impl Share {
     }
 }
 
-/// The exported function goes here where it was taken over.
+/// The function that replaces `llamafile_sgemm`.
 ///
 /// # Safety
-/// Called by ggml with its own arguments; so for the parameters' names see [`Sgemm`].
+/// Called by ggml with its own arguments, see [`Sgemm`].
 #[allow(clippy::too_many_arguments)] // the original's
 pub unsafe extern "C-unwind" fn sgemm<const I: usize>(
     m: i64,
@@ -205,21 +213,22 @@ pub unsafe extern "C-unwind" fn sgemm<const I: usize>(
         if ith == 0 {
             fast_path::count(I);
         }
-        // The other threads compute all the same, so this one cannot leave it to ggml.
+        // The other threads compute their parts in any case, so this one cannot leave its part to ggml.
         guard::committed(|| {
             if ith == 0 {
                 guard::fault(Fault::Sgemm);
             }
-            // SAFETY: ggml's arguments.
+            // SAFETY: `take` was made of the arguments of this call, to which the matrices belong.
             unsafe { take.run(a, b.cast(), c) };
         });
         return true;
     }
-    // SAFETY: the original with its own arguments; ours was reached by way of `target`.
+    // SAFETY: the original is called with its own arguments. This function was reached through `target`, which has
+    // stored it.
     unsafe { fast_path::original::<Sgemm>(I)(m, n, k, a, lda, b, ldb, c, ldc, ith, nth, a_type, b_type, c_type) }
 }
 
-/// What [`fast_path::kernel`] is for this function: nothing is called through it.
+/// The value of [`fast_path::kernel`] for this function. Nothing is called through it.
 pub const NO_KERNEL: *const c_void = std::ptr::dangling();
 
 #[cfg(test)]

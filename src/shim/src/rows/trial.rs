@@ -1,5 +1,6 @@
-//! A function is replaced only if it gives, on some rows, what ours gives. So a build that differs in a block, in
-//! its rounding, or in the order of its arithmetic (compiled with multiply-add contraction, say) keeps its own.
+//! Compares ggml's functions with those of this library, on some rows. A function is replaced only if both give the
+//! same results. So a build of ggml keeps its own function if it has another block layout, rounds differently, or
+//! computes in another order (for example because it was compiled with multiply-add contraction).
 
 use zen5turbo_kernels::act::blocks::{Blocks, BlocksFn, quantizer};
 use zen5turbo_kernels::dequantize::DequantizeFn;
@@ -17,7 +18,7 @@ use crate::ggml::types::blocks_number;
 /// Elements of a row: two super-blocks, sixteen blocks of 32.
 const K: usize = 512;
 
-/// Bytes that any format needs for them, at most.
+/// The most bytes that a format needs for a row.
 const BYTES: usize = K * 37 / 32;
 
 /// xorshift64*.
@@ -31,32 +32,32 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// Any bits, of which `clear` are zero in every byte.
+    /// Random bytes, in which the bits of `clear` are zero.
     fn bytes(&mut self, clear: u8) -> [u8; BYTES] {
         std::array::from_fn(|_| (self.next() >> 32) as u8 & !clear)
     }
 
-    /// In -1..1.
+    /// A number in -1..1.
     fn unit(&mut self) -> f32 {
         (self.next() >> 40) as f32 / 8_388_608.0 - 1.0
     }
 }
 
-/// Bits to be cleared in the bytes of a row, so that a half wherever it lies is finite: one of its exponent's, in
-/// turns, so that every other bit is met.
+/// Bits that are cleared in all bytes of a row. Each clears one bit of the exponent of every half float, wherever it
+/// lies, so that it is finite. There are two, so that every bit is set in one of the trials.
 const FINITE: [u8; 2] = [0x40, 0x04];
 
-/// Whether both give the same floats, bit for bit.
+/// Whether both functions give the same floats, bit for bit.
 ///
 /// # Safety
-/// Two functions for rows of this type; so for all functions here.
+/// Both are functions for rows of this type.
 pub unsafe fn dequantize(original: Dequantize, ours: DequantizeFn, weight: WeightType) -> bool {
     debug_assert!(weight.row_bytes(K) <= BYTES);
     let mut random = Random(1);
     FINITE.into_iter().all(|clear| {
         let row = random.bytes(clear);
         let (mut a, mut b) = ([0f32; K], [1f32; K]);
-        // SAFETY: the row has room for K elements.
+        // SAFETY: `row` holds K elements, and the results have room for K floats.
         unsafe {
             original(row.as_ptr(), a.as_mut_ptr(), K as i64);
             ours(row.as_ptr(), b.as_mut_ptr(), K);
@@ -65,7 +66,7 @@ pub unsafe fn dequantize(original: Dequantize, ours: DequantizeFn, weight: Weigh
     })
 }
 
-/// Whether both write the same bytes.
+/// Whether both functions write the same bytes.
 ///
 /// # Safety
 /// See [`dequantize`].
@@ -77,7 +78,7 @@ pub unsafe fn quantize(original: Quantize, ours: BlocksFn, blocks: Blocks) -> bo
     let ties: [f32; K] = std::array::from_fn(|i| if i % 32 == 5 { 127.0 } else { i as f32 % 250.0 / 2.0 - 62.0 });
     [spread, ties].into_iter().all(|x| {
         let (mut a, mut b) = ([0u8; BYTES], [0u8; BYTES]);
-        // SAFETY: there is room for K elements.
+        // SAFETY: both rows have room for K elements, and both functions take rows of this type.
         unsafe {
             original(x.as_ptr(), a.as_mut_ptr(), K as i64);
             ours(x.as_ptr(), b.as_mut_ptr(), K);
@@ -86,7 +87,7 @@ pub unsafe fn quantize(original: Quantize, ours: BlocksFn, blocks: Blocks) -> bo
     })
 }
 
-/// Whether both give the same product, but for the order of the additions.
+/// Whether both functions give the same product. A difference by the order of the additions is allowed.
 ///
 /// # Safety
 /// See [`dequantize`].
@@ -112,10 +113,10 @@ pub unsafe fn dot(original: Dot, ours: DotFn, weight: WeightType) -> bool {
     })
 }
 
-/// Whether it computes products of Q8_0, so that its arguments are those of [`Sgemm`].
+/// Whether the function computes products of Q8_0 rightly, which shows that its arguments are those of [`Sgemm`].
 ///
 /// # Safety
-/// `llamafile_sgemm` with at most one argument that is not known, an `int`.
+/// `original` is a `llamafile_sgemm` that has at most one more argument, an `int`.
 pub unsafe fn sgemm(original: Sgemm) -> bool {
     const ROWS: usize = 4;
     const BLOCKS: usize = 2;
@@ -131,7 +132,7 @@ pub unsafe fn sgemm(original: Sgemm) -> bool {
     };
     let (a, b, mut c) = (row(20), row(-7), [0f32; ROWS * ROWS]);
     let (n, k) = (ROWS as i64, BLOCKS as i64);
-    // SAFETY: matrices of these sizes; one thread.
+    // SAFETY: the matrices have these sizes, and one thread computes all of the product.
     let computed =
         unsafe { original(n, n, k, a.as_ptr(), k, b.as_ptr(), k, c.as_mut_ptr(), n, 0, 1, q8_0, q8_0, TYPE_F32) };
     let codes = |bytes: &[u8], row: usize| -> Vec<f32> {
@@ -142,12 +143,13 @@ pub unsafe fn sgemm(original: Sgemm) -> bool {
     computed && (0..ROWS * ROWS).all(|at| c[at] == expected(at % ROWS, at / ROWS))
 }
 
-/// Whether both give the same products of repacked rows and columns, but for the order of the additions.
+/// Whether both functions give the same products of repacked rows and columns. A difference by the order of the
+/// additions is allowed.
 ///
 /// # Safety
-/// A function for repacked rows of the type of `kernel`, which is one for them.
+/// `original` is a function for repacked rows of the type of `kernel`, and `kernel` is a kernel for such rows.
 pub unsafe fn gemm(original: Gemm, kernel: &Kernel) -> bool {
-    // neither whole panels nor whole tiles, for any kernel of ours and of ggml
+    // For every kernel of this library and of ggml, these are neither whole panels nor whole tiles.
     const ROWS: usize = 24;
     const COLUMNS: usize = 20;
     let (weights, columns) = (repacked_rows(kernel.weight, ROWS), repacked_columns(kernel.shape.block, COLUMNS));
@@ -162,17 +164,17 @@ pub unsafe fn gemm(original: Gemm, kernel: &Kernel) -> bool {
         out_stride: ROWS,
     };
     let [n, nr, nc] = [K, COLUMNS, ROWS].map(|n| n as i32);
-    // SAFETY: matrices of these sizes.
+    // SAFETY: the matrices have these sizes.
     let computed = unsafe {
         original(n, a.as_mut_ptr(), ROWS, weights.as_ptr(), columns.as_ptr(), nr, nc);
         compute(kernel, &product)
     };
-    // of 512 products that are as often negative as not, the largest sum is far from the bound of its rounding errors
+    // Half of the 512 products are negative, so the rounding errors of the largest sum are far below this bound.
     let bound = 1e-4 * a.into_iter().fold(0.0, |m, v| f32::max(m, v.abs()));
     computed && a.into_iter().zip(b).all(|(a, b)| (a - b).abs() <= bound)
 }
 
-/// Eight rows to a block, with scales of 0.5 to 2 in front, and otherwise any bits.
+/// Repacked rows, eight to a block. A block begins with scales of 0.5 to 2, and its other bits are random.
 fn repacked_rows(weight: WeightType, rows: usize) -> Vec<u8> {
     let mut random = Random(4);
     let mut all: Vec<_> = (0..rows * weight.row_bytes(K)).map(|_| (random.next() >> 32) as u8).collect();
@@ -186,7 +188,8 @@ fn repacked_rows(weight: WeightType, rows: usize) -> Vec<u8> {
     all
 }
 
-/// Four columns to a block of `block` elements, another power of two for each as scale, no code -128, any sums.
+/// Repacked columns, four to a block of `block` elements. Each column has another power of two as its scale. No code is
+/// -128, and the sums are random.
 fn repacked_columns(block: usize, columns: usize) -> Vec<u8> {
     let mut random = Random(5);
     let mut all = Vec::new();

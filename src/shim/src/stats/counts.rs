@@ -1,7 +1,8 @@
-//! Counting: how often, how long, and why not.
+//! Counts operations, their time, and the reasons why they are left to ggml.
 //!
-//! Counters are atomics, updated with relaxed order by any thread: no lock, no allocation. They lie where [`counters`] says.
-//! A report read while other threads count is consistent per counter, not across counters.
+//! Counters are atomics that any thread updates with relaxed order, without a lock and without allocating. [`counters`]
+//! returns them. If other threads count while a report is made, each counter is right, but counters may not fit each
+//! other.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -12,14 +13,14 @@ use super::names::{TYPES, type_name};
 use super::place::counters;
 use crate::reason::Reason;
 
-/// Whether a graph was computed, by whomever.
+/// Whether a graph was computed, here or by ggml.
 static COMPUTED: AtomicBool = AtomicBool::new(false);
 
 fn cell(op: OpKind, ty: u8) -> &'static Cell<AtomicU64> {
     &counters().cells[op as usize][usize::from(ty).min(TYPES)]
 }
 
-/// Counts one graph that was computed: the columns of activations that met weights in it, and its time.
+/// Counts one computed graph, with its columns of activations and its time.
 pub fn graph(columns: usize, ns: u64) {
     let class = match columns {
         0 | 1 => columns,
@@ -32,7 +33,7 @@ pub fn graph(columns: usize, ns: u64) {
     graphs.ns.fetch_add(ns, Relaxed);
 }
 
-/// To be called when a graph has ended, whoever computed it.
+/// Called when a graph has ended, whether this library or ggml computed it.
 #[inline]
 pub fn graph_ended() {
     if !COMPUTED.load(Relaxed) {
@@ -46,8 +47,8 @@ pub fn computed() -> bool {
     COMPUTED.load(Relaxed) || any()
 }
 
-/// Counts one operation that was computed here: the time it took, the bytes of weights (of keys and values) it read and
-/// the multiply-accumulates it did. To be called by one of the threads that shared the work.
+/// Counts one operation that was computed here: its time, the bytes of weights (or of keys and values) that it read,
+/// and its multiply-accumulates. Called by one of the threads that shared the work.
 pub fn taken(op: OpKind, ty: u8, ns: u64, bytes: u64, macs: u64) {
     let cell = cell(op, ty);
     cell.calls.fetch_add(1, Relaxed);
@@ -61,30 +62,30 @@ pub fn computed_part(op: OpKind, ty: u8, macs: u64) {
     cell(op, ty).macs.fetch_add(macs, Relaxed);
 }
 
-/// Counts one operation that was left to the original. To be called by one thread per operation.
+/// Counts one operation that was left to the original. One thread calls this for each operation.
 pub fn declined(op: OpKind, ty: u8, reason: Reason) {
     cell(op, ty).declined[reason as usize].fetch_add(1, Relaxed);
 }
 
-/// Counts something that concerns the process rather than one operation.
+/// Counts an event that concerns the process and not one operation.
 pub fn event(reason: Reason) {
     counters().events[reason as usize].fetch_add(1, Relaxed);
 }
 
-/// Counts something that concerns the process and would otherwise be counted at every graph or page:
-/// only the first time.
+/// Counts an event that concerns the process, but only the first time. For events that would otherwise be counted at
+/// every graph or page.
 pub fn event_once(reason: Reason) {
     let _ = counters().events[reason as usize].compare_exchange(0, 1, Relaxed, Relaxed);
 }
 
-/// Calls taken over: of one operation or of all, on one weight type or on all. Names are compared
-/// without regard to case; an unknown one has the count 0.
+/// The number of calls that were computed here, for one operation or all, and for one weight type or all. Case does not
+/// matter in names. An unknown name has the count 0.
 #[must_use]
 pub fn count_taken(op: Option<&str>, ty: Option<&str>) -> u64 {
     sum(op, ty, |cell| cell.calls.load(Relaxed))
 }
 
-/// Calls left to the original for any reason; selected as in [`count_taken`].
+/// The number of calls that were left to the original, for any reason. The arguments are those of [`count_taken`].
 #[must_use]
 pub fn count_declined(op: Option<&str>, ty: Option<&str>) -> u64 {
     sum(op, ty, |cell| cell.declined.iter().map(|n| n.load(Relaxed)).sum())
@@ -109,7 +110,7 @@ pub fn any() -> bool {
     count_taken(None, None) + count_declined(None, None) > 0
 }
 
-/// In a forked child nothing was computed yet.
+/// In a forked child: nothing was computed there yet.
 pub(super) fn forget() {
     COMPUTED.store(false, Relaxed);
 }

@@ -1,4 +1,4 @@
-//! Publishing the counters, and the names that belong to them, in shared memory.
+//! Publishes the counters, and the names that belong to them, in shared memory.
 
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -13,22 +13,22 @@ use crate::config::config;
 use crate::log::log;
 use crate::reason::Reason;
 
-/// What this process, and not its parent, has published.
+/// The shared memory that this process (not its parent) has published.
 static PUBLISHED: AtomicPtr<Published> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Makes the text of names. It tells of parts that lie above this one, so it was given to [`publish`].
+/// The function that makes the text of names. It uses folders above this one, so the caller of [`publish`] passes it.
 static MAKE_NAMES: OnceLock<fn() -> String> = OnceLock::new();
 
-/// To be published at the next graph: a forked child that computes.
+/// Set in a forked child, which publishes when it computes a graph.
 static WANTED: AtomicBool = AtomicBool::new(false);
 
-/// Somebody writes the text.
+/// Set while a thread writes the text.
 static WRITING: AtomicBool = AtomicBool::new(false);
 
-/// Publishes the counters, unless the configuration says not to, with the text that `make_names` makes now and whenever a name
-/// has changed; a refusal is counted and changes nothing.
+/// Publishes the counters, if the configuration allows it. `make_names` makes the text of names, now and after every
+/// change of a name. If the kernel refuses the shared memory, that is counted and nothing else changes.
 ///
-/// What another thread counts while they move may be lost. They move before the first graph.
+/// The counters move to the shared memory before the first graph. Counts of another thread meanwhile may be lost.
 pub fn publish(make_names: fn() -> String) {
     let _ = MAKE_NAMES.set(make_names);
     if !config().live || !PUBLISHED.load(Acquire).is_null() {
@@ -43,12 +43,12 @@ pub fn publish(make_names: fn() -> String) {
         }
     };
     place::move_to(&published.segment().counters);
-    // Kept for as long as the process lives, also in a child, which may not free.
+    // It is never freed, because a forked child may not free memory.
     PUBLISHED.store(Box::into_raw(Box::new(published)), Release);
     write_text();
 }
 
-/// To be called when a graph was planned: tells readers of new names, and publishes in a forked child.
+/// Called when a graph was planned: publishes changed names, and publishes the counters in a forked child.
 #[inline]
 pub fn flush_names() {
     if WANTED.load(Relaxed) && WANTED.swap(false, Relaxed) {
@@ -60,11 +60,11 @@ pub fn flush_names() {
 }
 
 fn write_text() {
-    // SAFETY: null, or a box that is never freed.
+    // SAFETY: the pointer is null, or comes from a box that is never freed.
     let Some(published) = (unsafe { PUBLISHED.load(Acquire).as_ref() }) else { return };
     let Some(make_names) = MAKE_NAMES.get() else { return };
     if WRITING.swap(true, Acquire) {
-        return; // the other thread, or the next graph, writes
+        return; // another thread writes now, or this is called again at the next graph
     }
     names::are_told();
     if !published.segment().write_text(&make_names()) {
@@ -73,13 +73,13 @@ fn write_text() {
     WRITING.store(false, Release);
 }
 
-/// In a forked child: counts from zero, in memory of its own. Only loads, stores and system calls, as the child of
-/// a program with threads may do nothing else.
+/// In a forked child: counts from zero, in memory of the child. Only loads, stores and system calls, because the child
+/// of a program with threads may do nothing else.
 pub(super) fn forget() {
     place::forget();
     let parents = PUBLISHED.swap(std::ptr::null_mut(), Relaxed);
     WRITING.store(false, Relaxed);
-    // SAFETY: null, or a box that is never freed.
+    // SAFETY: the pointer is null, or comes from a box that is never freed.
     if let Some(parents) = unsafe { parents.as_ref() } {
         keep_errno(|| parents.leave_to_parent());
         WANTED.store(true, Relaxed);

@@ -1,7 +1,7 @@
-//! What was taken over and what was left to the original, and why.
+//! Counters: which operations were computed here, which were left to ggml, and why.
 //!
-//! This is the part that counts: every other part of the library may use it, and it knows none of them. What is counted is
-//! gathered into the statistics document by [`crate::gate::report`].
+//! Every folder uses the counters, and this folder uses no other one. [`crate::gate::report`] makes the statistics
+//! document from them.
 
 mod counts;
 mod live;
@@ -16,7 +16,7 @@ pub use names::{TYPES, add_library, kernels_in_use, libraries, names_changed, se
 pub use place::counters;
 pub use zen5turbo_telemetry::OpKind;
 
-/// Sets every counter to 0: what a forked child starts with. Only loads, stores and system calls.
+/// In a forked child: sets every counter to 0. Only loads, stores and system calls.
 pub fn forget() {
     live::forget();
     counts::forget();

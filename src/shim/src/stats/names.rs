@@ -1,4 +1,4 @@
-//! Names that belong to the counters: of weight types, of the kernels in use, of the copies of ggml.
+//! The names that belong to the counters: names of weight types, of kernels in use, and of copies of ggml.
 
 use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicPtr};
@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicPtr};
 use zen5turbo_calibration::Regime;
 use zen5turbo_telemetry::{OpKind, live};
 
-/// Weight types are numbered as ggml numbers them (41 in ggml 0.26); numbers from here on share one
-/// more set of counters, named `other`.
+/// Weight types have the numbers of ggml, which has 41 of them in release 0.26. All numbers from this one on share one
+/// set of counters, named `other`.
 pub const TYPES: usize = live::TYPES - 1;
 
-/// How many names of kernels are kept for one operation and type, one per regime.
+/// How many names of kernels are kept for one operation and type: one for each regime.
 const REGIMES: usize = Regime::ALL.len();
 
 /// How many copies of ggml are listed.
@@ -22,13 +22,13 @@ pub struct Kernel {
     pub name: &'static str,
 }
 
-/// A copy of ggml and what became of it.
+/// A copy of ggml, and whether this library works with it.
 pub struct Library {
     pub path: String,
     pub status: &'static str,
 }
 
-/// By operation and weight type.
+/// The kernels in use, by operation and weight type.
 static KERNELS: [[[AtomicPtr<Kernel>; REGIMES]; TYPES + 1]; OpKind::ALL.len()] =
     [const { [const { [const { AtomicPtr::new(std::ptr::null_mut()) }; REGIMES] }; TYPES + 1] }; OpKind::ALL.len()];
 
@@ -36,10 +36,10 @@ static TYPE_NAMES: [AtomicPtr<String>; TYPES] = [const { AtomicPtr::new(std::ptr
 
 static LIBRARY_LIST: [AtomicPtr<Library>; LIBRARIES] = [const { AtomicPtr::new(std::ptr::null_mut()) }; LIBRARIES];
 
-/// A name was added, or replaced, that the text for readers does not have yet.
+/// Set when a name was added or replaced that is not published yet.
 static CHANGED: AtomicBool = AtomicBool::new(false);
 
-/// A name was added, or replaced: readers are told when the next graph was planned.
+/// Notes that a name was added or replaced. It is published when the next graph is planned.
 pub fn names_changed() {
     CHANGED.store(true, Release);
 }
@@ -56,8 +56,8 @@ fn kernels(op: OpKind, ty: u8) -> &'static [AtomicPtr<Kernel>; REGIMES] {
     &KERNELS[op as usize][usize::from(ty).min(TYPES)]
 }
 
-/// Gives the weight type `ty` the name that `ggml_type_name` has for it; the name is copied, and
-/// the first one stays. Types from [`TYPES`] on keep the name `other`.
+/// Sets the name of weight type `ty`, from `ggml_type_name`. The name is copied. Later names for the same type change
+/// nothing. Types from [`TYPES`] on keep the name `other`.
 pub fn set_type_name(ty: u8, name: &str) {
     let Some(slot) = TYPE_NAMES.get(usize::from(ty)) else {
         return;
@@ -67,15 +67,15 @@ pub fn set_type_name(ty: u8, name: &str) {
     }
 }
 
-/// Says which kernel computes `op` on weights of type `ty` in a regime such as `gemm` or `gemv`.
-/// Cheap when nothing changes. More regimes of one type than there are are not kept.
+/// Sets which kernel computes `op` on weights of type `ty` in a regime such as `gemm` or `gemv`. Cheap when nothing
+/// changes.
 pub fn set_kernel(op: OpKind, ty: u8, regime: &'static str, name: &'static str) {
     for slot in kernels(op, ty) {
         let old = slot.load(SeqCst);
         match read(slot) {
             Some(kernel) if kernel.regime != regime => {}
             Some(kernel) if kernel.name == name => return,
-            // What is replaced may be in use by a reader and stays allocated; it is rare.
+            // A reader may still use the old entry, so it is never freed. Replacements are rare.
             _ => {
                 if publish(slot, old, Kernel { regime, name }) {
                     return;
@@ -89,8 +89,8 @@ pub fn set_kernel(op: OpKind, ty: u8, regime: &'static str, name: &'static str) 
     }
 }
 
-/// Lists a loaded copy of ggml with what became of it, e.g. `engaged` or `abi_mismatch`; a path
-/// that is listed already gets the new status. Copies beyond the 32nd are not listed.
+/// Lists a loaded copy of ggml with its status, for example `bound` or `abi_mismatch`. A path that is listed already
+/// gets the new status. Copies after the 32nd are not listed.
 pub fn add_library(path: &str, status: &'static str) {
     for slot in &LIBRARY_LIST {
         let old = slot.load(SeqCst);
@@ -110,11 +110,11 @@ pub fn add_library(path: &str, status: &'static str) {
 }
 
 fn read<T>(slot: &AtomicPtr<T>) -> Option<&'static T> {
-    // SAFETY: `publish` alone stores here, pointers from Box::into_raw that are never freed.
+    // SAFETY: only `publish` stores in a slot. It stores pointers from Box::into_raw, which are never freed.
     unsafe { slot.load(SeqCst).as_ref() }
 }
 
-/// Stores `value` in place of `old`, or drops it when another thread has stored something.
+/// Stores `value` in place of `old`. If another thread has stored a value meanwhile, drops `value` and returns false.
 fn publish<T>(slot: &AtomicPtr<T>, old: *mut T, value: T) -> bool {
     let new = Box::into_raw(Box::new(value));
     let stored = slot.compare_exchange(old, new, SeqCst, SeqCst).is_ok();
@@ -136,7 +136,7 @@ pub fn libraries() -> impl Iterator<Item = &'static Library> {
     LIBRARY_LIST.iter().filter_map(read)
 }
 
-/// The name of a weight type: that of ggml, once it is known.
+/// The name of a weight type: ggml's name once it is known, else `type_` and the number.
 pub fn type_name(ty: usize) -> String {
     match TYPE_NAMES.get(ty) {
         Some(slot) => read(slot).cloned().unwrap_or_else(|| format!("type_{ty}")),

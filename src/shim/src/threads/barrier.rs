@@ -1,15 +1,18 @@
-//! The barrier between the operations of a graph, and inside ours.
+//! The barrier at which the threads of a graph wait for each other, between operations and inside operations of this
+//! library.
 //!
-//! ggml's barrier spins until the last thread has come. A thread that is not running holds everybody up for a time slice,
-//! 3 to 4 ms, while the others spin away the CPU that it waits for. This one spins as long as ggml's where the threads have
-//! their CPUs for themselves, and sleeps early where they are seen to lose them (see [`super::pressure`]).
+//! At ggml's barrier, threads spin until the last thread has come. If one thread is not running, all wait for a time
+//! slice (3 to 4 ms), and the spinning threads use the CPU that it waits for. At this barrier, threads spin long while
+//! they have their CPUs for themselves, and sleep early while they lose them (see [`super::pressure`]).
 //!
-//! Up to eight threads meet at one counter. More of them meet by last-level cache (a CCX), and the last one of each cache at the top:
-//! a line that all write goes through every cache of the machine otherwise. Which cache a thread belongs to is where it ran at the
-//! graph's first barrier. (Not measured: no machine with more than one CCX was at hand.)
+//! Up to eight threads meet at one counter. More threads meet in one group for each last-level cache (a CCX), and the
+//! last thread of each group meets the last ones of the others. Otherwise the cache line of the counter would move
+//! through all caches of the machine. A thread belongs to the cache in which it ran at the first barrier of the graph.
+//! (Untested on machines with more than one CCX.)
 //!
-//! A pool has a slot here while `ggml_graph_compute` runs in it: it is taken before the threads start, and given back behind
-//! the graph's last barrier, so all threads of a graph decide alike. A barrier of any other pool is ggml's own.
+//! A pool has a slot here while `ggml_graph_compute` runs in it. The slot is taken before the threads start, and given
+//! back after the last barrier of the graph, so all threads of a graph use the same barrier. All other pools use ggml's
+//! barrier.
 
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -27,48 +30,49 @@ use zen5turbo_host::topology::{SYSFS, Topology};
 use crate::ggml::functions::ggml_barrier;
 use crate::stats;
 
-/// Graphs that can use the barrier at the same time; further ones use ggml's.
+/// Graphs that can use the barrier at the same time. Further graphs use ggml's barrier.
 const SLOTS: usize = 16;
 
-/// Threads that meet at one counter.
+/// The most threads that meet at one counter.
 const FLAT: u32 = 8;
 
-/// Last-level caches that are told apart.
+/// The number of groups. With more last-level caches, several of them share a group.
 const GROUPS: usize = 32;
 
-/// Keeps a counter away from what others write, and from the line that is fetched with it.
+/// A counter in two cache lines of its own, because the CPU fetches lines in pairs.
 #[repr(align(128))]
 struct Line<T>(T);
 
 /// The barrier of one pool.
 pub struct Slot {
-    /// The address of the pool; 0 where there is none.
+    /// The address of the pool; 0 for a free slot.
     pool: AtomicUsize,
-    /// Threads of the graph.
+    /// The number of threads of the graph.
     threads: AtomicU32,
     /// Pauses before a thread goes to sleep.
     spin: AtomicU32,
-    /// Counts the graphs: a thread that has the number of an earlier one has not yet met the others.
+    /// The number of the graph. A thread that remembers another number is at its first barrier of this graph.
     graph: AtomicU32,
-    /// All threads.
+    /// The meeting of all threads.
     all: Meeting,
-    /// Those of each last-level cache.
+    /// The meetings of the threads of each last-level cache.
     groups: [Meeting; GROUPS],
-    /// Caches that have threads, and those of them whose threads have all come.
+    /// The number of groups that have threads.
     used_groups: AtomicU32,
+    /// The number of groups whose threads have all come.
     full_groups: Line<AtomicU32>,
 }
 
 /// Threads that meet at one counter.
 struct Meeting {
-    /// How many there are.
+    /// The number of threads that meet here.
     members: AtomicU32,
-    /// Threads that have come.
+    /// The number of threads that have come.
     arrived: Line<AtomicU32>,
-    /// Barriers passed. It never goes back, also from one graph or pool to the next: a thread that is still on its way out
-    /// of a barrier sees that it has been passed.
+    /// The number of barriers that were passed. It is never reset, not even for another graph or pool, so that a thread
+    /// that is still leaving a barrier sees that it was passed.
     passed: Line<AtomicU32>,
-    /// Threads that sleep, or are about to.
+    /// The number of threads that sleep or are about to sleep.
     sleepers: Line<AtomicU32>,
 }
 
@@ -91,16 +95,16 @@ impl Meeting {
         last
     }
 
-    /// Lets all that wait pass.
+    /// Lets all waiting threads pass.
     fn release(&self) {
-        // Ordered before the look at the sleepers: one of both sees the other.
+        // Sequentially consistent: either this thread sees the sleeper below, or the sleeper sees this addition.
         self.passed.0.fetch_add(1, SeqCst);
         if self.sleepers.0.load(SeqCst) != 0 {
             wake_all(&self.passed.0);
         }
     }
 
-    /// Waits for the release that follows `passed` others: so many pauses, then asleep.
+    /// Waits until [`Self::release`] changes `passed`. Spins for `spin` pauses, then sleeps.
     fn wait(&self, passed: u32, spin: u32) {
         for _ in 0..spin {
             if self.passed.0.load(Acquire) != passed {
@@ -126,13 +130,13 @@ impl Meeting {
 }
 
 thread_local! {
-    /// The slot and graph in which this thread has met the others, and its group there.
+    /// The slot and the graph in which this thread last met the others, and its group there.
     static SEAT: Cell<(usize, u32, usize)> = const { Cell::new((0, 0, 0)) };
 }
 
 static TABLE: [Slot; SLOTS] = [const { Slot::new() }; SLOTS];
 
-/// Slots below this have been used: what a search has to look at.
+/// Slots from this index on were never used.
 static USED: AtomicUsize = AtomicUsize::new(0);
 
 impl Slot {
@@ -149,7 +153,7 @@ impl Slot {
         }
     }
 
-    /// Makes it ready for a graph; no thread of another one has to come any more.
+    /// Prepares the slot for a graph. All threads of the graph before have passed their last barrier.
     fn begin(&self, threads: u32, spin: u32) {
         self.threads.store(threads, Relaxed);
         self.spin.store(spin, Relaxed);
@@ -186,7 +190,7 @@ impl Slot {
         }
     }
 
-    /// The same with the threads of a cache, whose last one meets those of the others.
+    /// Waits in the group of this thread's cache. The last thread of the last group releases all groups.
     fn wait_in_group(&self, group: &Meeting, spin: u32) {
         let passed = group.passed.0.load(Acquire);
         if group.arrive() && self.full_groups.0.fetch_add(1, AcqRel) + 1 == self.used_groups.load(Relaxed) {
@@ -205,13 +209,13 @@ fn group_of_this_cpu() -> usize {
         return group;
     }
     static GROUP_OF_CPUS: OnceLock<Vec<usize>> = OnceLock::new();
-    // SAFETY: no preconditions; a negative answer is no CPU's number.
+    // SAFETY: sched_getcpu has no preconditions.
     let cpu = unsafe { libc::sched_getcpu() };
     let groups = GROUP_OF_CPUS.get_or_init(|| groups_of_cpus().unwrap_or_default());
     usize::try_from(cpu).ok().and_then(|cpu| groups.get(cpu)).map_or(0, |group| group % GROUPS)
 }
 
-/// For each CPU the number of its last-level cache.
+/// The number of the last-level cache of each CPU.
 fn groups_of_cpus() -> Option<Vec<usize>> {
     let topology = Topology::read(Path::new(SYSFS))?;
     let nodes: Vec<usize> = topology.nodes.iter().map(|node| node.id).collect();
@@ -233,13 +237,13 @@ fn groups_of_cpus() -> Option<Vec<usize>> {
     Some(groups)
 }
 
-/// A slot that belongs to a graph; given back when dropped.
+/// A slot that belongs to a graph until this is dropped.
 pub struct Taken(&'static Slot);
 
-/// Takes a slot for a graph that exactly `threads` threads of `pool` compute, which sleep after `spin` pauses. `None` when there is none
-/// left, or the pool has one: a pool can compute one graph at a time.
+/// Takes a slot for a graph that exactly `threads` threads of `pool` compute. They sleep after `spin` pauses. `None`
+/// when no slot is left, or when the pool has one already: a pool computes one graph at a time.
 ///
-/// To be called before the threads start.
+/// Called before the threads start.
 pub fn take(pool: *mut c_void, threads: usize, spin: u32) -> Option<Taken> {
     take_in(&TABLE, &USED, pool as usize, threads, spin)
 }
@@ -260,17 +264,18 @@ fn take_in(table: &'static [Slot], used: &AtomicUsize, pool: usize, threads: usi
     None
 }
 
-/// No pool has this address.
+/// Marks a slot that is being prepared. No pool has this address.
 const CLAIMED: usize = 1;
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        // Every thread has come to the graph's last barrier.
+        // Every thread has reached the last barrier of the graph.
         self.0.pool.store(0, Release);
     }
 }
 
-/// Waits at the barrier of `pool`; false when it is ggml's own: the same answer for all threads of a graph.
+/// Waits at the barrier of `pool`. Returns false, without waiting, if the pool uses ggml's barrier. The answer is the
+/// same for all threads of a graph.
 #[inline]
 pub fn wait(pool: *mut c_void) -> bool {
     let slots = &TABLE[..USED.load(Relaxed)];
@@ -283,10 +288,11 @@ pub fn wait(pool: *mut c_void) -> bool {
     }
 }
 
-/// Waits until all threads of the graph that `pool` computes have come here: at our barrier, or at `original`, ggml's.
+/// Waits until all threads of the graph of `pool` have come here, at the barrier of this library or at `original`,
+/// which is ggml's.
 ///
 /// # Safety
-/// All threads of the graph call this; `pool` is what ggml gave them, and `original` is the barrier of that ggml.
+/// All threads of the graph call this. ggml gave them `pool`, and `original` is the barrier of that ggml.
 #[inline]
 pub unsafe fn meet(pool: *mut c_void, original: ggml_barrier) {
     if !wait(pool) {
@@ -295,14 +301,14 @@ pub unsafe fn meet(pool: *mut c_void, original: ggml_barrier) {
     }
 }
 
-/// In a forked child: its graphs have no threads of the parent's. Only stores.
+/// In a forked child: frees all slots, because the child has none of the parent's threads. Only stores.
 pub fn forget() {
     for slot in &TABLE {
         slot.pool.store(0, Relaxed);
         slot.full_groups.0.store(0, Relaxed);
         for meeting in slot.groups.iter().chain([&slot.all]) {
             for counter in [&meeting.arrived.0, &meeting.sleepers.0] {
-                // Memory that holds zeros stays shared with the parent.
+                // A counter that is 0 is not written, so that its page stays shared with the parent.
                 if counter.load(Relaxed) != 0 {
                     counter.store(0, Relaxed);
                 }
@@ -317,11 +323,11 @@ mod tests {
     use std::sync::atomic::AtomicU64;
 
     thread_local! {
-        /// Stands for the cache of the CPU that a thread runs on.
+        /// Replaces, in tests, the number of the cache in which a thread runs.
         pub static GROUP: Cell<Option<usize>> = const { Cell::new(None) };
     }
 
-    /// All threads add to a sum between two barriers; every one of them must see all of it behind the second one.
+    /// All threads add to a sum before a barrier. After the barrier, each of them must see the whole sum.
     fn meet(threads: usize, rounds: u64, spin: u32) {
         static POOLS: AtomicUsize = AtomicUsize::new(1 << 20);
         let pool = POOLS.fetch_add(64, Relaxed);

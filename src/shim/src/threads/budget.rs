@@ -1,4 +1,4 @@
-//! How many CPUs the threads of a graph may use.
+//! The number of CPUs that the threads of a graph may use.
 
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,23 +11,23 @@ use crate::config::{Threads, config};
 use crate::log::log;
 use crate::stats;
 
-/// How often the budget is read again: quotas and cpusets change while a program runs.
+/// The time after which the budget is read again, because quotas and cpusets can change while a program runs.
 const READ_EVERY_MS: u64 = 1000;
 
-/// CPUs of the budget; 0 before it was read.
+/// The CPUs of the budget; 0 before it was read.
 static CPUS: AtomicUsize = AtomicUsize::new(0);
-/// When it is to be read again, in milliseconds of [`now_ms`].
+/// The time of the next read, in milliseconds of [`now_ms`].
 static NEXT_READ: AtomicU64 = AtomicU64::new(0);
-/// What limits it, for the statistics.
+/// The limit that sets the budget, in words, for the statistics.
 static LIMIT: Mutex<String> = Mutex::new(String::new());
 
-/// Milliseconds since this was asked first.
+/// Milliseconds since the first call.
 pub fn now_ms() -> u64 {
     static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
     START.get_or_init(Instant::now).elapsed().as_millis() as u64
 }
 
-/// CPUs that this process can keep busy, at most a second old.
+/// The number of CPUs that this process can keep busy. The answer is at most a second old.
 fn budget() -> usize {
     let (now, next) = (now_ms(), NEXT_READ.load(Relaxed));
     let due = now >= next && NEXT_READ.compare_exchange(next, now + READ_EVERY_MS, Relaxed, Relaxed).is_ok();
@@ -47,7 +47,7 @@ fn budget() -> usize {
     CPUS.load(Relaxed).max(1)
 }
 
-/// CPUs of the budget, as they were read last.
+/// The CPUs of the budget when it was last read.
 pub fn cpus() -> usize {
     match CPUS.load(Relaxed) {
         0 => budget(),
@@ -64,12 +64,12 @@ fn most() -> usize {
     }
 }
 
-/// How many threads compute a graph for which the program asked for so many.
+/// How many threads compute a graph for which the program asks for `asked` threads.
 pub fn count(asked: usize) -> usize {
     asked.min(most())
 }
 
-/// What limits the threads of a graph, in words; empty before that was asked.
+/// The limit of the threads of a graph, in words; empty before the budget was read.
 pub fn limit() -> String {
     match config().threads {
         Threads::Auto => LIMIT.try_lock().map_or_else(|_| String::new(), |limit| limit.clone()),

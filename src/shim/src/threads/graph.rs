@@ -11,8 +11,9 @@ use crate::ggml::abi::CPlan;
 use crate::loader::BoundLibrary;
 use crate::{stats, tuning};
 
-/// How many of a graph's threads compute it if it has one column, which more threads than it needs do not make faster, and which the threads of a CPU
-/// that others use would hold up. Also whether none was left out because of others.
+/// How many threads compute a graph of one column for which there are `threads`. More threads than it needs do not make
+/// it faster, and a thread whose CPU another process uses holds up the others. Also returns whether no thread was left
+/// out because of other processes.
 pub fn count_for_one_column(threads: usize) -> (usize, bool) {
     let needed = threads.min(tuning::threads_of_one_column());
     let threads = match config().threads {
@@ -23,8 +24,8 @@ pub fn count_for_one_column(threads: usize) -> (usize, bool) {
     (threads, threads == needed)
 }
 
-/// A graph that is about to be computed by other threads than the program planned. Its plan is the program's again when
-/// this is dropped.
+/// A graph that is computed by other threads than the program has planned. When this is dropped, the program's plan is
+/// as it was before.
 pub struct Graph {
     cplan: *mut CPlan,
     asked: c_int,
@@ -34,18 +35,21 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// Lets `threads` threads compute the graph of `cplan`, at most as many as it names, and 1 at least. `whole`: it has one
-    /// column, and no thread was left out because of others.
+    /// Lets `threads` threads compute the graph of `cplan`: at least 1, and at most as many as it names. `whole`: the
+    /// graph has one column, and no thread was left out because of other processes.
     ///
     /// # Safety
-    /// `cplan` is what the program gave to the `ggml_graph_compute` of `caller`, whose structures are known, and lives longer.
+    /// The program gave `cplan` to the `ggml_graph_compute` of `caller`, whose structures are known. `cplan` outlives
+    /// this value.
     pub unsafe fn start(caller: &BoundLibrary, cplan: *mut CPlan, threads: usize, whole: bool) -> Self {
-        // SAFETY: by contract.
+        // SAFETY: `cplan` is a plan of the program, by the contract of this function. Nobody else uses it until the
+        // graph begins.
         let plan = unsafe { &mut *cplan };
         let asked = plan.n_threads;
-        // SAFETY: as above.
+        // SAFETY: `plan` is what the program gave to the `ggml_graph_compute` of `caller`, by the contract of this
+        // function.
         let pool = unsafe { pools::lend(caller, plan, threads) };
-        // A pool of the program's that could not be replaced may have fewer.
+        // The program's own pool may have fewer threads, if it could not be replaced.
         let threads = pool.as_ref().map_or(threads, |pool| pool.threads.min(threads));
         plan.n_threads = threads as c_int;
         let measure = pressure::Measure::start(threads, whole && threads > 1);
@@ -66,7 +70,7 @@ impl Graph {
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        // SAFETY: by the contract of `start`.
+        // SAFETY: the plan outlives this value, by the contract of `start`. The call that computed its graph has ended.
         let plan = unsafe { &mut *self.cplan };
         plan.n_threads = self.asked;
         if let Some(pool) = &self.pool {

@@ -1,8 +1,10 @@
-//! Thread pools: those that the program makes, and those of ours that take their place.
+//! Thread pools: the program's own, and pools of this library that replace them.
 //!
-//! `ggml_threadpool_new` makes a pool with no more threads than the process has CPUs, unless they are OpenMP's. Where the number
-//! of threads changes afterwards (a quota, a cpuset, a graph that few threads compute as fast), or where the program makes no
-//! pool and ggml would start and end threads for every graph, the graph runs in a pool of ours with the same parameters.
+//! When the program calls `ggml_threadpool_new`, it gets a pool with no more threads than the process has CPUs, unless
+//! the threads are OpenMP's. In two cases a graph runs in a pool of this library, with the same parameters:
+//!
+//! - The number of threads changes later: by a quota, by a cpuset, or for a graph that fewer threads compute as fast.
+//! - The program makes no pool, so that ggml would start and end threads for every graph.
 
 use std::cell::UnsafeCell;
 use std::ffi::{c_int, c_void};
@@ -18,26 +20,28 @@ use crate::log::log;
 use crate::reason::Reason;
 use crate::stats;
 
-/// Pools of a process; the threads of further ones are not looked after.
+/// Pools of a process at most. Further pools stay as the program asks for them.
 const POOLS: usize = 64;
 
-/// Pools of ours for graphs without one: as many as such graphs run at once.
+/// Pools of this library for graphs without a pool, at most: one for each such graph that runs at the same time.
 const MOST_OWN: usize = 8;
 
-/// A pool that was given to the program, or one of ours for graphs without one.
+/// A pool of the program, with the pool of this library that replaces it; or a pool of this library for graphs without
+/// a pool.
 struct Entry {
-    /// The program's pool; null for one of ours, and where there is none.
+    /// The program's pool; null when there is none.
     programs: *mut c_void,
-    /// What it was asked for with, or would have been: `n_threads` is what the program wanted.
+    /// The parameters of the pool. `n_threads` is the number that the program asked for.
     params: PoolParams,
-    /// How many threads it has.
+    /// How many threads the program's pool has.
     made: usize,
-    /// A pool of ours, and how many threads it has; null where there is none.
+    /// The pool of this library; null when there is none.
     ours: *mut c_void,
+    /// How many threads the pool of this library has.
     ours_threads: usize,
-    /// The one of both that computed the last graph.
+    /// The pool, of these two, that computed the last graph.
     last: *mut c_void,
-    /// A graph runs in it.
+    /// Whether a graph runs in one of them.
     busy: bool,
     functions: Option<PoolFunctions>,
 }
@@ -59,20 +63,20 @@ impl Entry {
     }
 }
 
-/// The table and its lock, which a forked child opens by a store.
+/// The table of pools and its lock. A forked child unlocks it by a store.
 struct Table {
     locked: AtomicBool,
     entries: UnsafeCell<[Entry; POOLS]>,
 }
 
-// SAFETY: the entries are used by the holder of the lock alone.
+// SAFETY: only the holder of the lock uses the entries.
 unsafe impl Sync for Table {}
 
 static TABLE: Table =
     Table { locked: AtomicBool::new(false), entries: UnsafeCell::new([const { Entry::NONE }; POOLS]) };
 
-/// Does `work` with the table. Nothing in it calls back into this module. It is held for a search, or while a pool is
-/// made, once for every change of the number of threads.
+/// Does `work` with the locked table. `work` must not call back into this module. The lock is held for a search, or
+/// while a pool is made, which happens once for every change of the number of threads.
 fn with_table<T>(work: impl FnOnce(&mut [Entry; POOLS]) -> T) -> T {
     struct Unlock;
     impl Drop for Unlock {
@@ -84,14 +88,14 @@ fn with_table<T>(work: impl FnOnce(&mut [Entry; POOLS]) -> T) -> T {
         std::thread::yield_now();
     }
     let _unlock = Unlock;
-    // SAFETY: the lock is held.
+    // SAFETY: this thread holds the lock.
     work(unsafe { &mut *TABLE.entries.get() })
 }
 
-/// Makes a pool for the program, with no more threads than it can use. `None` when the original is to make it.
+/// Makes a pool for the program, with no more threads than it can use. `None` when the original must make it.
 ///
 /// # Safety
-/// `params` is what the program gave to the `ggml_threadpool_new` of the ggml that `functions` belong to.
+/// The program gave `params` to the `ggml_threadpool_new` of the ggml to which `functions` belong.
 pub unsafe fn make(functions: PoolFunctions, params: *mut PoolParams) -> Option<*mut c_void> {
     // SAFETY: the program gave the parameters, by the contract of this function; `PoolFunctions::find` has compared their
     // places.
@@ -100,22 +104,23 @@ pub unsafe fn make(functions: PoolFunctions, params: *mut PoolParams) -> Option<
         return None; // a graph would ask for more threads than a smaller pool has
     }
     if !with_table(|entries| entries.iter().any(Entry::is_free)) {
-        // As large as the program wants it: one that is not known here can not be replaced when there are more CPUs.
+        // The original makes it as large as the program asks. A smaller pool that is not in the table could not be
+        // replaced when the process gets more CPUs.
         stats::event(Reason::PoolTableFull);
         return None;
     }
     let mut own = *asked;
-    // A pool of OpenMP's has no threads that a smaller one would save.
+    // With OpenMP, a smaller pool would not have fewer threads.
     if !functions.openmp {
         own.n_threads = useful(asked) as c_int;
     }
-    // SAFETY: the original, with parameters like the program's.
+    // SAFETY: the original is called with the program's parameters and another number of threads.
     let pool = unsafe { (functions.new)(&raw mut own) };
     if pool.is_null() {
         return Some(pool);
     }
     let kept = with_table(|entries| {
-        // A pool that was freed past us may have had the same address.
+        // The program may have freed a pool with this address without a call that reached this library.
         let slot = entries.iter().position(|e| !e.is_free() && e.programs == pool);
         let slot = slot.or_else(|| entries.iter().position(Entry::is_free))?;
         free_ours(&mut entries[slot]);
@@ -130,7 +135,7 @@ pub unsafe fn make(functions: PoolFunctions, params: *mut PoolParams) -> Option<
     Some(pool)
 }
 
-/// Threads of a pool with these parameters that can run at the same time.
+/// How many threads of a pool with these parameters can run at the same time.
 fn useful(params: &PoolParams) -> usize {
     let asked = budget::count(usize::try_from(params.n_threads).unwrap_or(0)).max(1);
     match (config().threads, params.cpumask.iter().filter(|&&byte| byte != 0).count()) {
@@ -139,10 +144,11 @@ fn useful(params: &PoolParams) -> usize {
     }
 }
 
-/// Frees a pool of the program's, and ours beside it; false when it is not known here and the original is to free it.
+/// Frees a pool of the program, and the pool of this library that replaces it. Returns false for an unknown pool, which
+/// the original must free.
 ///
 /// # Safety
-/// The program has done with the pool.
+/// The program no longer uses the pool.
 pub unsafe fn free(pool: *mut c_void) -> bool {
     let functions = with_table(|entries| {
         let entry = entries.iter_mut().find(|e| !e.is_free() && !pool.is_null() && e.programs == pool)?;
@@ -151,31 +157,32 @@ pub unsafe fn free(pool: *mut c_void) -> bool {
         *entry = Entry::NONE;
         functions
     });
-    // SAFETY: the function of the ggml that made it.
+    // SAFETY: this is the function of the ggml that made the pool, and the program no longer uses the pool.
     functions.inspect(|functions| unsafe { (functions.free)(pool) }).is_some()
 }
 
-/// Frees the pool of ours in an entry. No graph runs in it: the program has begun another one, or has freed its own.
+/// Frees the pool of this library in an entry. No graph runs in it: the program begins another graph or frees its pool.
 fn free_ours(entry: &mut Entry) {
     if let Some(functions) = entry.functions.filter(|_| !entry.ours.is_null()) {
-        // SAFETY: made by the same copy, and nobody else knows it.
+        // SAFETY: the pool was made by the `new` of this copy of ggml. Only this entry knows it, and no graph runs in
+        // it.
         unsafe { (functions.free)(entry.ours) };
         entry.ours = std::ptr::null_mut();
         entry.ours_threads = 0;
     }
 }
 
-/// The pool of a graph.
+/// The pool in which a graph runs.
 pub struct Lent {
-    /// What the program put into its plan.
+    /// The pool that the program has put into its plan; may be null.
     pub programs: *mut c_void,
     pub address: *mut c_void,
     pub threads: usize,
-    /// Its threads poll for work.
+    /// Whether its threads poll for work.
     pub polls: bool,
-    /// They are ggml's, not those of OpenMP.
+    /// Whether its threads are ggml's and not OpenMP's.
     pub has_own_threads: bool,
-    /// The entry that is in use.
+    /// The entry of the pool in the table.
     entry: usize,
 }
 
@@ -185,11 +192,11 @@ impl Drop for Lent {
     }
 }
 
-/// Puts a pool of exactly `threads` threads into the plan, or of as many as the program's pool can use. `None` when nothing is
-/// known of pools there, or ggml is to start and end threads as ever.
+/// Puts a pool of `threads` threads into the plan, or of fewer if the program's pool cannot use as many. `None` when
+/// the pools of this ggml are not known, or when ggml starts and ends threads for the graph itself.
 ///
 /// # Safety
-/// As for [`super::graph::Graph::start`].
+/// The conditions of [`super::graph::Graph::start`].
 pub unsafe fn lend(caller: &BoundLibrary, plan: &mut CPlan, threads: usize) -> Option<Lent> {
     let functions = caller.pools()?;
     let programs = plan.threadpool;
@@ -197,14 +204,14 @@ pub unsafe fn lend(caller: &BoundLibrary, plan: &mut CPlan, threads: usize) -> O
         let i = if programs.is_null() {
             own_entry(entries, functions, threads)?
         } else {
-            // One that was made past us has a size that nothing tells: it stays as it is.
+            // A pool that is not in the table has an unknown size, so it stays in the plan.
             entries.iter().position(|e| !e.is_free() && e.programs == programs)?
         };
         let entry = &mut entries[i];
-        // No more threads than the program's pool was to have, or than it has CPUs.
+        // No more threads than the program's pool was asked to have, and no more than it has CPUs.
         let threads = if programs.is_null() { threads } else { threads.min(useful(&entry.params)) };
         if entry.busy {
-            return None; // graphs at the same time in one pool: no program of ours does that
+            return None; // two graphs at the same time in one pool: no known program does that
         }
         let (address, has) = fitting(entry, functions, threads);
         if address.is_null() {
@@ -218,17 +225,18 @@ pub unsafe fn lend(caller: &BoundLibrary, plan: &mut CPlan, threads: usize) -> O
     Some(lent)
 }
 
-/// The program's pool if it has as many threads as the graph, else ours, which is made when there is none of that size. The threads of
-/// the one that is not used would poll for work that does not come: they are sent to sleep.
+/// The pool for a graph of `threads` threads, and its size: the program's pool if it has this size, else the pool of
+/// this library, which is made if there is none of this size. The other pool is paused, because its threads would poll
+/// for work.
 fn fitting(entry: &mut Entry, functions: &PoolFunctions, threads: usize) -> (*mut c_void, usize) {
-    // OpenMP's threads come with the graph: any pool that is large enough will do.
+    // With OpenMP, the threads do not belong to the pool: every pool that is large enough can be used.
     let programs_fits = entry.made == threads || functions.openmp && entry.made > threads;
     if !programs_fits && (entry.ours.is_null() || entry.ours_threads != threads) {
         free_ours(entry);
         let mut params = entry.params;
         params.n_threads = threads as c_int;
         params.paused = false;
-        // SAFETY: the original with the program's parameters, but for the number.
+        // SAFETY: the original is called with the program's parameters and another number of threads.
         entry.ours = unsafe { (functions.new)(&raw mut params) };
         entry.ours_threads = threads;
         stats::counters().threads.pools.fetch_add(1, Relaxed);
@@ -236,15 +244,18 @@ fn fitting(entry: &mut Entry, functions: &PoolFunctions, threads: usize) -> (*mu
     let ours = !programs_fits && !entry.ours.is_null();
     let (used, unused) = if ours { (entry.ours, entry.programs) } else { (entry.programs, entry.ours) };
     if entry.last != used && !unused.is_null() {
-        // SAFETY: a pool of this ggml in which no graph runs.
+        // SAFETY: the pool is one of this ggml. No graph runs in it, because the entry is not busy.
         unsafe { (functions.pause)(unused) };
     }
     entry.last = used;
     (used, if ours { entry.ours_threads } else { entry.made })
 }
 
-/// An entry of ours for a graph without a pool: one that has the right size, else another, else a new one. `None` for one thread,
-/// for OpenMP, whose threads stay anyway, without our barrier, and where too many graphs run at once.
+/// The entry for a graph without a pool: an idle one with a pool of the right size, else another idle one, else a new
+/// one.
+///
+/// `None` when the graph has one thread, with OpenMP (its threads stay from graph to graph), without the barrier of
+/// this library, and when too many graphs run at the same time.
 fn own_entry(entries: &mut [Entry; POOLS], functions: &PoolFunctions, threads: usize) -> Option<usize> {
     if threads <= 1 || functions.openmp || !config().barrier {
         return None;
@@ -261,16 +272,16 @@ fn own_entry(entries: &mut [Entry; POOLS], functions: &PoolFunctions, threads: u
     }
     let i = entries.iter().position(Entry::is_free)?;
     let mut params = Entry::NONE.params;
-    // SAFETY: the structure was compared.
+    // SAFETY: `PoolFunctions::find` has compared the layout of the parameters.
     unsafe { (functions.init)(&raw mut params, threads as c_int) };
     entries[i] = Entry { params, functions: Some(*functions), ..Entry::NONE };
     Some(i)
 }
 
-/// In a forked child: no pool has threads, and nobody holds the lock. Only stores.
+/// In a forked child: forgets all pools, which have no threads there, and unlocks the table. Only stores.
 pub fn forget() {
     TABLE.locked.store(false, Relaxed);
-    // SAFETY: the child has one thread.
+    // SAFETY: the child has only this thread, so nobody else uses the table.
     let entries = unsafe { &mut *TABLE.entries.get() };
     for entry in entries.iter_mut().filter(|e| !e.is_free()) {
         *entry = Entry::NONE;

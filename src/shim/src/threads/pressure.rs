@@ -1,13 +1,18 @@
-//! Whether the threads of graphs lose their CPUs to others: then they sleep early where they wait for each other, and graphs of
-//! one column are computed by as many threads as have a CPU.
+//! Finds out whether the threads of graphs lose their CPUs to other processes. If they do, they sleep early while they
+//! wait for each other, and a graph of one column gets only as many threads as have a CPU.
 //!
-//! The CPU time of the process during a graph is compared with what its threads could have had. What is missing and was
-//! not slept away at our barrier is time in which they could have run and somebody else did. A graph in which the process read
-//! from a disk does not count: its threads may have waited for that. (A cold start looked like other processes: the first second
-//! of tokens was computed by one thread of two, 64 tokens of Q4_K 884 ms where all threads take 690; Zen 4, 2026-11-30.) How often threads are
-//! interrupted says less: a client that reads each token interrupts as often as a compilation, but gives the CPU back after some
-//! microseconds. (Zen 4, 2 CPUs of a virtual machine, 2026-11-29: with the client on the same CPUs, threads that always slept
-//! after 30,000 pauses computed prompts of 37 tokens at a third of the speed, as waking a thread takes about a millisecond there.)
+//! After each graph, the CPU time of the process is compared with the CPU time that its threads could have had. Time
+//! that is missing, and that was not spent asleep at the barrier of this library, is time in which another process ran
+//! instead.
+//!
+//! A graph does not count if the process has read from a disk meanwhile, because its threads may have waited for the
+//! disk. (Otherwise a cold start looks like other processes: one thread of two computed the first second of tokens, and
+//! 64 tokens of Q4_K took 884 ms, with both threads 690; Zen 4, 2026-11-30.)
+//!
+//! The number of interruptions would say less: a client that reads each token interrupts as often as a compilation, but
+//! gives the CPU back after a few microseconds. (Zen 4, 2 CPUs of a virtual machine, 2026-11-29: with the client on the
+//! same CPUs, threads that always slept after 30,000 pauses computed prompts of 37 tokens at a third of the speed,
+//! because waking a thread takes about a millisecond there.)
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -18,61 +23,69 @@ use zen5turbo_host::Usage;
 use super::budget::now_ms;
 use crate::stats;
 
-/// Pauses before sleep where the threads have their CPUs: 26 ms on Zen 4 (25 ns a pause), longer than any wait for a thread that runs.
+/// Pauses before a thread sleeps, while the threads have their CPUs: 26 ms on Zen 4 (25 ns for each pause). This is
+/// longer than any wait for a thread that runs.
 const QUIET_SPIN: u32 = 1 << 20;
 
-/// The same where they lose them: 75 us. (Zen 4, two endless loops on both CPUs, two threads, Gemma 3 270M, 2026-11-30, tokens/s in
-/// several runs: 300 pauses 29 to 34, 3,000 17 to 28, 30,000 15 to 24, ggml's barrier 9 to 20; prompts 403 to 693, 451 to 667, 186 to 615,
-/// 130 to 309. One thread: 34 to 48, prompts 374 to 715.)
+/// Pauses before a thread sleeps, while the threads lose their CPUs: 75 us. (Zen 4, two endless loops on both CPUs, two
+/// threads, Gemma 3 270M, 2026-11-30, several runs. Generation in tokens/s: 300 pauses 29 to 34, 3,000 17 to 28, 30,000
+/// 15 to 24, ggml's barrier 9 to 20. Prompts: 403 to 693, 451 to 667, 186 to 615, 130 to 309. With one thread:
+/// generation 34 to 48, prompts 374 to 715.)
 const BUSY_SPIN: u32 = 3_000;
 
-/// Lost time, in thousandths of a CPU, from which on threads sleep early, and below which they stop to.
+/// With this much lost time, in thousandths of a CPU, threads begin to sleep early.
 const BUSY: usize = 160;
+/// Below this much lost time, in thousandths of a CPU, threads stop sleeping early.
 const QUIET: usize = 60;
 
-/// Lost time, likewise, that costs more than a thread less: the others wait for each other some 500 times a token. (Same machine and
-/// day, two threads beside two endless loops: 22 to 32 tokens/s at this barrier, one thread 34 to 48.)
+/// With this much lost time, in thousandths of a CPU, one thread less is faster, because the threads wait for each
+/// other about 500 times for each token. (Same machine and day as for [`BUSY_SPIN`], beside two endless loops: two
+/// threads 22 to 32 tokens/s at this barrier, one thread 34 to 48.)
 const THREAD_LESS: usize = 400;
 
-/// Of many threads each may lose so much, in thousandths, as every machine has work of its own.
+/// Lost time for each thread, in thousandths of a CPU, that does not count, because every machine has other work.
 const NOISE: usize = 10;
 
-/// After so many milliseconds with fewer threads all of them are tried again, for so many graphs.
+/// After this many milliseconds with fewer threads, all threads are tried again.
 const TRY_AFTER_MS: u64 = 1000;
+/// For how many graphs all threads are tried again.
 const TRIES: usize = 3;
 
-/// The last so many milliseconds of graphs count.
+/// The time over which the mean of lost time is taken, in milliseconds of graphs.
 const MEMORY_MS: f64 = 150.0;
 
-/// Lost lately, in thousandths of a CPU.
+/// The mean of lost time, in thousandths of a CPU.
 static LOST: AtomicUsize = AtomicUsize::new(0);
-/// How many threads a graph of one column gets less; 0 for none.
+/// By how many threads a graph of one column is reduced; 0 if it gets all.
 static LESS: AtomicUsize = AtomicUsize::new(0);
-/// When all threads are tried again, milliseconds of [`now_ms`], and how many more graphs try.
+/// When all threads are tried again, in milliseconds of [`now_ms`].
 static TRY_AT: AtomicU64 = AtomicU64::new(0);
+/// How many graphs have tried all threads since then.
 static TRYING: AtomicUsize = AtomicUsize::new(0);
 /// Whether threads sleep early.
 static EARLY: AtomicUsize = AtomicUsize::new(0);
-/// Threads of all graphs that run now.
+/// The number of threads of all graphs that run now.
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
-/// How many pauses the threads of a graph that is measured spin before they sleep. `polls` is false in a pool that the
-/// program made without polling: its threads are not to burn CPU time. `budget` is how many CPUs the process has.
+/// How many pauses the threads of a graph spin before they sleep. `polls` is false for a pool that the program made
+/// without polling, whose threads should not use CPU time while they wait. `budget` is the number of CPUs of the
+/// process.
 pub fn spin(polls: bool, budget: usize) -> u32 {
     let above = RUNNING.load(Relaxed) > budget;
     if above || !polls || EARLY.load(Relaxed) != 0 { BUSY_SPIN } else { QUIET_SPIN }
 }
 
-/// How many threads compute a graph of one column for which there are `threads`: fewer where others have the CPUs.
+/// How many threads compute a graph of one column for which there are `threads`: fewer while other processes use the
+/// CPUs.
 pub fn beside_others(threads: usize) -> usize {
     let less = LESS.load(Relaxed);
     if less == 0 || now_ms() >= TRY_AT.load(Relaxed) { threads } else { threads.saturating_sub(less).max(1) }
 }
 
-/// A graph that is measured.
+/// The measurement of a running graph.
 pub struct Measure {
     threads: usize,
-    /// It has one column and all threads that there are.
+    /// Whether the graph has one column and all threads.
     whole: bool,
     started: Instant,
     before: Usage,
@@ -80,7 +93,8 @@ pub struct Measure {
 }
 
 impl Measure {
-    /// Begins, for a graph of so many threads. `whole`: it has one column, and [`beside_others`] has left it all threads.
+    /// Begins to measure a graph of this many threads. `whole`: it has one column, and [`beside_others`] has left it
+    /// all threads.
     pub fn start(threads: usize, whole: bool) -> Self {
         RUNNING.fetch_add(threads, Relaxed);
         Self { threads, whole, started: Instant::now(), before: Usage::of_this_process(), slept_us: slept_us() }
@@ -91,7 +105,7 @@ impl Drop for Measure {
     fn drop(&mut self) {
         let others = RUNNING.fetch_sub(self.threads, Relaxed) - self.threads;
         if others > 0 {
-            return; // the CPU time is that of several graphs
+            return; // several graphs run, and their CPU times cannot be separated
         }
         let (before, now) = (self.before, Usage::of_this_process());
         if now.read != before.read || now.slow_faults != before.slow_faults {
@@ -120,7 +134,7 @@ impl Drop for Measure {
 }
 
 impl Measure {
-    /// Whether graphs of one column get fewer threads, after one that had all of them.
+    /// After a graph of one column that had all threads: decides how many threads the next ones get.
     fn reconsider(&self, lost: usize, noise: usize) {
         let trying = LESS.load(Relaxed) > 0;
         if trying && TRYING.fetch_add(1, Relaxed) + 1 < TRIES {
@@ -133,8 +147,8 @@ impl Measure {
     }
 }
 
-/// The running mean of lost time after a graph that took `wall` and lost `lost`, both in thousandths of a CPU. Without functions of
-/// libm, which this library does without.
+/// The running mean of lost time after a graph that took `wall`. `before`, `lost` and the result are in thousandths of
+/// a CPU. Written without functions of libm, which this library does not need.
 fn lately(before: usize, lost: f64, wall: Duration) -> usize {
     let keep = MEMORY_MS / (MEMORY_MS + wall.as_secs_f64() * 1e3);
     (before as f64 * keep + lost * (1.0 - keep) + 0.5) as usize
@@ -144,7 +158,7 @@ fn slept_us() -> u64 {
     stats::counters().threads.sleeps[1].load(Relaxed)
 }
 
-/// In a forked child no graph runs. Only stores.
+/// In a forked child: no graph runs there. Only stores.
 pub fn forget() {
     RUNNING.store(0, Relaxed);
     for state in [&LOST, &EARLY, &LESS, &TRYING] {

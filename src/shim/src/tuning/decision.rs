@@ -1,4 +1,4 @@
-//! Who computes a product, and what the built-in table is asked for.
+//! The decision who computes a product, and the circumstances on which the built-in table depends.
 
 use zen5turbo_calibration::Choice;
 use zen5turbo_kernels::width::DataPath;
@@ -6,16 +6,16 @@ use zen5turbo_kernels::width::DataPath;
 use crate::config::{KernelChoice, config};
 use crate::gate::state;
 
-/// Who computes, and on what ground.
+/// Who computes a product, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Our kernels.
+    /// The kernels of this library.
     Ours,
-    /// The original: measured to be faster.
+    /// ggml, whose kernel was measured to be faster.
     Stock,
-    /// The original: measured to be no slower, and float weights have nothing to gain otherwise.
+    /// ggml, whose kernel for float weights was measured to be as fast.
     Even,
-    /// The original: nothing was measured, and nobody asked for our kernels.
+    /// ggml, because nothing was measured and the user does not ask for the kernels of this library.
     Unmeasured,
 }
 
@@ -28,17 +28,17 @@ impl From<Choice> for Decision {
     }
 }
 
-/// What the built-in table is asked for.
+/// The circumstances on which the built-in table depends.
 #[derive(Clone, Copy, Debug)]
 pub struct Circumstances {
     /// How the CPU computes 512-bit operations.
     pub path: DataPath,
-    /// `ZEN5TURBO_KERNELS` names the kernels.
+    /// Whether `ZEN5TURBO_KERNELS` names the kernels.
     pub asked: bool,
 }
 
 impl Circumstances {
-    /// Those of this process.
+    /// The circumstances of this process.
     pub fn here() -> Self {
         let asked = !matches!(config().kernels, KernelChoice::Auto | KernelChoice::Off);
         Self { path: state::data_path(), asked }

@@ -1,6 +1,6 @@
-//! The built-in choices, per weight type, kernel tier and regime: what `zen5turbo tune` measured.
+//! The built-in choices for each weight type, kernel tier and regime, from measurements of `zen5turbo tune`.
 //!
-//! An entry says what was measured against ggml's plain kernels, and [`decision`] what follows from it.
+//! An entry is the result of a comparison with ggml's kernels for plain weights. [`decision`] makes a choice from it.
 
 use zen5turbo_calibration::Regime;
 use zen5turbo_kernels::formats::WeightType;
@@ -9,18 +9,19 @@ use zen5turbo_kernels::width::DataPath;
 
 use super::decision::{Circumstances, Decision};
 
-/// What was measured.
+/// The result of a comparison with ggml's kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Entry {
-    /// Our kernel is clearly faster.
+    /// The kernel of this library is clearly faster, and computes.
     Faster,
-    /// There was no clear difference. Quantised weights are taken: products that are taken share their quantised
-    /// activations. Float weights have nothing to share, and are left to ggml.
+    /// There is no clear difference. Products of quantised weights are computed here, because they share their
+    /// quantised activations with other products. Products of float weights have nothing to share, and are left to
+    /// ggml.
     Even,
-    /// ggml's kernel is clearly faster: left to it.
+    /// ggml's kernel is clearly faster, and computes.
     Slower,
-    /// Nobody measured it. That is no ground for either side: whoever names kernels (`ZEN5TURBO_KERNELS`) gets
-    /// them, otherwise the program runs as it would without this library, and the statistics say `unmeasured`.
+    /// Untested. The kernel of this library computes only if the user names kernels (`ZEN5TURBO_KERNELS`). Otherwise
+    /// ggml computes, and the statistics say `unmeasured`.
     Unmeasured,
 }
 
@@ -29,36 +30,40 @@ type PerRegime = [Entry; Regime::ALL.len()];
 
 use Entry::{Even as E, Faster as F, Slower as S, Unmeasured};
 
-/// Every entry is faster.
+/// Faster for every number of columns.
 const WINS: PerRegime = [F; Regime::ALL.len()];
 
-/// Every entry but that of one column, without a clear difference.
+/// Faster, but no clear difference for one column.
 const EVEN_1: PerRegime = [E, F, F, F, F, F];
 
-/// Every entry but that of one column, which loses.
+/// Faster, but slower for one column.
 const LOST_1: PerRegime = [S, F, F, F, F, F];
 
 /// No entry was measured.
 const UNMEASURED: PerRegime = [Unmeasured; Regime::ALL.len()];
 
-/// What was measured of one weight type. On Zen 4 with two threads: floats in two runs on each tier, quantised types in two with 256
-/// bits (but Q3_K, IQ4_XS, Q4_1, Q5_0, Q5_1 with AVX2 in one) and in one with 512. With one column the kernels of 256 bits lose there:
-/// Q6_K 0.64 to 0.70 of ggml's speed (AVX2 once 0.88), Q8_0 0.73 to 0.82 (AVX2 once 1.56, disturbed), Q2_K 0.79 to 0.84, Q4_K 0.81 to 0.88.
+/// The results for one weight type. On Zen 4 with two threads: float types in two runs on each tier; quantised types in
+/// two runs with 256 bits (but Q3_K, IQ4_XS, Q4_1, Q5_0, Q5_1 with AVX2 in one run) and in one run with 512 bits. With
+/// one column, kernels of 256 bits are slower there: Q6_K has 0.64 to 0.70 of ggml's speed (AVX2 once 0.88), Q8_0 0.73
+/// to 0.82 (AVX2 once 1.56, disturbed), Q2_K 0.79 to 0.84, Q4_K 0.81 to 0.88.
 struct Row {
     /// Its name in ggml.
     weight: &'static str,
-    /// With AVX2. Two machines with AVX-512, told not to use it, do not agree on one column, nor on floats: on Emerald Rapids
-    /// (2026-11-21) generation is 1.14 to 1.85 times as fast as with ggml's kernels, on Zen 4 (a ggml built for Haswell,
-    /// 2026-11-30) 0.64 to 0.88. That is no clear difference.
+    /// With AVX2. It was measured on two machines that have AVX-512 but did not use it. They do not agree on one
+    /// column, nor on floats: generation is 1.14 to 1.85 times as fast as with ggml's kernels on Emerald Rapids
+    /// (2026-11-21), and 0.64 to 0.88 times as fast on Zen 4 (a ggml built for Haswell, 2026-11-30). This counts as no
+    /// clear difference.
     avx2: PerRegime,
     /// With AVX-512 VNNI in 256-bit registers: Zen 4, a ggml built for it, 2026-11-30.
     vnni256: PerRegime,
-    /// With AVX-512 VNNI in 512-bit registers on a CPU that splits them: Zen 4, a ggml built for it, 2026-11-30. Floats once
-    /// more since they are fetched ahead, one run, from 1 to many columns: f16 0.85, (1.17), 1.18, 1.25, 1.18, (1.15); bf16
-    /// (0.98), (1.11), 1.18, 1.22, 1.31, 1.41; f32 (1.00), (1.21), 1.18, (1.17), 1.25, 1.38; in brackets: not clear.
+    /// With AVX-512 VNNI in 512-bit registers, on a CPU that splits 512-bit operations: Zen 4, a ggml built for it,
+    /// 2026-11-30. Floats were measured again with prefetching, in one run, from 1 to many columns: f16 0.85, (1.17),
+    /// 1.18, 1.25, 1.18, (1.15); bf16 (0.98), (1.11), 1.18, 1.22, 1.31, 1.41; f32 (1.00), (1.21), 1.18, (1.17), 1.25,
+    /// 1.38. Figures in brackets are not clear.
     split: PerRegime,
-    /// The same on a CPU that does not: Zen 5, 2026-11-29 (`bench/records/2026-11-29-zen5-tune.txt`): 82 of 96 faster, none
-    /// slower with two threads; F16 with one column is 0.74 of ggml's with one (`2026-11-29-zen5-llama-bench.csv`).
+    /// With AVX-512 VNNI in 512-bit registers, on a CPU that does not split 512-bit operations: Zen 5, 2026-11-29. With
+    /// two threads, 82 of 96 are faster and none is slower (`bench/records/2026-11-29-zen5-tune.txt`). With one thread,
+    /// F16 with one column has 0.74 of ggml's speed (`2026-11-29-zen5-llama-bench.csv`).
     full: PerRegime,
 }
 
@@ -66,7 +71,7 @@ const fn row(weight: &'static str, avx2: PerRegime, vnni256: PerRegime, split: P
     Row { weight, avx2, vnni256, split, full }
 }
 
-/// The table. Portable code has no column: nobody measured it against ggml's SSE code.
+/// The table. Portable code has no column, because it is untested against ggml's SSE code.
 #[rustfmt::skip] // one line per type
 static TABLE: &[Row] = &[
     //             AVX2                VNNI 256            split               full
@@ -88,7 +93,7 @@ static TABLE: &[Row] = &[
     row("f32",     [E, E, S, S, E, F], [E, E, S, S, S, F], [E, E, F, E, F, F], [E, E, E, E, F, F]),
 ];
 
-/// The built-in choice. A type without a row was not measured.
+/// The built-in choice. A type without a row is unmeasured.
 pub fn decision(isa: Isa, weight: WeightType, regime: Regime, here: Circumstances) -> Decision {
     let entries = TABLE.iter().find(|row| row.weight == weight.ggml_name()).map(|row| match (isa, here.path) {
         (Isa::Scalar, _) => UNMEASURED,
@@ -127,7 +132,7 @@ mod tests {
         }
     }
 
-    /// What nobody measured follows from what the user asked for, and is told apart from what was measured.
+    /// An unmeasured choice depends on the user's setting, and has its own reason.
     #[test]
     fn what_is_unmeasured_is_taken_only_when_it_is_asked_for() {
         for path in PATHS {

@@ -1,14 +1,15 @@
-//! Where the original's kernel is the faster one, measured: products that are left to it.
+//! Decides which products are left to ggml because its kernel was measured to be faster.
 //!
-//! The answer for a (kernel tier, weight type, number of columns) comes from the table in
-//! [`defaults`], and from a calibration file (the crate `zen5turbo-calibration`, written by `zen5turbo tune`)
-//! where there is one that was made on this CPU, with this build of ggml, for the tier in use. The file is read
-//! when the shim engages; which ggml it must fit is known at the first graph, where [`resolve`] puts both
-//! together. From then on the choices do not change, so that looking one up takes no lock and no memory.
+//! The answer for a kernel tier, a weight type and a number of columns comes from the table in [`defaults`]. A
+//! calibration file replaces answers of the table, if it was made on this CPU, with this build of ggml, and for the
+//! tier in use. `zen5turbo tune` writes this file (crate `zen5turbo-calibration`).
 //!
-//! Weights lie plain for the whole process, so the choice is between our kernels and ggml's plain ones. Where ggml's
-//! repacked kernels are faster than both, a single product cannot have them; `zen5turbo tune` says so, and
-//! `ZEN5TURBO_REPACK=keep` is the user's to set.
+//! The file is read when the shim starts. The build of ggml is known at the first graph, where [`resolve`] combines
+//! table and file. After that the choices do not change, so a look-up takes no lock and no memory.
+//!
+//! Weights are not repacked, so the choice is between the kernels of this library and ggml's kernels for plain weights.
+//! ggml's kernels for repacked weights may be faster than both, but cannot be used for single products. `zen5turbo
+//! tune` reports this case, and the user can set `ZEN5TURBO_REPACK=keep`.
 
 mod decision;
 mod defaults;
@@ -41,14 +42,14 @@ const TYPES: usize = WeightType::ALL.len();
 struct Choices([[[Decision; Regime::ALL.len()]; TYPES]; Isa::ALL.len()]);
 
 impl Choices {
-    /// Those of the table.
+    /// The choices of the built-in table.
     fn defaults(here: Circumstances) -> Self {
         Self(Isa::ALL.map(|isa| {
             WeightType::ALL.map(|weight| Regime::ALL.map(|regime| defaults::decision(isa, weight, regime, here)))
         }))
     }
 
-    /// Replaces those that `calibration` has measured; returns how many came out differently.
+    /// Replaces the choices that `calibration` has measured. Returns how many of them changed.
     fn apply(&mut self, calibration: &Calibration) -> usize {
         let mut changed = 0;
         for measured in &calibration.measured {
@@ -79,9 +80,10 @@ const _: () = {
     }
 };
 
-/// What became of the calibration file.
+/// The calibration file after it was read.
 struct Loaded {
-    /// The file that was looked for; `None` when there is no place to look, or `ZEN5TURBO_TUNE=off`.
+    /// The path of the file, whether it exists or not. `None` with `ZEN5TURBO_TUNE=off`, and when there is no cache
+    /// folder.
     path: Option<PathBuf>,
     contents: Contents,
 }
@@ -89,17 +91,17 @@ struct Loaded {
 enum Contents {
     /// There is no file.
     None,
-    /// It was not understood.
+    /// The file cannot be read, or not be parsed.
     Unusable(Reason),
-    /// One of its calibrations may fit.
+    /// The file was parsed, and one of its calibrations may fit.
     File(TuneFile),
 }
 
-/// The choices of this process and where they come from.
+/// The choices of this process, and the status of the calibration file.
 struct Resolved {
     choices: Choices,
     blocking: Blocking,
-    /// Of graphs of one column.
+    /// The most threads for graphs of one column.
     threads: usize,
     status: &'static str,
 }
@@ -107,14 +109,14 @@ struct Resolved {
 static LOADED: OnceLock<Loaded> = OnceLock::new();
 static RESOLVED: OnceLock<Resolved> = OnceLock::new();
 
-/// `resolve` found no calibration file.
+/// The status when `resolve` has found no calibration file.
 const NO_FILE: &str = "no_file";
-/// The calibration file is in use.
+/// The status when the calibration file is used.
 const USED: &str = "used";
-/// No graph was computed yet.
+/// The status before the first graph.
 const PENDING: &str = "pending";
 
-/// Reads the calibration file, once: a step of the start-up. What is wrong with it is said here.
+/// Reads the calibration file once, as a step of start-up. Errors in it are reported here.
 pub fn load() {
     loaded();
 }
@@ -131,7 +133,7 @@ fn loaded() -> &'static Loaded {
     })
 }
 
-/// Where the calibration file is looked for.
+/// The path of the calibration file.
 fn place(config: &Config) -> Option<PathBuf> {
     match &config.tune {
         Tune::Off => None,
@@ -143,7 +145,7 @@ fn place(config: &Config) -> Option<PathBuf> {
 /// Reads and parses `path`. A file that the user `named` must be there.
 fn read(path: &Path, named: bool) -> Contents {
     let shown = log::short(path.as_os_str());
-    // Not by the standard library, which makes calls that a seccomp filter may kill.
+    // Not by the standard library, which makes system calls for which a seccomp filter may kill the program.
     let text = match read_regular(path, file::MAX_BYTES as usize) {
         Ok(text) => text,
         Err(error) if !named && is_absent(&error) => return Contents::None,
@@ -167,18 +169,19 @@ fn read(path: &Path, named: bool) -> Contents {
     }
 }
 
-/// Nothing there, or nothing of ours: a component of the path that is not a directory.
+/// Whether the file does not exist. A component of its path may also be no directory.
 fn is_absent(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
 }
 
-/// Resolves the choices of this process; only the first call does anything. To be called before a
-/// graph is planned, with the tier in use and a function that finds symbols of the ggml that computes
-/// it. In a process with several builds of ggml the first one to compute a graph decides whether the
-/// file fits: choices may then be slower than need be for the others, never wrong.
+/// Resolves the choices of this process; only the first call has an effect. Called before a graph is planned, with the
+/// tier in use and a function that finds symbols of the ggml that computes the graph.
+///
+/// In a process with several builds of ggml, the first build that computes a graph decides whether the file fits. The
+/// choices may be slow for the other builds, but never wrong.
 pub fn resolve(isa: Isa, find: impl Fn(&CStr) -> Option<*mut c_void>) {
     RESOLVED.get_or_init(|| {
-        // SAFETY: functions of a ggml, whose libraries are never closed (see `loader::libraries`).
+        // SAFETY: `find` finds the functions of one ggml, whose libraries are never closed (see `loader::libraries`).
         let ggml = unsafe { identity(find) };
         if ggml.starts_with('-') {
             stats::event(Reason::GgmlVersionUnknown);
@@ -187,7 +190,7 @@ pub fn resolve(isa: Isa, find: impl Fn(&CStr) -> Option<*mut c_void>) {
     });
 }
 
-/// The table, with the file's choices where it fits `machine`.
+/// The built-in table, with the choices of the file if it fits `machine`.
 fn combine(loaded: &Loaded, machine: &Machine<'_>, here: Circumstances) -> Resolved {
     let mut choices = Choices::defaults(here);
     let (blocking, threads) = (Blocking::of(state::data_path()), usize::MAX);
@@ -222,19 +225,19 @@ fn combine(loaded: &Loaded, machine: &Machine<'_>, here: Circumstances) -> Resol
     Resolved { choices, blocking, threads, status: USED }
 }
 
-/// How products of many columns are cut: as it was measured to be fastest, once [`resolve`] knows.
+/// How products are cut into panels. After [`resolve`], these are the values that were measured to be fastest.
 #[must_use]
 pub fn blocking() -> Blocking {
     RESOLVED.get().map_or_else(|| Blocking::of(state::data_path()), |resolved| resolved.blocking)
 }
 
-/// The most threads that make a graph of one column faster, as far as that was measured.
+/// The most threads for a graph of one column: more threads were measured not to be faster. `usize::MAX` if unmeasured.
 #[must_use]
 pub fn threads_of_one_column() -> usize {
     RESOLVED.get().map_or(usize::MAX, |resolved| resolved.threads)
 }
 
-/// The width of AVX-512 registers that was measured to be the faster one on the CPU `brand`.
+/// The width of AVX-512 registers that was measured to be faster on the CPU `brand`.
 pub fn measured_width(brand: &str) -> Option<Width> {
     match &loaded().contents {
         Contents::File(file) => file.width(brand),
@@ -242,8 +245,8 @@ pub fn measured_width(brand: &str) -> Option<Width> {
     }
 }
 
-/// What copies of weights on huge pages gain in generation, in hundredths, as it was measured last on this CPU with any
-/// ggml; `None` where it was not. Known before the first graph.
+/// The gain of copies of weights on huge pages in generation, in hundredths: the last measurement on this CPU, with any
+/// ggml. `None` if unmeasured. Known before the first graph.
 fn gain_of_copies(contents: &Contents, brand: &str) -> Option<u32> {
     match contents {
         Contents::File(file) => file.copies(brand),
@@ -251,22 +254,23 @@ fn gain_of_copies(contents: &Contents, brand: &str) -> Option<u32> {
     }
 }
 
-/// Whether weights are worth a copy on huge pages on one NUMA node: only where that was measured on this CPU.
+/// Whether copies of weights on huge pages pay with one NUMA node. True only if this was measured on this CPU.
 #[must_use]
 pub fn copies_pay() -> bool {
     gain_of_copies(&loaded().contents, &state::cpu().brand).is_some_and(|gain| gain >= COPIES_PAY)
 }
 
-/// The measured gain for the statistics, which read no file: `None` also before [`load`].
+/// The measured gain for the statistics. It reads no file, so it is `None` before [`load`].
 #[must_use]
 pub fn reported_gain_of_copies() -> Option<u32> {
     gain_of_copies(&LOADED.get()?.contents, &state::cpu().brand)
 }
 
-/// Why a product of `columns` columns with weights of type `weight` is left to the original where the kernels of `isa`
-/// could compute it: [`Reason::StockIsFaster`], [`Reason::NotFaster`] or [`Reason::Unmeasured`]. `None`: it is taken.
+/// The reason why a product of `columns` columns, with weights of type `weight`, is left to ggml although the kernels
+/// of `isa` could compute it: [`Reason::StockIsFaster`], [`Reason::NotFaster`] or [`Reason::Unmeasured`]. `None` when
+/// it is computed here.
 ///
-/// The answer is that of the table until [`resolve`], and does not change after it.
+/// Before [`resolve`] the built-in table answers. After it the answer does not change.
 #[must_use]
 pub fn decline(isa: Isa, weight: WeightType, columns: usize) -> Option<Reason> {
     let regime = Regime::of(columns);
@@ -282,8 +286,8 @@ pub fn decline(isa: Isa, weight: WeightType, columns: usize) -> Option<Reason> {
     }
 }
 
-/// The file that was looked for (empty: none) and what became of it, for the statistics: `pending`
-/// before the first graph, `no_file`, `used`, or the name of the [`Reason`] for which it is not used.
+/// The path of the calibration file (empty for none) and its status, for the statistics. The status is `pending` before
+/// the first graph, `no_file`, `used`, or the name of the [`Reason`] why the file is not used.
 #[must_use]
 pub fn report() -> (String, &'static str) {
     let path = LOADED.get().and_then(|loaded| loaded.path.as_ref());

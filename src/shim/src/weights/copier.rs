@@ -1,7 +1,8 @@
 //! The thread that copies weights, in the order in which the graphs use them.
 //!
-//! It reads the file into memory of ours and says that the pages are copied; the next graph reads them there. Nothing here is needed
-//! for a right answer: whatever is refused ends the copying and is counted, and the products read the program's own memory.
+//! It reads the model file into memory of this library and marks the pages as copied. The next graph reads them there.
+//! The results do not depend on it: when the kernel refuses something, the copying ends, the reason is counted, and the
+//! products read the program's own memory.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -25,48 +26,49 @@ use crate::placement;
 use crate::reason::Reason;
 use crate::stats;
 
-/// Most bytes that are copied at once, and shown at once.
+/// Bytes of a run at most: they are copied together, and the graphs see them at the same moment.
 const RUN: usize = 32 << 20;
 
-/// Pages of a run.
+/// Pages of a run at most.
 const PAGES: usize = RUN / HUGE_PAGE;
 
 /// Pages of 2 MiB in one of 1 GiB.
 const GIANT: usize = GIANT_PAGE / HUGE_PAGE;
 
-/// How often the pressure on memory is looked at while there are copies.
+/// How often the thread checks whether memory is short, while there are copies.
 const TICK: Duration = Duration::from_secs(2);
 
-/// How often it is looked whether the graphs have ended that do not know of what was copied last.
+/// How often the thread checks whether the graphs that began before the last copy have ended.
 const SOON: Duration = Duration::from_millis(20);
 
-/// How long nothing is copied after memory was short.
+/// How long the copying pauses after memory was short.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// Given back at once when memory is short; also what must be left when something is taken.
+/// Bytes of copies that are given back together when memory is short. Copying also leaves this much memory free.
 const RELIEF: usize = 256 << 20;
 
-/// Memory was short a moment ago.
+/// Set while the copying pauses because memory was short.
 static PAUSED: AtomicBool = AtomicBool::new(false);
 
-/// Nothing is copied any more: something was refused.
+/// Set when the copying has ended for good: the kernel refused something, or no kind of pages is left.
 static STOPPED: AtomicBool = AtomicBool::new(false);
 
-/// The process ends.
+/// Set when the process ends.
 static ENDING: AtomicBool = AtomicBool::new(false);
 
 /// Whether the thread runs.
 static RUNNING: AtomicBool = AtomicBool::new(false);
 
-/// Counts what the thread may be waiting for. No lock: a child made by `fork` could find it locked for ever.
+/// Changes when something happens that the thread may be waiting for. It is not a lock, because a child made by `fork`
+/// could find a lock taken for ever.
 static CHANGES: AtomicU32 = AtomicU32::new(0);
 
-/// Whether no pages are to be wanted now.
+/// Whether no pages may be marked as wanted now.
 pub fn is_paused() -> bool {
     PAUSED.load(Relaxed) || STOPPED.load(Relaxed)
 }
 
-/// Has what is wanted copied, by a thread that is started the first time.
+/// Has the wanted pages copied. The first call starts the thread, later calls wake it.
 pub fn start() {
     if STOPPED.load(Relaxed) {
         return;
@@ -74,7 +76,7 @@ pub fn start() {
     if RUNNING.swap(true, SeqCst) {
         return signal();
     }
-    // Here and not in the thread: a child forked while that asks the kernel would wait for its answer for ever.
+    // Not in the thread: a child that is forked while the thread finds this out would wait for the answer for ever.
     let ladder = ladder();
     if !thread::spawn_in_background("zen5turbo", || guarded((), || work(ladder))) {
         RUNNING.store(false, SeqCst);
@@ -82,13 +84,13 @@ pub fn start() {
     }
 }
 
-/// At exit: the thread ends after the step that it is working on. May be called in a signal handler.
+/// At exit: lets the thread end after its present step. May be called in a signal handler.
 pub fn stop_at_exit() {
     ENDING.store(true, Relaxed);
     signal();
 }
 
-/// In a child made by `fork`, which has no such thread.
+/// In a child made by `fork`: it does not have this thread.
 pub fn forget_in_child() {
     RUNNING.store(false, SeqCst);
     PAUSED.store(false, Relaxed);
@@ -99,7 +101,7 @@ fn signal() {
     thread::wake(&CHANGES);
 }
 
-/// Ends the copying for good. What is copied stays so until memory is short.
+/// Ends the copying for good. The copies that exist stay until memory is short.
 fn stop(reason: Reason) {
     let reason =
         if reason == Reason::CopyOutOfMemory && mappings_are_exhausted() { Reason::TooManyMappings } else { reason };
@@ -122,7 +124,7 @@ fn work(mut ladder: Vec<Pages>) {
         }
         let [copied, returnable] = sources::copied();
         if ENDING.load(Relaxed) || STOPPED.load(Relaxed) && returnable == 0 && copied_pages.is_empty() {
-            // Whoever wants something after this starts another one.
+            // A page that is wanted after this starts another thread.
             RUNNING.store(false, SeqCst);
             return;
         }
@@ -158,7 +160,7 @@ fn work(mut ladder: Vec<Pages>) {
                 let (source, graphs) = (run.source.number(), sources::graphs_begun());
                 copied_pages.push_back(CopiedPages { source, pages: run.pages, graphs });
             }
-            // The rest of the pool, down to its last page.
+            // The pool has fewer pages left: smaller runs use it up to its last page.
             Err(Refusal::Missing(_)) if run.kind == Pages::Huge && run.pages.len() > 1 => most = run.pages.len() / 2,
             Err(Refusal::Missing(reason)) => {
                 stats::event(reason);
@@ -171,7 +173,7 @@ fn work(mut ladder: Vec<Pages>) {
     }
 }
 
-/// The limits of this process; in tests those of a machine where nobody else needs memory.
+/// The memory limits of this process; in tests, the limits of a machine with plenty of memory.
 fn budget() -> Budget {
     #[cfg(test)]
     return super::tests::plenty();
@@ -179,7 +181,7 @@ fn budget() -> Budget {
     Budget::of_this_process()
 }
 
-/// The kinds of pages to be used, the largest first.
+/// The kinds of pages for copies, the largest first.
 fn ladder() -> Vec<Pages> {
     match config().huge_pages {
         HugePages::One => vec![Pages::Giant, Pages::Huge, Pages::Transparent],
@@ -189,15 +191,15 @@ fn ladder() -> Vec<Pages> {
     }
 }
 
-/// Pages to be copied together.
+/// Pages that are copied together.
 struct Run {
     source: &'static Source,
     pages: Range<usize>,
     kind: Pages,
 }
 
-/// The next pages that a graph uses, as far as they lie side by side. Of 1 GiB pages: where nearly all of one is wanted; its rest is
-/// copied with it.
+/// The wanted pages that a graph uses next, as far as they lie side by side. When at least seven eighths of a page of 1
+/// GiB are wanted, the run is that whole page.
 fn next_run(pin: &Pin, ladder: &[Pages], most: usize) -> Option<Run> {
     let first_of = |source: &'static Source| {
         let fixed = source.fixed(pin);
@@ -231,24 +233,25 @@ fn is_short(budget: &Budget) -> bool {
     budget.pressure().is_high() || budget.spare() == Some(0)
 }
 
-/// Whether memory is left for a run. That of the pool is nobody else's, taken or not, and what is moved takes none.
+/// Whether memory is left for a run. Pages of the hugetlb pool are reserved in any case, and moving a page takes no
+/// memory, so these always have room.
 fn has_room(budget: &Budget, run: &Run, pin: &Pin) -> bool {
     let is_moved = matches!(run.source.fixed(pin).origin, Origin::Buffer);
     if run.kind != Pages::Transparent || is_moved {
         return true;
     }
-    // While somebody waits for memory, what is taken now would have to be given back at once.
+    // While other processes wait for memory, a new copy would have to be given back at once.
     budget.spare().is_some_and(|spare| spare >= (run.pages.len() * HUGE_PAGE + RELIEF) as u64)
         && !budget.pressure().is_high()
 }
 
 /// Why a run was not copied.
 enum Refusal {
-    /// The program has unmapped it, or ends.
+    /// The program has unmapped the weights, or ends.
     Gone,
-    /// There are not so many pages of this kind (any more).
+    /// There are not enough pages of this kind.
     Missing(Reason),
-    /// It is no use to go on.
+    /// The copying cannot go on.
     Stop(Reason),
 }
 
@@ -273,19 +276,19 @@ fn copy(pin: &Pin, run: &Run, pace: &Pace) -> Result<(), Refusal> {
     });
     if let Err(refusal) = done {
         if run.pages.clone().all(|i| fixed.page(i) != Page::Lost) {
-            // SAFETY: a part of this copy that no graph was told of.
+            // SAFETY: this part of the copy is not marked as copied yet, so no graph reads it.
             unsafe { map::unback(to) };
         }
         return Err(refusal);
     }
     if placement::is_active() {
-        // Once for all of it: a policy for each page would make as many mappings.
+        // One call for the whole run: a policy for each page would make a mapping of each page.
         placement::keep(to.start, to.len());
     }
     lock_if_the_program_locks(&to)?;
     let copied = |i: &usize| match fixed.page(*i) {
         page @ (Page::Wanted(_) | Page::Unused) => fixed.change(*i, page, Page::Copied(run.kind)),
-        _ => false, // cut meanwhile
+        _ => false, // the program has unmapped a part meanwhile
     };
     let bytes = run.pages.clone().filter(copied).count() * HUGE_PAGE;
     let [all, rested] = [started.elapsed(), pace.take_rested()].map(|time| time.as_micros() as u64);
@@ -293,17 +296,18 @@ fn copy(pin: &Pin, run: &Run, pace: &Pace) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Pages that were copied a moment ago.
+/// Pages that were just copied.
 struct CopiedPages {
     /// Number of the source.
     source: u64,
     pages: Range<usize>,
-    /// Graphs that had begun by then: they were not told of the copy, and still read the program's pages.
+    /// The number of graphs that had begun by then. These do not know the copy, and still read the program's pages.
     graphs: u64,
 }
 
-/// The program's own pages are not needed any more: what reads them all the same gets them from the page cache again. When page cache and
-/// copies do not fit in memory together, the kernel is told that these pages of the file are not needed here, either.
+/// Takes the program's own pages out of the process, since the graphs read the copies now. Another reader gets them
+/// from the page cache again. When page cache and copies do not fit in memory together, the pages also leave the page
+/// cache.
 fn let_go(pin: &Pin, copied: &CopiedPages, budget: &Budget) {
     let Some(source) = pin.numbered(copied.source) else { return };
     if sources::let_go(source, pin, &copied.pages).is_err() {
@@ -316,21 +320,21 @@ fn let_go(pin: &Pin, copied: &CopiedPages, budget: &Budget) {
     }
 }
 
-/// A model file, as its mapping shows it.
+/// The model file of a source.
 struct Content<'a> {
     file: &'a MarkedFile,
-    /// Of the source's first byte.
+    /// The offset of the source's first byte in the file.
     offset: u64,
     /// The address behind the last byte of the file.
     end: usize,
 }
 
-/// Puts memory under the part of the copy that a run goes to.
+/// Puts memory at the addresses to which a run is copied.
 fn back(to: &Range<usize>, run: &Run, pin: &Pin) -> Result<(), Refusal> {
     if map::count().is_some_and(|n| n > map_count_limit() / 4 * 3) {
         return Err(Refusal::Stop(Reason::TooManyMappings));
     }
-    // SAFETY: reserved for this copy, and no graph was told that something lies here.
+    // SAFETY: the addresses are reserved for this copy, and the pages are not marked as copied, so no graph reads them.
     if let Err(NotBacked { error, is_lost }) = unsafe { map::back(to.clone(), run.kind) } {
         log!(debug, "{} MiB at {:#x}: {error}", to.len() >> 20, to.start);
         if is_lost {
@@ -344,7 +348,7 @@ fn back(to: &Range<usize>, run: &Run, pin: &Pin) -> Result<(), Refusal> {
             },
         ));
     }
-    // SAFETY: memory of ours.
+    // SAFETY: the range is memory of this copy, which was mapped above.
     if run.kind == Pages::Transparent && unsafe { map::advise(to.clone(), libc::MADV_HUGEPAGE) }.is_err() {
         return Err(Refusal::Stop(Reason::ThpRefused));
     }
@@ -358,13 +362,14 @@ fn missing(kind: Pages, reason: Reason) -> Refusal {
     }
 }
 
-/// Reads a run of pages to `to`, in steps that the graphs can bear.
+/// Reads a run of pages to `to`, in small steps, so that it does not delay the graphs much.
 fn fill(pin: &Pin, run: &Run, content: &Content<'_>, to: usize, pace: &Pace) -> Result<(), Refusal> {
     let (source, fixed) = (run.source, run.source.fixed(pin));
     let not_populated = || missing(run.kind, Reason::HugetlbNotPopulated);
     for i in run.pages.clone() {
         let at = to + (i - run.pages.start) * HUGE_PAGE;
-        // Filled at once: what is touched after a rest, NUMA balancing may move to where this thread runs.
+        // The page gets its memory and its content in one step. After a rest, NUMA balancing may move a page to the
+        // NUMA node of this thread when it is touched.
         let step = || {
             if (i - run.pages.start).is_multiple_of(run.kind.bytes() / HUGE_PAGE) {
                 populate(fixed.base + i * HUGE_PAGE, at..at + run.kind.bytes()).map_err(|_| not_populated())?;
@@ -377,7 +382,7 @@ fn fill(pin: &Pin, run: &Run, content: &Content<'_>, to: usize, pace: &Pace) -> 
             let file = content.file.get().ok_or(Refusal::Stop(Reason::FileChanged))?;
             let from = at + (wanted.start - (fixed.base + i * HUGE_PAGE));
             let offset = content.offset + (wanted.start - fixed.start) as u64;
-            // SAFETY: memory of ours that no graph was told of.
+            // SAFETY: the range is memory of this copy. It is not marked as copied yet, so no graph reads it.
             unsafe { map::read_into(from..from + wanted.len(), file.as_raw_fd(), offset) }.map_err(|e| {
                 match e.raw_os_error() {
                     Some(libc::EFAULT) => not_populated(),
@@ -393,19 +398,19 @@ fn fill(pin: &Pin, run: &Run, content: &Content<'_>, to: usize, pace: &Pace) -> 
     Ok(())
 }
 
-/// Gives a page of the copy its memory, on the node that the weights at `address` belong to.
+/// Gives a page of the copy its memory, on the NUMA node to which the weights at `address` belong.
 fn populate(address: usize, page: Range<usize>) -> std::io::Result<()> {
-    // SAFETY: memory of ours.
+    // SAFETY: the page is memory of this copy, which `back` has mapped.
     let touch = || unsafe { map::populate(page.clone()) };
     let done = if placement::is_active() { placement::on_its_node(address, &page, touch) } else { touch() };
     match done {
-        // Before Linux 5.14 the pages get their memory as they are filled, which fails as cleanly.
+        // Before Linux 5.14 the pages get their memory when they are filled. A failure is an error there too.
         Err(e) if e.kind() == std::io::ErrorKind::Unsupported => Ok(()),
         other => other,
     }
 }
 
-/// A page of a buffer of ours is moved to its node, where it is.
+/// Moves pages of a buffer of this library to their NUMA node. Their addresses stay the same.
 fn place(pin: &Pin, run: &Run) -> Result<(), Refusal> {
     let fixed = run.source.fixed(pin);
     for i in run.pages.clone() {
@@ -415,7 +420,8 @@ fn place(pin: &Pin, run: &Run) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Where the pages of a run are huge pages of the page cache already, and nothing else is gained by a copy, there is none.
+/// Whether the pages of a run are huge pages of the page cache already, and placement would gain nothing either. Such
+/// pages are marked, and get no copy.
 fn is_huge_already(pin: &Pin, run: &Run) -> bool {
     if run.kind != Pages::Transparent || placement::is_active() {
         return false;
@@ -431,8 +437,9 @@ fn is_huge_already(pin: &Pin, run: &Run) -> bool {
     true
 }
 
-/// A program that locks its memory wants its weights not to be swapped out: the copy is locked as well, where there is no limit. With a
-/// limit, what we lock could be what the program is refused later.
+/// Locks the copy when the program locks memory: such a program wants that its weights are not swapped out. If the
+/// process has a limit of locked memory, the copying ends instead, because memory locked here could be missing for the
+/// program later.
 fn lock_if_the_program_locks(copy: &Range<usize>) -> Result<(), Refusal> {
     if proc::locked_bytes().is_none_or(|bytes| bytes == 0) {
         return Ok(());
@@ -440,12 +447,13 @@ fn lock_if_the_program_locks(copy: &Range<usize>) -> Result<(), Refusal> {
     if proc::may_lock_without_limit() && map::lock(copy.clone()).is_ok() {
         return Ok(());
     }
-    // SAFETY: a part of the copy that no graph was told of.
+    // SAFETY: this part of the copy is not marked as copied yet, so no graph reads it.
     unsafe { map::unback(copy.clone()) };
     Err(Refusal::Stop(Reason::MemoryLocked))
 }
 
-/// Whether the process has about as many mappings as it may have: then the kernel says `ENOMEM` to whatever makes one more.
+/// Whether the process has nearly as many mappings as it may have. The kernel then answers `ENOMEM` to every call that
+/// makes another mapping.
 fn mappings_are_exhausted() -> bool {
     map::count().is_some_and(|n| n + 16 >= map_count_limit())
 }
@@ -455,7 +463,7 @@ fn map_count_limit() -> usize {
     text.trim().parse().unwrap_or(65_530) // the kernel's default
 }
 
-/// Waits, unless the process ends meanwhile.
+/// Waits for this time, or until the process ends.
 fn rest(time: Duration) {
     let until = Instant::now() + time;
     loop {

@@ -1,8 +1,9 @@
-//! Copies of weights, beside the program's own: which weights get one, and where it lies.
+//! Chooses the weights that are copied.
 //!
-//! A copy is memory of ours that only our kernels read. It costs memory and the time to make it, so there is one only where it
-//! pays: with several NUMA nodes, on pages that the user asks for, or where `zen5turbo tune` measured that it does. Nothing
-//! that the program does to its own memory concerns a copy, but for taking it away ([`sources::gone`]).
+//! A copy is memory of this library that only its kernels read; the program's own weights stay. It costs memory and the
+//! time to make it. So copies are made in three cases only: with several NUMA nodes, when the user asks for a kind of
+//! pages, or when `zen5turbo tune` measured that copies pay. Nothing that the program does to its own weights affects a
+//! copy, except unmapping them ([`sources::gone`]).
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -15,14 +16,14 @@ use crate::config::config;
 use crate::pages::HugePages;
 use crate::{placement, tuning};
 
-/// Pages are wanted that the copier does not know of yet.
+/// Set while there are wanted pages of which the copier does not know yet.
 static WANTED: AtomicBool = AtomicBool::new(false);
 
-/// Numbers pages in the order in which graphs use them first.
+/// The number of the next wanted page: pages are numbered in the order in which graphs first use them.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// Whether weights get copies: on pages that the user asks for, placed on several NUMA nodes, or where `zen5turbo tune` measured that
-/// huge pages are worth it.
+/// Whether weights are copied: the user asks for a kind of pages, several NUMA nodes are used, or `zen5turbo tune`
+/// measured that copies on huge pages pay.
 pub fn are_made() -> bool {
     match config().huge_pages {
         HugePages::Off => false,
@@ -31,8 +32,9 @@ pub fn are_made() -> bool {
     }
 }
 
-/// Notes the weights that products of ours read, in their order. To be called by whoever plans a graph, with that graph's pin. Cheap when
-/// they are known already. `buffer_at` tells the large buffer of ours that an address lies in.
+/// Marks weights that the products of a graph read as wanted, in the order of the products. Called when a graph is
+/// planned, with that graph's pin; cheap when the weights are marked already. `buffer_at` returns the large buffer of
+/// this library that contains an address.
 pub fn want(pin: &Pin, weights: impl Iterator<Item = Range<usize>>, buffer_at: impl Fn(usize) -> Option<Range<usize>>) {
     if copier::is_paused() {
         return;
@@ -49,7 +51,7 @@ pub fn want(pin: &Pin, weights: impl Iterator<Item = Range<usize>>, buffer_at: i
         let fixed = source.fixed(pin);
         for i in fixed.indices(&range) {
             if fixed.page(i) == Page::Unused {
-                // Beyond that many pages, 1 EiB, their order is of no matter.
+                // With more pages than this (1 EiB) the numbers repeat, which only changes the order of copying.
                 let number = NEXT.fetch_add(1, Relaxed) & (u32::MAX >> 3);
                 new += if fixed.change(i, Page::Unused, Page::Wanted(number)) { HUGE_PAGE } else { 0 };
             }
@@ -61,8 +63,8 @@ pub fn want(pin: &Pin, weights: impl Iterator<Item = Range<usize>>, buffer_at: i
     }
 }
 
-/// Weights that lie in a large buffer of ours are moved to their nodes where they are: makes the buffer a source, of which the next graph
-/// will want pages.
+/// Makes a large buffer of this library that holds `weights` a source, so that the next graph can mark its pages. They
+/// are not copied: their pages move to their NUMA node and keep their addresses.
 fn want_buffer(weights: &Range<usize>, buffer_at: impl Fn(usize) -> Option<Range<usize>>) {
     if !placement::moves_buffers() || weights.is_empty() {
         return;
@@ -72,7 +74,8 @@ fn want_buffer(weights: &Range<usize>, buffer_at: impl Fn(usize) -> Option<Range
     }
 }
 
-/// A graph has ended: what was wanted can be copied now. Not earlier, so that the first token does not wait for it.
+/// A graph has ended: the copier may copy the wanted pages now. It does not begin earlier, so that it does not delay
+/// the first token.
 #[inline]
 pub fn graph_ended() {
     if !sources::any() {

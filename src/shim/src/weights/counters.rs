@@ -1,4 +1,4 @@
-//! Counting what was copied and read ahead.
+//! Counts the bytes that were mapped, copied, freed and read ahead.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -6,22 +6,22 @@ use zen5turbo_host::memory::Pages;
 
 use crate::stats::counters;
 
-/// A model file of `bytes` was mapped where huge pages can lie.
+/// A model file of `bytes` was mapped at an address aligned for huge pages.
 pub fn mapped(bytes: usize) {
     counters().weights.mapped.fetch_add(bytes as u64, Relaxed);
 }
 
-/// Products read `bytes` more of mapped pages.
+/// Another `bytes` of mapped weights were found to be read by products, and are to be copied.
 pub fn wanted(bytes: usize) {
     counters().weights.wanted.fetch_add(bytes as u64, Relaxed);
 }
 
-/// So many bytes that products read lie in huge pages of the page cache, and get no copy.
+/// `bytes` of weights lie in huge pages of the page cache already, and get no copy.
 pub fn cached(bytes: usize) {
     counters().weights.cached.fetch_add(bytes as u64, Relaxed);
 }
 
-/// Pages were copied, in so many microseconds of work and of rest.
+/// Pages were copied, in this many microseconds of work and of rest.
 pub fn copied(pages: Pages, bytes: usize, worked: u64, rested: u64) {
     let w = &counters().weights;
     let counter = match pages {
@@ -34,19 +34,19 @@ pub fn copied(pages: Pages, bytes: usize, worked: u64, rested: u64) {
     w.rested_us.fetch_add(rested, Relaxed);
 }
 
-/// Copies were freed: memory was short, or the program has done with the weights.
+/// Copies were freed, because memory was short or the program has unmapped the weights.
 pub fn freed(bytes: usize) {
     counters().weights.freed.fetch_add(bytes as u64, Relaxed);
 }
 
-/// So many bytes of model files were read ahead with one call, which took so long.
+/// One call read `bytes` of model files ahead, and took `microseconds`.
 pub fn read_ahead(bytes: usize, microseconds: u64) {
     counters().prefetch.bytes.fetch_add(bytes as u64, Relaxed);
     counters().prefetch.calls.fetch_add(1, Relaxed);
     counters().prefetch.us.fetch_add(microseconds, Relaxed);
 }
 
-/// So many bytes behind the products were taken out of memory.
+/// `bytes` of pages that the products have used were taken out of memory.
 pub fn released(bytes: usize) {
     counters().prefetch.released.fetch_add(bytes as u64, Relaxed);
 }

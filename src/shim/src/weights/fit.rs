@@ -1,57 +1,63 @@
-//! Whether a model fits in memory, as far as is known: it decides whether pages are read ahead and released.
+//! Finds out whether a model fits in memory. If it does not, pages are read ahead of the products and released behind
+//! them.
 //!
-//! Before the first graph only the file's size is known, not what buffers the program will have, so a model counts as
-//! too large there only when nothing that the kernel can evict would make room for it. Later the kernel itself tells: it reads again
-//! what it had to evict. Then pages are released only if so a lap reads less than the kernel alone has just read in one, and that
-//! is compared again in every lap: what does not read less is given up. A kernel that does not count what a process reads
-//! (FUSE) leaves all as it is.
+//! Before the first graph only the size of the file is known, and not the size of the program's buffers. So a model
+//! counts as too large only when it would not fit even if the kernel evicted everything it can.
 //!
-//! A model of 241 MiB with 77 MiB of buffers, 16 tokens, MiB read from the disk, 2026-11-30: in a memory group of 320 MiB
-//! 241, as without the library; before, when room was what copies might take, 1411.
+//! Later, the bytes that the process reads from the disk show it: the kernel reads pages again that it had to evict.
+//! Releasing begins only if a lap would then read less than the kernel alone has just read in one lap. Every further
+//! lap is compared with that figure, and releasing ends when it reads more. Some file systems (FUSE) do not count these
+//! bytes; then the library leaves everything to the kernel.
+//!
+//! Example: a model of 241 MiB in a memory group of 320 MiB reads 241 MiB from the disk, as without the library
+//! (`bench/records/2026-11-30-amd-epyc-memory.md`).
 
 use std::time::Duration;
 
-/// Laps in a row that may read more than the kernel alone did. The first one fetches what shall stay.
+/// After this many laps in a row that read more than the kernel alone did, releasing ends. The first of them reads the
+/// pages that are to stay.
 const WORSE_LAPS: u32 = 3;
 
-/// Re-reading of less than this share of the model is no news.
+/// Fewer bytes read again than this share of the model do not count: one part in 32.
 const SHARE_OF_NOTE: u64 = 32;
 
-/// How often is looked at most whether the kernel reads again, while the model seems to fit.
+/// The least time between two checks whether the kernel reads pages again, while the model seems to fit.
 pub const PERIOD: Duration = Duration::from_millis(20);
 
-/// What is known.
+/// What is known about the size of the models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fit {
-    /// Nothing yet, or that the kernel has begun to read again: the next whole lap tells.
+    /// Not known yet, or the kernel has begun to read pages again. The next whole lap shows it.
     Unknown,
-    /// A lap read nothing again.
+    /// A lap read no page again.
     Fits,
-    /// Pages are read ahead and released. The kernel alone read so many bytes in a lap.
+    /// Pages are read ahead and released. The number is the bytes that the kernel alone read in a lap.
     TooLarge(u64),
-    /// Releasing pages did not pay: they are the kernel's business.
+    /// Releasing pages did not pay, and is left to the kernel.
     LeftAlone,
 }
 
-/// What is to be done at the beginning of a lap.
+/// The answer at the end of a lap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Go on.
+    /// Nothing new: go on as before.
     Open,
-    /// The lap read so many bytes again: with enough room it was something else, without it the model is too large.
+    /// The lap read this many bytes again. If memory has no room for the model, the model is too large; else something
+    /// else was read.
     ReadAgain(u64),
-    /// It fits.
+    /// The model fits.
     Fits,
     /// Releasing pages does not pay.
     NoGain,
 }
 
-/// What is known of the models of this process, and what the present lap has read.
+/// What is known about the models of this process, and how much the present lap has read.
 #[derive(Debug)]
 pub struct Watch {
     pub fit: Fit,
-    /// Bytes read when the lap began; `None` when it does not count, since the model was being loaded.
+    /// Bytes that the process had read when the lap began; `None` when the lap does not count.
     since: Option<u64>,
+    /// Laps in a row that have read more than the kernel alone did.
     worse: u32,
 }
 
@@ -60,18 +66,21 @@ impl Watch {
         Watch { fit: Fit::Unknown, since: None, worse: 0 }
     }
 
-    /// Something else is known from now on.
+    /// Sets a new state, and forgets the laps before.
     pub fn set(&mut self, fit: Fit) {
         *self = Watch { fit, ..Self::new() };
     }
 
-    /// The lap that has begun does not count: a model is being loaded.
+    /// Lets the lap that has begun not count, because a model is being loaded.
     pub fn skip_lap(&mut self) {
         self.since = None;
     }
 
-    /// A lap has ended, and another one begins. `read`: bytes read since the start; `pages`: bytes that a lap uses;
-    /// `counts`: whether the lap that ended was a whole one that had been used before, and nothing was being loaded.
+    /// A lap has ended, and the next one begins.
+    ///
+    /// - `read`: bytes that the process has read since its start.
+    /// - `pages`: bytes of weights that a lap uses.
+    /// - `counts`: whether the lap that ended used no new pages, and no model was being loaded meanwhile.
     pub fn lap_ended(&mut self, read: u64, pages: u64, counts: bool) -> Verdict {
         let spent = self.since.replace(read).filter(|_| counts).map(|since| read.saturating_sub(since));
         let Some(spent) = spent else { return Verdict::Open };
@@ -87,7 +96,7 @@ impl Watch {
     }
 }
 
-/// So many bytes of a model are worth a look.
+/// From how many bytes on a difference counts, for this many bytes of a model.
 pub fn is_of_note(bytes: u64) -> u64 {
     (bytes / SHARE_OF_NOTE).max(1)
 }

@@ -1,13 +1,14 @@
-//! Which pages of a model that does not fit in memory stay, and which are read ahead and released.
+//! Decides which pages of a model that does not fit in memory stay there, and which are read ahead and released.
 //!
-//! Graphs read all weights in the same order, a lap. The kernel evicts what was used longest ago,
-//! which is what the next lap reads first: with a little less memory than weights, every page is read
-//! again in every lap. So the first pages of the order stay, as many as there is room for, and the
-//! others pass through a window: read shortly before their products, released behind them.
+//! Graphs read all weights in the same order, again and again; one pass through them is a lap. The kernel evicts the
+//! pages that were used longest ago, and these are the pages that the next lap reads first. So with a little less
+//! memory than weights, the kernel reads every page again in every lap. This file does it better: the first pages of
+//! the order stay, as many as memory has room for. The others pass through a window: they are read shortly before their
+//! products, and released after them.
 //!
-//! A lap is seldom more than a graph, but may be many: `llama-imatrix` looks at every product's result and has each
-//! computed as a graph of its own. So a lap ends where a graph begins with weights that the lap has used before, and a page is
-//! behind when a product has used it, not when a graph has ended.
+//! A lap is one graph in most programs, and many graphs in some: `llama-imatrix` looks at the result of every product,
+//! and has each one computed as its own graph. So a lap ends when a graph begins with weights that the lap has used
+//! before. A page is behind when a product has used it, and not when a graph has ended.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -20,61 +21,61 @@ const MOST_AHEAD: usize = 32;
 /// The share of the room that the window takes.
 const SHARE_AHEAD: usize = 8;
 
-/// The largest share of the room that is left for the pages of the product that runs. A larger product, as that with the
-/// words of a small model is, passes through the kernel's lists in any case.
+/// The largest share of the room that is kept free for the pages of the product that runs. A larger product, such as
+/// the output matrix of a small model, gets no room; the kernel evicts its pages in any case.
 const SHARE_IN_USE: usize = 6;
 
-/// What is to be done next.
+/// What the reader does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     Read(PageId),
     Release(PageId),
 }
 
-/// Where a page is that passes.
+/// The state of a page that passes through the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Passing {
-    /// Not in memory, as far as is known.
+    /// Probably not in memory.
     Out,
-    /// Read, and not used yet.
+    /// Read ahead, and not used yet.
     Ahead,
-    /// Used.
+    /// Used, and not released yet.
     Used,
 }
 
-/// The pages in the order of their first use, and how far the products, reading and releasing have come.
+/// The pages in the order of their first use, and how far products, reading and releasing have come in it.
 ///
-/// The place of a product is the number of pages that the lap's products before it use; a page that two
-/// tensors share is released behind the last product that uses it.
+/// The place of a product is the number of pages that the products before it use in a lap. A page that two tensors
+/// share is released after the last product that uses it.
 #[derive(Debug)]
 pub struct Laps {
     order: Vec<PageId>,
     numbers: BTreeMap<PageId, u32>,
-    /// Of each page, the place of the last product that uses it.
+    /// For each page, the place of the last product that uses it.
     last: Vec<u32>,
     passing: Vec<Passing>,
-    /// So many pages of `order` stay.
+    /// How many pages at the beginning of `order` stay.
     keep: usize,
-    /// So many pages are read ahead.
+    /// How many pages are read ahead.
     window: usize,
-    /// The pages that pass, by their numbers, in the order in which they are released.
+    /// The numbers of the pages that pass, in the order in which they are released.
     leaving: Vec<u32>,
-    /// So many of `leaving` have been looked at in this lap.
+    /// How many of `leaving` were handled in this lap.
     looked_at: usize,
     /// Pages that were used in laps that have ended.
     behind: Vec<u32>,
     /// Pages of the products of the graph that runs, with the products' places, in order.
     running: VecDeque<(u32, u32)>,
-    /// Most pages that a product uses: they are all in memory until it has ended.
+    /// The most pages that one product uses. All of them are in memory until the product has ended.
     largest: usize,
-    /// Address of each product's weights, and the lap that used them last.
+    /// The lap that last used the weights at each address.
     used_in: BTreeMap<usize, u64>,
-    /// The place behind all products of the lap that are known.
+    /// The place after all products of the lap that are known.
     next: Option<u32>,
-    /// The next product is a graph's first.
+    /// Whether the next product is the first one of its graph.
     is_first: bool,
     lap: u64,
-    /// Pages were used for the first time in this lap.
+    /// Whether this lap uses pages that no lap before it used.
     has_grown: bool,
 }
 
@@ -110,7 +111,7 @@ impl Laps {
         self.order.len()
     }
 
-    /// Number of the lap; another one after each end of a lap.
+    /// The number of the lap. Each lap has another number.
     pub fn lap(&self) -> u64 {
         self.lap
     }
@@ -120,20 +121,19 @@ impl Laps {
         self.has_grown
     }
 
-    /// Graphs were not followed for a while: the next one begins a lap.
+    /// Graphs were not followed for a time, so the next graph begins a lap.
     pub fn resume(&mut self) {
         self.next = None;
         self.running.clear();
     }
 
-    /// A graph begins, and the one before it has ended: its pages have been used.
+    /// A graph begins. The graph before it has ended, and has used its pages.
     pub fn begin_graph(&mut self) {
         self.used_before(u32::MAX);
         self.is_first = true;
     }
 
-    /// Takes note of the next product of the graph, whose weights lie at this address and in these pages, and returns its
-    /// place.
+    /// Notes the next product of the graph, with the address and the pages of its weights. Returns its place.
     pub fn product(&mut self, weights: usize, pages: impl Iterator<Item = PageId>) -> u32 {
         let mut pages = pages.peekable();
         let is_used = self.used_in.get(&weights) == Some(&self.lap);
@@ -197,7 +197,7 @@ impl Laps {
         }
     }
 
-    /// How many pages stay and how many are read ahead where there is room for `room`.
+    /// How many pages stay and how many are read ahead, if memory has room for `room` pages.
     fn division(&self, room: usize) -> (usize, usize) {
         let pages = self.order.len();
         if room >= pages {
@@ -209,16 +209,16 @@ impl Laps {
         (keep, window.min((pages - keep) / 2))
     }
 
-    /// How many pages would be read in each lap where there is room for `room`.
+    /// How many pages each lap reads, if memory has room for `room` pages.
     pub fn read_with(&self, room: usize) -> usize {
         self.order.len() - self.division(room).0
     }
 
-    /// Says how many pages there is room for.
+    /// Sets for how many pages memory has room.
     pub fn set_room(&mut self, room: usize) {
         let pages = self.order.len();
         let (keep, window) = self.division(room);
-        // A little more or less room would only disturb the pages that stay.
+        // A small change of the room changes nothing: moving the limit would cost reads.
         let is_near = self.window > 0 && window > 0 && self.keep.abs_diff(keep) <= window;
         if self.keep + self.leaving.len() == pages && (is_near || self.keep == keep) {
             return;
@@ -248,7 +248,7 @@ impl Laps {
             && self.last[number as usize] < place
         {
             self.looked_at += 1;
-            // What no product has used in this lap is still to be used.
+            // A page that no product has used in this lap is still needed.
             if self.passing[number as usize] == Passing::Used {
                 self.passing[number as usize] = Passing::Out;
                 return Some(Step::Release(self.order[number as usize]));

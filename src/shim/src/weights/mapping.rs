@@ -1,4 +1,4 @@
-//! Mappings of model files, at addresses that huge pages can lie at.
+//! Maps model files at addresses that are aligned for huge pages.
 
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
@@ -21,31 +21,31 @@ use crate::placement;
 use crate::reason::Reason;
 use crate::stats;
 
-/// Smaller files are not worth a thread.
+/// Smaller files are left to the program: a thread that reads them would not pay.
 const FEWEST_BYTES: usize = 16 << 20;
 
 /// The first bytes of a model file: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 const MAGIC: [u8; 4] = *b"GGUF";
 
-/// What a program may take beside its model at the least: buffers, and the pages of its libraries.
+/// The memory that a program needs beside its model at least: buffers, and the pages of its libraries.
 const BESIDE: u64 = 128 << 20;
 
-/// Whether an `mmap` with these arguments may be one of a model file: a few compares.
+/// Whether an `mmap` with these arguments may map a model file. This costs a few compares.
 #[inline]
 pub fn may_be_model(addr: usize, len: usize, prot: c_int, flags: c_int, fd: c_int) -> bool {
     fd >= 0 && len >= FEWEST_BYTES && addr == 0 && prot == libc::PROT_READ && flags & libc::MAP_FIXED == 0
 }
 
-/// Maps a model file at an address that huge pages can lie at. `None` when this is no model, when
-/// nothing is to be done here, or when anything is refused: then the program's own call decides.
+/// Maps a model file at an address that is aligned for huge pages. `None` when the file is not a model, when the
+/// settings or the machine rule it out, or when the kernel refuses something. The program's own call is made then.
 pub fn map(len: usize, flags: c_int, fd: c_int, offset: off_t) -> Option<usize> {
     let is_wanted = config().huge_pages != HugePages::Off || config().prefetch.reads_pages();
-    // A process in which ggml has not been seen is not touched: what it maps now it does not map for ggml.
+    // A process in which ggml was not seen yet does not map this file for ggml.
     let is_active = state::current() == State::Active || cfg!(any(test, feature = "fuzzing"));
     if !is_active || !is_wanted {
         return None;
     }
-    // SAFETY: the program's descriptor, which it is mapping from while this is called.
+    // SAFETY: the program maps from this descriptor, and keeps it open until this call returns.
     let program_fd = unsafe { BorrowedFd::borrow_raw(fd) };
     let kind = flags & (libc::MAP_SHARED | libc::MAP_PRIVATE);
     if kind != libc::MAP_SHARED && kind != libc::MAP_PRIVATE
@@ -54,7 +54,8 @@ pub fn map(len: usize, flags: c_int, fd: c_int, offset: off_t) -> Option<usize> 
     {
         return None;
     }
-    // It lies in memory already: there is nothing to read ahead, and a copy would take as much again.
+    // The file itself lies in memory (tmpfs): there is nothing to read ahead, and a copy would need the same memory
+    // again.
     if page_cache::is_memory(program_fd) {
         stats::event_once(Reason::FileInMemory);
         return None;
@@ -66,18 +67,20 @@ pub fn map(len: usize, flags: c_int, fd: c_int, offset: off_t) -> Option<usize> 
     let offset = u64::try_from(offset).ok()?;
     let (bytes, len) = (len, len.checked_next_multiple_of(SMALL_PAGE)?);
     let budget = Budget::of_this_process();
-    // What the program wants to wait for can be read while it goes on.
+    // With MAP_POPULATE the program would wait until the whole file is read. It can go on while the reader reads the
+    // file.
     let is_late = flags & libc::MAP_POPULATE != 0 && config().prefetch.reads_pages();
     let room = budget.room_for_files().unwrap_or(0);
     let wanted = offset..offset + len as u64;
     let start = if is_late { reader::start_of(program_fd, wanted, &budget, room) } else { Start::Populate };
     let now = if start == Start::Populate { flags } else { flags & !libc::MAP_POPULATE };
-    // Where pages may have to be evicted, they shall go and come one by one: a touch of a huge one brings 2 MiB back.
+    // If the kernel may have to evict pages, small pages are better: touching an evicted huge page reads 2 MiB.
     let is_too_large = matches!(start, Start::ReadPart(_));
     let has_room = room >= len as u64 + len as u64 / 4 + BESIDE;
     let huge = config().huge_pages != HugePages::Off && !is_too_large && has_room && thp_available();
-    placement::init_once(); // read ahead is for all nodes
-    // Opened first: what cannot be read ahead or copied is mapped as ever.
+    placement::init_once(); // pages that are read ahead are interleaved over all NUMA nodes
+    // The file is opened before it is mapped: if that fails, nothing can be read ahead or copied, and the program maps
+    // it.
     let Ok(file) = MarkedFile::reopen(fd) else {
         stats::event(Reason::FileNotReopened);
         return None;
@@ -105,7 +108,8 @@ pub fn map(len: usize, flags: c_int, fd: c_int, offset: off_t) -> Option<usize> 
     Some(at)
 }
 
-/// Whether the program's calls of `munmap` and `mremap` come here: another preloaded library may have its own, before ours.
+/// Whether the program's calls of `munmap` and `mremap` reach this library. Another library that is preloaded before
+/// this one may define these functions too.
 fn unmapping_is_seen() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| {
@@ -114,15 +118,17 @@ fn unmapping_is_seen() -> bool {
     })
 }
 
-/// Maps the file at an address that huge pages can lie at, unless that is taken in this moment. Nothing is reserved for it: under a
-/// limit of locked memory that would count as well. `huge` asks for huge pages of the page cache.
+/// Maps the file at an address that is aligned for huge pages, unless another thread takes that address meanwhile. The
+/// address is not reserved first, because a reservation would count towards a limit of locked memory. With `huge`, asks
+/// for huge pages of the page cache.
 fn place(len: usize, flags: c_int, fd: c_int, offset: u64, huge: bool) -> std::io::Result<usize> {
     let near = map::free_address(len, HUGE_PAGE)?;
     if !huge {
         return map::map_file(near, len, libc::PROT_READ, flags, fd, offset);
     }
     let at = map::map_file(near, len, libc::PROT_READ, flags & !libc::MAP_POPULATE, fd, offset)?;
-    // SAFETY: neither takes anything away. What could not be read is what MAP_POPULATE would have left for a touch to find.
+    // SAFETY: the range is the mapping made above, and neither advice changes its content. A page that could not be
+    // read is read when it is touched, as with MAP_POPULATE.
     unsafe {
         let _ = map::advise(at..at + len, libc::MADV_HUGEPAGE);
         if flags & libc::MAP_POPULATE != 0 && map::advise(at..at + len, libc::MADV_POPULATE_READ).is_err() {

@@ -1,8 +1,9 @@
-//! How fast weights are copied: at once where CPUs are left over, in short steps with long rests where
-//! the graphs compute on all of them.
+//! How fast weights are copied: without a pause while a CPU is free, and in short steps with long rests while graphs
+//! compute on all CPUs.
 //!
-//! The threads of a graph wait for each other at every operation, so what one of them loses to the
-//! copier all of them lose, and niceness bounds only its share of one CPU (`zen5turbo_host::thread`).
+//! The threads of a graph wait for each other at every operation. So when the copier takes time from one of them, all
+//! of them lose that time. Niceness does not prevent this: it only limits the copier's share of one CPU
+//! (`zen5turbo_host::thread`).
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -10,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use zen5turbo_host::CpuBudget;
 
-/// A step's time is followed by so many times as much rest: a graph loses a tenth of its speed at the most,
-/// for ten times as long as the copying alone takes.
+/// The rest after a step, as a multiple of the step's time. A graph loses a tenth of its speed at most, while the
+/// copying takes ten times as long as it would without rests.
 ///
 /// Zen 4, 2 CPUs, 2 threads, Q4_K, 2026-11-21, tokens/s of the first 64 tokens, of the next ones, and when 254 MiB
 /// were moved, in three interleaved rounds (stock: 111 to 130, then 106 to 126; file pages: 105, then 110):
@@ -23,15 +24,15 @@ use zen5turbo_host::CpuBudget;
 /// | 4 | 106, 105, 91 | 140, 114, 128 | 0.7, 4.6, 0.7 s |
 /// | 9 | 96, 100, 109 | 103, 118, 120 | 1.1, 1.3, 1.1 s |
 ///
-/// The steps take a tenth of the time when they do not fight for a CPU. But the host of a virtual machine may
-/// have to find the memory first (7 ms for a MiB, where it is 0.5 otherwise): in such an hour Q6_K ran at 0.75
-/// of its rate on file pages for 9 s with a rest of 3.
+/// A step that does not compete for a CPU takes a tenth of the time. But the host of a virtual machine may have to find
+/// the memory first, which takes 7 ms for a MiB instead of 0.5. At such a time, with a rest of 3, Q6_K ran for 9 s at
+/// 0.75 of its speed on file pages.
 const REST: u32 = 9;
 
-/// Threads of the graphs that run now.
+/// The number of threads of all graphs that run now.
 static COMPUTING: AtomicUsize = AtomicUsize::new(0);
 
-/// A graph that runs, with so many threads; it has ended when this is dropped.
+/// A graph that runs with this many threads. It ends when this is dropped.
 pub struct Computing(usize);
 
 impl Computing {
@@ -48,21 +49,21 @@ impl Drop for Computing {
     }
 }
 
-/// The pace of a thread in the background.
+/// The pace of a background thread.
 pub struct Pace {
-    /// CPUs that this process may use at once, by number or by a quota of a control group: beyond that, what a step takes
-    /// is taken from the graph, even if a CPU is idle.
+    /// CPUs that this process may use at the same time: their number, or the CPU quota of its control group. When
+    /// graphs use all of these, a step takes its time from a graph, even if a CPU of the machine is idle.
     cpus: usize,
     rested: Cell<Duration>,
 }
 
 impl Pace {
-    /// For the calling thread, which may run wherever the process may.
+    /// The pace of the calling thread, which may run on all CPUs of the process.
     pub fn new() -> Self {
         Self { cpus: CpuBudget::of_this_process().cpus, rested: Cell::default() }
     }
 
-    /// Does a step, of some milliseconds at most, and waits with `rest` when it took a CPU from a graph.
+    /// Does a step of a few milliseconds at most. If the step took a CPU from a graph, waits afterwards with `rest`.
     pub fn step<T>(&self, work: impl FnOnce() -> T, rest: impl FnOnce(Duration)) -> T {
         let started = Instant::now();
         let before = self.all_cpus_compute();
@@ -80,7 +81,7 @@ impl Pace {
         COMPUTING.load(Relaxed) >= self.cpus
     }
 
-    /// The time that was rested since this was asked last.
+    /// The time spent resting since the last call of this.
     pub fn take_rested(&self) -> Duration {
         self.rested.take()
     }

@@ -1,17 +1,19 @@
 //! The thread that reads pages of a model file before the products need them.
 //!
-//! At a cold start a program maps its model with `MAP_POPULATE` and waits until all of it has been
-//! read. Here the mapping comes back at once, and this thread reads the file while the program goes
-//! on: in the order of the file, and from the first graph on in the order in which its products use
-//! the weights. Of models that are larger than memory, all parts together (see [`super::fit`]), it reads no more than fits, and
-//! then keeps a window ahead of the products (see [`super::laps`]). It reads into the page cache and touches no memory
-//! of the program's; a file that is in the cache already is mapped as the program asked for, and one that lies in memory
-//! itself (tmpfs) is left alone.
+//! At a cold start, a program maps its model with `MAP_POPULATE` and waits until the whole file is read. With this
+//! library the mapping is ready at once, and this thread reads the file while the program goes on. It reads in the
+//! order of the file, and from the first graph on in the order in which the products use the weights.
 //!
-//! Measured on an EPYC of the Zen 4 family, two cores, 2026-11-21, a virtual disk that reads 2.1 GB/s
-//! once its host has the file (0.4 GB/s the first time); synthetic models, two threads, a prompt of 9
-//! tokens and one more, `--no-warmup --no-repack`, medians of 7 interleaved rounds, from the start of the
-//! program to its end, in ms:
+//! If the models, all parts together, are larger than memory (see [`super::fit`]), the thread reads only as much as
+//! fits. Then it keeps a window ahead of the products (see [`super::laps`]).
+//!
+//! The thread reads into the page cache and touches no memory of the program. A file that is in the page cache already
+//! is mapped as the program asked. A file that lies in memory itself (tmpfs) is left alone.
+//!
+//! Measured on an EPYC of the Zen 4 family, two cores, 2026-11-21, with a virtual disk that reads 2.1 GB/s once its
+//! host has the file (0.4 GB/s the first time). Synthetic models, two threads, a prompt of 9 tokens and one generated
+//! token, `--no-warmup --no-repack`. Milliseconds from the start of the program to its end, medians of 7 interleaved
+//! rounds; stock llama.cpp, and this library with `ZEN5TURBO_PREFETCH` at `off` and at `pages`:
 //!
 //! | | stock | off | pages |
 //! |---|---|---|---|
@@ -20,9 +22,9 @@
 //! | q8_0, warm | 326 (310-361) | 172 (167-213) | 174 (168-307) |
 //! | q4_K, warm | 311 (299-537) | 206 (171-344) | 164 (162-528) |
 //!
-//! The q8_0 model in a memory group of 384 MiB, ms a token, three rounds: stock 314, 328, 446; off 390,
-//! 390, 392; pages 170, 193, 173. Reading ahead alone, before the order of releasing followed the last use
-//! of a page, gave 309 and 324 where stock took 336 and 348.
+//! The q8_0 model in a memory group of 384 MiB, ms for each token, three rounds: stock 314, 328, 446; off 390, 390,
+//! 392; pages 170, 193, 173. Reading ahead without releasing pages by their last use gave 309 and 324, when stock took
+//! 336 and 348.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
@@ -45,46 +47,46 @@ use crate::placement;
 use crate::reason::Reason;
 use crate::stats;
 
-/// Pages read with one call while a model is loaded: 8 MiB, so that the order of the first graph
-/// is followed soon.
+/// Pages that one call reads while a model is loaded: 8 MiB, so that the thread can soon change to the order of the
+/// first graph.
 const AT_ONCE: usize = 4;
 
-/// Where there is room for the models so many times, the first graphs need not tell whether they fit.
+/// If memory has room for this many times the models, they count as fitting without a look at the first graphs.
 const PLENTY: u64 = 2;
 
-/// Counts what the reader may be waiting for.
+/// Changes when something happens that the reader may be waiting for.
 static CHANGES: AtomicU32 = AtomicU32::new(0);
 
-/// The place of the product that is computed.
+/// The place of the product that is computed now, see [`Laps`].
 static PLACE: AtomicU32 = AtomicU32::new(0);
 
-/// What graphs are to tell.
+/// What graphs report to the reader.
 static TELLS: AtomicU8 = AtomicU8::new(NOTHING);
-/// No model can be too large.
+/// Nothing: no model can be too large.
 const NOTHING: u8 = 0;
-/// The models seem to fit: whether the kernel reads much more than it has ([`ENOUGH`]).
+/// The pages that they use, once the process has read [`ENOUGH`] bytes: the models seem to fit.
 const IF_READ_AGAIN: u8 = 1;
-/// Which pages they use: a model is too large, or not known to fit.
+/// The pages that they use: a model is too large, or it is not known whether it fits.
 const PAGES: u8 = 2;
 
-/// When this process has read so many bytes, the kernel reads pages of the models again.
+/// When the process has read this many bytes from disks, the kernel must be reading pages of the models again.
 static ENOUGH: AtomicU64 = AtomicU64::new(u64::MAX);
 
-/// When that was looked at last, in [`fit::PERIOD`]s.
+/// The time of the last check of [`ENOUGH`], counted in [`fit::PERIOD`]s.
 static LOOKED: AtomicU64 = AtomicU64::new(0);
 
-/// What is to be read ahead.
+/// The pages that are to be read ahead.
 static QUEUE: Mutex<ReadQueue> = Mutex::new(ReadQueue::new());
 
-/// No hook that an allocator may call takes this lock, so whoever has it may allocate.
+/// No hook that an allocator may call takes this lock, so its holder may allocate.
 fn lock() -> MutexGuard<'static, ReadQueue> {
     QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// This is a child made by `fork`: it has no thread that reads, and maybe a lock that nobody gives back.
+/// Set in a child made by `fork`. The child has no reader thread, and the lock may be taken for ever.
 static CHILD: AtomicBool = AtomicBool::new(false);
 
-/// To be called in a child made by `fork`: nothing is read ahead in it.
+/// Called in a child made by `fork`: nothing is read ahead there.
 pub fn forget_in_child() {
     CHILD.store(true, Relaxed);
     TELLS.store(NOTHING, Relaxed);
@@ -94,9 +96,9 @@ pub fn forget_in_child() {
 struct ReadQueue {
     /// Pages of models that are being loaded.
     todo: VecDeque<PageId>,
-    /// `todo` is in the order of a graph.
+    /// Whether `todo` is in the order of a graph.
     is_ordered: bool,
-    /// Numbers of the sources that could be too large: not those of files in memory.
+    /// The numbers of the sources that are models on a disk.
     followed: Vec<u64>,
     watch: Watch,
     laps: Laps,
@@ -120,7 +122,7 @@ impl ReadQueue {
         matches!(self.watch.fit, Fit::TooLarge(_))
     }
 
-    /// The models fit, as far as is known now.
+    /// Notes that the models seem to fit.
     fn fits(&mut self, pages: u64, read: u64) {
         self.watch.set(Fit::Fits);
         self.laps.resume();
@@ -128,7 +130,7 @@ impl ReadQueue {
         TELLS.store(IF_READ_AGAIN, Relaxed);
     }
 
-    /// Puts what is still to be read of `first` before all else.
+    /// Moves the pages of `first` that are still to be read to the front.
     fn put_first(&mut self, first: impl Iterator<Item = PageId>) {
         self.is_ordered = true;
         let mut rest: BTreeSet<PageId> = self.todo.iter().copied().collect();
@@ -138,25 +140,25 @@ impl ReadQueue {
     }
 }
 
-/// How a model file that is to be populated gets its pages.
+/// How a model file that the program maps with `MAP_POPULATE` gets its pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// As the program asked for: they are in memory.
+    /// As the program asked: all pages are in memory already.
     Populate,
-    /// By the reader, all of them.
+    /// The reader reads all of them.
     Read,
-    /// By the reader, only so many bytes: memory is too small.
+    /// The reader reads only this many bytes, because memory is too small.
     ReadPart(u64),
 }
 
-/// Looks whether these bytes of a file, whole small pages, are in memory, and else whether they can be together with all
-/// models that are mapped; `room`: so many bytes of files have room.
+/// Decides how these bytes of a file, which are whole small pages, get into memory: they may be there already, they may
+/// fit together with all mapped models, or not. `room` is the number of bytes of files that have room in memory.
 pub fn start_of(file: BorrowedFd<'_>, bytes: Range<u64>, budget: &Budget, room: u64) -> Start {
     let len = bytes.end - bytes.start;
     match page_cache::is_cached(file, bytes, HUGE_PAGE) {
         Some(true) => return Start::Populate,
         Some(false) => {}
-        // Reading what is there already costs little.
+        // Reading pages that are in memory already costs little.
         None => stats::event_once(Reason::PageCacheUnknown),
     }
     let most = budget.most_of_files();
@@ -166,19 +168,21 @@ pub fn start_of(file: BorrowedFd<'_>, bytes: Range<u64>, budget: &Budget, room: 
     let pin = Pin::new();
     let mut queue = lock();
     let others = queue.bytes(&pin);
-    // What is not known is no reason to read otherwise than the program wants it.
+    // An unknown limit is no reason to read less than the program asks for.
     if most.is_none_or(|most| others + len <= most) {
         return Start::Read;
     }
-    // Of the parts that were mapped before no more is read, either.
+    // The parts that were mapped before must fit into the same room.
     let all = room as usize / 2 / HUGE_PAGE;
     queue.todo.truncate(all);
     let rest = all - queue.todo.len();
     Start::ReadPart((rest * HUGE_PAGE) as u64)
 }
 
-/// A model was mapped: the source with this number. `is_too_large`: with it the models are larger than memory, whatever is evicted;
-/// `room`: so many bytes of files have room.
+/// A model was mapped: the source with this number.
+///
+/// - `is_too_large`: with this model, the models do not fit in memory, whatever the kernel evicts.
+/// - `room`: the number of bytes of files that have room in memory.
 pub fn mapped(number: u64, is_too_large: bool, room: u64) {
     if CHILD.load(Relaxed) {
         return;
@@ -193,7 +197,7 @@ pub fn mapped(number: u64, is_too_large: bool, room: u64) {
         mark_too_large(&pin, &queue);
     } else if !queue.streams() {
         if room / PLENTY >= all {
-            // Loading is no reading again.
+            // The bytes that loading reads do not count as read again.
             queue.fits(all, Usage::of_this_process().read.saturating_add(all));
         } else {
             queue.watch.set(Fit::Unknown);
@@ -207,7 +211,7 @@ impl ReadQueue {
         self.followed.retain(|&number| pin.numbered(number).is_some());
     }
 
-    /// Bytes of all models that are mapped, but for files in memory.
+    /// Bytes of all mapped models, except files that lie in memory.
     fn bytes(&self, pin: &Pin) -> u64 {
         let followed = self.followed.iter().filter_map(|&number| pin.numbered(number));
         followed.map(|source| source.range().len() as u64).sum()
@@ -220,7 +224,7 @@ fn mark_too_large(pin: &Pin, queue: &ReadQueue) {
     stats::event_once(Reason::ModelLargerThanMemory);
 }
 
-/// Has at most `bytes` of a source read, from its beginning on.
+/// Has the first `bytes` of a source read.
 pub fn begin(number: u64, bytes: u64) {
     let pin = Pin::new();
     let Some(source) = pin.numbered(number) else { return };
@@ -235,7 +239,7 @@ pub fn begin(number: u64, bytes: u64) {
     run(queue);
 }
 
-/// Starts the thread, or wakes it.
+/// Starts the thread if it does not run, else wakes it.
 fn run(mut queue: MutexGuard<'_, ReadQueue>) {
     if std::mem::replace(&mut queue.is_running, true) {
         drop(queue);
@@ -247,7 +251,7 @@ fn run(mut queue: MutexGuard<'_, ReadQueue>) {
     }
 }
 
-/// Nothing is read any more.
+/// Ends the reading for good.
 fn fail(reason: Reason) {
     stats::event_once(reason);
     log!(info, "pages are not read ahead any more: {}", reason.as_str());
@@ -260,13 +264,12 @@ fn changed() {
     thread::wake(&CHANGES);
 }
 
-/// A graph is about to use these weights, in this order: while a model is loaded, the pages that are
-/// missing of them come first.
+/// A graph is about to use these weights in this order. While a model is loaded, their pages are read first.
 pub fn order(pin: &Pin, weights: impl Iterator<Item = Range<usize>>) {
     if CHILD.load(Relaxed) || !sources::any() {
         return;
     }
-    // Nobody waits here for the thread that reads: the next graph says it again.
+    // A graph does not wait for the lock: the next graph calls this again.
     let Ok(mut queue) = QUEUE.try_lock() else { return };
     if queue.todo.is_empty() || queue.is_ordered {
         return;
@@ -278,7 +281,8 @@ pub fn order(pin: &Pin, weights: impl Iterator<Item = Range<usize>>) {
     queue.put_first(pages.flatten());
 }
 
-/// Whether [`follow`] is to be called for graphs: one load, and a system call where models seem to fit.
+/// Whether [`follow`] must be called for a graph. This costs one load, and sometimes a system call while the models
+/// seem to fit.
 #[inline]
 pub fn follows() -> bool {
     match TELLS.load(Relaxed) {
@@ -295,8 +299,8 @@ fn has_read_again() -> bool {
     LOOKED.swap(now, Relaxed) != now && Usage::of_this_process().read >= ENOUGH.load(Relaxed)
 }
 
-/// A graph begins: takes note of the pages that each product uses, by the range of its weights, and gives it its place in
-/// the order of pages; none when they do not lie in a model that is larger than memory.
+/// A graph begins: notes the pages that each product uses, by the range of its weights. Gives each product its place in
+/// the order of pages, or none when its weights do not lie in a model that is larger than memory.
 pub fn follow<'a>(pin: &Pin, products: impl Iterator<Item = (Range<usize>, &'a mut Option<u32>)>) {
     let read = Usage::of_this_process().read;
     let mut queue = lock();
@@ -307,7 +311,7 @@ pub fn follow<'a>(pin: &Pin, products: impl Iterator<Item = (Range<usize>, &'a m
         return;
     }
     if queue.laps.first().is_some_and(|(number, _)| !queue.followed.contains(&number)) {
-        queue.laps = Laps::new(); // that model is gone
+        queue.laps = Laps::new(); // the program has unmapped the model with the first page
     }
     match queue.watch.fit {
         Fit::LeftAlone => return TELLS.store(NOTHING, Relaxed),
@@ -362,8 +366,8 @@ pub fn follow<'a>(pin: &Pin, products: impl Iterator<Item = (Range<usize>, &'a m
     }
 }
 
-/// In the lap that has ended the kernel has read `bytes` again, of `pages` bytes that a lap uses. Is memory too small for
-/// them, and would streaming read less?
+/// The kernel has read `bytes` again in the lap that has ended, of `pages` bytes that a lap uses. Begins to read ahead
+/// and release pages if memory is too small for the models and if that reads less.
 fn read_again(pin: &Pin, bytes: u64, pages: u64, read: u64) {
     let room = room(&Budget::of_this_process());
     let mut queue = lock();
@@ -373,25 +377,25 @@ fn read_again(pin: &Pin, bytes: u64, pages: u64, read: u64) {
     };
     let streamed = (queue.laps.read_with(room) * HUGE_PAGE) as u64;
     log!(debug, "{} MiB were read again in a lap; streaming would read {}", bytes >> 20, streamed >> 20);
-    // There is room: something else was read, or somebody else needed memory for a moment.
+    // There is room: the process has read something else, or another process needed memory for a short time.
     if streamed == 0 {
         return queue.fits(pages, read);
     }
     if streamed >= bytes {
-        return; // the next laps may tell more
+        return; // the next lap is compared again
     }
     queue.watch.set(Fit::TooLarge(bytes));
     mark_too_large(pin, &queue);
 }
 
-/// Pages that can stay: what is left for files, less a little for other files that are in use, as libraries are, and for
-/// what the program takes next.
+/// The number of pages that can stay in memory: the room for files, without a small part for other files, such as
+/// libraries, and for memory that the program takes next.
 fn room(budget: &Budget) -> Option<usize> {
     let room = budget.room_for_files()?;
     Some(room.saturating_sub((room / 16).clamp(8 << 20, 1 << 30)) as usize / HUGE_PAGE)
 }
 
-/// The product at this place begins; to be called by one thread.
+/// The product at this place begins. One thread of the graph calls this.
 #[inline]
 pub fn reached(place: u32) {
     PLACE.store(place, Relaxed);
@@ -440,7 +444,7 @@ fn work() {
     }
 }
 
-/// The next pages of a model that is being loaded, as far as they lie side by side.
+/// The next pages of a model that is being loaded, up to the first one that does not lie beside the one before.
 fn next_part(queue: &mut ReadQueue) -> Vec<PageId> {
     let mut part = Vec::with_capacity(AT_ONCE);
     while part.len() < AT_ONCE
@@ -453,7 +457,7 @@ fn next_part(queue: &mut ReadQueue) -> Vec<PageId> {
     part
 }
 
-/// Reads pages that lie side by side, unless the program has unmapped them; false when that is refused.
+/// Reads pages that lie side by side, unless the program has unmapped them. Returns false when the kernel refuses.
 fn read(pages: &[PageId]) -> bool {
     let (Some(&(number, first)), Some(&(_, last))) = (pages.first(), pages.last()) else { return true };
     let pin = Pin::new();
@@ -461,7 +465,7 @@ fn read(pages: &[PageId]) -> bool {
         let huge = matches!(source.fixed(&pin).origin, Origin::File { asks_huge: true, .. });
         Some((source.in_file(&pin, &(first..last + 1))?, huge))
     });
-    drop(pin); // a slow disk shall not keep copies from being freed
+    drop(pin); // copies cannot be freed while there is a pin, and a slow disk may take long
     let Some(((file, bytes), huge)) = part else { return true };
     let len = (bytes.end - bytes.start) as usize;
     let started = Instant::now();
@@ -473,7 +477,8 @@ fn read(pages: &[PageId]) -> bool {
     true
 }
 
-/// Takes a page out of memory, unless the program has unmapped or locked it. What another process has mapped stays.
+/// Takes a page out of memory, unless the program has unmapped or locked it. A page that another process has mapped
+/// stays.
 fn release((number, index): PageId) {
     let pin = Pin::new();
     let pages = index..index + 1;

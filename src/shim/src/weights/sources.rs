@@ -1,12 +1,12 @@
-//! The memory of the program that weights lie in: mappings of model files, and ggml's buffers.
+//! The table of the memory in which the program's weights lie: mappings of model files, and ggml's buffers.
 //!
-//! A table of fixed size, without a lock and without memory of the C library: the hooks of `munmap` and its kin read
-//! it, and an allocator may call those while it holds a lock of its own. So these hooks wait for nobody who might
-//! allocate.
+//! The table has a fixed size and uses neither a lock nor memory of the C library. The hooks of `munmap` and `mremap`
+//! read it, and an allocator may call these functions while it holds its own lock. So the hooks must not wait for a
+//! thread that might allocate.
 //!
-//! A slot is free, claimed, or holds a source; a source whose range is empty is void (the program has unmapped it), and
-//! [`sweep`] frees it with its copy as soon as nobody has a [`Pin`]. A graph is pinned while it runs, so what it was told
-//! of copies stays true.
+//! A slot is free, claimed, or holds a source. A source whose range is empty is void: the program has unmapped it.
+//! [`sweep`] frees a void source and its copy when nobody has a [`Pin`]. A graph has a pin while it runs, so the copies
+//! that it reads stay where they are.
 
 use std::cell::UnsafeCell;
 use std::ops::Range;
@@ -21,25 +21,25 @@ use super::counters;
 use crate::reason::Reason;
 use crate::stats;
 
-/// Models and their parts, and buffers: a program has some ten.
+/// Slots of the table. A program has about ten models, parts of models and buffers.
 const SLOTS: usize = 256;
 
 const FREE: u64 = 0;
 const CLAIMED: u64 = 1;
 
-/// What became of 2 MiB of a source, in the low bits of its word; above them, of a wanted page, its number in the order in which
-/// the graphs use pages.
+/// The state of a page of a source, which is 2 MiB. Its word has the state in the low bits. Above them, the word of a
+/// wanted page has its number in the order in which the graphs use pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Page {
-    /// No product has been seen that reads it.
+    /// No planned product reads it.
     Unused,
-    /// To be copied.
+    /// A product reads it, and it is to be copied.
     Wanted(u32),
-    /// Copied, to pages of this kind.
+    /// Copied, to memory of this kind.
     Copied(Pages),
-    /// Not to be copied any more: cut by the program, or huge already.
+    /// Not to be copied any more: the program has unmapped a part of it, or it lies on a huge page already.
     Left,
-    /// Its place in the copy belongs to somebody else.
+    /// Its addresses in the copy were lost to another mapping of the program.
     Lost,
 }
 
@@ -71,50 +71,51 @@ impl Page {
     }
 }
 
-/// What is behind a source.
+/// The kind of memory of a source.
 #[derive(Clone, Copy, Debug)]
 pub enum Origin {
     /// A file, mapped read-only.
     File {
         file: MarkedFile,
-        /// Of the source's first byte, in the file.
+        /// The offset of the source's first byte in the file.
         offset: u64,
-        /// Bytes that the program asked for; the mapping ends with the page.
+        /// Bytes that the program asked for. The mapping goes on to the end of the last page.
         bytes: usize,
         /// The kernel was asked for huge pages of the page cache.
         asks_huge: bool,
     },
-    /// A buffer of ours that ggml uses.
+    /// A large buffer that this library gave to ggml.
     Buffer,
 }
 
-/// What does not change while a slot holds a source.
+/// The parts of a source that do not change while it is in its slot.
 pub struct Fixed {
-    /// Its first byte at registration.
+    /// The address of its first byte at registration.
     pub start: usize,
-    /// The address of page 0: `start`, or what lies before it in the same 2 MiB.
+    /// The address of page 0: `start`, rounded down to a multiple of 2 MiB.
     pub base: usize,
-    /// A word for each 2 MiB.
+    /// A word for each page, see [`Page`].
     pages: &'static [AtomicU32],
     pub origin: Origin,
 }
 
 /// A slot of the table.
 pub struct Source {
-    /// [`FREE`], [`CLAIMED`], or a number that tells it from another one at the same place later.
+    /// [`FREE`], [`CLAIMED`], or the number of the source. No two sources of a process have the same number.
     number: AtomicU64,
-    /// What is still there of it: none when it is void. llama.cpp unmaps what it does not need at both ends.
+    /// The range that is still mapped; empty when the source is void. llama.cpp unmaps parts at both ends that it does
+    /// not need.
     start: AtomicUsize,
     end: AtomicUsize,
     fixed: UnsafeCell<Option<Fixed>>,
-    /// Where the copy of page 0 is, or would be; 0 without a copy.
+    /// The address of page 0 in the copy, whether that page is copied or not; 0 without a copy.
     copy: AtomicUsize,
-    /// Larger than the memory that it may take.
+    /// The model does not fit in memory.
     is_too_large: AtomicBool,
 }
 
-// SAFETY: `fixed` is written by the thread that claimed the slot, before its number is published, and by `sweep`, which runs
-// only while nobody has a pin; whoever reads it has one.
+// SAFETY: `fixed` is read only by holders of a pin. It is written by the thread that claimed the slot, before it
+// publishes the number, and by `sweep`, which runs only while nobody has a pin.
 unsafe impl Sync for Source {}
 
 static TABLE: [Source; SLOTS] = [const {
@@ -128,33 +129,33 @@ static TABLE: [Source; SLOTS] = [const {
     }
 }; SLOTS];
 
-/// Slots beyond this one were never used.
+/// Slots from this index on were never used.
 static USED: AtomicUsize = AtomicUsize::new(0);
 
 static NUMBERS: AtomicU64 = AtomicU64::new(CLAIMED + 1);
 
-/// All sources lie, or lay, in here. Read without a pin: a range that the calling program is changing was not registered
-/// by another thread at the same time.
+/// The range of addresses in which all sources lie or have lain. It is read without a pin: while the program changes a
+/// mapping, no other thread registers the same range.
 static LOW: AtomicUsize = AtomicUsize::new(usize::MAX);
 static HIGH: AtomicUsize = AtomicUsize::new(0);
 
-/// Pins; [`SWEEPING`] while there is none and may be none.
+/// The number of pins; [`SWEEPING`] during a sweep, when nobody can take one.
 static PINS: AtomicIsize = AtomicIsize::new(0);
 const SWEEPING: isize = -1;
 
-/// Counts forks: pins of the parent's threads are none of the child's.
+/// Counts forks, so that a pin that the parent took does not count in a child.
 static PROCESS: AtomicU32 = AtomicU32::new(0);
 
-/// There is something to sweep: graphs that begin use no copies until it is done.
+/// Set while there is something to sweep. Graphs that begin meanwhile use no copies.
 static TO_SWEEP: AtomicBool = AtomicBool::new(false);
 
-/// Bytes of copies that are to be given back.
+/// Bytes of copies that the next sweep gives back.
 static TO_GIVE_BACK: AtomicUsize = AtomicUsize::new(0);
 
-/// Threads that are about to give advice on the program's own memory.
+/// The number of threads that are calling `madvise` on the program's own memory.
 static ADVISING: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether a range may have bytes of a source: two loads and two compares.
+/// Whether a range may contain bytes of a source. This costs two loads and two compares.
 #[inline]
 pub fn may_concern(range: &Range<usize>) -> bool {
     range.start < HIGH.load(Relaxed) && range.end > LOW.load(Relaxed)
@@ -166,11 +167,11 @@ pub fn any() -> bool {
     HIGH.load(Relaxed) != 0
 }
 
-/// Graphs with a pin, since the start, that have begun and that have ended.
+/// The numbers of graphs with a pin that have begun and that have ended since the start.
 static BEGUN: AtomicU64 = AtomicU64::new(0);
 static ENDED: AtomicU64 = AtomicU64::new(0);
 
-/// As long as it lives, sources stay in their slots and copies where they are.
+/// While a pin exists, sources stay in their slots and copies keep their addresses.
 pub struct Pin {
     process: u32,
     is_graph: bool,
@@ -181,13 +182,13 @@ pub fn graphs_begun() -> u64 {
     BEGUN.load(SeqCst)
 }
 
-/// Whether as many graphs have ended.
+/// Whether at least this many graphs have ended.
 pub fn have_ended(graphs: u64) -> bool {
     ENDED.load(SeqCst) >= graphs
 }
 
 impl Pin {
-    /// A pin; waits for a sweep, which is a few system calls.
+    /// A pin. Waits while a sweep runs, which takes a few system calls.
     pub fn new() -> Self {
         loop {
             if let Some(pin) = Self::try_new() {
@@ -202,7 +203,8 @@ impl Pin {
         PINS.fetch_update(SeqCst, SeqCst, add).ok().map(|_| Self { process: PROCESS.load(Relaxed), is_graph: false })
     }
 
-    /// A pin for a graph, to be held until it has ended; `None` while something waits to be swept: it uses no copies then.
+    /// A pin for a graph, held until the graph ends. `None` while something waits to be swept; the graph uses no copies
+    /// then.
     pub fn for_graph() -> Option<Self> {
         if TO_SWEEP.load(SeqCst) {
             return None;
@@ -218,7 +220,7 @@ impl Pin {
         TABLE[..USED.load(SeqCst)].iter().filter(|s| s.number.load(SeqCst) > CLAIMED && !s.range().is_empty())
     }
 
-    /// The source that a range begins in.
+    /// The source in which a range begins.
     pub fn find(&self, range: &Range<usize>) -> Option<&'static Source> {
         if !may_concern(range) {
             return None;
@@ -241,21 +243,21 @@ impl Drop for Pin {
     }
 }
 
-/// Takes a new source; its number, or `None` when the table is full or there is no memory.
+/// Adds a source to the table. Returns its number, or `None` when the table is full or no memory is left.
 pub fn register(range: Range<usize>, origin: Origin) -> Option<u64> {
     let base = range.start & !(HUGE_PAGE - 1);
     let count = (range.end - base).div_ceil(HUGE_PAGE);
     let words = Region::small((count * size_of::<AtomicU32>()).next_multiple_of(SMALL_PAGE)).ok()?.into_range();
-    // SAFETY: zeros of our own, as many as the slice has, which `sweep` gives back when nobody has a pin.
+    // SAFETY: the region is new, all zeros, and as long as the slice. `sweep` unmaps it only while nobody has a pin.
     let pages = unsafe { std::slice::from_raw_parts(words.start as *const AtomicU32, count) };
     let claim = |s: &&Source| s.number.compare_exchange(FREE, CLAIMED, SeqCst, Relaxed).is_ok();
     let Some((i, slot)) = TABLE.iter().enumerate().find(|(_, s)| claim(s)) else {
-        // SAFETY: ours, and nobody knows it.
+        // SAFETY: the region was made above, and no slot refers to it.
         unsafe { map::unmap(words) };
         stats::event_once(Reason::MappingNotPlaced);
         return None;
     };
-    // SAFETY: the slot is this thread's, and nobody reads it before the number is published.
+    // SAFETY: this thread has claimed the slot, and nobody reads it before its number is published.
     unsafe { *slot.fixed.get() = Some(Fixed { start: range.start, base, pages, origin }) };
     slot.start.store(range.start, Relaxed);
     slot.end.store(range.end, Relaxed);
@@ -274,14 +276,14 @@ impl Source {
         self.number.load(SeqCst)
     }
 
-    /// What is still there of it.
+    /// The range that is still mapped; empty when the source is void.
     pub fn range(&self) -> Range<usize> {
         self.start.load(SeqCst)..self.end.load(SeqCst)
     }
 
-    /// What does not change.
+    /// The parts that do not change.
     pub fn fixed<'a>(&self, _pinned: &'a Pin) -> &'a Fixed {
-        // SAFETY: of a slot with a source, by the pin; see `Sync`.
+        // SAFETY: `sources` gives out only slots that hold a source, and the pin keeps it there; see `Sync`.
         unsafe { (*self.fixed.get()).as_ref().unwrap_unchecked() }
     }
 
@@ -293,30 +295,31 @@ impl Source {
         self.is_too_large.store(true, Relaxed);
     }
 
-    /// Where the copy of page 0 would be; 0 without a copy.
+    /// The address of page 0 in the copy; 0 without a copy.
     pub fn copy(&self) -> usize {
         self.copy.load(SeqCst)
     }
 
-    /// Says where the copy will lie.
+    /// Sets the address of page 0 in the copy.
     pub fn set_copy(&self, at: usize) {
         self.copy.store(at, SeqCst);
     }
 
-    /// What the copy's addresses are away from the program's, when all pages of the range are copied.
+    /// The distance from the program's addresses to those of the copy; `None` unless all pages of the range are copied.
     pub fn distance(&self, pinned: &Pin, range: &Range<usize>) -> Option<usize> {
         let (copy, fixed) = (self.copy(), self.fixed(pinned));
         let all = || fixed.indices(range).all(|i| matches!(fixed.page(i), Page::Copied(_)));
         (copy != 0 && range.end <= self.range().end && all()).then(|| copy.wrapping_sub(fixed.base))
     }
 
-    /// Bytes of the source in these pages that are still there.
+    /// The addresses of the source in these pages that are still mapped.
     pub fn bytes_of(&self, pinned: &Pin, pages: &Range<usize>) -> Range<usize> {
         let (range, base) = (self.range(), self.fixed(pinned).base);
         (base + pages.start * HUGE_PAGE).max(range.start)..(base + pages.end * HUGE_PAGE).min(range.end)
     }
 
-    /// The file under these pages, and its bytes there; none of a buffer, and none where the program has unmapped them.
+    /// The file of these pages, and their bytes in it. `None` for a buffer, and when the program has unmapped the
+    /// pages.
     pub fn in_file(&self, pinned: &Pin, pages: &Range<usize>) -> Option<(MarkedFile, Range<u64>)> {
         let fixed = self.fixed(pinned);
         let Origin::File { file, offset, .. } = fixed.origin else { return None };
@@ -325,7 +328,8 @@ impl Source {
         (!bytes.is_empty()).then(|| (file, at(bytes.start)..at(bytes.end)))
     }
 
-    /// Takes these pages of the file out of the page cache, as far as nobody has them mapped; whether that was tried.
+    /// Takes these pages of the file out of the page cache, unless a process has them mapped. Returns whether that was
+    /// tried.
     pub fn release_cache(&self, pinned: &Pin, pages: &Range<usize>) -> bool {
         let Some((file, bytes)) = self.in_file(pinned, pages) else { return false };
         file.get().is_some_and(|fd| {
@@ -334,7 +338,8 @@ impl Source {
         })
     }
 
-    /// The program takes a range away: notes what is left. Pages that are cut keep what is left of them.
+    /// The program unmaps a range: updates what is left of the source. A page of which only a part is unmapped keeps
+    /// the rest.
     fn cut(&self, pinned: &Pin, gone: &Range<usize>) {
         let part = |a: usize, b: usize| gone.start <= a && b <= gone.end;
         let _ = self.start.fetch_update(SeqCst, SeqCst, |start| part(start, start + 1).then_some(gone.end));
@@ -352,7 +357,7 @@ impl Source {
                 copied += HUGE_PAGE;
             }
         }
-        counters::freed(copied); // `free` takes the memory, and sees no more what these were
+        counters::freed(copied); // `free` unmaps these pages later, and no longer knows that they were copied
     }
 }
 
@@ -365,19 +370,19 @@ impl Fixed {
         Page::of(self.pages[i].load(SeqCst))
     }
 
-    /// The pages that have a byte of `range`.
+    /// The pages that contain a byte of `range`.
     pub fn indices(&self, range: &Range<usize>) -> Range<usize> {
         let first = range.start.saturating_sub(self.base) / HUGE_PAGE;
         let end = range.end.saturating_sub(self.base).div_ceil(HUGE_PAGE);
         first.min(self.count())..end.min(self.count())
     }
 
-    /// Changes a page that is still what it was; whether it was.
+    /// Changes a page from one state to another. Returns false, and changes nothing, when it has another state.
     pub fn change(&self, i: usize, from: Page, to: Page) -> bool {
         self.pages[i].compare_exchange(from.word(), to.word(), SeqCst, SeqCst).is_ok()
     }
 
-    /// The page is not to be copied any more; whether it was.
+    /// Marks a page as not to be copied any more. Returns whether it was copied.
     pub fn leave(&self, i: usize) -> bool {
         let old = self.pages[i].fetch_update(SeqCst, SeqCst, |word| match Page::of(word) {
             Page::Lost => None,
@@ -386,14 +391,13 @@ impl Fixed {
         old.is_ok_and(|word| matches!(Page::of(word), Page::Copied(_)))
     }
 
-    /// The page's place in the copy is somebody else's.
+    /// Marks a page whose addresses in the copy were lost.
     pub fn lose(&self, i: usize) {
         self.pages[i].store(Page::Lost.word(), SeqCst);
     }
 }
 
-/// The program is about to unmap a range, to move it, or to map something over it; to be called before the system call. Takes no
-/// lock, allocates nothing.
+/// Called before the program unmaps a range, moves it, or maps something over it. Takes no lock and allocates nothing.
 #[cold]
 pub fn gone(range: &Range<usize>) {
     let pin = Pin::new();
@@ -404,7 +408,8 @@ pub fn gone(range: &Range<usize>) {
     }
     drop(pin);
     if any {
-        // Whoever looked before gives advice on what will be somebody else's memory a moment later.
+        // A thread in `let_go` may have read the range before it was cut. It must end its `madvise` before the program
+        // unmaps the range, which may get other content then.
         while ADVISING.load(SeqCst) != 0 {
             std::thread::yield_now();
         }
@@ -412,8 +417,9 @@ pub fn gone(range: &Range<usize>) {
     }
 }
 
-/// Tells the kernel that the program's own pages of a file are not needed now (`MADV_DONTNEED`): whoever reads there gets the bytes from
-/// the file again. Not where the program has unmapped a part of a page. An error where the program has locked them.
+/// Takes the program's own pages of a file out of the process (`MADV_DONTNEED`). A later read gets the bytes from the
+/// file again. Leaves out pages of which the program has unmapped a part. Returns an error when the program has locked
+/// the pages.
 pub fn let_go(source: &Source, pinned: &Pin, pages: &Range<usize>) -> std::io::Result<()> {
     pages.clone().try_for_each(|i| {
         ADVISING.fetch_add(1, SeqCst);
@@ -422,7 +428,8 @@ pub fn let_go(source: &Source, pinned: &Pin, pages: &Range<usize>) -> std::io::R
         let result = if bytes.is_empty() || is_cut {
             Ok(())
         } else {
-            // SAFETY: a file mapping of the program's, still there: `gone` waits before it is unmapped.
+            // SAFETY: the range is a file mapping of the program, which is still mapped: `gone` waits until this has
+            // ended.
             unsafe { map::advise(bytes, libc::MADV_DONTNEED) }
         };
         ADVISING.fetch_sub(1, SeqCst);
@@ -430,14 +437,14 @@ pub fn let_go(source: &Source, pinned: &Pin, pages: &Range<usize>) -> std::io::R
     })
 }
 
-/// Has so many bytes of copies given back by the next sweep: those whose weights are used last.
+/// Lets the next sweep give this many bytes of copies back, beginning with the last pages of the last source.
 pub fn give_back(bytes: usize) {
     TO_GIVE_BACK.store(bytes, SeqCst);
     TO_SWEEP.store(true, SeqCst);
 }
 
-/// Frees what is void and what is to be given back, unless a graph or somebody else has a pin: then the last one's end, or the
-/// next call, will do it. Takes no lock, allocates nothing.
+/// Frees void sources, and the copies that are to be given back. Does nothing while anybody has a pin; a later call
+/// does it then. Takes no lock and allocates nothing.
 pub fn sweep() {
     if !TO_SWEEP.load(SeqCst) || PINS.compare_exchange(0, SWEEPING, SeqCst, SeqCst).is_err() {
         return;
@@ -459,9 +466,9 @@ pub fn sweep() {
 }
 
 impl Source {
-    /// Only while sweeping.
+    /// Frees a slot and its copy. Called only during a sweep.
     fn free(&self) {
-        // SAFETY: nobody has a pin.
+        // SAFETY: a sweep runs, so nobody has a pin, and nobody reads `fixed`.
         let Some(fixed) = (unsafe { (*self.fixed.get()).take() }) else { return };
         let mut bytes = 0;
         if self.copy() != 0 {
@@ -472,7 +479,7 @@ impl Source {
                     bytes += if matches!(fixed.page(i), Page::Copied(_)) { HUGE_PAGE } else { 0 };
                     continue;
                 }
-                // SAFETY: reserved for this copy, and not lost; no graph that uses it runs.
+                // SAFETY: these addresses are reserved for this copy and not lost. A sweep runs, so no graph reads it.
                 unsafe { map::unmap(at(first)..at(i)) };
                 first = i + 1;
             }
@@ -482,15 +489,16 @@ impl Source {
         }
         let words = fixed.pages.as_ptr() as usize;
         let len = size_of_val(fixed.pages).next_multiple_of(SMALL_PAGE);
-        // SAFETY: mapped by `register`; nobody refers to it any more.
+        // SAFETY: `register` has mapped these words. `fixed`, the only reference to them, was taken out of the slot.
         unsafe { map::unmap(words..words + len) };
         self.number.store(FREE, SeqCst);
         counters::freed(bytes);
     }
 
-    /// Gives back at most about so many bytes on pages that others could use; not those of the hugetlb pool. Only while sweeping.
+    /// Gives about this many bytes of copies back, and returns how many. Keeps copies on pages of the hugetlb pool,
+    /// which no other process can use. Called only during a sweep.
     fn give_back(&self, bytes: usize) -> usize {
-        // SAFETY: nobody has a pin.
+        // SAFETY: a sweep runs, so nobody has a pin, and only this thread uses `fixed`.
         let Some(fixed) = (unsafe { (*self.fixed.get()).as_ref() }) else { return 0 };
         let mut given = 0;
         for i in (0..fixed.count()).rev().take_while(|_| self.copy() != 0) {
@@ -499,7 +507,7 @@ impl Source {
             }
             if fixed.change(i, Page::Copied(Pages::Transparent), Page::Unused) {
                 let at = self.copy() + i * HUGE_PAGE;
-                // SAFETY: a part of this copy, which nobody uses.
+                // SAFETY: the range is a page of this copy. A sweep runs, so no graph reads it.
                 unsafe { map::unback(at..at + HUGE_PAGE) };
                 given += HUGE_PAGE;
             }
@@ -508,8 +516,8 @@ impl Source {
     }
 }
 
-/// Bytes of copies now, and of those the ones that can be given back; none are told of during a sweep, for which nobody waits here, as
-/// this may be called in a signal handler.
+/// The bytes of all copies, and of the copies that can be given back. Both are 0 during a sweep: this may be called in
+/// a signal handler, so it does not wait.
 pub fn copied() -> [usize; 2] {
     let mut bytes = [0; 2];
     let Some(pin) = Pin::try_new() else { return bytes };
@@ -526,15 +534,16 @@ pub fn copied() -> [usize; 2] {
     bytes
 }
 
-/// In a child made by `fork`: it has none of our threads and no copies; the program's own memory is all that it needs. The files stay
-/// open in the parent; here they are closed.
+/// In a child made by `fork`: empties the table. The child has no threads of this library and uses no copies; it reads
+/// the program's own memory. The files are closed here and stay open in the parent.
 pub fn forget_in_child() {
     PROCESS.fetch_add(1, Relaxed);
     ADVISING.store(0, SeqCst);
     ENDED.store(BEGUN.load(SeqCst), SeqCst);
     for slot in &TABLE[..USED.load(SeqCst)] {
         if slot.number.load(SeqCst) > CLAIMED {
-            // SAFETY: this is the only thread. What another one was about to free is not freed: a few pages.
+            // SAFETY: this is the only thread of the child. If another thread of the parent was freeing a slot, a few
+            // pages of it stay mapped.
             if let Some(Fixed { origin: Origin::File { file, .. }, .. }) = unsafe { (*slot.fixed.get()).take() } {
                 file.close();
             }

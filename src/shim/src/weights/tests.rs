@@ -1,5 +1,6 @@
-//! Copies under fire: readers compare every byte of what they are told is copied, as the threads of graphs do, while the mapping is cut,
-//! unmapped, mapped anew and forked, and copies are made and given back, in random order.
+//! Checks copies of weights while everything changes. Readers compare every byte of the pages that are marked as
+//! copied, as the threads of graphs read them. Meanwhile, in random order, the mapping is cut, unmapped and mapped
+//! again, the process forks, and copies are made and given back.
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -20,7 +21,7 @@ const PAGES: usize = BYTES / SMALL_PAGE;
 /// The tests of this file share the table of sources, as the mappings of a process do.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// A model file: the magic, then words that tell where they are.
+/// A model file: the magic bytes, then words whose values depend on their position.
 fn model() -> std::fs::File {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let name = format!("zen5turbo-fire-{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
@@ -29,7 +30,7 @@ fn model() -> std::fs::File {
     std::fs::remove_file(&path).unwrap();
     let mut bytes: Vec<u8> = (0..BYTES / 8).flat_map(|i| word(i).to_le_bytes()).collect();
     bytes[..4].copy_from_slice(b"GGUF");
-    // By small pages, so that the page cache has no huge ones, of which there would be no copy.
+    // Written in small pages, so that the page cache has no huge pages, which would not be copied.
     bytes.chunks(SMALL_PAGE).for_each(|page| file.write_all(page).unwrap());
     file
 }
@@ -38,14 +39,14 @@ fn word(i: usize) -> u64 {
     (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-/// Pages of the mapping: mostly few, sometimes many.
+/// A random range of pages of the mapping: mostly few, sometimes many.
 fn some_pages(random: &mut fastrand::Rng) -> std::ops::Range<usize> {
     let first = random.usize(..PAGES);
     let most = [3, 600, PAGES][random.usize(..3)];
     first..(first + 1 + random.usize(..most)).min(PAGES)
 }
 
-/// A mapped model, and which small pages of it the program still has.
+/// A mapped model, and which of its small pages are still mapped.
 struct Space {
     start: usize,
     mapped: Vec<bool>,
@@ -53,7 +54,7 @@ struct Space {
 
 impl Space {
     fn map(fd: c_int, flags: c_int) -> Self {
-        // SAFETY: a new mapping, through the hook that programs call.
+        // SAFETY: the kernel chooses the address of the new mapping, so nothing is replaced.
         let p = unsafe { mapping::mmap(std::ptr::null_mut(), BYTES, libc::PROT_READ, flags, fd, 0) };
         assert_ne!(p, libc::MAP_FAILED);
         Space { start: p as usize, mapped: vec![true; PAGES] }
@@ -63,7 +64,8 @@ impl Space {
         self.start + pages.start * SMALL_PAGE..self.start + pages.end * SMALL_PAGE
     }
 
-    /// Compares some pages as a graph would read them: where they are copied, or else the program's own. Whether they were copied.
+    /// Compares some pages as a graph would read them: the copy if they are copied, else the program's own. Returns
+    /// whether they were copied.
     fn check(&self, pages: std::ops::Range<usize>, pin: Option<&Pin>) -> bool {
         if !self.mapped[pages.clone()].iter().all(|&m| m) {
             return false;
@@ -72,7 +74,7 @@ impl Space {
         let distance = pin.and_then(|pin| pin.find(&range)?.distance(pin, &range));
         let at = range.start.wrapping_add(distance.unwrap_or(0));
         let first = pages.start * SMALL_PAGE / 8;
-        // SAFETY: mapped by the model, or copied, as is pinned.
+        // SAFETY: the pages are mapped, as checked above. If they are copied, the pin keeps the copy.
         let words = unsafe { std::slice::from_raw_parts(at as *const u64, range.len() / 8) };
         for (i, &w) in words.iter().enumerate().skip(usize::from(first == 0)) {
             assert_eq!(w, word(first + i), "page {}, word {i}, copy {distance:?}", pages.start);
@@ -80,11 +82,11 @@ impl Space {
         distance.is_some()
     }
 
-    /// Unmaps pages, and lets other bytes lie there.
+    /// Unmaps pages, and maps memory with other bytes there.
     fn unmap(&mut self, pages: std::ops::Range<usize>) {
         let range = self.range(&pages);
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
-        // SAFETY: pages of ours, which no reader looks at while the space is borrowed mutably.
+        // SAFETY: the pages belong to this space. No reader uses them, because the space is borrowed mutably.
         unsafe {
             assert_eq!(mapping::munmap(range.start as *mut _, range.len()), 0);
             let prot = libc::PROT_READ | libc::PROT_WRITE;
@@ -95,11 +97,11 @@ impl Space {
         self.mapped[pages].fill(false);
     }
 
-    /// What lies there now is somebody else's, and keeps its bytes.
+    /// Checks that the memory that `unmap` has put there still has its bytes.
     fn check_others(&self) {
         for i in (0..PAGES).filter(|&i| !self.mapped[i]) {
             let range = self.range(&(i..i + 1));
-            // SAFETY: mapped by `unmap`.
+            // SAFETY: `unmap` has mapped this page.
             let bytes = unsafe { std::slice::from_raw_parts(range.start as *const u8, SMALL_PAGE) };
             assert!(bytes.iter().all(|&b| b == 0x55), "page {i}");
         }
@@ -108,12 +110,12 @@ impl Space {
 
 impl Drop for Space {
     fn drop(&mut self) {
-        // SAFETY: as in `unmap`.
+        // SAFETY: the mapping belongs to this space, which nobody else uses any more.
         assert_eq!(unsafe { mapping::munmap(self.start as *mut _, BYTES) }, 0);
     }
 }
 
-/// A child sees the same bytes, without copies, whatever was going on.
+/// Checks that a forked child sees the same bytes and no copies.
 fn fork(space: &Space, random: &mut fastrand::Rng) {
     // SAFETY: the child only compares memory and ends.
     let child = unsafe { libc::fork() };
@@ -126,21 +128,21 @@ fn fork(space: &Space, random: &mut fastrand::Rng) {
             let page = random.usize(..PAGES);
             let range = space.range(&(page..page + 1));
             let copied = pin.as_ref().is_some_and(|pin| pin.find(&range).is_some());
-            // SAFETY: mapped, by the model.
+            // SAFETY: the page is read only if it is still mapped.
             !copied
                 && (!space.mapped[page]
                     || unsafe { *((range.start + 8) as *const u64) } == word(page * SMALL_PAGE / 8 + 1))
         });
-        // SAFETY: ends the child.
+        // SAFETY: _exit has no preconditions.
         unsafe { libc::_exit(i32::from(!all_right)) };
     }
     let mut status = 0;
-    // SAFETY: waits for the child just made.
+    // SAFETY: `child` is the process that was just forked, and `status` lives during the call.
     assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
     assert_eq!(status, 0, "the child saw other bytes");
 }
 
-/// A machine with memory to spare, for which nobody waits.
+/// The budget of a machine with plenty of memory, where no process waits for memory.
 pub fn plenty() -> Budget {
     let root = std::env::temp_dir().join(format!("zen5turbo-plenty-{}", std::process::id()));
     std::fs::create_dir_all(root.join("proc")).unwrap();
@@ -148,7 +150,7 @@ pub fn plenty() -> Budget {
     Budget::below(&root)
 }
 
-/// A graph that uses these pages, on one thread.
+/// Does what a graph of one thread does that uses these pages.
 fn graph(space: &Space, pages: &std::ops::Range<usize>) {
     let pin = Pin::for_graph();
     if let Some(pin) = &pin {
@@ -182,7 +184,7 @@ fn whatever_the_program_does_every_byte_is_right() {
                 }
             });
         }
-        // Also when an assertion fails here: the readers must end.
+        // The readers must end even when an assertion fails here.
         struct Ends<'a>(&'a AtomicBool);
         impl Drop for Ends<'_> {
             fn drop(&mut self) {
@@ -219,7 +221,7 @@ fn whatever_the_program_does_every_byte_is_right() {
         }
     });
     let [all, freed] = counters::totals();
-    // Transparent huge pages may be switched off on this machine; then nothing was copied, rightly.
+    // If transparent huge pages are off on this machine, nothing must be copied.
     if crate::pages::thp_available() {
         assert!(all > 20 * HUGE_PAGE as u64 && freed > HUGE_PAGE as u64, "{all} {freed}");
         assert!(copied.load(Relaxed) > 100, "{}", copied.load(Relaxed));
@@ -228,7 +230,7 @@ fn whatever_the_program_does_every_byte_is_right() {
     nothing_is_left();
 }
 
-/// Waits for whoever is pinned.
+/// Waits until nobody has a pin.
 fn nothing_is_left() {
     for _ in 0..1000 {
         sources::sweep();
@@ -241,13 +243,13 @@ fn nothing_is_left() {
     panic!("something is still registered, or is not counted as freed: {:?}", counters::totals());
 }
 
-/// Programs unmap what they asked for: the length of the file, not of its pages.
+/// Programs unmap the length of the file, which is not a multiple of the page size.
 #[test]
 fn a_model_that_ends_inside_a_page_is_forgotten_when_it_is_unmapped() {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let file = model();
     let len = BYTES - 1000;
-    // SAFETY: a new mapping, unmapped again as a program does it.
+    // SAFETY: the kernel chooses the address of the new mapping, and only this test uses it.
     unsafe {
         let p = mapping::mmap(std::ptr::null_mut(), len, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0);
         assert!(p != libc::MAP_FAILED && Pin::new().find(&(p as usize..p as usize + 1)).is_some());

@@ -42,7 +42,7 @@ impl Client {
         Ok(Reply { status: response.status().as_u16(), body })
     }
 
-    /// `POST`, as above.
+    /// `POST`. An error where there is no connection or no JSON.
     pub fn post(&self, path: &str, body: &Value) -> Result<Reply> {
         let mut response = self.agent.post(self.url(path)).send_json(body).with_context(|| format!("POST {path}"))?;
         let body = response.body_mut().read_json().with_context(|| format!("answer to POST {path}"))?;

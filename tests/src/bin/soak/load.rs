@@ -15,11 +15,11 @@ use crate::options::Options;
 /// What was asked so far, of one server.
 #[derive(Default, Serialize)]
 pub struct Counts {
-    /// Completions that were answered, streams among them, and the tokens they asked and brought.
+    /// Completions that were answered, streams among them.
     pub completions: AtomicU64,
-    /// As above.
+    /// Tokens of their prompts.
     pub prompt_tokens: AtomicU64,
-    /// As above.
+    /// Tokens of their answers.
     pub tokens: AtomicU64,
     /// Streams that were read to their end.
     pub streams: AtomicU64,
@@ -29,13 +29,13 @@ pub struct Counts {
     pub abandoned: AtomicU64,
     /// Answers that went beyond the slot's context.
     pub shifted: AtomicU64,
-    /// Requests that are too long for the context, which a slot refuses; and others that are no request.
+    /// Requests that are too long for the context, which a slot refuses.
     pub too_long: AtomicU64,
-    /// As above.
+    /// Bodies that are no request, which the server refuses.
     pub refused: AtomicU64,
-    /// Fixed prompts under load, and how many of their answers were those of the quiet phases.
+    /// Fixed prompts under load.
     pub fixed: AtomicU64,
-    /// As above.
+    /// Fixed prompts whose answer under load was that of the quiet phases.
     pub fixed_same: AtomicU64,
 }
 
@@ -104,9 +104,9 @@ pub struct Load<'a> {
     pub options: &'a Options,
     /// Tokens that prompts are cut from.
     pub text: &'a [u32],
-    /// The fixed requests, and their answers when nothing else runs.
+    /// The fixed requests.
     pub fixed: &'a [Value],
-    /// As above.
+    /// Their answers when nothing else runs.
     pub answers: &'a Answers,
     /// Where the server listens.
     pub port: u16,

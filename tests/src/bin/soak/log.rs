@@ -13,9 +13,9 @@ const LARGEST: u64 = 64 << 20;
 /// What was seen so far.
 #[derive(Clone, Default)]
 pub struct Seen {
-    /// Tasks that were given a slot, and that left it.
+    /// Tasks that were given a slot.
     pub launched: u64,
-    /// As above.
+    /// Tasks that left their slot.
     pub released: u64,
     /// Context shifts.
     pub shifts: u64,

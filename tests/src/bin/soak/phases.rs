@@ -28,11 +28,10 @@ const TOKENS: usize = 12_000;
 /// not every type of weight is repacked.
 const PATHS: [(&str, &[&str]); 2] = [("stock-no-repack", &["--no-repack"]), ("stock-no-fa", &["-fa", "off"])];
 
-/// How long a squeeze waits and lasts, within a cycle; and what it leaves beside the anonymous memory: less than
-/// the shim's reserve (a quarter of the limit, at most 128 MiB), so that weights are given back, and enough for the
-/// server to go on.
+/// When a squeeze of memory begins and ends within a cycle.
 const SQUEEZE: std::ops::Range<Duration> = Duration::from_secs(4)..Duration::from_secs(16);
-/// As above.
+/// Bytes that a squeeze leaves beside the anonymous memory. This is less than the shim's reserve (a quarter of the
+/// limit, at most 128 MiB), so weights are given back; and it is enough for the server to go on.
 const LEFT: u64 = 40 << 20;
 
 /// A cycle of this length is long enough for copies of weights to be given back and made again, after a minute's pause.

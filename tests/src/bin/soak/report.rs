@@ -58,29 +58,29 @@ impl Report {
 pub struct Summary<'a> {
     /// How long it took.
     pub seconds: u64,
-    /// Cycles of load and quiet, and how often memory was squeezed.
+    /// Cycles of load and quiet.
     pub cycles: u64,
-    /// As above.
+    /// How often memory was squeezed.
     pub squeezes: u64,
     /// Of the server under load.
     pub counts: &'a Counts,
     /// Context shifts in its log.
     pub shifts: u64,
-    /// Its process when it was quiet for the first and the last time.
+    /// Its process when it was quiet for the first time.
     pub first: Sample,
-    /// As above.
+    /// Its process when it was quiet for the last time.
     pub last: Sample,
     /// Seconds from SIGTERM to its end.
     pub end_seconds: f64,
-    /// Log-probabilities: between stock's paths, and the worst of all comparisons with stock.
+    /// Log-probabilities: the distance between stock's own paths.
     pub stock_distance: Distance,
-    /// As above.
+    /// Log-probabilities: the largest distance of all comparisons with stock.
     pub largest_distance: Distance,
-    /// Kernels, bytes of weights copied, and how often copies were given back as memory was short.
+    /// The instruction set of the kernels.
     pub isa: Option<&'a str>,
-    /// As above.
+    /// Bytes of weights that were copied.
     pub copied: Option<u64>,
-    /// As above.
+    /// How often copies were given back because memory was short.
     pub given_back: Option<u64>,
 }
 

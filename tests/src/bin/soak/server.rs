@@ -13,9 +13,9 @@ use crate::client::Client;
 use crate::log::{Log, Seen};
 use crate::options::Options;
 
-/// How long it may take until the model is loaded, and after SIGTERM until the process has ended.
+/// How long it may take until the model is loaded.
 const START: Duration = Duration::from_secs(180);
-/// As above: it waits for the graph that it computes.
+/// How long it may take after SIGTERM until the process has ended: it waits for the graph that it computes.
 const END: Duration = Duration::from_secs(60);
 
 /// Memory of the group that a server is in while nothing is to be squeezed: more than any machine has.

@@ -11,9 +11,9 @@ use serde::Serialize;
 pub struct Sample {
     /// Since the server was started.
     pub seconds: f64,
-    /// Resident set, and its anonymous part (buffers, heap, weights on huge pages).
+    /// Resident set.
     pub rss_kib: u64,
-    /// As above.
+    /// Anonymous part of the resident set (buffers, heap, weights on huge pages).
     pub anonymous_kib: u64,
     /// Open file descriptors.
     pub descriptors: u64,

@@ -52,8 +52,8 @@ impl Comparison {
         Self::new(ratios, interval, noise, better)
     }
 
-    /// Compares two sets of samples of different times, which have no pairs; `noise` as above. `None` when
-    /// there is nothing to compare.
+    /// Compares two sets of samples of different times, which have no pairs. `noise` is the interval of stock against
+    /// itself, without which nothing is claimed. `None` when there is nothing to compare.
     pub fn of_samples(
         arm: &[f64],
         reference: &[f64],

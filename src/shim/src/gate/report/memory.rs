@@ -18,7 +18,7 @@ use crate::weights::sources;
 ///           heap: { count, bytes },                       advised
 ///           copies: { status, from, measured, streamed: { count, bytes } } }
 /// ```
-/// Since the start; why something was not done is among the events.
+/// All numbers count from the start of the process. Why something was not done is found in `events`.
 pub fn report(j: &mut Json) {
     let counters = counters();
     j.open(Some(MEMORY));
@@ -35,7 +35,7 @@ pub fn report(j: &mut Json) {
     j.close();
 }
 
-/// The placement in force, the bytes placed on each node and in turn, and the threads.
+/// The placement in use: bytes placed on each NUMA node, bytes interleaved over all of them, and threads moved.
 fn numa(j: &mut Json) {
     let report = placement::report();
     j.open(Some("numa"));

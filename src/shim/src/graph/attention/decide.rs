@@ -1,4 +1,4 @@
-//! Take an attention over, or leave it: a pure function of the node.
+//! Decides for one attention: whether it is computed here, or why it is left to ggml.
 
 use zen5turbo_kernels::attention::Attention;
 use zen5turbo_kernels::formats::WeightType;
@@ -13,10 +13,10 @@ use crate::graph::policy::is_repacked;
 use crate::loader::Abi;
 use crate::reason::Reason;
 
-/// Sources of an attention that are known here: queries, keys, values, mask, sinks.
+/// The number of known sources of an attention: queries, keys, values, mask, sinks.
 const SOURCES: usize = 5;
 
-/// Whether and how to compute `op`.
+/// The job for `op`, or the reason why it is left to ggml.
 ///
 /// # Safety
 /// `op`, a `FLASH_ATTN_EXT`, and its sources are tensors of the ggml that `abi` belongs to.
@@ -28,7 +28,7 @@ pub unsafe fn decide(abi: &Abi, op: &Tensor, threads: usize) -> Result<Job, Reas
     if !config.attention {
         return Err(Reason::AttentionOff);
     }
-    // SAFETY: null, or tensors.
+    // SAFETY: `op` is a tensor of ggml, by the contract of this function, so its sources are null or tensors.
     let [q, k, v, mask, sinks] = [0, 1, 2, 3, 4].map(|i| unsafe { op.source(i) });
     let (Some(q), Some(k), Some(v)) = (q, k, v) else { return Err(Reason::SourceMissing) };
     if op.src[SOURCES..].iter().any(|s| !s.is_null()) {
@@ -43,7 +43,7 @@ pub unsafe fn decide(abi: &Abi, op: &Tensor, threads: usize) -> Result<Job, Reas
     if op.ty != TYPE_F32 {
         return Err(Reason::DstNotF32);
     }
-    // SAFETY: tensors of this ggml.
+    // SAFETY: keys and values are sources of `op`, so they are tensors of the same ggml.
     if [k, v].into_iter().any(|t| unsafe { is_repacked(t) }) {
         return Err(Reason::Repacked);
     }
@@ -65,7 +65,7 @@ pub unsafe fn decide(abi: &Abi, op: &Tensor, threads: usize) -> Result<Job, Reas
     Ok(Job::new(op, heads, attention, (key, value), threads))
 }
 
-/// Whether the tensors, none of them empty, are what ggml's own code asks for.
+/// Whether the tensors have the shapes and strides that ggml's own code requires. None of them is empty.
 fn shapes_fit(
     op: &Tensor,
     [q, k, v]: [&Tensor; 3],

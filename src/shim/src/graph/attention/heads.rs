@@ -4,12 +4,12 @@ use zen5turbo_kernels::attention::{KeyHeads, Query, Rows, Scale, Shared};
 
 use crate::ggml::abi::Tensor;
 
-/// Where queries, keys, values and results lie.
+/// The addresses and sizes of queries, keys, values and results.
 pub struct Heads {
     query: Strided,
     key: Strided,
     value: Strided,
-    /// Without one: null.
+    /// Its start is null when there is no mask.
     mask: Strided,
     mask_ne: [usize; 2],
     /// A score for every query head; null for none.
@@ -18,16 +18,18 @@ pub struct Heads {
     /// Elements of a result.
     value_len: usize,
     pub tokens: usize,
-    /// Query heads, those that share keys and values, and independent batches.
+    /// The number of query heads.
     heads: usize,
+    /// How many query heads share a head of keys and values.
     sharing: usize,
+    /// The number of independent batches.
     pub batches: usize,
-    /// Batches that share keys and values.
+    /// How many batches share keys and values.
     pub batches_sharing: usize,
     pub keys: usize,
 }
 
-/// Memory with steps of so many bytes.
+/// The memory of a tensor, with the bytes of a step in each dimension.
 pub struct Strided {
     start: *const u8,
     nb: [usize; 4],
@@ -44,7 +46,7 @@ impl Strided {
     }
 }
 
-/// One of the query heads that share keys and values, of one token, by its number in the group.
+/// One query: token, query head and batch.
 pub struct Place {
     token: usize,
     head: usize,
@@ -52,7 +54,7 @@ pub struct Place {
 }
 
 impl Heads {
-    /// Those of an attention whose shapes are known to fit.
+    /// The heads of an attention whose shapes were checked.
     pub fn new(op: &Tensor, [q, k, v]: [&Tensor; 3], mask: Option<&Tensor>, sinks: Option<&Tensor>) -> Self {
         let n = |x: i64| x as usize;
         Heads {
@@ -73,22 +75,22 @@ impl Heads {
         }
     }
 
-    /// Heads of keys.
+    /// The number of heads of keys.
     pub fn key_heads(&self) -> usize {
         self.heads / self.sharing
     }
 
-    /// Groups of queries that share keys: heads of keys in all batches.
+    /// The number of groups of queries that share keys. A group is a head of keys in one batch.
     pub fn groups(&self) -> usize {
         self.key_heads() * self.batches
     }
 
-    /// Queries of a group.
+    /// The number of queries of a group.
     pub fn rows(&self) -> usize {
         self.tokens * self.sharing
     }
 
-    /// Query `row` of a group. Heads of one token follow each other: they see the same keys.
+    /// Query `row` of a group. The heads of one token follow each other, because they see the same keys.
     #[inline]
     pub fn place(&self, group: usize, row: usize) -> Place {
         let key_heads = self.key_heads();
@@ -99,7 +101,7 @@ impl Heads {
         }
     }
 
-    /// What every query head's mask is multiplied by; none where that is 1.
+    /// The factor of the mask for every query head; empty when all factors are 1.
     pub fn slopes(&self, max_bias: f32, exp: impl Fn(f32) -> f32) -> Vec<f32> {
         let heads = if max_bias > 0.0 { self.heads } else { 0 };
         (0..heads).map(|head| slope(head, self.heads, max_bias, &exp)).collect()
@@ -147,15 +149,15 @@ impl Heads {
     }
 
     /// # Safety
-    /// The sinks are those of ggml's tensor.
+    /// The tensor of the sinks still exists.
     pub unsafe fn sink(&self, p: &Place) -> Option<f32> {
-        // SAFETY: one for every head, as `decide` checked.
+        // SAFETY: there is one sink for every query head, as `decide` has checked.
         (!self.sinks.is_null()).then(|| unsafe { self.sinks.add(p.head).read() })
     }
 }
 
-/// What a head's mask is multiplied by (ALiBi, <https://arxiv.org/abs/2108.12409>), as ggml has it; `exp` is the
-/// exponential, which the C library's is not taken for: that would be one more library to load.
+/// The factor of the mask of a head (ALiBi, <https://arxiv.org/abs/2108.12409>), computed as in ggml. `exp` is the
+/// exponential function. The C library's is not used, because this library would then need libm.
 fn slope(head: usize, heads: usize, max_bias: f32, exp: impl Fn(f32) -> f32) -> f32 {
     let log2 = 1usize << heads.ilog2();
     let (exponent, steps) = if head < log2 { (max_bias, head + 1) } else { (max_bias / 2.0, 2 * (head - log2) + 1) };

@@ -1,4 +1,4 @@
-//! An attention that is taken over.
+//! The work of an attention that is computed here.
 
 use zen5turbo_kernels::attention::{Attention, Scale};
 use zen5turbo_kernels::formats::{LINE, WeightType};
@@ -7,7 +7,7 @@ use super::heads::Heads;
 use super::order::{Order, Work};
 use crate::ggml::abi::Tensor;
 
-/// An attention that is taken over.
+/// An attention that is computed here.
 pub struct Job {
     pub heads: Heads,
     pub attention: Attention,
@@ -15,15 +15,16 @@ pub struct Job {
     /// See [`Heads::slopes`].
     pub slopes: Vec<f32>,
     pub order: Order,
-    /// Of all keys and values, each read once; and products, for the statistics.
+    /// Bytes of all keys and values, each read once, for the statistics.
     pub bytes: u64,
+    /// Multiply-adds of all queries and keys, for the statistics.
     pub macs: u64,
-    /// Of one query and one key.
+    /// Multiply-adds of one query and one key.
     pub macs_of_product: u64,
 }
 
 impl Job {
-    /// Lays out an attention that `decide` takes.
+    /// The job of an attention that `decide` has checked.
     pub fn new(
         op: &Tensor,
         heads: Heads,
@@ -57,12 +58,12 @@ impl Job {
         }
     }
 
-    /// Queries of all groups.
+    /// The number of queries of all groups.
     pub fn all_rows(&self) -> usize {
         self.heads.groups() * self.heads.rows()
     }
 
-    /// Sums that a thread keeps for itself; behind its scratch.
+    /// The number of queries whose sums a thread keeps for itself, after its scratch.
     fn own_rows(&self) -> usize {
         match self.order {
             Order::Heads { .. } => self.attention.most_queries(),
@@ -71,7 +72,7 @@ impl Job {
         }
     }
 
-    /// Bytes of scratch before them.
+    /// Bytes of scratch before these sums.
     pub fn scratch_bytes(&self) -> usize {
         match self.order {
             Order::Heads { .. } => self.attention.scratch_bytes(),
@@ -81,7 +82,7 @@ impl Job {
         }
     }
 
-    /// Bytes of scratch of one thread.
+    /// Bytes of scratch and sums of one thread.
     pub fn thread_bytes(&self) -> usize {
         self.scratch_bytes() + 4 * self.attention.sums_len() * self.own_rows()
     }

@@ -1,4 +1,4 @@
-//! The attentions of a graph, as its plan has them.
+//! The attentions of a graph: this part of a plan.
 
 use std::sync::atomic::AtomicUsize;
 
@@ -21,15 +21,15 @@ pub struct Attentions {
 /// One attention.
 pub struct Node {
     op: *const Tensor,
-    /// Number of the type of its keys.
+    /// The number of the type of its keys.
     pub ty: u8,
     pub decision: Result<Job, Reason>,
-    /// Counts the pieces given out beyond each thread's first.
+    /// The number of pieces that threads have taken, without each thread's first piece.
     pub next: Padded<AtomicUsize>,
 }
 
 impl Attentions {
-    /// None; takes no memory.
+    /// Without attentions; takes no memory.
     pub const fn new() -> Self {
         Attentions { nodes: Vec::new(), index: Index::new() }
     }
@@ -44,9 +44,9 @@ impl Attentions {
     /// # Safety
     /// `op`, a `FLASH_ATTN_EXT`, is a node of a graph of the ggml that `abi` belongs to, its tensors allocated.
     pub unsafe fn push(&mut self, abi: &Abi, op: &Tensor, threads: usize) {
-        // SAFETY: by contract.
+        // SAFETY: `op` is an attention of the ggml of `abi`, its tensors allocated, by the contract of this function.
         let decision = unsafe { decide(abi, op, threads) };
-        // SAFETY: as above.
+        // SAFETY: the sources of a tensor of ggml are null or tensors that live as long.
         let ty = unsafe { op.source(1) }.map_or(u8::MAX, |k| u8::try_from(k.ty).unwrap_or(u8::MAX));
         if let Ok(job) = &decision {
             let regime = Regime::of(job.heads.tokens);
@@ -55,7 +55,7 @@ impl Attentions {
         self.nodes.push(Node { op, ty, decision, next: Padded::default() });
     }
 
-    /// To be called when all are there.
+    /// Builds the index; called after the last [`Self::push`].
     pub fn build_index(&mut self) {
         self.index.build(self.nodes.iter().map(|node| node.op));
     }

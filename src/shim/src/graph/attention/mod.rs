@@ -1,10 +1,13 @@
-//! Attention (`FLASH_ATTN_EXT`): which ones are computed here, and one thread's part of them.
+//! Attention (`FLASH_ATTN_EXT`): which ones are computed here, and how they are cut for the threads.
 //!
-//! Query heads that share a head of keys and values are computed together, several tokens at a time. Many tokens are cut by
-//! heads and tokens ([`Order::Heads`]). Few tokens read keys and values once, so they are cut by keys, and the heads of a key,
-//! which lie beside each other, are computed one after the other ([`Order::Keys`]); what the parts give is put together at the end.
+//! Query heads that share a head of keys and values are computed together, several tokens at a time.
 //!
-//! `decide` takes an attention over as a `job`, which is part of a graph's plan ([`Attentions`]); [`super::execute`] computes it.
+//! - Many tokens are cut by heads and tokens ([`Order::Heads`]).
+//! - Few tokens read each key and value once, so they are cut by keys ([`Order::Keys`]). The heads of a key lie beside
+//!   each other, and are computed one after the other. The sums of the parts are added up at the end.
+//!
+//! `decide` makes a `job` for an attention that is computed here. The jobs are part of a graph's plan ([`Attentions`]),
+//! and [`super::execute`] computes them.
 
 mod decide;
 mod heads;

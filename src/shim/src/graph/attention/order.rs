@@ -1,36 +1,39 @@
-//! How an attention is cut for threads.
+//! Cuts an attention into pieces for the threads.
 
 use std::ops::Range;
 
-/// Parts of the keys for each thread, so that none waits long for another one.
+/// Parts of the keys for each thread. They are small, so that no thread waits long for another one.
 const PARTS_PER_THREAD: usize = 4;
 
-/// Fewest keys of a part: putting parts together must be little beside them.
+/// The fewest keys of a part, so that adding up the parts costs little.
 const FEWEST_KEYS: usize = 64;
 
-/// Most bytes of sums that one thread goes through again and again with [`Order::Keys`]: a part of its level-2 cache.
+/// The most bytes of sums with [`Order::Keys`]. A thread goes through them again and again, so they must fit in a part
+/// of its L2.
 const MOST_SUMS: usize = 256 << 10;
 
-/// How much more the keys and values of a part are to be than its sums, which are written and read once more.
+/// The keys and values of a part must be this many times as large as its sums, which are written and read once more.
 const BYTES_OVER_SUMS: usize = 8;
 
-/// Pieces for each thread where heads are cut, if their queries are enough, and the fewest queries of a piece then.
+/// Pieces for each thread with [`Order::Heads`], if there are enough queries.
 const PIECES_PER_THREAD: usize = 2;
+/// The fewest queries of such a piece.
 const FEWEST_ROWS: usize = 16;
 
-/// What is computed after what, and by whom.
+/// How an attention is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Pieces are some queries of a head of keys, all keys; `cuts` of them for each head.
+    /// A piece is some queries of a head of keys, with all keys. There are `cuts` pieces for each head.
     Heads { cuts: usize },
-    /// Pieces are all queries of a batch and a [`part`] of the keys that they see.
+    /// A piece is all queries of a batch, with a [`part`] of the keys that they see.
     Keys { parts: usize },
 }
 
-/// What there is to do.
+/// The size of an attention.
 pub struct Work {
-    /// Queries that share a head of keys, and how many such groups there are, in all batches.
+    /// Queries that share a head of keys: a group.
     pub rows: usize,
+    /// Groups in all batches.
     pub groups: usize,
     pub batches: usize,
     pub keys: usize,
@@ -38,18 +41,18 @@ pub struct Work {
     pub bytes: usize,
     /// Bytes of the sums of all queries.
     pub sums: usize,
-    /// Most queries that are computed together.
+    /// The most queries that can be computed together.
     pub most_rows: usize,
 }
 
 impl Order {
-    /// For `threads` threads.
+    /// The best cut for `threads` threads.
     pub fn choose(work: &Work, threads: usize) -> Self {
         let Work { rows, groups, batches, keys, .. } = *work;
         let few = rows <= work.most_rows && work.sums / batches <= MOST_SUMS;
         let wanted = if threads == 1 { 1 } else { (PARTS_PER_THREAD * threads).div_ceil(batches) };
         let parts = wanted.min(keys / FEWEST_KEYS).min(work.bytes / BYTES_OVER_SUMS / work.sums).max(1);
-        // Few keys are few parts: heads may be more.
+        // Few keys make few parts; there may be more heads than parts.
         if few && parts * batches >= threads.min(groups) {
             return Order::Keys { parts: keys.div_ceil(keys_of_part(keys, parts)) };
         }
@@ -62,7 +65,7 @@ fn keys_of_part(keys: usize, parts: usize) -> usize {
     keys.div_ceil(parts).next_multiple_of(FEWEST_KEYS)
 }
 
-/// Part `i` of `parts` of these keys; the last ones may be empty.
+/// Part `i` of `parts` of these keys. The last parts may be empty.
 pub fn part(keys: Range<usize>, i: usize, parts: usize) -> Range<usize> {
     let each = keys_of_part(keys.len(), parts);
     let bound = |i: usize| (keys.start + i * each).min(keys.end);

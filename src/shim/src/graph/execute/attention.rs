@@ -14,8 +14,8 @@ use crate::loader::Abi;
 use crate::stats::{self, OpKind};
 use crate::threads::barrier;
 
-/// Computes this thread's share of `job`. Every thread of the graph calls this for every job: past the decision nobody
-/// can decline, and the barrier inside needs them all.
+/// Computes this thread's share of `job`. Every thread of the graph calls this for every job, because the barrier
+/// inside needs all threads; no thread can decline after the plan's decision.
 ///
 /// # Safety
 /// `params` is what ggml passed for the graph that `plan` describes, `params.nth <= plan.threads`.
@@ -23,8 +23,8 @@ pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &Compu
     let (ith, nth) = (params.ith as usize, params.nth as usize);
     let started = (ith == 0).then(Instant::now);
     plan.arrive(ith);
-    // SAFETY: `decide` checked the tensors; the scratch was laid out for this job by `Plan::make`; every piece is one
-    // thread's.
+    // SAFETY: `decide` has checked the tensors, and `Plan::make` has laid out the scratch for this job. One thread
+    // computes each piece.
     unsafe {
         match job.order {
             Order::Heads { cuts } => job.by_heads(cuts, plan, node, [ith, nth]),
@@ -32,7 +32,7 @@ pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &Compu
                 job.by_keys(parts, plan, node, [ith, nth]);
                 if parts > 1 {
                     if nth > 1 {
-                        // all threads of the graph come here; then every part of every query is done
+                        // All threads of the graph come here. After the barrier, every part of every query is computed.
                         barrier::meet(params.threadpool, abi.barrier());
                     }
                     let stride = job.all_rows() * job.attention.sums_len();
@@ -46,23 +46,24 @@ pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &Compu
     }
     if let Some(started) = started {
         let ns = started.elapsed().as_nanos() as u64;
-        // SAFETY: as above.
+        // SAFETY: `decide` has checked the mask, and nobody frees it while the graph is computed.
         let (bytes, macs) = unsafe { job.done() };
         stats::taken(OpKind::FlashAttnExt, node.ty, ns, bytes, macs);
     }
 }
 
 impl Job {
-    /// A thread's scratch, and its own sums behind it.
+    /// The scratch of a thread, and the sums of that thread, which lie after the scratch.
     fn scratch(&self, plan: &Plan, ith: usize) -> (*mut u8, *mut f32) {
         let [scratch, ..] = plan.thread_scratch(ith);
         (scratch, scratch.wrapping_add(self.scratch_bytes()).cast())
     }
 
-    /// The result of query `row` of a group, see [`Attention::finish`].
+    /// Writes the result of query `row` of a group, see [`Attention::finish`].
     unsafe fn finish(&self, group: usize, row: usize, sums: *const f32, parts: usize, stride: usize) {
         let place = self.heads.place(group, row);
-        // SAFETY: as in `run`.
+        // SAFETY: `decide` has checked the tensors, so the result lies in the result tensor. The caller has computed
+        // the sums.
         unsafe { self.attention.finish(sums, parts, stride, self.heads.sink(&place), self.heads.result(&place)) };
     }
 
@@ -75,7 +76,8 @@ impl Job {
             let (group, cut) = (i % heads.groups(), i / heads.groups());
             let (from, to) = (cut * heads.rows() / cuts, (cut + 1) * heads.rows() / cuts);
             let query = |row: usize| heads.query(&heads.place(group, from + row), &self.slopes);
-            // SAFETY: as in `run`.
+            // SAFETY: `decide` has checked the tensors, and the scratch is this thread's own. Only this thread computes
+            // this piece.
             unsafe {
                 attention.clear(to - from, sums);
                 products +=
@@ -88,32 +90,33 @@ impl Job {
         stats::computed_part(OpKind::FlashAttnExt, node.ty, products as u64 * self.macs_of_product);
     }
 
-    /// The keys of a batch that any of its queries sees, and some before them: whole vectors. Programs keep room for more
-    /// keys than there are (llama.cpp: a multiple of 256), and a window leaves the oldest ones behind.
+    /// The keys of a batch that at least one of its queries sees, and a few keys before them, to begin with a whole
+    /// vector. Programs keep room for more keys than there are (llama.cpp: a multiple of 256), and sliding-window
+    /// attention does not see the oldest keys.
     ///
     /// # Safety
     /// The mask is readable.
     unsafe fn seen(&self, batch: usize) -> Range<usize> {
-        // SAFETY: by contract.
+        // SAFETY: the mask is readable, by the contract of this function.
         let seen = unsafe { seen(0..self.heads.keys, self.heads.masks(batch)) }.unwrap_or(0..0);
         seen.start / LANES * LANES..seen.end
     }
 
-    /// The bytes and products of the keys that were gone through: with [`Order::Keys`] those that are seen. With
-    /// [`Order::Heads`] all keys are read, and every thread counts its own products.
+    /// The bytes and multiply-adds of this attention, for the statistics. With [`Order::Keys`] only the keys that are
+    /// seen count. With [`Order::Heads`] all keys are read, and every thread counts its own multiply-adds.
     ///
     /// # Safety
     /// The mask is readable.
     unsafe fn done(&self) -> (u64, u64) {
         let Order::Keys { .. } = self.order else { return (self.bytes, 0) };
         let all = self.heads.keys * self.heads.batches;
-        // SAFETY: by contract.
+        // SAFETY: the mask is readable, by the contract of this function.
         let seen: usize = (0..self.heads.batches).map(|batch| unsafe { self.seen(batch) }.len()).sum();
         let of = |whole: u64| whole * seen as u64 / all.max(1) as u64;
         (of(self.bytes), of(self.macs))
     }
 
-    /// See [`Order::Keys`]. Sums of several parts are left to be put together.
+    /// See [`Order::Keys`]. If there are several parts, their sums are added up later, after the barrier.
     unsafe fn by_keys(&self, parts: usize, plan: &Plan, node: &Node, [ith, nth]: [usize; 2]) {
         let (heads, attention) = (&self.heads, &self.attention);
         let (scratch, own) = self.scratch(plan, ith);
@@ -124,7 +127,8 @@ impl Job {
             let at = number * self.all_rows() + first * rows;
             let sums = if parts == 1 { own } else { plan.shared_attention().wrapping_add(at * len) };
             let query = |head: usize, row: usize| heads.query(&heads.place(first + head, row), &self.slopes);
-            // SAFETY: as in `run`.
+            // SAFETY: `decide` has checked the tensors, and the scratch is this thread's own. Only this thread computes
+            // this piece, so only this thread writes its sums.
             unsafe {
                 let keys = part(self.seen(batch), number, parts);
                 attention.clear(count * rows, sums);

@@ -1,4 +1,4 @@
-//! One thread's part of what a plan takes over.
+//! One thread's part of the operations that a plan takes over.
 
 pub mod attention;
 pub mod claim_pieces;

@@ -1,4 +1,4 @@
-//! One thread's part of a product.
+//! One thread's part of a matrix product.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -17,8 +17,8 @@ use crate::stats;
 use crate::threads::barrier;
 use crate::weights::reader;
 
-/// Computes this thread's share of `job`. Every thread of the graph calls this for every job: past
-/// the decision nobody can decline, and the barrier inside needs them all.
+/// Computes this thread's share of `job`. Every thread of the graph calls this for every job, because the barrier
+/// inside needs all threads; no thread can decline after the plan's decision.
 ///
 /// # Safety
 /// `params` is what ggml passed for the graph that `plan` describes, `params.nth <= plan.threads`.
@@ -32,7 +32,8 @@ pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &Compu
         reader::reached(place);
     }
     let [panel, private, memory] = plan.thread_scratch(ith);
-    // SAFETY: by contract; the scratch was laid out for this job by `Plan::make`.
+    // SAFETY: `Plan::make` has laid out the scratch for this job and for `plan.threads` threads. This is one of these
+    // threads, by the contract of this function.
     unsafe {
         let worker = Worker { plan, job, abi, params, panel, private };
         match &job.work {
@@ -62,7 +63,7 @@ pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &Compu
     }
 }
 
-/// What a thread works with.
+/// A thread of a graph, with the job and its scratch.
 struct Worker<'a> {
     plan: &'a Plan,
     job: &'a Job,
@@ -73,7 +74,7 @@ struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    /// With shares, what this thread's node does of the product.
+    /// With shares, the part of the product that belongs to this thread's NUMA node.
     #[inline]
     fn share(&self, node: &Node) -> Option<Share<'a>> {
         let panels = self.job.selection.rows.div_ceil(LANES);
@@ -85,8 +86,8 @@ impl<'a> Worker<'a> {
         self.job.selection.kernel.act.bytes(self.job.selection.k, n)
     }
 
-    /// The quantised activations, made by `quantize(first, step, to)`, which does every `step`-th
-    /// tile from `first` on, unless the previous product left the same ones.
+    /// The quantised activations. Unless the product before left the same ones, `quantize(first, step, to)` makes them:
+    /// it quantises every `step`-th tile from `first` on.
     unsafe fn activations(&self, quantize: impl Fn(usize, usize, *mut u8)) -> *const u8 {
         let (plan, act) = (self.plan, &self.job.act);
         let (ith, nth) = (self.params.ith as usize, self.params.nth as usize);
@@ -100,9 +101,10 @@ impl<'a> Worker<'a> {
         }
         let shared = plan.shared_activations();
         let prepared = &plan.prepared[plan.threads].0;
-        // All threads read this before thread 0 changes it: that happens behind the barrier.
+        // Thread 0 changes this after the barrier, so all threads read the old value here.
         if prepared.load(Ordering::Relaxed) != act.id {
-            // The previous product's readers passed the barrier between the nodes.
+            // No thread reads the activations of the product before: all threads have passed ggml's barrier between the
+            // nodes.
             quantize(ith, nth, shared);
             if nth > 1 {
                 // SAFETY: all threads of the graph come here; the pool and the barrier are those of its ggml.
@@ -116,7 +118,7 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// MUL_MAT, by thread `rank` of `workers` that share the pieces.
+/// MUL_MAT, computed by thread `rank` of the `workers` that share the pieces.
 unsafe fn dense(
     worker: &Worker<'_>,
     columns: &Columns,
@@ -126,8 +128,8 @@ unsafe fn dense(
 ) {
     let selection = &worker.job.selection;
     let slice_bytes = worker.bytes(columns.per_slice);
-    // SAFETY: `policy` checked the tensors; the scratch has room for all slices; every tile is
-    // quantised and every piece computed by one thread.
+    // SAFETY: `policy` has checked the tensors, and the scratch has room for all slices. One thread quantises each
+    // tile, and one thread computes each piece.
     unsafe {
         let act = worker.activations(|first, step, to| {
             for i in (first..columns.tiles.count * columns.slices).step_by(step) {
@@ -148,8 +150,8 @@ unsafe fn dense(
 /// MUL_MAT_ID.
 unsafe fn picked(worker: &Worker<'_>, experts: &Experts, groups: &Groups<'_>, cut: Cut, next: &AtomicUsize) {
     let mut cursor = cut.cursor(groups);
-    // SAFETY: `policy` checked the tensors; the scratch has room for all columns; every tile is quantised and
-    // every piece computed by one thread.
+    // SAFETY: `policy` has checked the tensors, and the scratch has room for all columns. One thread quantises each
+    // tile, and one thread computes each piece.
     unsafe {
         let act = worker.activations(|first, step, to| experts.quantize(groups, first, step, to));
         while let Some(piece) = cursor.piece(next.fetch_add(1, Ordering::Relaxed)) {
