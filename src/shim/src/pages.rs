@@ -1,4 +1,4 @@
-//! Which page size is asked for large blocks of memory.
+//! Whether transparent huge pages may be asked for.
 
 use std::sync::OnceLock;
 

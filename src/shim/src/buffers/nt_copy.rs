@@ -86,7 +86,7 @@ pub fn activate() {
                 extern "C" fn at_exit() {
                     guard::guarded((), remember);
                 }
-                // SAFETY: `at_exit` stays loaded, because a preloaded library is never unloaded.
+                // SAFETY: `at_exit` stays loaded, because this library is never unloaded (`-z nodelete`).
                 unsafe { libc::atexit(at_exit) };
                 FAST_PATH.large.store(worth_trying(), Release);
             }
