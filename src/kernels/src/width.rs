@@ -34,12 +34,15 @@ impl Width {
 }
 
 const TURNS: usize = 10;
+/// Most series of turns: one, unless 256 bits seem to win. On a Zen 4 with other load (a virtual machine, 2026-11-30) noise
+/// crossed the limit in about one of six processes with one series, and such a process leaves single columns to ggml.
+const SERIES: usize = 16;
 const REPETITIONS: usize = 32;
 /// Columns of a tile for which both widths have a micro-kernel.
 const COLUMNS: usize = 4;
 
 /// Times the micro-kernel of Q4_K in both widths, on operands in the level-1 cache. Takes about 0.1 ms, most of
-/// it to power the upper halves of the registers. `None` without AVX-512 VNNI.
+/// it to power the upper halves of the registers; 1 ms where 256 bits win. `None` without AVX-512 VNNI.
 pub fn measure() -> Option<Width> {
     let wide = kernel(Isa::Avx512, WeightType::Q4K, usize::MAX)?;
     let narrow = kernel(Isa::Vnni256, WeightType::Q4K, usize::MAX)?;
@@ -59,9 +62,14 @@ pub fn measure() -> Option<Width> {
         unsafe { _rdtsc() }.saturating_sub(start)
     };
     let mut best = Width { bits512: u64::MAX / 128, bits256: u64::MAX / 128 };
-    for _ in 0..TURNS {
-        best.bits512 = best.bits512.min(time(wide));
-        best.bits256 = best.bits256.min(time(narrow));
+    for _ in 0..SERIES {
+        for _ in 0..TURNS {
+            best.bits512 = best.bits512.min(time(wide));
+            best.bits256 = best.bits256.min(time(narrow));
+        }
+        if !best.is_narrow() {
+            break;
+        }
     }
     Some(best)
 }
