@@ -34,8 +34,8 @@ impl Width {
 }
 
 const TURNS: usize = 10;
-/// Most series of turns: one, unless 256 bits seem to win. On a Zen 4 with other load (a virtual machine, 2026-11-30) noise
-/// crossed the limit in about one of six processes with one series, and such a process leaves single columns to ggml.
+/// Most series of turns: one, unless 256 bits seem to win. On a Zen 4 (a virtual machine, 2026-11-30) noise crossed the limit
+/// with one series in one of six processes of a run, and in none of 65 of another; such a process leaves single columns to ggml.
 const SERIES: usize = 16;
 const REPETITIONS: usize = 32;
 /// Columns of a tile for which both widths have a micro-kernel.
