@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use libc::c_int;
 
-use crate::syscall::{check, keep_errno};
+use crate::syscall::check;
 
 /// The name of the running program: the last part of `/proc/self/exe`, else of the command line;
 /// `?` when neither can be read.
@@ -190,17 +190,6 @@ pub fn field_kib(text: &str, key: &str) -> Option<u64> {
     let mut words = line.split_whitespace();
     let value: u64 = words.next()?.parse().ok()?;
     (words.next() == Some("kB")).then(|| value.checked_mul(1024))?
-}
-
-/// Page faults of the calling thread so far, those that needed no disk. Changes nothing, also not `errno`.
-#[must_use]
-pub fn thread_faults() -> i64 {
-    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: getrusage fills the record; zeroes are valid for all its fields, should it fail.
-    keep_errno(|| unsafe {
-        libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr());
-        usage.assume_init().ru_minflt
-    })
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
-//! What this process has used since its start: CPU time, and bytes read from disks.
+//! What this process, or a thread of it, has used since its start: CPU time, bytes read from disks, page faults.
 
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
-use crate::memory::map::keep_errno;
+use libc::c_int;
+
+use crate::syscall::keep_errno;
 
 /// The kernel's count for all threads of this process, those that have ended too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,15 +19,10 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Asks the kernel, with one call; zeroes where it does not answer. Keeps `errno`.
+    /// Asks the kernel, with one call; zeroes if it does not answer. Keeps `errno`.
     #[must_use]
     pub fn of_this_process() -> Self {
-        let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-        // SAFETY: getrusage fills the record; zeroes are valid for all its fields, should it fail.
-        let usage = keep_errno(|| unsafe {
-            libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
-            usage.assume_init()
-        });
+        let usage = counts(libc::RUSAGE_SELF);
         let time = |t: libc::timeval| Duration::new(t.tv_sec.unsigned_abs(), t.tv_usec.unsigned_abs() as u32 * 1000);
         Self {
             cpu: time(usage.ru_utime) + time(usage.ru_stime),
@@ -33,6 +30,22 @@ impl Usage {
             slow_faults: usage.ru_majflt.unsigned_abs(),
         }
     }
+}
+
+/// Page faults of the calling thread since its start that waited for no disk. Keeps `errno`.
+#[must_use]
+pub fn thread_faults() -> i64 {
+    counts(libc::RUSAGE_THREAD).ru_minflt
+}
+
+/// The kernel's counts for `who`, a `RUSAGE_*`; zeroes if it does not answer. Keeps `errno`.
+fn counts(who: c_int) -> libc::rusage {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: getrusage fills the record; zeroes are valid for all its fields, should it fail.
+    keep_errno(|| unsafe {
+        libc::getrusage(who, usage.as_mut_ptr());
+        usage.assume_init()
+    })
 }
 
 /// Bytes of a block in which the kernel counts, whatever the disk has.

@@ -11,7 +11,7 @@ use std::sync::atomic::{
 };
 use std::time::Instant;
 
-use zen5turbo_host::{Caches, proc};
+use zen5turbo_host::{Caches, usage};
 use zen5turbo_kernels::copy::stream;
 use zen5turbo_kernels::isa::avx2::Avx2;
 
@@ -189,7 +189,7 @@ unsafe fn measure(avx2: Avx2, original: Copy, dst: *mut u8, src: *const u8, n: u
     let mut streaming = false;
     while at < n {
         let len = CHUNK.min(n - at);
-        let (faults, start) = (proc::thread_faults(), Instant::now());
+        let (faults, start) = (usage::thread_faults(), Instant::now());
         // SAFETY: the next part of two ranges that do not overlap.
         unsafe {
             if streaming {
@@ -199,7 +199,7 @@ unsafe fn measure(avx2: Avx2, original: Copy, dst: *mut u8, src: *const u8, n: u
             }
         }
         let ns = start.elapsed().as_nanos() as u64;
-        if len == CHUNK && faults == proc::thread_faults() {
+        if len == CHUNK && faults == usage::thread_faults() {
             if streaming { &STREAM } else { &LIBC }.add(ns);
         }
         streaming = !streaming;
