@@ -132,6 +132,7 @@ done
 for file in "$folder"/*.csv "$folder"/*.jsonl; do [[ ! -f $file ]] || strip "$file"; done
 for file in "$folder"/bios.txt "$folder"/bios/*.json; do
     [[ -f $file ]] || continue
+    strip "$file"
     sed -i -E '/kernel.command_line/{s/(kernel.command_line +).*/\1(left out)/;n;s/("value": ").*"/\1(left out)"/}' "$file"
     sed -i -E '/kernel.release/{s/(kernel.release +[0-9.]+).*/\1/;n;s/("value": "[0-9.]+).*"/\1"/}' "$file"
 done
