@@ -21,7 +21,7 @@ fn bench(start: fn(PathBuf) -> Program, library: &str) -> Outcome {
 #[test]
 fn debians_blis_computes_what_openblas_would() {
     let blis = need(BLIS, "scripts/setup.sh builds");
-    let (ours, _) = compare_with_stock(&program("llama-perplexity"), 2, |path| {
+    let (ours, _) = compare_with_stock(&program("llama-perplexity"), 2, "", |path| {
         Program::engaged(path).var("ZEN5TURBO_BLAS", &blis).knob("LOG", "info").knob("REPACK", "off")
     });
     // Two chunks, 18 layers of seven products.

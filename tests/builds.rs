@@ -42,7 +42,7 @@ fn generate(program: &Path) -> Outcome {
 
 /// llama-perplexity of a flavour, on two chunks.
 fn compare(name: &str) -> Outcome {
-    compare_with_stock(&flavour(name, "llama-perplexity"), 2, |path| Program::engaged(path)).0
+    compare_with_stock(&flavour(name, "llama-perplexity"), 2, "", |path| Program::engaged(path)).0
 }
 
 fn assert_all_taken(stats: &Stats) {

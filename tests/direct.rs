@@ -225,7 +225,7 @@ fn products_of_repacked_weights_are_those_of_ggml_but_for_the_order_of_additions
 #[test]
 fn answers_with_repacked_weights_are_as_close_to_stock_as_two_paths_of_stock() {
     let perplexity = llama("llama-perplexity");
-    let (run, _) = compare_with_stock(&perplexity, 4, |path| Program::engaged(path).knob("REPACK", "keep"));
+    let (run, _) = compare_with_stock(&perplexity, 4, "", |path| Program::engaged(path).knob("REPACK", "keep"));
     assert!(run.stats().number("/direct/ggml_gemm_q4_K_8x8_q8_K/taken") > 500, "{}", run.stats());
 }
 

@@ -19,12 +19,18 @@ fn limit(stock: (f64, f64), ours: (f64, f64)) -> f64 {
 
 /// Runs `program`, a llama-perplexity, without the shim, without it and with `--no-repack`, and as `start` starts
 /// it. Fails the test when the third is further from the first than the second is. `chunks` of 512 tokens are
-/// computed. Returns the third, and for how many tokens of a hundred its likeliest one is the first's.
+/// computed, with more `options` in all three. Returns the third, and for how many tokens of a hundred its likeliest one is
+/// the first's.
 #[must_use]
-pub fn compare_with_stock(program: &Path, chunks: usize, start: impl Fn(&Path) -> Program) -> (Outcome, f64) {
+pub fn compare_with_stock(
+    program: &Path,
+    chunks: usize,
+    options: &str,
+    start: impl Fn(&Path) -> Program,
+) -> (Outcome, f64) {
     let dir = work_dir();
     let (text, base) = (english(dir.path()), dir.path().join("logits"));
-    let with = |program: Program, options: &str| perplexity(program, &text, &base, chunks, options);
+    let with = |program: Program, more: &str| perplexity(program, &text, &base, chunks, &format!("{options} {more}"));
     // A gigabyte of logits, which is not kept.
     let _ = with(Program::new(program), "").run().success();
     let stock = figure(&with(Program::new(program), "--kl-divergence --no-repack").stock(None), "Mean KLD");

@@ -43,8 +43,6 @@ reasons! {
     Src1NotF32 = "src1_not_f32",
     /// The weights are a permuted or transposed view.
     Src0Permuted = "src0_permuted",
-    /// Floats that are a view of something else: not weights but, most often, the KV cache.
-    Src0View = "src0_view",
     /// The result is not F32.
     DstNotF32 = "dst_not_f32",
     /// `GGML_HINT_SRC0_IS_HADAMARD`: ggml has a fast transform for it.

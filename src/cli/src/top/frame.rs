@@ -325,7 +325,7 @@ pub mod tests {
             "ops": {"MUL_MAT": {
                 "q4_K": {"taken": 100 * n, "ns": n * 500_000_000, "bytes": n * 4_000_000_000, "mac": n * 1_000_000_000,
                          "kernels": {"1": "avx512vnni", "many": "avx512vnni"}, "declined": {"use_ref": 3}},
-                "f16": {"declined": {"src0_view": 7}}}},
+                "f16": {"declined": {"src0_permuted": 7}}}},
             "memory": {"weights": {"wanted": 8 << 20, "cached": 2 << 20, "copied": {"thp": 3 << 20}, "freed": 1 << 20},
                        "buffers": {"thp": {"count": 1, "bytes": 2 << 20}}},
             "events": {"thp_refused": 1},
@@ -353,7 +353,7 @@ pub mod tests {
         assert_eq!(op.kernels, ["avx512vnni"]);
         assert_eq!(frame.operations.len(), 1);
         let declined: Vec<_> = frame.declined.iter().map(|d| (d.kind.as_str(), d.reason.as_str(), d.count)).collect();
-        assert_eq!(declined, [("f16", "src0_view", 7), ("q4_K", "use_ref", 3)]);
+        assert_eq!(declined, [("f16", "src0_permuted", 7), ("q4_K", "use_ref", 3)]);
         assert_eq!(frame.copies, Copies { wanted: 8 << 20, cached: 2 << 20, copied: 2 << 20, given_back: 1 << 20 });
         assert_eq!((frame.copies.share(), frame.buffers), (0.5, 2 << 20));
     }

@@ -93,7 +93,7 @@ mod tests {
             "threads      asked 8, used 2 (CPU quota 200000/100000 us of /sys/fs/cgroup/a)\n",
             "thp_refused 1",
             "q4_K",
-            "src0_view",
+            "src0_permuted",
         ] {
             assert!(out.contains(part), "{part} in\n{out}");
         }

@@ -191,7 +191,7 @@ mod tests {
             "columns/s, at most 40",
             "MUL_MAT",
             "left to ggml",
-            "src0_view",
+            "src0_permuted",
             "q quit",
         ] {
             assert!(text.contains(part), "{part} in\n{text}");

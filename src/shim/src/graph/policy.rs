@@ -59,9 +59,6 @@ pub unsafe fn decide_unplaced(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<
         return Err(Reason::Src1NotF32);
     }
     let (block, bytes) = weight.block();
-    if block == 1 && !src0.view_src.is_null() {
-        return Err(Reason::Src0View);
-    }
     if op.ty != TYPE_F32 {
         return Err(Reason::DstNotF32);
     }

@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-/// Why products may be left to ggml: F32 weights (`stock_is_faster`, `not_faster`), the KV cache (`src0_view`).
-const DECLINED: [&str; 3] = ["stock_is_faster", "not_faster", "src0_view"];
+/// Why products may be left to ggml: float weights (`stock_is_faster`, `not_faster`).
+const DECLINED: [&str; 2] = ["stock_is_faster", "not_faster"];
 
 /// What may happen to the process as a whole: it is squeezed.
 const EVENTS: [&str; 2] = ["memory_pressure", "memory_budget"];
@@ -55,9 +55,9 @@ mod tests {
             let cell = json!({ "taken": taken, "declined": { declined: 3 } });
             json!({ "state": "active", "ops": { "MUL_MAT": { "q4_1": cell } }, "events": { event: 1 } })
         };
-        assert!(check(&stats("memory_pressure", "src0_view", 1)).is_ok());
-        assert!(check(&stats("memory_pressure", "src0_view", 0)).is_err());
-        let error = check(&stats("memory_locked", "src0_view", 1)).unwrap_err().to_string();
+        assert!(check(&stats("memory_pressure", "not_faster", 1)).is_ok());
+        assert!(check(&stats("memory_pressure", "not_faster", 0)).is_err());
+        let error = check(&stats("memory_locked", "not_faster", 1)).unwrap_err().to_string();
         assert!(error.contains(r#"{"memory_locked": 1}"#), "{error}");
         assert!(check(&stats("memory_budget", "internal_error", 1)).is_err());
         assert!(check(&json!({ "state": "waiting" })).is_err());
