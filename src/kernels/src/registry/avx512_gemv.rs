@@ -1,7 +1,9 @@
 //! Kernels for one column of quantised weights, without panels, in 512-bit registers.
 
 use super::*;
-use crate::gemv::{Block32, GemvFn, Operands, Super256, product32, product256};
+use crate::gemv::{
+    Block32, ColumnsOperands, GRID_ORDER, GemvFn, Grid256, Operands, Super256, product_grid, product32, product256,
+};
 use crate::pack::*;
 
 macro_rules! product {
@@ -24,6 +26,20 @@ macro_rules! product {
 product!(block32, Block32, product32);
 product!(super256, Super256, product256);
 
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn grid256<W: Grid256, const NC: usize, const PREFETCH: bool>(
+    weights: *const u8,
+    stride: usize,
+    rows: usize,
+    k: usize,
+    act: *const u8,
+    act_stride: usize,
+    dst: *const *mut f32,
+    prefetch: GemvPrefetch,
+) {
+    product_grid::<W, NC, PREFETCH>(ColumnsOperands { weights, stride, rows, k, act, act_stride, dst, prefetch })
+}
+
 const fn kernel<W: Pack>(order: Order, [gemv, gemv_prefetch]: [&'static [GemvFn]; 2], most_k: usize) -> Kernel {
     Kernel {
         act: W::SHAPE.act_rows(order),
@@ -39,6 +55,24 @@ const fn kernel32<W: Block32 + Pack>(most_k: usize) -> Kernel {
 const fn kernel256<W: Super256 + Pack>(most_k: usize) -> Kernel {
     kernel::<W>(W::ORDER, const { [&[super256::<W, false>], &[super256::<W, true>]] }, most_k)
 }
+/// Types with a grid, for a few columns: they share what is unpacked. Their activations have one format.
+const fn grid<W: Grid256 + Pack>() -> Kernel {
+    let one = kernel::<W>(
+        GRID_ORDER,
+        const {
+            [
+                &[grid256::<W, 1, false>, grid256::<W, 2, false>, grid256::<W, 3, false>, grid256::<W, 4, false>],
+                &[grid256::<W, 1, true>, grid256::<W, 2, true>, grid256::<W, 3, true>, grid256::<W, 4, true>],
+            ]
+        },
+        ALL,
+    );
+    let act = Shape { sub: 16, ..W::SHAPE }.act_rows(GRID_ORDER);
+    Kernel { act, domain: Domain { most_columns: GRID_COLUMNS, ..Domain::ALL }, ..one }
+}
+
+/// Most columns of [`grid`].
+const GRID_COLUMNS: usize = 4;
 
 /// Longest rows of super-blocks whose quantised column stays in the level-1 cache beside the weights. A longer column is
 /// read from the level-2 cache for every row; [`super::avx512_fused`] reads it once for sixteen rows. Blocks of 32 have
@@ -50,7 +84,7 @@ const ALL: usize = usize::MAX;
 ///
 /// For one column only: with two, [`super::avx512_fused`] is faster for most types, q4_1 147 us and 111
 /// (`kernel-choices`).
-pub(super) static KERNELS: [Kernel; 12] = [
+pub(super) static KERNELS: [Kernel; 17] = [
     kernel32::<Q4_0>(SPACED),
     kernel32::<Q4_1>(SPACED),
     kernel32::<Q5_0>(SPACED),
@@ -63,4 +97,9 @@ pub(super) static KERNELS: [Kernel; 12] = [
     kernel256::<Q4K>(LONG),
     kernel256::<Q5K>(LONG),
     kernel256::<Q6K>(ALL),
+    grid::<Iq2Xxs>(),
+    grid::<Iq2Xs>(),
+    grid::<Iq2S>(),
+    grid::<Iq3Xxs>(),
+    grid::<Iq3S>(),
 ];
