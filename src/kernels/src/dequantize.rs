@@ -253,8 +253,8 @@ row!(iq4_xs, Iq4Xs, |x, y| {
 /// The 32 elements of sub-block `s` of a type with a grid.
 #[inline(always)]
 unsafe fn from_grid<W: Grid>(x: *const u8, s: usize) -> __m256i {
-    let [a, b, c, d] = W::sub_block(x, s).map(|v| v as i64);
-    _mm256_setr_epi64x(a, b, c, d)
+    let [a, b, c, d] = W::sub_block(x, s);
+    _mm256_setr_epi64x(a as i64, b as i64, c as i64, d as i64)
 }
 
 /// The scale of a type with a grid; `factor` is a power of two, so that the order of the products makes no difference.

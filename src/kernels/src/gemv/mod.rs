@@ -15,7 +15,7 @@ mod super256;
 
 pub(crate) use block32::{Block32, product32};
 pub(crate) use dot::dot32;
-pub(crate) use grid256::{ColumnsOperands, Grid256, ORDER as GRID_ORDER, product_grid};
+pub(crate) use grid256::{ColumnsOperands, ORDER as GRID_ORDER, product_grid};
 pub(crate) use super256::{Super256, product256};
 
 use crate::isa::LANES;

@@ -1,15 +1,16 @@
 //! Types whose codes are indices into a grid of vectors, with signs beside: IQ2_*, IQ3_*.
 //!
 //! A look-up for sixteen rows at once would be a gather, which takes a load for every lane. A row alone needs one load
-//! for eight elements, or for four. So each row is unpacked by itself to a small buffer, in 64-bit registers on every
-//! ISA, and the buffer is transposed.
+//! for eight elements, or for four. So each row is unpacked by itself to a small buffer, in 64-bit registers or in
+//! 512-bit ones, and the buffer is transposed.
 
-use super::{Rows, Sink, Weight, iq_grids::NEGATIVE_OF_SEVEN};
+use super::grid512::{self, Grid512};
+use super::{Rows, Sink, iq_grids::NEGATIVE_OF_SEVEN};
 use crate::isa::{LANES, Lanes, Quads};
 use core::mem::MaybeUninit;
 
 /// A weight type with a grid.
-pub trait Grid: Weight {
+pub trait Grid: Grid512 {
     /// Sub-block `s` of 32 elements of a block without its scales: eight signed bytes in each word, the first one
     /// lowest.
     ///
@@ -17,6 +18,31 @@ pub trait Grid: Weight {
     /// `block` is readable for [`Weight::BYTES`] bytes; `s` is below eight.
     unsafe fn sub_block(block: *const u8, s: usize) -> [u64; 4];
 }
+
+/// The words for `$l` from 0 to 3. Not by `map`, which is not inlined everywhere.
+macro_rules! four {
+    ($l:ident => $word:expr) => {
+        [
+            {
+                let $l: usize = 0;
+                $word
+            },
+            {
+                let $l: usize = 1;
+                $word
+            },
+            {
+                let $l: usize = 2;
+                $word
+            },
+            {
+                let $l: usize = 3;
+                $word
+            },
+        ]
+    };
+}
+pub(super) use four;
 
 /// Eight magnitudes, negated where `negative` has 0xff.
 #[inline(always)]
@@ -55,45 +81,40 @@ pub(super) unsafe fn give_d<S: Lanes, K: Sink<S>>(rows: &Rows, factor: f32, sink
     sink.d(S::mulf(S::half_lo(rows.halves::<S>(0)), S::splatf(factor)));
 }
 
-/// Sub-blocks of 32 that are unpacked at a time: the buffer has two kilobytes.
-const SUB_BLOCKS: usize = 4;
-/// Steps of a record.
-pub(super) const STEPS: usize = 8 / SUB_BLOCKS;
-/// Bytes of a row in the buffer.
-const ROW: usize = 32 * SUB_BLOCKS;
-
-/// Hands the codes of a step to `sink`.
+/// Hands the codes of a record to `sink`.
 #[inline(always)]
-pub(super) unsafe fn codes<W: Grid, S: Lanes, K: Sink<S>>(rows: &Rows, step: usize, sink: &mut K) {
+pub(super) unsafe fn codes<W: Grid, S: Lanes, K: Sink<S>>(rows: &Rows, sink: &mut K) {
+    const ROW: usize = 256;
     let mut buffer = MaybeUninit::<[u64; LANES * ROW / 8]>::uninit();
-    let buffer = buffer.as_mut_ptr().cast::<u64>();
+    let buffer = buffer.as_mut_ptr().cast::<u8>();
     for row in 0..LANES {
-        let (block, to) = (rows.at.row(row / 4, row % 4, 0), buffer.add(row * ROW / 8));
-        for s in 0..SUB_BLOCKS {
-            for (l, v) in W::sub_block(block, SUB_BLOCKS * step + s).into_iter().enumerate() {
-                to.add(4 * s + l).write(v);
+        let (block, to) = (rows.at.row(row / 4, row % 4, 0), buffer.add(row * ROW));
+        if S::WIDE {
+            W::unpack(block).store(to);
+        } else {
+            for s in 0..8 {
+                to.add(32 * s).cast::<[u64; 4]>().write_unaligned(W::sub_block(block, s));
             }
         }
     }
-    let unpacked = Rows { at: Quads::new(buffer.cast(), ROW) };
+    let unpacked = Rows { at: Quads::new(buffer, ROW) };
     // where codes are unsigned their offset is 128, which flips the top bit
     let flip = S::splat(if S::ACC16 { 0 } else { 0x8080_8080_u32 as i32 });
-    // lines of a sub-block, and sub-blocks in 32 elements
-    let (lines, per) = const { (W::SHAPE.sub / 4, 32 / W::SHAPE.sub) };
-    for s in 0..SUB_BLOCKS {
-        sink.part();
-        for half in 0..2 {
-            let words = unpacked.words4::<S>(32 * s + 16 * half);
-            let sub = per * (SUB_BLOCKS * step + s) + half * (per - 1);
-            if half == 0 || per == 2 {
-                sink.open(sub);
-            }
-            for (w, v) in words.into_iter().enumerate() {
-                sink.codes(sub, (4 * half + w) % lines, S::xor(v, flip));
-            }
-            if half == 1 || per == 2 {
-                sink.close(sub);
-            }
+    // pieces of 16 in a sub-block
+    let per = const { W::SHAPE.sub / 16 };
+    for piece in 0..16 {
+        if piece % 2 == 0 {
+            sink.part();
+        }
+        if piece % per == 0 {
+            sink.open(piece / per);
+        }
+        let at = if S::WIDE { grid512::piece(piece) } else { 16 * piece };
+        for (w, v) in unpacked.words4::<S>(at).into_iter().enumerate() {
+            sink.codes(piece / per, piece % per * 4 + w, S::xor(v, flip));
+        }
+        if piece % per == per - 1 {
+            sink.close(piece / per);
         }
     }
 }

@@ -13,7 +13,7 @@
 //! scales of the last two: nibble s of the bytes is that of sub-block s of 16
 //! ```
 
-use super::grid::{self, Grid, give_d, odd, seven_signs, signed, word16, word32};
+use super::grid::{self, Grid, four, give_d, odd, seven_signs, signed, word16, word32};
 use super::iq_grids::{IQ2_S, IQ2_XS, IQ2_XXS, NEGATIVE, NEGATIVE_OF_SEVEN};
 use super::{Quantised, Rows, Sink, Weight, unrolled};
 use crate::formats::WeightType;
@@ -44,11 +44,10 @@ impl Grid for Iq2Xxs {
     unsafe fn sub_block(block: *const u8, s: usize) -> [u64; 4] {
         let p = block.add(2 + 8 * s);
         let word = word32(p.add(4));
-        [0, 1, 2, 3].map(|l| signed(IQ2_XXS[usize::from(p.add(l).read())], seven_signs(word, l)))
+        four!(l => signed(IQ2_XXS[usize::from(p.add(l).read())], seven_signs(word, l)))
     }
 }
 impl Quantised for Iq2Xxs {
-    const STEPS: usize = grid::STEPS;
     const PARTS: usize = 8;
     #[inline(always)]
     unsafe fn header<S: Lanes, K: Sink<S>>(rows: &Rows, sink: &mut K) {
@@ -60,8 +59,8 @@ impl Quantised for Iq2Xxs {
         give_d(rows, FACTOR, sink);
     }
     #[inline(always)]
-    unsafe fn codes<S: Lanes, K: Sink<S>>(rows: &Rows, step: usize, sink: &mut K) {
-        grid::codes::<Self, S, K>(rows, step, sink);
+    unsafe fn codes<S: Lanes, K: Sink<S>>(rows: &Rows, _: usize, sink: &mut K) {
+        grid::codes::<Self, S, K>(rows, sink);
     }
 }
 
@@ -74,14 +73,13 @@ impl Grid for Iq2Xs {
     #[inline(always)]
     unsafe fn sub_block(block: *const u8, s: usize) -> [u64; 4] {
         let p = block.add(2 + 8 * s);
-        [0, 1, 2, 3].map(|l| {
+        four!(l => {
             let q = word16(p.add(2 * l));
             signed(IQ2_XS[q & 511], NEGATIVE_OF_SEVEN[q >> 9])
         })
     }
 }
 impl Quantised for Iq2Xs {
-    const STEPS: usize = grid::STEPS;
     const PARTS: usize = 8;
     #[inline(always)]
     unsafe fn header<S: Lanes, K: Sink<S>>(rows: &Rows, sink: &mut K) {
@@ -89,8 +87,8 @@ impl Quantised for Iq2Xs {
         give_d(rows, FACTOR, sink);
     }
     #[inline(always)]
-    unsafe fn codes<S: Lanes, K: Sink<S>>(rows: &Rows, step: usize, sink: &mut K) {
-        grid::codes::<Self, S, K>(rows, step, sink);
+    unsafe fn codes<S: Lanes, K: Sink<S>>(rows: &Rows, _: usize, sink: &mut K) {
+        grid::codes::<Self, S, K>(rows, sink);
     }
 }
 
@@ -103,14 +101,13 @@ impl Grid for Iq2S {
     #[inline(always)]
     unsafe fn sub_block(block: *const u8, s: usize) -> [u64; 4] {
         let (p, high) = (block.add(2 + 4 * s), usize::from(block.add(66 + s).read()));
-        [0, 1, 2, 3].map(|l| {
+        four!(l => {
             let vector = usize::from(p.add(l).read()) | (high >> (2 * l) & 3) << 8;
             signed(IQ2_S[vector], NEGATIVE[usize::from(p.add(32 + l).read())])
         })
     }
 }
 impl Quantised for Iq2S {
-    const STEPS: usize = grid::STEPS;
     const PARTS: usize = 8;
     #[inline(always)]
     unsafe fn header<S: Lanes, K: Sink<S>>(rows: &Rows, sink: &mut K) {
@@ -118,7 +115,7 @@ impl Quantised for Iq2S {
         give_d(rows, FACTOR, sink);
     }
     #[inline(always)]
-    unsafe fn codes<S: Lanes, K: Sink<S>>(rows: &Rows, step: usize, sink: &mut K) {
-        grid::codes::<Self, S, K>(rows, step, sink);
+    unsafe fn codes<S: Lanes, K: Sink<S>>(rows: &Rows, _: usize, sink: &mut K) {
+        grid::codes::<Self, S, K>(rows, sink);
     }
 }

@@ -11,7 +11,7 @@
 //!          nibble s of the scales: sub-block s
 //! ```
 
-use super::grid::{self, Grid, give_d, odd, seven_signs, signed, word32};
+use super::grid::{self, Grid, four, give_d, odd, seven_signs, signed, word32};
 use super::iq_grids::{IQ3_S, IQ3_XXS, NEGATIVE};
 use super::{Quantised, Rows, Sink, Weight, unrolled};
 use crate::formats::WeightType;
@@ -33,11 +33,10 @@ impl Grid for Iq3Xxs {
     unsafe fn sub_block(block: *const u8, s: usize) -> [u64; 4] {
         let (p, word) = (block.add(2 + 8 * s), word32(block.add(66 + 4 * s)));
         let vector = |g: usize| IQ3_XXS[usize::from(p.add(g).read())];
-        [0, 1, 2, 3].map(|l| signed(join(vector(2 * l), vector(2 * l + 1)), seven_signs(word, l)))
+        four!(l => signed(join(vector(2 * l), vector(2 * l + 1)), seven_signs(word, l)))
     }
 }
 impl Quantised for Iq3Xxs {
-    const STEPS: usize = grid::STEPS;
     const PARTS: usize = 8;
     #[inline(always)]
     unsafe fn header<S: Lanes, K: Sink<S>>(rows: &Rows, sink: &mut K) {
@@ -49,8 +48,8 @@ impl Quantised for Iq3Xxs {
         give_d(rows, 0.25, sink);
     }
     #[inline(always)]
-    unsafe fn codes<S: Lanes, K: Sink<S>>(rows: &Rows, step: usize, sink: &mut K) {
-        grid::codes::<Self, S, K>(rows, step, sink);
+    unsafe fn codes<S: Lanes, K: Sink<S>>(rows: &Rows, _: usize, sink: &mut K) {
+        grid::codes::<Self, S, K>(rows, sink);
     }
 }
 
@@ -65,14 +64,13 @@ impl Grid for Iq3S {
         let (p, high) = (block.add(2 + 8 * s), usize::from(block.add(66 + s).read()));
         let vector = |g: usize| IQ3_S[usize::from(p.add(g).read()) | (high >> g & 1) << 8];
         let signs = block.add(74 + 4 * s);
-        [0, 1, 2, 3].map(|l| {
+        four!(l => {
             let negative = NEGATIVE[usize::from(signs.add(l).read())];
             signed(join(vector(2 * l), vector(2 * l + 1)), negative)
         })
     }
 }
 impl Quantised for Iq3S {
-    const STEPS: usize = grid::STEPS;
     const PARTS: usize = 8;
     #[inline(always)]
     unsafe fn header<S: Lanes, K: Sink<S>>(rows: &Rows, sink: &mut K) {
@@ -83,7 +81,7 @@ impl Quantised for Iq3S {
         give_d(rows, 1.0, sink);
     }
     #[inline(always)]
-    unsafe fn codes<S: Lanes, K: Sink<S>>(rows: &Rows, step: usize, sink: &mut K) {
-        grid::codes::<Self, S, K>(rows, step, sink);
+    unsafe fn codes<S: Lanes, K: Sink<S>>(rows: &Rows, _: usize, sink: &mut K) {
+        grid::codes::<Self, S, K>(rows, sink);
     }
 }

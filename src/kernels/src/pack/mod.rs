@@ -9,6 +9,7 @@
 mod block32;
 mod float;
 mod grid;
+pub(crate) mod grid512;
 mod iq2;
 mod iq3;
 mod iq4_xs;

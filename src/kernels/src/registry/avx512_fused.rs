@@ -42,7 +42,7 @@ const fn kernel<W: Quantised>(most_columns: usize) -> Kernel {
 
 /// Up to two tiles of eight columns; one tile for Q2_K. With sixteen columns q4_K takes 516 us fused, 614 by panels
 /// (`kernel-choices`). Three tiles and more, and CPUs with [`DataPath::Full`], are not measured.
-pub(super) static KERNELS: [Kernel; 18] = [
+pub(super) static KERNELS: [Kernel; 13] = [
     kernel::<Q4_0>(16),
     kernel::<Q4_1>(16),
     kernel::<Q5_0>(16),
@@ -56,9 +56,4 @@ pub(super) static KERNELS: [Kernel; 18] = [
     kernel::<Q5K>(16),
     kernel::<Q6K>(16),
     kernel::<Iq4Xs>(16),
-    kernel::<Iq2Xxs>(16),
-    kernel::<Iq2Xs>(16),
-    kernel::<Iq2S>(16),
-    kernel::<Iq3Xxs>(16),
-    kernel::<Iq3S>(16),
 ];

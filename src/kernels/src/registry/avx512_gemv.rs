@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::gemv::{
-    Block32, ColumnsOperands, GRID_ORDER, GemvFn, Grid256, Operands, Super256, product_grid, product32, product256,
+    Block32, ColumnsOperands, GRID_ORDER, GemvFn, Operands, Super256, product_grid, product32, product256,
 };
+use crate::pack::grid512::Grid512;
 use crate::pack::*;
 
 macro_rules! product {
@@ -27,7 +28,7 @@ product!(block32, Block32, product32);
 product!(super256, Super256, product256);
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn grid256<W: Grid256, const NC: usize, const PREFETCH: bool>(
+unsafe fn grid256<W: Grid512, const NC: usize>(
     weights: *const u8,
     stride: usize,
     rows: usize,
@@ -37,7 +38,7 @@ unsafe fn grid256<W: Grid256, const NC: usize, const PREFETCH: bool>(
     dst: *const *mut f32,
     prefetch: GemvPrefetch,
 ) {
-    product_grid::<W, NC, PREFETCH>(ColumnsOperands { weights, stride, rows, k, act, act_stride, dst, prefetch })
+    product_grid::<W, NC>(ColumnsOperands { weights, stride, rows, k, act, act_stride, dst, prefetch })
 }
 
 const fn kernel<W: Pack>(order: Order, [gemv, gemv_prefetch]: [&'static [GemvFn]; 2], most_k: usize) -> Kernel {
@@ -56,23 +57,27 @@ const fn kernel256<W: Super256 + Pack>(most_k: usize) -> Kernel {
     kernel::<W>(W::ORDER, const { [&[super256::<W, false>], &[super256::<W, true>]] }, most_k)
 }
 /// Types with a grid, for a few columns: they share what is unpacked. Their activations have one format.
-const fn grid<W: Grid256 + Pack>() -> Kernel {
-    let one = kernel::<W>(
-        GRID_ORDER,
-        const {
-            [
-                &[grid256::<W, 1, false>, grid256::<W, 2, false>, grid256::<W, 3, false>, grid256::<W, 4, false>],
-                &[grid256::<W, 1, true>, grid256::<W, 2, true>, grid256::<W, 3, true>, grid256::<W, 4, true>],
-            ]
-        },
-        ALL,
-    );
+const fn grid<W: Grid512 + Pack>() -> Kernel {
+    let table = const {
+        &[
+            grid256::<W, 1>,
+            grid256::<W, 2>,
+            grid256::<W, 3>,
+            grid256::<W, 4>,
+            grid256::<W, 5>,
+            grid256::<W, 6>,
+            grid256::<W, 7>,
+            grid256::<W, 8>,
+        ]
+    };
     let act = Shape { sub: 16, ..W::SHAPE }.act_rows(GRID_ORDER);
-    Kernel { act, domain: Domain { most_columns: GRID_COLUMNS, ..Domain::ALL }, ..one }
+    let domain = Domain { most_columns: GRID_COLUMNS, ..Domain::ALL };
+    // they prefetch themselves
+    Kernel { act, domain, ..kernel::<W>(GRID_ORDER, [table, &[]], ALL) }
 }
 
 /// Most columns of [`grid`].
-const GRID_COLUMNS: usize = 4;
+const GRID_COLUMNS: usize = 8;
 
 /// Longest rows of super-blocks whose quantised column stays in the level-1 cache beside the weights. A longer column is
 /// read from the level-2 cache for every row; [`super::avx512_fused`] reads it once for sixteen rows. Blocks of 32 have
