@@ -80,6 +80,7 @@ impl Weights {
 fn half_scales(kind: WeightType) -> Option<&'static [usize]> {
     Some(match kind.ggml_name() {
         "q4_0" | "q5_0" | "q8_0" | "iq4_nl" | "iq4_xs" => &[0],
+        "iq2_xxs" | "iq2_xs" | "iq2_s" | "iq3_xxs" | "iq3_s" => &[0],
         "q4_1" | "q5_1" | "q4_K" | "q5_K" => &[0, 2],
         "q2_K" => &[80, 82],
         "q3_K" => &[108],

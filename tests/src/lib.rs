@@ -37,8 +37,11 @@ pub use zen5turbo_skip::{Need, skip};
 use std::path::{Path, PathBuf};
 
 /// The weight types that the shim has kernels for, as `ggml_type_name` writes them.
-pub const TYPES: [&str; 13] =
-    ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K", "iq4_nl", "iq4_xs", "mxfp4"];
+#[rustfmt::skip]
+pub const TYPES: [&str; 18] = [
+    "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K", "iq4_nl", "iq4_xs", "mxfp4",
+    "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s",
+];
 
 /// How the shim begins each of its lines on stderr.
 pub const PREFIX: &str = "zen5turbo: ";

@@ -75,6 +75,11 @@ macro_rules! row_functions {
             dequantize_row_iq4_nl = Role::Dequantize(WeightType::Iq4Nl), dequantize;
             dequantize_row_iq4_xs = Role::Dequantize(WeightType::Iq4Xs), dequantize;
             dequantize_row_mxfp4 = Role::Dequantize(WeightType::Mxfp4), dequantize;
+            dequantize_row_iq2_xxs = Role::Dequantize(WeightType::Iq2Xxs), dequantize;
+            dequantize_row_iq2_xs = Role::Dequantize(WeightType::Iq2Xs), dequantize;
+            dequantize_row_iq2_s = Role::Dequantize(WeightType::Iq2S), dequantize;
+            dequantize_row_iq3_xxs = Role::Dequantize(WeightType::Iq3Xxs), dequantize;
+            dequantize_row_iq3_s = Role::Dequantize(WeightType::Iq3S), dequantize;
             quantize_row_q8_0 = Role::Quantize(Blocks::Q8_0), quantize;
             quantize_row_q8_1 = Role::Quantize(Blocks::Q8_1), quantize;
             quantize_row_q8_K = Role::Quantize(Blocks::Q8K), quantize;

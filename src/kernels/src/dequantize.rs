@@ -5,7 +5,7 @@
 
 use crate::formats::WeightType;
 use crate::isa::Isa;
-use crate::pack::{IQ4_VALUES, MXFP4_VALUES_U, e8m0_half};
+use crate::pack::{Grid, IQ4_VALUES, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, MXFP4_VALUES_U, e8m0_half};
 use core::arch::x86_64::*;
 
 /// Writes the `k` elements of the row at `x`, a multiple of the block size, as floats to `y`.
@@ -32,6 +32,11 @@ pub fn dequantizer(isa: Isa, weight: WeightType) -> Option<DequantizeFn> {
         WeightType::Iq4Nl => iq4_nl,
         WeightType::Iq4Xs => iq4_xs,
         WeightType::Mxfp4 => mxfp4,
+        WeightType::Iq2Xxs => iq2_xxs,
+        WeightType::Iq2Xs => iq2_xs,
+        WeightType::Iq2S => iq2_s,
+        WeightType::Iq3Xxs => iq3_xxs,
+        WeightType::Iq3S => iq3_s,
         WeightType::F16 | WeightType::Bf16 | WeightType::F32 => return None,
     };
     Some(row)
@@ -242,5 +247,60 @@ row!(iq4_xs, Iq4Xs, |x, y| {
         let ls = i32::from(low) | i32::from(high >> (2 * i) & 3) << 4;
         let q = lookup(&IQ4_VALUES, nibbles(x.add(8 + 16 * i)));
         put32::<NO_MIN>(y.add(32 * i), q, [scale(d * (ls - 32) as f32, 0.0); 2]);
+    }
+});
+
+/// The 32 elements of sub-block `s` of a type with a grid.
+#[inline(always)]
+unsafe fn from_grid<W: Grid>(x: *const u8, s: usize) -> __m256i {
+    let [a, b, c, d] = W::sub_block(x, s);
+    _mm256_setr_epi64x(a as i64, b as i64, c as i64, d as i64)
+}
+
+/// The scale of a type with a grid; `factor` is a power of two, so that the order of the products makes no difference.
+#[inline(always)]
+unsafe fn odd_scale(d: f32, s: u32, factor: f32) -> Scale {
+    scale(d * (0.5 + s as f32) * factor, 0.0)
+}
+
+row!(iq2_xxs, Iq2Xxs, |x, y| {
+    let d = half(x);
+    for i in 0..8 {
+        let word = x.add(6 + 8 * i).cast::<u32>().read_unaligned();
+        put32::<NO_MIN>(y.add(32 * i), from_grid::<Iq2Xxs>(x, i), [odd_scale(d, word >> 28, 0.25); 2]);
+    }
+});
+
+row!(iq2_xs, Iq2Xs, |x, y| {
+    let d = half(x);
+    for i in 0..8 {
+        let s = u32::from(x.add(66 + i).read());
+        let s = [odd_scale(d, s & 15, 0.25), odd_scale(d, s >> 4, 0.25)];
+        put32::<NO_MIN>(y.add(32 * i), from_grid::<Iq2Xs>(x, i), s);
+    }
+});
+
+row!(iq2_s, Iq2S, |x, y| {
+    let d = half(x);
+    for i in 0..8 {
+        let s = u32::from(x.add(74 + i).read());
+        let s = [odd_scale(d, s & 15, 0.25), odd_scale(d, s >> 4, 0.25)];
+        put32::<NO_MIN>(y.add(32 * i), from_grid::<Iq2S>(x, i), s);
+    }
+});
+
+row!(iq3_xxs, Iq3Xxs, |x, y| {
+    let d = half(x);
+    for i in 0..8 {
+        let word = x.add(66 + 4 * i).cast::<u32>().read_unaligned();
+        put32::<NO_MIN>(y.add(32 * i), from_grid::<Iq3Xxs>(x, i), [odd_scale(d, word >> 28, 0.5); 2]);
+    }
+});
+
+row!(iq3_s, Iq3S, |x, y| {
+    let d = half(x);
+    for i in 0..8 {
+        let s = u32::from(x.add(106 + i / 2).read() >> (i % 2 * 4) & 15);
+        put32::<NO_MIN>(y.add(32 * i), from_grid::<Iq3S>(x, i), [odd_scale(d, s, 2.0); 2]);
     }
 });

@@ -58,6 +58,11 @@ pub enum WeightType {
     Iq4Nl,
     Iq4Xs,
     Mxfp4,
+    Iq2Xxs,
+    Iq2Xs,
+    Iq2S,
+    Iq3Xxs,
+    Iq3S,
     F16,
     Bf16,
     F32,
@@ -65,7 +70,7 @@ pub enum WeightType {
 
 impl WeightType {
     /// Every type.
-    pub const ALL: [WeightType; 16] = [
+    pub const ALL: [WeightType; 21] = [
         WeightType::Q4_0,
         WeightType::Q4_1,
         WeightType::Q5_0,
@@ -79,6 +84,11 @@ impl WeightType {
         WeightType::Iq4Nl,
         WeightType::Iq4Xs,
         WeightType::Mxfp4,
+        WeightType::Iq2Xxs,
+        WeightType::Iq2Xs,
+        WeightType::Iq2S,
+        WeightType::Iq3Xxs,
+        WeightType::Iq3S,
         WeightType::F16,
         WeightType::Bf16,
         WeightType::F32,
@@ -100,6 +110,11 @@ impl WeightType {
             WeightType::Iq4Nl => "iq4_nl",
             WeightType::Iq4Xs => "iq4_xs",
             WeightType::Mxfp4 => "mxfp4",
+            WeightType::Iq2Xxs => "iq2_xxs",
+            WeightType::Iq2Xs => "iq2_xs",
+            WeightType::Iq2S => "iq2_s",
+            WeightType::Iq3Xxs => "iq3_xxs",
+            WeightType::Iq3S => "iq3_s",
             WeightType::F16 => "f16",
             WeightType::Bf16 => "bf16",
             WeightType::F32 => "f32",
@@ -127,6 +142,11 @@ impl WeightType {
             WeightType::Iq4Nl => (32, 18),
             WeightType::Iq4Xs => (256, 136),
             WeightType::Mxfp4 => (32, 17),
+            WeightType::Iq2Xxs => (256, 66),
+            WeightType::Iq2Xs => (256, 74),
+            WeightType::Iq2S => (256, 82),
+            WeightType::Iq3Xxs => (256, 98),
+            WeightType::Iq3S => (256, 110),
             WeightType::F16 | WeightType::Bf16 => (1, 2),
             WeightType::F32 => (1, 4),
         }
@@ -154,6 +174,8 @@ impl WeightType {
             WeightType::Q5K => super256(32, true, 0, Narrow),
             WeightType::Q6K => super256(16, false, 32, Narrow),
             WeightType::Iq4Xs => super256(32, false, 128, Signed),
+            WeightType::Iq2Xxs | WeightType::Iq3Xxs | WeightType::Iq3S => super256(32, false, 128, Signed),
+            WeightType::Iq2Xs | WeightType::Iq2S => super256(16, false, 128, Signed),
             WeightType::F16 => float(Float(Rounding::F16)),
             WeightType::Bf16 => float(Float(Rounding::Bf16)),
             WeightType::F32 => float(Float(Rounding::None)),
@@ -344,13 +366,24 @@ pub enum Order {
     Nibbles,
     /// Pairs of bits of 32 bytes: sub-blocks of 32 in the order 0, 4, 1, 5, 2, 6, 3, 7.
     Pairs,
+    /// Not pieces of 16 but of two: quarter `j` has elements `2 * j` and `2 * j + 1` of every eight. Sums are in the
+    /// order of the row.
+    Octets,
 }
 
 impl Order {
-    /// Which piece of 16 elements, of 256, comes at each place.
+    /// Which element, of 256, comes at each place.
+    pub const fn element(self, place: usize) -> usize {
+        match self {
+            Order::Octets => place % 64 / 2 * 8 + place / 64 * 2 + place % 2,
+            _ => self.pieces()[place / 16] as usize * 16 + place % 16,
+        }
+    }
+
+    /// Which piece of 16 elements, of 256, comes at each place. The order of the sums.
     pub const fn pieces(self) -> [u8; 16] {
         match self {
-            Order::Plain => [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
+            Order::Plain | Order::Octets => [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
             Order::Halves => [0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15],
             Order::Nibbles => [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15],
             Order::Pairs => [0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15],

@@ -38,6 +38,11 @@ const VERY_MANY: usize = 17;
 /// A pass shorter than this is preceded by one that is not timed: threads wake up.
 const SHORT: Duration = Duration::from_millis(2);
 
+/// Whether ggml quantises to this type only with an importance matrix: `ggml_quantize_requires_imatrix`.
+const fn needs_importance(weight: WeightType) -> bool {
+    matches!(weight, WeightType::Iq2Xxs | WeightType::Iq2Xs)
+}
+
 /// How weights lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Layout {
@@ -150,6 +155,8 @@ impl Products {
         let floats: Vec<f32> = (0..SAMPLE).map(|_| random.f32() - 0.5).collect();
         let mut sample = vec![0u8; bytes / (ELEMENTS / SAMPLE)];
         let (rows, k) = (SAMPLE / SHAPE.1, SHAPE.1);
+        // ggml ends the program where it needs the importance of each column and has none
+        let importance = needs_importance(weight).then(|| vec![1f32; k]);
         // SAFETY: ggml's function with its signature; the sample has room for the blocks of the type.
         let written = unsafe {
             (self.ggml.functions.ggml_quantize_chunk)(
@@ -159,7 +166,7 @@ impl Products {
                 0,
                 rows as i64,
                 k as i64,
-                std::ptr::null(),
+                importance.as_ref().map_or(std::ptr::null(), |all| all.as_ptr()),
             )
         };
         ensure!(written == sample.len(), "ggml made {written} bytes of {}, not {}", weight.ggml_name(), sample.len());

@@ -63,6 +63,25 @@ unsafe fn pieces(p: [*const u8; 4]) -> __m512i {
     _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(v, c), d)
 }
 
+/// Quarter `j` of [`Order::Octets`]: the `j`-th 16-bit word of every four.
+#[inline(always)]
+unsafe fn octets(tile: *const u8, j: usize) -> __m512i {
+    // words j, 4 + j, ... of 64, twice
+    const FIRST: [i16; 32] = {
+        let (mut idx, mut i) = ([0; 32], 0);
+        while i < 32 {
+            idx[i] = 4 * (i as i16 % 16);
+            i += 1;
+        }
+        idx
+    };
+    let load = |at: usize| _mm512_loadu_si512(tile.add(at).cast());
+    let idx = _mm512_add_epi16(_mm512_loadu_si512(FIRST.as_ptr().cast()), _mm512_set1_epi16(j as i16));
+    let low = _mm512_permutex2var_epi16(load(0), idx, load(64));
+    let high = _mm512_permutex2var_epi16(load(128), idx, load(192));
+    _mm512_inserti64x4::<1>(low, _mm512_castsi512_si256(high))
+}
+
 /// Bytes of the sums of a super-block of one column in a tile.
 #[inline(always)]
 const fn sums_bytes(sub: usize) -> usize {
@@ -107,7 +126,8 @@ unsafe fn super_block(tile: *const u8, order: Order, sub: usize, [codes, aux, d]
     let piece = order.pieces();
     for (v, first) in [0, 4, 8, 12].into_iter().enumerate() {
         let at = |i: usize| tile.add(16 * usize::from(piece[first + i]));
-        _mm512_storeu_si512(codes.add(64 * v).cast(), pieces([at(0), at(1), at(2), at(3)]));
+        let v64 = if order == Order::Octets { octets(tile, v) } else { pieces([at(0), at(1), at(2), at(3)]) };
+        _mm512_storeu_si512(codes.add(64 * v).cast(), v64);
     }
     let scale = tile.add(256 + sums_bytes(sub)).cast::<f32>().read_unaligned();
     if sub == 16 {

@@ -2,18 +2,20 @@
 //! Packing costs more than it saves where few columns share a panel.
 //!
 //! [`float`] has F16, BF16 and F32 weights on every ISA. `block32` and `super256` have quantised weights and one column,
-//! with AVX-512 in 512-bit registers: sixteen 32-bit lanes of consecutive `k`, which are added up at the end of
-//! a row.
+//! `grid256` types with a grid and a few columns, with AVX-512 in 512-bit registers: sixteen 32-bit lanes, which are
+//! added up at the end of a row.
 //!
 //! Every row is computed by itself. So the cuts of a product do not change a result.
 
 mod block32;
 mod dot;
 pub mod float;
+mod grid256;
 mod super256;
 
 pub(crate) use block32::{Block32, product32};
 pub(crate) use dot::dot32;
+pub(crate) use grid256::{ColumnsOperands, ORDER as GRID_ORDER, product_grid};
 pub(crate) use super256::{Super256, product256};
 
 use crate::isa::LANES;

@@ -86,6 +86,7 @@ unsafe impl Lanes for Avx512 {
     type F = __m512;
     const ACC16: bool = false;
     const REGISTERS: usize = 1;
+    const WIDE: bool = true;
 
     #[inline(always)]
     unsafe fn load(p: *const u8) -> __m512i {

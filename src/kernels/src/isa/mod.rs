@@ -156,6 +156,9 @@ pub unsafe trait Lanes: Copy + 'static {
     /// Registers that sixteen lanes take.
     const REGISTERS: usize;
 
+    /// Whether these are 512-bit registers with AVX-512 F, BW, DQ and VL.
+    const WIDE: bool = false;
+
     /// 64 bytes at `p`.
     unsafe fn load(p: *const u8) -> Self::I;
     /// Stores 64 bytes at `p`.

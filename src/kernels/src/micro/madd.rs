@@ -159,9 +159,11 @@ pub unsafe fn super256<T: Structure, const NC: usize>(
         let d = Avx2::loadf(panel.add(shape.d_at()));
         if matches!(shape.codes, Codes::Signed) {
             let mut sum: [F2; NC] = [Avx2::splatf(0.0); NC];
-            for s in 0..8 {
-                let (codes, magnitudes) = (panel.add(s * 8 * LINE), panel.add(shape.magnitudes_at() + s * 8 * LINE));
-                let isum = dot32_signed::<NC>(codes, magnitudes, act.add(s * 8 * NC * 4), 8);
+            let groups = shape.sub / 4;
+            for s in 0..256 / shape.sub {
+                let at = s * groups;
+                let (codes, magnitudes) = (panel.add(at * LINE), panel.add(shape.magnitudes_at() + at * LINE));
+                let isum = dot32_signed::<NC>(codes, magnitudes, act.add(at * NC * 4), groups);
                 let scale = Avx2::loadf(panel.add(shape.scales_at() + s * LINE));
                 for c in 0..NC {
                     sum[c] = Avx2::fma(Avx2::cvt(isum[c]), scale, sum[c]);

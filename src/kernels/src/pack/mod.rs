@@ -3,12 +3,17 @@
 //!
 //! All types are unpacked *after* the transposition to rows in lanes: ggml's layouts keep the bits
 //! of `k`, `k + 1`, `k + 2`, `k + 3` in corresponding bits of neighbouring bytes, so that one word
-//! operation unpacks four elements of sixteen rows. Q5_0 and Q5_1, whose high bits are one word, are
-//! the exception.
+//! operation unpacks four elements of sixteen rows. Q5_0 and Q5_1, whose high bits are one word, and the types with a
+//! grid are the exceptions.
 
 mod block32;
 mod float;
+mod grid;
+pub(crate) mod grid512;
+mod iq2;
+mod iq3;
 mod iq4_xs;
+pub(crate) mod iq_grids;
 mod q2_k;
 mod q3_k;
 mod q4_k;
@@ -18,6 +23,9 @@ mod sink;
 pub use block32::{Iq4Nl, Mxfp4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 pub(crate) use block32::{MXFP4_VALUES_U, e8m0_half};
 pub use float::{Bf16, Bf16Pairs, F16, F32, FloatWeight, pack_f16_as_bf16};
+pub use grid::Grid;
+pub use iq2::{Iq2S, Iq2Xs, Iq2Xxs};
+pub use iq3::{Iq3S, Iq3Xxs};
 pub use iq4_xs::Iq4Xs;
 pub use q2_k::Q2K;
 pub use q3_k::Q3K;

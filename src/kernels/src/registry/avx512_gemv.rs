@@ -1,7 +1,10 @@
 //! Kernels for one column of quantised weights, without panels, in 512-bit registers.
 
 use super::*;
-use crate::gemv::{Block32, GemvFn, Operands, Super256, product32, product256};
+use crate::gemv::{
+    Block32, ColumnsOperands, GRID_ORDER, GemvFn, Operands, Super256, product_grid, product32, product256,
+};
+use crate::pack::grid512::Grid512;
 use crate::pack::*;
 
 macro_rules! product {
@@ -24,6 +27,20 @@ macro_rules! product {
 product!(block32, Block32, product32);
 product!(super256, Super256, product256);
 
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn grid256<W: Grid512, const NC: usize>(
+    weights: *const u8,
+    stride: usize,
+    rows: usize,
+    k: usize,
+    act: *const u8,
+    act_stride: usize,
+    dst: *const *mut f32,
+    prefetch: GemvPrefetch,
+) {
+    product_grid::<W, NC>(ColumnsOperands { weights, stride, rows, k, act, act_stride, dst, prefetch })
+}
+
 const fn kernel<W: Pack>(order: Order, [gemv, gemv_prefetch]: [&'static [GemvFn]; 2], most_k: usize) -> Kernel {
     Kernel {
         act: W::SHAPE.act_rows(order),
@@ -39,6 +56,28 @@ const fn kernel32<W: Block32 + Pack>(most_k: usize) -> Kernel {
 const fn kernel256<W: Super256 + Pack>(most_k: usize) -> Kernel {
     kernel::<W>(W::ORDER, const { [&[super256::<W, false>], &[super256::<W, true>]] }, most_k)
 }
+/// Types with a grid, for a few columns: they share what is unpacked. Their activations have one format.
+const fn grid<W: Grid512 + Pack>() -> Kernel {
+    let table = const {
+        &[
+            grid256::<W, 1>,
+            grid256::<W, 2>,
+            grid256::<W, 3>,
+            grid256::<W, 4>,
+            grid256::<W, 5>,
+            grid256::<W, 6>,
+            grid256::<W, 7>,
+            grid256::<W, 8>,
+        ]
+    };
+    let act = Shape { sub: 16, ..W::SHAPE }.act_rows(GRID_ORDER);
+    let domain = Domain { most_columns: GRID_COLUMNS, ..Domain::ALL };
+    // they prefetch themselves
+    Kernel { act, domain, ..kernel::<W>(GRID_ORDER, [table, &[]], ALL) }
+}
+
+/// Most columns of [`grid`].
+const GRID_COLUMNS: usize = 8;
 
 /// Longest rows of super-blocks whose quantised column stays in the level-1 cache beside the weights. A longer column is
 /// read from the level-2 cache for every row; [`super::avx512_fused`] reads it once for sixteen rows. Blocks of 32 have
@@ -50,7 +89,7 @@ const ALL: usize = usize::MAX;
 ///
 /// For one column only: with two, [`super::avx512_fused`] is faster for most types, q4_1 147 us and 111
 /// (`kernel-choices`).
-pub(super) static KERNELS: [Kernel; 12] = [
+pub(super) static KERNELS: [Kernel; 17] = [
     kernel32::<Q4_0>(SPACED),
     kernel32::<Q4_1>(SPACED),
     kernel32::<Q5_0>(SPACED),
@@ -63,4 +102,9 @@ pub(super) static KERNELS: [Kernel; 12] = [
     kernel256::<Q4K>(LONG),
     kernel256::<Q5K>(LONG),
     kernel256::<Q6K>(ALL),
+    grid::<Iq2Xxs>(),
+    grid::<Iq2Xs>(),
+    grid::<Iq2S>(),
+    grid::<Iq3Xxs>(),
+    grid::<Iq3S>(),
 ];

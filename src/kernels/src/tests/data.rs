@@ -43,8 +43,22 @@ pub fn fields(t: WeightType) -> (&'static [usize], Range<usize>) {
         WeightType::Q4K | WeightType::Q5K => (&[0, 2], 4..16),
         WeightType::Q6K => (&[208], 192..208),
         WeightType::Iq4Xs => (&[0], 2..8),
+        // scales in words with signs
+        WeightType::Iq2Xxs | WeightType::Iq3Xxs => (&[0], 0..0),
+        WeightType::Iq2Xs => (&[0], 66..74),
+        WeightType::Iq2S => (&[0], 74..82),
+        WeightType::Iq3S => (&[0], 106..110),
         WeightType::Mxfp4 | WeightType::F16 | WeightType::Bf16 | WeightType::F32 => (&[], 0..0),
     }
+}
+
+/// The smallest floating scale that makes integers of all elements.
+pub fn unit(t: WeightType) -> f16 {
+    f16::from_f32(match t {
+        WeightType::Iq2Xxs | WeightType::Iq2Xs | WeightType::Iq2S => 8.0,
+        WeightType::Iq3Xxs => 4.0,
+        _ => 1.0,
+    })
 }
 
 /// Whether elements are values, without blocks and scales.

@@ -2,6 +2,7 @@
 //! `dequantize_row_*` (ggml-quants.c), in `f64`.
 
 use crate::formats::{ActFormat, Rounding, Values, WeightType};
+use crate::pack::iq_grids::{IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS, all_signs};
 use half::{bf16, f16};
 
 /// One weight: `scaled` is `d * scale * code`, `min` what its minimum adds. Kept apart, because the
@@ -35,6 +36,46 @@ fn nibble(qs: &[u8], i: usize) -> u8 {
 /// Bit `i` of a little-endian bit string.
 fn bit(b: &[u8], i: usize) -> u8 {
     b[i / 8] >> (i % 8) & 1
+}
+
+/// The 32-bit word at `at`.
+fn word(b: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
+}
+
+/// Element `e` of a block of IQ2 or IQ3, times eight: vector of the grid and place in it, sign, scale.
+fn grid(t: WeightType, b: &[u8], e: usize) -> f64 {
+    let (g, s, i) = (e / 8, e / 32, e % 8);
+    let eight = |v: u64| f64::from((v >> (8 * i)) as u8);
+    let four = |v: u32| f64::from((v >> (8 * (e % 4))) as u8);
+    let seven = |signs: u32| all_signs(signs as usize & 127);
+    let nibble = |at: usize, n: usize| b[at + n / 2] >> (4 * (n % 2)) & 15;
+    let (magnitude, signs, scale, factor) = match t {
+        WeightType::Iq2Xxs => {
+            let w = word(b, 6 + 8 * s);
+            let vector = IQ2_XXS[b[2 + 8 * s + g % 4] as usize];
+            (eight(vector), seven(w >> (7 * (g % 4))), (w >> 28) as u8, 1.0)
+        }
+        WeightType::Iq2Xs => {
+            let q = u16::from_le_bytes([b[2 + 2 * g], b[3 + 2 * g]]);
+            (eight(IQ2_XS[usize::from(q) % 512]), seven(u32::from(q) / 512), nibble(66, e / 16), 1.0)
+        }
+        WeightType::Iq2S => {
+            let high = usize::from(b[66 + s] >> (2 * (g % 4)) & 3);
+            let vector = IQ2_S[usize::from(b[2 + g]) + 256 * high];
+            (eight(vector), b[34 + g], nibble(74, e / 16), 1.0)
+        }
+        WeightType::Iq3Xxs => {
+            let w = word(b, 66 + 4 * s);
+            (four(IQ3_XXS[b[2 + e / 4] as usize]), seven(w >> (7 * (g % 4))), (w >> 28) as u8, 2.0)
+        }
+        _ => {
+            let high = usize::from(bit(&b[66..], e / 4));
+            (four(IQ3_S[usize::from(b[2 + e / 4]) + 256 * high]), b[74 + g], nibble(106, s), 8.0)
+        }
+    };
+    let value = factor * (2.0 * f64::from(scale) + 1.0) * magnitude;
+    if signs >> i & 1 == 1 { -value } else { value }
 }
 
 /// `get_scale_min_k4`: scale and min of sub-block `j` of Q4_K and Q5_K.
@@ -108,6 +149,9 @@ pub fn weight(t: WeightType, b: &[u8], e: usize) -> Element {
             let high = u16::from_le_bytes([b[2], b[3]]) >> (2 * s) & 3;
             let scale = f64::from(low) + f64::from(16 * high) - 32.0;
             scaled(half(b, 0) * scale * f64::from(IQ4[nibble(&b[8 + 16 * s..], l) as usize]))
+        }
+        WeightType::Iq2Xxs | WeightType::Iq2Xs | WeightType::Iq2S | WeightType::Iq3Xxs | WeightType::Iq3S => {
+            scaled(half(b, 0) / 8.0 * grid(t, b, e))
         }
     }
 }

@@ -69,6 +69,11 @@ fn blocks_have_ggmls_sizes() {
             WeightType::Q5K => (256, 2 * HALF + 12 + 32 + 128),
             WeightType::Q6K => (256, 128 + 64 + 16 + HALF),
             WeightType::Iq4Xs => (256, HALF + 2 + 4 + 128),
+            WeightType::Iq2Xxs => (256, HALF + 2 * 256 / 8),
+            WeightType::Iq2Xs => (256, HALF + 2 * 256 / 8 + 256 / 32),
+            WeightType::Iq2S => (256, HALF + 256 / 4 + 256 / 16),
+            WeightType::Iq3Xxs => (256, HALF + 3 * 256 / 8),
+            WeightType::Iq3S => (256, HALF + 13 * 256 / 32 + 256 / 64),
             WeightType::F16 | WeightType::Bf16 => (1, HALF),
             WeightType::F32 => (1, 4),
         };
@@ -93,6 +98,8 @@ fn the_code_classes_are_safe_for_16_bit_sums() {
                 WeightType::Q5_0 | WeightType::Q5_1 | WeightType::Q5K => 31,
                 WeightType::Q6K => 63,
                 WeightType::Q8_0 | WeightType::Iq4Nl | WeightType::Iq4Xs => continue,
+                WeightType::Iq2Xxs | WeightType::Iq2Xs | WeightType::Iq2S => continue,
+                WeightType::Iq3Xxs | WeightType::Iq3S => continue,
                 WeightType::F16 | WeightType::Bf16 | WeightType::F32 => continue,
             },
         );
