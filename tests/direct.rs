@@ -8,7 +8,7 @@ use zen5turbo_tests::distance::compare_with_stock;
 use zen5turbo_tests::{Fixture, Outcome, Program, Stats, ZEN5, dl_backends, llama, llama_dl, tiers, work_dir};
 
 /// Those that are exported, by the kernels that win: with AVX2, and with AVX-512 only.
-const AVX2: [&str; 14] = [
+const AVX2: [&str; 21] = [
     "dequantize_row_q4_0",
     "dequantize_row_q4_1",
     "dequantize_row_q5_0",
@@ -22,6 +22,13 @@ const AVX2: [&str; 14] = [
     "dequantize_row_iq4_nl",
     "dequantize_row_iq4_xs",
     "dequantize_row_mxfp4",
+    "dequantize_row_iq1_s",
+    "dequantize_row_iq1_m",
+    "dequantize_row_tq1_0",
+    "dequantize_row_tq2_0",
+    "dequantize_row_nvfp4",
+    "dequantize_row_q1_0",
+    "dequantize_row_q2_0",
     "quantize_row_q8_K",
 ];
 const AVX512: [&str; 4] =

@@ -37,8 +37,10 @@ pub use zen5turbo_skip::{Need, skip};
 use std::path::{Path, PathBuf};
 
 /// The weight types that the shim has kernels for, as `ggml_type_name` writes them.
-pub const TYPES: [&str; 13] =
-    ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K", "iq4_nl", "iq4_xs", "mxfp4"];
+pub const TYPES: [&str; 20] = [
+    "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K", "iq4_nl", "iq4_xs", "mxfp4",
+    "iq1_s", "iq1_m", "tq1_0", "tq2_0", "nvfp4", "q1_0", "q2_0",
+];
 
 /// How the shim begins each of its lines on stderr.
 pub const PREFIX: &str = "zen5turbo: ";

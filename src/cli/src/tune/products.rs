@@ -150,6 +150,8 @@ impl Products {
         let floats: Vec<f32> = (0..SAMPLE).map(|_| random.f32() - 0.5).collect();
         let mut sample = vec![0u8; bytes / (ELEMENTS / SAMPLE)];
         let (rows, k) = (SAMPLE / SHAPE.1, SHAPE.1);
+        // Some types are not quantised without an importance of each column.
+        let importance = matches!(weight, WeightType::Iq1S | WeightType::Iq1M).then(|| vec![1f32; k]);
         // SAFETY: ggml's function with its signature; the sample has room for the blocks of the type.
         let written = unsafe {
             (self.ggml.functions.ggml_quantize_chunk)(
@@ -159,7 +161,7 @@ impl Products {
                 0,
                 rows as i64,
                 k as i64,
-                std::ptr::null(),
+                importance.as_ref().map_or(std::ptr::null(), |all| all.as_ptr()),
             )
         };
         ensure!(written == sample.len(), "ggml made {written} bytes of {}, not {}", weight.ggml_name(), sample.len());

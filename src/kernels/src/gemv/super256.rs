@@ -16,13 +16,13 @@ use core::mem::MaybeUninit;
 /// The scales and minima of four super-blocks. Quarter `i` of a vector belongs to super-block `i`.
 pub struct Header {
     /// `d` and `dmin` (or `d` again) of each, as halves.
-    d: __m128i,
+    pub(super) d: __m128i,
     /// The scales of its vectors 0 and 1, then those of 2 and 3, as 16-bit words in the order of their pieces;
     /// with sub-blocks of 32 only one vector, sub-blocks 0, 2, 4, 6, 1, 3, 5, 7.
-    scales: [__m512i; 2],
+    pub(super) scales: [__m512i; 2],
     /// The integers that are multiplied by the sums of the activations, to be subtracted: the minima, or the scales, which
     /// the offset of the codes multiplies later.
-    mins_or_offset: [__m512i; 2],
+    pub(super) mins_or_offset: [__m512i; 2],
 }
 
 /// A weight type with super-blocks.
@@ -30,6 +30,8 @@ pub struct Header {
 pub trait Super256: Weight {
     /// The order of [`Self::codes`].
     const ORDER: Order;
+    /// What the scales are multiplied by, beside `d`.
+    const FACTOR: f32 = 1.0;
 
     /// The codes, unsigned, in that order.
     ///
@@ -46,7 +48,7 @@ pub trait Super256: Weight {
 /// hardware's prefetcher follows, though their cache lines were all asked for before: q4_K 30 GB/s in this order, 26 in
 /// three others (`kernel-choices`).
 #[inline(always)]
-unsafe fn quarters(p: [*const u8; 4]) -> __m512i {
+pub(super) unsafe fn quarters(p: [*const u8; 4]) -> __m512i {
     let [a, b, c, d] = p;
     let (d, c, b, a) = (in_turn(d), in_turn(c), in_turn(b), in_turn(a));
     _mm512_inserti64x4::<1>(_mm512_castsi256_si512(_mm256_set_m128i(b, a)), _mm256_set_m128i(d, c))
@@ -63,8 +65,13 @@ unsafe fn in_turn(p: *const u8) -> __m128i {
 
 /// The words at each of four places, each twice.
 #[inline(always)]
-unsafe fn words_twice(p: [*const u8; 4]) -> __m128i {
-    let [a, b, c, d] = p.map(|p| i32::from(p.cast::<u16>().read_unaligned()));
+pub(super) unsafe fn words_twice(p: [*const u8; 4]) -> __m128i {
+    each_twice(p.map(|p| i32::from(p.cast::<u16>().read_unaligned())))
+}
+
+/// Four words, each twice.
+#[inline(always)]
+pub(super) unsafe fn each_twice([a, b, c, d]: [i32; 4]) -> __m128i {
     let v = _mm_cvtsi32_si128(a);
     let v = _mm_insert_epi16::<3>(_mm_insert_epi16::<2>(_mm_insert_epi16::<1>(v, b), c), d);
     _mm_unpacklo_epi16(v, v)
@@ -176,7 +183,7 @@ unsafe fn halves_shifted<const N: i64>(p: *const u8) -> __m512i {
 
 /// Two bits of every byte: vector `j` has bits `2 * j` and `2 * j + 1`.
 #[inline(always)]
-unsafe fn pairs(q: __m512i) -> [__m512i; 4] {
+pub(super) unsafe fn pairs(q: __m512i) -> [__m512i; 4] {
     let m = _mm512_set1_epi8(3);
     [
         _mm512_and_si512(q, m),
@@ -331,7 +338,10 @@ unsafe fn step<W: Super256, const CLOSE: bool>(mut acc: __m512, p: *const u8, n:
     // (`kernel-choices`).
     core::arch::asm!("", options(nostack, preserves_flags));
     let header = W::header([at(0), at(1), at(2), at(3)]);
-    let d = _mm256_mul_ps(_mm256_cvtph_ps(header.d), _mm256_loadu_ps(act.add(places.d).cast()));
+    let mut d = _mm256_mul_ps(_mm256_cvtph_ps(header.d), _mm256_loadu_ps(act.add(places.d).cast()));
+    if W::FACTOR != 1.0 {
+        d = _mm256_mul_ps(d, _mm256_set1_ps(W::FACTOR));
+    }
     let d = _mm512_castps256_ps512(d);
     let mut subtracted = _mm512_madd_epi16(header.mins_or_offset[0], load(act.add(places.aux)));
     if W::SHAPE.sub == 16 {

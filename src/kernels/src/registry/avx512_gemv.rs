@@ -1,7 +1,9 @@
 //! Kernels for one column of quantised weights, without panels, in 512-bit registers.
 
 use super::*;
-use crate::gemv::{Block32, GemvFn, Operands, Super256, product32, product256};
+use crate::gemv::{
+    Block32, GemvFn, NvRow, Operands, Super256, Ternary, product_nvfp4, product_ternary, product32, product256,
+};
 use crate::pack::*;
 
 macro_rules! product {
@@ -23,6 +25,8 @@ macro_rules! product {
 }
 product!(block32, Block32, product32);
 product!(super256, Super256, product256);
+product!(nvfp4, NvRow, product_nvfp4);
+product!(ternary, Ternary, product_ternary);
 
 const fn kernel<W: Pack>(order: Order, [gemv, gemv_prefetch]: [&'static [GemvFn]; 2], most_k: usize) -> Kernel {
     Kernel {
@@ -40,6 +44,13 @@ const fn kernel256<W: Super256 + Pack>(most_k: usize) -> Kernel {
     kernel::<W>(W::ORDER, const { [&[super256::<W, false>], &[super256::<W, true>]] }, most_k)
 }
 
+const fn kernel_nvfp4<W: NvRow + Pack>(most_k: usize) -> Kernel {
+    kernel::<W>(Order::Halves, const { [&[nvfp4::<W, false>], &[nvfp4::<W, true>]] }, most_k)
+}
+const fn kernel_ternary<W: Ternary + Pack>(most_k: usize) -> Kernel {
+    kernel::<W>(W::ORDER, const { [&[ternary::<W, false>], &[ternary::<W, true>]] }, most_k)
+}
+
 /// Longest rows of super-blocks whose quantised column stays in the level-1 cache beside the weights. A longer column is
 /// read from the level-2 cache for every row; [`super::avx512_fused`] reads it once for sixteen rows. Blocks of 32 have
 /// larger records. Longer than [`SPACED`] they lie without gaps, and q4_0 falls from 27 GB/s to 10 (`kernel-choices`).
@@ -50,7 +61,7 @@ const ALL: usize = usize::MAX;
 ///
 /// For one column only: with two, [`super::avx512_fused`] is faster for most types, q4_1 147 us and 111
 /// (`kernel-choices`).
-pub(super) static KERNELS: [Kernel; 12] = [
+pub(super) static KERNELS: [Kernel; 19] = [
     kernel32::<Q4_0>(SPACED),
     kernel32::<Q4_1>(SPACED),
     kernel32::<Q5_0>(SPACED),
@@ -63,4 +74,11 @@ pub(super) static KERNELS: [Kernel; 12] = [
     kernel256::<Q4K>(LONG),
     kernel256::<Q5K>(LONG),
     kernel256::<Q6K>(ALL),
+    kernel256::<Iq1S>(LONG),
+    kernel256::<Iq1M>(LONG),
+    kernel_ternary::<Tq1_0>(LONG),
+    kernel_ternary::<Tq2_0>(LONG),
+    kernel_nvfp4::<Nvfp4>(SPACED),
+    kernel32::<Q1_0>(SPACED),
+    kernel32::<Q2_0>(SPACED),
 ];

@@ -7,13 +7,12 @@
 //! unsigned saturates `vpmaddubsw` at `255 * 127 * 2`. A lane that wraps is off by `2^16` times its
 //! scale, far above the bound used where sums exceed `2^24`.
 
-use super::data::{Rng, block, fields, is_float, random_row, set_scales, set_value};
+use super::data::{Rng, block, fields, is_float, random_row, rounding_blocks, set_scales, set_value, unit};
 use super::every_kernel;
 use super::harness::{Case, Expected, row_bytes};
 use super::reference::weight;
 use crate::formats::WeightType;
 use crate::kernel::{Blocking, Kernel};
-use half::f16;
 
 const BLOCKS: usize = 2;
 
@@ -27,7 +26,7 @@ fn unit_row(t: WeightType, blocks: usize, mut code: impl FnMut() -> u8, mut scal
         }
         block.fill_with(&mut code);
         block[fields(t).1].fill_with(&mut scale);
-        set_scales(t, block, || f16::ONE);
+        set_scales(t, block, || unit(t));
     }
     row
 }
@@ -38,7 +37,7 @@ fn random_unit_row(t: WeightType, blocks: usize, rng: &mut Rng) -> Vec<u8> {
     }
     let mut row = vec![0; row_bytes(t, blocks * block(t))];
     random_row(t, &mut row, rng);
-    row.chunks_exact_mut(t.block().1).for_each(|b| set_scales(t, b, || f16::ONE));
+    row.chunks_exact_mut(t.block().1).for_each(|b| set_scales(t, b, || unit(t)));
     row
 }
 
@@ -104,7 +103,7 @@ fn check(kernel: &Kernel, rows: &[Vec<u8>], columns: &[Vec<f32>]) {
             out_stride: rows.len(),
             pieces: None,
         };
-        expected.check(kernel, &case.run(kernel), rows.len(), k / kernel.weight.block().0, true);
+        expected.check(kernel, &case.run(kernel), rows.len(), rounding_blocks(kernel.weight, k), true);
     }
 }
 
@@ -155,7 +154,7 @@ fn integer_products_are_exact() {
                 let columns: Vec<Vec<f32>> = (0..9)
                     .map(|_| {
                         let mut x: Vec<f32> = (0..k).map(|_| (rng.unit() * size).round()).collect();
-                        for x in x.chunks_exact_mut(block(t)) {
+                        for x in x.chunks_exact_mut(t.shape().block) {
                             x[rng.below(x.len())] = 127.0;
                         }
                         x

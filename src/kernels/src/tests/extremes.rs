@@ -1,6 +1,6 @@
 //! Scales and activations at the ends of their ranges, and values that are not finite.
 
-use super::data::{Rng, block, is_float, random_columns, random_row, set_scales, set_value};
+use super::data::{Rng, block, is_float, random_columns, random_row, rounding_blocks, set_scales, set_value};
 use super::every_kernel;
 use super::harness::{Case, Expected, bits, row_bytes};
 use super::reference::kept;
@@ -80,7 +80,7 @@ fn extreme_scales_and_activations_agree_with_the_reference() {
                 compared += 1;
                 expected
                     .at(r, c)
-                    .check(got, k / kernel.weight.block().0, || format!("{}: row {r}, column {c}", kernel.name()));
+                    .check(got, rounding_blocks(kernel.weight, k), || format!("{}: row {r}, column {c}", kernel.name()));
             }
         }
         assert!(compared > rows * columns.len() / 2, "{}: only {compared} compared", kernel.name());
@@ -108,6 +108,21 @@ fn zero_blocks_give_zero() {
         }
         let columns = random_columns(9, k, rng);
         assert!(run(kernel, &matrix, 17, &columns).iter().all(|&v| v == 0.0), "{}", kernel.name());
+    }
+}
+
+#[test]
+fn every_scale_of_nvfp4_is_right() {
+    let rng = &mut Rng(17);
+    for kernel in every_kernel().filter(|kernel| kernel.weight == WeightType::Nvfp4) {
+        let mut matrix = vec![0; 256 * row_bytes(WeightType::Nvfp4, 64)];
+        rng.fill(&mut matrix);
+        for (i, block) in matrix.chunks_exact_mut(36).enumerate() {
+            (0..4).for_each(|s| block[s] = i as u8 ^ [0, 0x55, 0x80, 0xff][s]);
+        }
+        let columns = random_columns(3, 64, rng);
+        let expected = Expected::new(kernel, &matrix, 36, 256, &columns);
+        expected.check(kernel, &run(kernel, &matrix, 256, &columns), 256, rounding_blocks(kernel.weight, 64), false);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Products of random matrices, over shapes, strides and blockings.
 
-use super::data::{Rng, block, is_float, random_columns, random_matrix};
+use super::data::{Rng, block, is_float, random_columns, random_matrix, rounding_blocks};
 use super::guard::{Side, guarded};
 use super::harness::{Case, Expected, bits, rounds_weights, row_bytes};
 use super::{every_kernel, scale};
@@ -61,7 +61,7 @@ fn every_type_and_isa_agrees_with_the_reference_for_every_shape() {
                         out_stride: rows + turn % 3,
                         pieces: None,
                     };
-                    let blocks = k / kernel.weight.block().0;
+                    let blocks = rounding_blocks(kernel.weight, k);
                     expected.check(kernel, &case.run(kernel), rows, blocks, false);
                 }
             }
