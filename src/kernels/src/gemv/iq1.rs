@@ -43,7 +43,7 @@ const GROUPS: [u16; 32] = {
     groups
 };
 
-/// `$f` of each group in [`GROUPS`].
+/// A part of the number of each group in [`GROUPS`], times `times`.
 const fn of_groups(divided_by: u16, modulo: u16, times: u16) -> [u16; 32] {
     let (mut v, mut i) = ([0; 32], 0);
     while i < 32 {
@@ -77,7 +77,7 @@ impl Super256 for Iq1S {
         // sub-blocks 0, 2, 4, 6, then 1, 3, 5, 7
         let order = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
         let scales = _mm512_shuffle_epi8(odd, _mm512_broadcast_i32x4(order));
-        Header { d: words_twice(p), scales: [scales; 2], mins_or_offset: [scales; 2] }
+        Header { d: words_twice(p), scales: [scales; 2], mins_or_offset: [odd; 2] }
     }
 }
 
@@ -98,22 +98,7 @@ impl Super256 for Iq1M {
     #[inline(always)]
     unsafe fn header(p: [*const u8; 4]) -> Header {
         let v = quarters(p.map(|p| p.add(40)));
-        let shifts = _mm512_set1_epi64(0x0009_0006_0003_0000);
-        let of = |a: i16, b: i16| {
-            let word = |i: i16| i * 0x202 + 0x100;
-            _mm512_broadcast_i32x4(_mm_setr_epi16(
-                word(a),
-                word(a),
-                word(a),
-                word(a),
-                word(b),
-                word(b),
-                word(b),
-                word(b),
-            ))
-        };
-        let [first, second] = [of(4, 5), of(6, 7)];
-        let scales = [odd(_mm512_srlv_epi16(_mm512_shuffle_epi8(v, first), shifts)), odd(_mm512_srlv_epi16(_mm512_shuffle_epi8(v, second), shifts))];
+        let scales = [odd_scales(v, 4), odd_scales(v, 6)];
         let d = p.map(|p| {
             let s = p.add(48).cast::<u64>().read_unaligned();
             (s >> 12 & 0xf | s >> 24 & 0xf0 | s >> 36 & 0xf00 | s >> 48 & 0xf000) as i32
@@ -122,9 +107,13 @@ impl Super256 for Iq1M {
     }
 }
 
-/// `2 * v + 1` of the lowest three bits.
+/// `2 * v + 1` of four times three bits of word `first` of every quarter, then of the next word.
 #[inline(always)]
-unsafe fn odd(v: __m512i) -> __m512i {
+unsafe fn odd_scales(v: __m512i, first: i16) -> __m512i {
+    // the bytes of a word, and of the next one
+    let (a, b) = (first * 0x202 + 0x100, first * 0x202 + 0x302);
+    let idx = _mm512_broadcast_i32x4(_mm_setr_epi16(a, a, a, a, b, b, b, b));
+    let v = _mm512_srlv_epi16(_mm512_shuffle_epi8(v, idx), _mm512_set1_epi64(0x0009_0006_0003_0000));
     let v = _mm512_and_si512(_mm512_add_epi16(v, v), _mm512_set1_epi16(14));
     _mm512_or_si512(v, _mm512_set1_epi16(1))
 }

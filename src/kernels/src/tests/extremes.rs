@@ -27,7 +27,7 @@ fn extreme_matrix(t: WeightType, rng: &mut Rng) -> (Vec<u8>, usize) {
                         set_value(t, b, [size, size / f32::MAX, size * 1e-38][i % 3]);
                         continue;
                     }
-                    let mut v = [d | sign, m].into_iter();
+                    let mut v = [d | sign, m].into_iter().cycle();
                     set_scales(t, b, || f16::from_bits(v.next().unwrap()));
                     if t == WeightType::Mxfp4 {
                         b[0] = [0, 1, 2, 127, 200, 255][rng.below(6)];
@@ -78,9 +78,9 @@ fn extreme_scales_and_activations_agree_with_the_reference() {
             // an `f32` result, with room for `d * da` of a block whose codes cancel
             if finite && expected.at(r, c).magnitude < 1e34 {
                 compared += 1;
-                expected
-                    .at(r, c)
-                    .check(got, rounding_blocks(kernel.weight, k), || format!("{}: row {r}, column {c}", kernel.name()));
+                expected.at(r, c).check(got, rounding_blocks(kernel.weight, k), || {
+                    format!("{}: row {r}, column {c}", kernel.name())
+                });
             }
         }
         assert!(compared > rows * columns.len() / 2, "{}: only {compared} compared", kernel.name());
