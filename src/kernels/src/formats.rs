@@ -389,9 +389,6 @@ pub enum Order {
     Nibbles,
     /// Pairs of bits of 32 bytes: sub-blocks of 32 in the order 0, 4, 1, 5, 2, 6, 3, 7.
     Pairs,
-    /// Digits of TQ1_0: those of 32 bytes but the last one, those of sixteen bytes but the last one, the last ones, and the
-    /// digits of four bytes.
-    Digits,
 }
 
 impl Order {
@@ -401,7 +398,6 @@ impl Order {
             Order::Plain => [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
             Order::Halves => [0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15],
             Order::Nibbles => [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15],
-            Order::Digits => [0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 8, 9, 14, 15],
             Order::Pairs => [0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15],
         }
     }

@@ -215,27 +215,26 @@ struct Blocks<W, const PREFETCH: bool>(W);
 impl<W: Block32, const PREFETCH: bool> Row for Blocks<W, PREFETCH> {
     #[inline(always)]
     unsafe fn row(o: Operands, mut p: *const u8) -> __m512 {
-        // bytes of 128 elements
-        let four = const { W::TYPE.row_bytes(128) };
+        let block = W::TYPE.block().1;
         let (steps, left, stride) = (o.k / 128, o.k % 128 / 32, rows32_strides(o.k));
         let mut act = o.act;
         let mut acc = _mm512_setzero_ps();
         for pair in 0..steps / 2 {
             if PREFETCH {
-                o.prefetch.lines_to_l1(p, 2 * four);
+                o.prefetch.lines_to_l1(p, 8 * block);
             }
             for i in 0..2 {
-                acc = step::<W>(acc, p.add(i * four), act.add(i * ROWS32.bytes));
+                acc = step::<W>(acc, p.add(i * 4 * block), act.add(i * ROWS32.bytes));
             }
-            p = p.add(2 * four);
+            p = p.add(8 * block);
             act = act.add(stride(pair));
         }
         if PREFETCH {
-            o.prefetch.lines_to_l1(p, W::TYPE.row_bytes(o.k % 256));
+            o.prefetch.lines_to_l1(p, o.k % 256 / 32 * block);
         }
         if steps % 2 > 0 {
             acc = step::<W>(acc, p, act);
-            p = p.add(four);
+            p = p.add(4 * block);
             act = act.add(ROWS32.bytes);
         }
         if left > 0 {
@@ -250,9 +249,7 @@ impl<W: Block32, const PREFETCH: bool> Row for Blocks<W, PREFETCH> {
 
 #[inline(always)]
 pub(super) unsafe fn copy_blocks<W: Block32>(from: *const u8, to: *mut u8, n: usize) {
-    // bytes of 32 elements
-    match const { W::TYPE.row_bytes(128) / 4 } {
-        9 => copy::<9>(from, to, n),
+    match W::TYPE.block().1 {
         17 => copy::<17>(from, to, n),
         18 => copy::<18>(from, to, n),
         20 => copy::<20>(from, to, n),

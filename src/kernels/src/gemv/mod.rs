@@ -7,18 +7,14 @@
 //!
 //! Every row is computed by itself. So the cuts of a product do not change a result.
 
-mod bits;
 mod block32;
 mod dot;
 pub mod float;
-mod iq1;
-mod nvfp4;
 mod super256;
 mod ternary;
 
 pub(crate) use block32::{Block32, product32};
 pub(crate) use dot::dot32;
-pub(crate) use nvfp4::{NvRow, product_nvfp4};
 pub(crate) use super256::{Super256, product256};
 pub(crate) use ternary::{Ternary, product_ternary};
 

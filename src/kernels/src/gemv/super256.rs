@@ -16,13 +16,13 @@ use core::mem::MaybeUninit;
 /// The scales and minima of four super-blocks. Quarter `i` of a vector belongs to super-block `i`.
 pub struct Header {
     /// `d` and `dmin` (or `d` again) of each, as halves.
-    pub(super) d: __m128i,
+    d: __m128i,
     /// The scales of its vectors 0 and 1, then those of 2 and 3, as 16-bit words in the order of their pieces;
     /// with sub-blocks of 32 only one vector, sub-blocks 0, 2, 4, 6, 1, 3, 5, 7.
-    pub(super) scales: [__m512i; 2],
+    scales: [__m512i; 2],
     /// The integers that are multiplied by the sums of the activations, to be subtracted: the minima, or the scales, which
     /// the offset of the codes multiplies later.
-    pub(super) mins_or_offset: [__m512i; 2],
+    mins_or_offset: [__m512i; 2],
 }
 
 /// A weight type with super-blocks.
@@ -30,8 +30,6 @@ pub struct Header {
 pub trait Super256: Weight {
     /// The order of [`Self::codes`].
     const ORDER: Order;
-    /// What the scales are multiplied by, beside `d`.
-    const FACTOR: f32 = 1.0;
 
     /// The codes, unsigned, in that order.
     ///
@@ -48,7 +46,7 @@ pub trait Super256: Weight {
 /// hardware's prefetcher follows, though their cache lines were all asked for before: q4_K 30 GB/s in this order, 26 in
 /// three others (`kernel-choices`).
 #[inline(always)]
-pub(super) unsafe fn quarters(p: [*const u8; 4]) -> __m512i {
+unsafe fn quarters(p: [*const u8; 4]) -> __m512i {
     let [a, b, c, d] = p;
     let (d, c, b, a) = (in_turn(d), in_turn(c), in_turn(b), in_turn(a));
     _mm512_inserti64x4::<1>(_mm512_castsi256_si512(_mm256_set_m128i(b, a)), _mm256_set_m128i(d, c))
@@ -66,12 +64,7 @@ unsafe fn in_turn(p: *const u8) -> __m128i {
 /// The words at each of four places, each twice.
 #[inline(always)]
 pub(super) unsafe fn words_twice(p: [*const u8; 4]) -> __m128i {
-    each_twice(p.map(|p| i32::from(p.cast::<u16>().read_unaligned())))
-}
-
-/// Four words, each twice.
-#[inline(always)]
-pub(super) unsafe fn each_twice([a, b, c, d]: [i32; 4]) -> __m128i {
+    let [a, b, c, d] = p.map(|p| i32::from(p.cast::<u16>().read_unaligned()));
     let v = _mm_cvtsi32_si128(a);
     let v = _mm_insert_epi16::<3>(_mm_insert_epi16::<2>(_mm_insert_epi16::<1>(v, b), c), d);
     _mm_unpacklo_epi16(v, v)
@@ -338,10 +331,7 @@ unsafe fn step<W: Super256, const CLOSE: bool>(mut acc: __m512, p: *const u8, n:
     // (`kernel-choices`).
     core::arch::asm!("", options(nostack, preserves_flags));
     let header = W::header([at(0), at(1), at(2), at(3)]);
-    let mut d = _mm256_mul_ps(_mm256_cvtph_ps(header.d), _mm256_loadu_ps(act.add(places.d).cast()));
-    if W::FACTOR != 1.0 {
-        d = _mm256_mul_ps(d, _mm256_set1_ps(W::FACTOR));
-    }
+    let d = _mm256_mul_ps(_mm256_cvtph_ps(header.d), _mm256_loadu_ps(act.add(places.d).cast()));
     let d = _mm512_castps256_ps512(d);
     let mut subtracted = _mm512_madd_epi16(header.mins_or_offset[0], load(act.add(places.aux)));
     if W::SHAPE.sub == 16 {

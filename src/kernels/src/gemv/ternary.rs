@@ -1,9 +1,9 @@
-//! TQ1_0 and TQ2_0: super-blocks of 256 with nothing but a scale. All products of a super-block are added as integers.
+//! TQ2_0: super-blocks of 256 with nothing but a scale. All products of a super-block are added as integers.
 
 use super::super256::{pairs, words_twice};
 use super::{Operands, Row, load, product};
 use crate::formats::{Order, SPACED, rows256};
-use crate::pack::{Tq1_0, Tq2_0, Weight};
+use crate::pack::{Tq2_0, Weight};
 use core::arch::x86_64::*;
 
 /// A type whose values are codes less one, times one scale.
@@ -28,48 +28,6 @@ impl Ternary for Tq2_0 {
     #[inline(always)]
     unsafe fn codes(p: *const u8) -> [__m512i; 4] {
         pairs(load(p))
-    }
-}
-
-/// Each byte three times, and nine times.
-#[inline(always)]
-unsafe fn three(v: __m512i) -> __m512i {
-    _mm512_add_epi8(v, _mm512_add_epi8(v, v))
-}
-#[inline(always)]
-unsafe fn nine(v: __m512i) -> __m512i {
-    three(three(v))
-}
-
-/// The digits, see [`crate::isa::Lanes::thirds`].
-#[inline(always)]
-unsafe fn digits(v: __m512i) -> __m512i {
-    <crate::isa::avx512::Avx512 as crate::isa::Lanes>::thirds(v)
-}
-
-impl Ternary for Tq1_0 {
-    const ORDER: Order = Order::Digits;
-    const D: usize = 52;
-
-    #[inline(always)]
-    unsafe fn codes(p: *const u8) -> [__m512i; 4] {
-        // 32 bytes, times 1 and 3, times 9 and 27
-        let a = _mm512_broadcast_i64x4(_mm256_loadu_si256(p.cast()));
-        let a01 = _mm512_mask_mov_epi64(a, 0xf0, three(a));
-        let a23 = nine(a01);
-        // sixteen bytes, times 1, 3, 9, 27
-        let b = _mm512_broadcast_i32x4(_mm_loadu_si128(p.add(32).cast()));
-        let b01 = _mm512_mask_mov_epi64(b, 0xcc, three(b));
-        let b23 = nine(b01);
-        let b0123 = _mm512_mask_mov_epi64(b01, 0xf0, b23);
-        // four bytes in the last quarter, times 1, 3, 9, 27
-        let c = _mm512_set1_epi32(p.add(48).cast::<i32>().read_unaligned());
-        let c01 = _mm512_mask_mov_epi32(c, 0xa000, three(c));
-        let c0123 = _mm512_mask_mov_epi32(c01, 0xc000, nine(c01));
-        // 32 bytes and sixteen times 81: of those times 9, and 9 in the third quarter
-        let rest = nine(_mm512_mask_mov_epi64(a23, 0x30, b23));
-        let rest = _mm512_mask_mov_epi64(rest, 0xc0, c0123);
-        [digits(a01), digits(a23), digits(b0123), digits(rest)]
     }
 }
 

@@ -166,20 +166,3 @@ pub static NIBBLES: [u32; 2048] = {
     }
     nibbles
 };
-
-/// Unsigned codes of a group, with the positive delta: eight times a value, plus one, plus [`super::IQ1_OFFSET`]. The
-/// first one is the lowest byte.
-pub static CODES: [u64; 2048] = {
-    let mut codes = [0; 2048];
-    let mut i = 0;
-    while i < 2048 {
-        let mut j = 0;
-        while j < 8 {
-            let code = 8 * (VALUES[i] as u64 >> (2 * j) & 3) + super::IQ1_OFFSET as u64 - 8 + 1;
-            codes[i] |= code << (8 * j);
-            j += 1;
-        }
-        i += 1;
-    }
-    codes
-};

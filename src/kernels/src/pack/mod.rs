@@ -26,7 +26,7 @@ pub(crate) use block32::{MXFP4_VALUES_U, e8m0_half};
 pub use float::{Bf16, Bf16Pairs, F16, F32, FloatWeight, pack_f16_as_bf16};
 pub(crate) use iq1::IQ1_OFFSET;
 pub use iq1::{Iq1M, Iq1S};
-pub(crate) use iq1_grid::{CODES as IQ1_CODES, NIBBLES as IQ1_NIBBLES};
+pub(crate) use iq1_grid::NIBBLES as IQ1_NIBBLES;
 pub use iq4_xs::Iq4Xs;
 pub use nvfp4::Nvfp4;
 pub(crate) use nvfp4::ue4m3_half;

@@ -1,9 +1,7 @@
 //! Kernels for one column of quantised weights, without panels, in 512-bit registers.
 
 use super::*;
-use crate::gemv::{
-    Block32, GemvFn, NvRow, Operands, Super256, Ternary, product_nvfp4, product_ternary, product32, product256,
-};
+use crate::gemv::{Block32, GemvFn, Operands, Super256, Ternary, product_ternary, product32, product256};
 use crate::pack::*;
 
 macro_rules! product {
@@ -25,7 +23,6 @@ macro_rules! product {
 }
 product!(block32, Block32, product32);
 product!(super256, Super256, product256);
-product!(nvfp4, NvRow, product_nvfp4);
 product!(ternary, Ternary, product_ternary);
 
 const fn kernel<W: Pack>(order: Order, [gemv, gemv_prefetch]: [&'static [GemvFn]; 2], most_k: usize) -> Kernel {
@@ -43,10 +40,6 @@ const fn kernel32<W: Block32 + Pack>(most_k: usize) -> Kernel {
 const fn kernel256<W: Super256 + Pack>(most_k: usize) -> Kernel {
     kernel::<W>(W::ORDER, const { [&[super256::<W, false>], &[super256::<W, true>]] }, most_k)
 }
-
-const fn kernel_nvfp4<W: NvRow + Pack>(most_k: usize) -> Kernel {
-    kernel::<W>(Order::Halves, const { [&[nvfp4::<W, false>], &[nvfp4::<W, true>]] }, most_k)
-}
 const fn kernel_ternary<W: Ternary + Pack>(most_k: usize) -> Kernel {
     kernel::<W>(W::ORDER, const { [&[ternary::<W, false>], &[ternary::<W, true>]] }, most_k)
 }
@@ -57,11 +50,12 @@ const fn kernel_ternary<W: Ternary + Pack>(most_k: usize) -> Kernel {
 const LONG: usize = 8192;
 const ALL: usize = usize::MAX;
 
-/// All types but IQ4_XS: sums of its values do not fit an `i16`, and with 32-bit sums it is no faster than fused.
+/// All types but IQ4_XS: sums of its values do not fit an `i16`, and with 32-bit sums it is no faster than fused. IQ1_S,
+/// IQ1_M, TQ1_0, NVFP4, Q1_0 and Q2_0 are slower so than fused: nvfp4 27.8 GMAC/s and 35.3, q1_0 46 and 69 (`low-bit`).
 ///
 /// For one column only: with two, [`super::avx512_fused`] is faster for most types, q4_1 147 us and 111
 /// (`kernel-choices`).
-pub(super) static KERNELS: [Kernel; 19] = [
+pub(super) static KERNELS: [Kernel; 13] = [
     kernel32::<Q4_0>(SPACED),
     kernel32::<Q4_1>(SPACED),
     kernel32::<Q5_0>(SPACED),
@@ -74,11 +68,5 @@ pub(super) static KERNELS: [Kernel; 19] = [
     kernel256::<Q4K>(LONG),
     kernel256::<Q5K>(LONG),
     kernel256::<Q6K>(ALL),
-    kernel256::<Iq1S>(LONG),
-    kernel256::<Iq1M>(LONG),
-    kernel_ternary::<Tq1_0>(LONG),
     kernel_ternary::<Tq2_0>(LONG),
-    kernel_nvfp4::<Nvfp4>(SPACED),
-    kernel32::<Q1_0>(SPACED),
-    kernel32::<Q2_0>(SPACED),
 ];

@@ -104,7 +104,7 @@ fn resolve(address: usize) -> Option<&'static BoundLibrary> {
         get_proc_address: scope.function(ggml_backend_reg_get_proc_address),
         aligned_malloc: scope.function(ggml_aligned_malloc),
         aligned_free: scope.function(ggml_aligned_free),
-        rows: Default::default(),
+        rows: std::array::from_fn(|_| AtomicPtr::default()),
         returns_buffers: OnceLock::new(),
         pools: OnceLock::new(),
         blas: OnceLock::new(),
