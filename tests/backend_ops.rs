@@ -49,7 +49,7 @@ fn all_matrix_products_of_the_supported_types_pass_with_portable_code() {
 /// Only on the types that are taken.
 fn products_pass(tiers: impl IntoIterator<Item = Tier>) {
     for tier in tiers {
-        let run = suite("MUL_MAT", tier.knob, Some("type_a=(q4_|q5_|q8_|q2_K|q3_K|q6_K|iq[234]_|mxfp4)"));
+        let run = suite("MUL_MAT", tier.knob, Some("type_a=(q[1-8]_|iq|tq|mxfp4|nvfp4)"));
         assert!(run.operations_passed() >= 700, "{run}");
         assert_every_type_was_taken(&run, tier.name);
     }
@@ -69,7 +69,7 @@ fn products_with_experts_pass_with_portable_code() {
 /// The larger ones take minutes; shapes of all kinds are in `operations`.
 fn products_with_experts_pass(tiers: impl IntoIterator<Item = Tier>) {
     for tier in tiers {
-        let run = suite("MUL_MAT_ID", tier.knob, Some("type_a=(q[2-8]_|iq[234]_|mxfp4|f16),.*m=512,"));
+        let run = suite("MUL_MAT_ID", tier.knob, Some("type_a=(q[1-8]_|iq|tq|mxfp4|nvfp4|f16),.*m=512,"));
         assert!(run.operations_passed() >= 100, "{run}");
         run.stats().assert_healthy();
     }

@@ -8,7 +8,7 @@ use zen5turbo_tests::distance::compare_with_stock;
 use zen5turbo_tests::{Fixture, Outcome, Program, Stats, ZEN5, dl_backends, llama, llama_dl, tiers, work_dir};
 
 /// Those that are exported, by the kernels that win: with AVX2, and with AVX-512 only.
-const AVX2: [&str; 19] = [
+const AVX2: [&str; 26] = [
     "dequantize_row_q4_0",
     "dequantize_row_q4_1",
     "dequantize_row_q5_0",
@@ -27,6 +27,13 @@ const AVX2: [&str; 19] = [
     "dequantize_row_iq2_s",
     "dequantize_row_iq3_xxs",
     "dequantize_row_iq3_s",
+    "dequantize_row_iq1_s",
+    "dequantize_row_iq1_m",
+    "dequantize_row_tq1_0",
+    "dequantize_row_tq2_0",
+    "dequantize_row_nvfp4",
+    "dequantize_row_q1_0",
+    "dequantize_row_q2_0",
     "quantize_row_q8_K",
 ];
 const AVX512: [&str; 4] =

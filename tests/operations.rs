@@ -105,6 +105,24 @@ fn assert_counted(run: &Outcome) {
     assert_eq!(run.stderr, "");
 }
 
+/// Types of this ggml without kernels: what they are left with is `type_not_supported`.
+const UNKNOWN: [&str; 5] = ["iq2_xxs", "iq2_xs", "iq3_xxs", "iq3_s", "iq2_s"];
+
+#[test]
+fn every_quantised_weight_type_of_this_ggml_is_known() {
+    let dir = work_dir();
+    let program = Fixture::new("types").linked_with_ggml().build(&dir, "types");
+    let run = Program::new(&program).run().success();
+    let all: Vec<_> = run.stdout.lines().collect();
+    assert!(all.len() > 20, "{run}");
+    for name in &all {
+        assert!(TYPES.contains(name) || UNKNOWN.contains(name), "no kernel has the type {name}");
+    }
+    for name in TYPES {
+        assert!(all.contains(&name), "this ggml has no type {name}");
+    }
+}
+
 #[test]
 fn every_result_is_right_and_as_stock_has_it_with_every_kernel_family() {
     let (dir, program) = built();

@@ -85,7 +85,10 @@ fn half_scales(kind: WeightType) -> Option<&'static [usize]> {
         "q2_K" => &[80, 82],
         "q3_K" => &[108],
         "q6_K" => &[208],
-        "mxfp4" => &[],
+        "iq1_s" | "q1_0" | "q2_0" => &[0],
+        "tq1_0" => &[52],
+        "tq2_0" => &[64],
+        "iq1_m" | "nvfp4" | "mxfp4" => &[],
         _ => return None,
     })
 }
@@ -104,6 +107,13 @@ fn random_blocks(kind: WeightType, blocks: usize) -> Vec<u8> {
         }
         if kind.ggml_name() == "mxfp4" {
             block[0] = 120 + (block[0] & 3); // E8M0: 2^(x - 128)
+        }
+        if kind.ggml_name() == "nvfp4" {
+            block[..4].iter_mut().for_each(|d| *d &= 0x47); // UE4M3: up to 2^2
+        }
+        if kind.ggml_name() == "iq1_m" {
+            block[55] = 0x10 | block[55] & 15; // the sign, the exponent's upper bits
+            block[53] = 0xc0 | block[53] & 0x3f;
         }
     }
     out

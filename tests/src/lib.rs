@@ -38,9 +38,9 @@ use std::path::{Path, PathBuf};
 
 /// The weight types that the shim has kernels for, as `ggml_type_name` writes them.
 #[rustfmt::skip]
-pub const TYPES: [&str; 18] = [
+pub const TYPES: [&str; 25] = [
     "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K", "iq4_nl", "iq4_xs", "mxfp4",
-    "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s",
+    "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "iq1_s", "iq1_m", "tq1_0", "tq2_0", "nvfp4", "q1_0", "q2_0",
 ];
 
 /// How the shim begins each of its lines on stderr.

@@ -115,6 +115,12 @@ functions! {
     /// `size_t quantize_mxfp4(const float *, void *, int64_t, int64_t, const float *)`: only looked for; releases that know
     /// the type MXFP4 export it.
     quantize_mxfp4(*const f32, *mut c_void, i64, i64, *const f32) -> usize;
+    /// The same for NVFP4.
+    quantize_nvfp4(*const f32, *mut c_void, i64, i64, *const f32) -> usize;
+    /// The same for Q1_0.
+    quantize_q1_0(*const f32, *mut c_void, i64, i64, *const f32) -> usize;
+    /// The same for Q2_0.
+    quantize_q2_0(*const f32, *mut c_void, i64, i64, *const f32) -> usize;
 }
 
 // Graphs and their computation.

@@ -80,6 +80,13 @@ macro_rules! row_functions {
             dequantize_row_iq2_s = Role::Dequantize(WeightType::Iq2S), dequantize;
             dequantize_row_iq3_xxs = Role::Dequantize(WeightType::Iq3Xxs), dequantize;
             dequantize_row_iq3_s = Role::Dequantize(WeightType::Iq3S), dequantize;
+            dequantize_row_iq1_s = Role::Dequantize(WeightType::Iq1S), dequantize;
+            dequantize_row_iq1_m = Role::Dequantize(WeightType::Iq1M), dequantize;
+            dequantize_row_tq1_0 = Role::Dequantize(WeightType::Tq1_0), dequantize;
+            dequantize_row_tq2_0 = Role::Dequantize(WeightType::Tq2_0), dequantize;
+            dequantize_row_nvfp4 = Role::Dequantize(WeightType::Nvfp4), dequantize;
+            dequantize_row_q1_0 = Role::Dequantize(WeightType::Q1_0), dequantize;
+            dequantize_row_q2_0 = Role::Dequantize(WeightType::Q2_0), dequantize;
             quantize_row_q8_0 = Role::Quantize(Blocks::Q8_0), quantize;
             quantize_row_q8_1 = Role::Quantize(Blocks::Q8_1), quantize;
             quantize_row_q8_K = Role::Quantize(Blocks::Q8K), quantize;

@@ -34,6 +34,13 @@ pub const fn weight_number(weight: WeightType) -> c_int {
         WeightType::Iq4Xs => 23,
         WeightType::Bf16 => 30,
         WeightType::Mxfp4 => 39,
+        WeightType::Iq1S => 19,
+        WeightType::Iq1M => 29,
+        WeightType::Tq1_0 => 34,
+        WeightType::Tq2_0 => 35,
+        WeightType::Nvfp4 => 40,
+        WeightType::Q1_0 => 41,
+        WeightType::Q2_0 => 42,
     }
 }
 

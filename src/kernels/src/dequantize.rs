@@ -5,7 +5,10 @@
 
 use crate::formats::WeightType;
 use crate::isa::Isa;
-use crate::pack::{Grid, IQ4_VALUES, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, MXFP4_VALUES_U, e8m0_half};
+use crate::isa::avx2::thirds;
+use crate::pack::{
+    Grid, IQ1_NIBBLES, IQ4_VALUES, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, MXFP4_VALUES_U, e8m0_half, ue4m3_half,
+};
 use core::arch::x86_64::*;
 
 /// Writes the `k` elements of the row at `x`, a multiple of the block size, as floats to `y`.
@@ -37,6 +40,13 @@ pub fn dequantizer(isa: Isa, weight: WeightType) -> Option<DequantizeFn> {
         WeightType::Iq2S => iq2_s,
         WeightType::Iq3Xxs => iq3_xxs,
         WeightType::Iq3S => iq3_s,
+        WeightType::Iq1S => iq1_s,
+        WeightType::Iq1M => iq1_m,
+        WeightType::Tq1_0 => tq1_0,
+        WeightType::Tq2_0 => tq2_0,
+        WeightType::Nvfp4 => nvfp4,
+        WeightType::Q1_0 => q1_0,
+        WeightType::Q2_0 => q2_0,
         WeightType::F16 | WeightType::Bf16 | WeightType::F32 => return None,
     };
     Some(row)
@@ -302,5 +312,119 @@ row!(iq3_s, Iq3S, |x, y| {
     for i in 0..8 {
         let s = u32::from(x.add(106 + i / 2).read() >> (i % 2 * 4) & 15);
         put32::<NO_MIN>(y.add(32 * i), from_grid::<Iq3S>(x, i), [odd_scale(d, s, 2.0); 2]);
+    }
+});
+
+/// Eight elements of a grid of IQ1: `dl * (value + delta)`. The index is `low` and the lowest three bits of `high`.
+#[inline(always)]
+unsafe fn iq1_group(y: *mut f32, low: u8, high: u16, dl: f32, negative: bool) {
+    // SAFETY: eleven bits, and the table has 2048 entries.
+    let values = IQ1_NIBBLES.as_ptr().add(usize::from(low) | usize::from(high & 7) << 8).read();
+    let eight = u64::from(values & 0x0f0f_0f0f) | u64::from(values >> 4 & 0x0f0f_0f0f) << 32;
+    let values = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(eight as i64)));
+    // the table's values are larger by two
+    let delta = _mm256_set1_ps(if negative { -2.125 } else { -1.875 });
+    _mm256_storeu_ps(y, _mm256_mul_ps(_mm256_add_ps(values, delta), _mm256_set1_ps(dl)));
+}
+
+row!(iq1_s, Iq1S, |x, y| {
+    let d = half(x);
+    for i in 0..8 {
+        let qh = x.add(34 + 2 * i).cast::<u16>().read_unaligned();
+        let dl = d * f32::from(2 * (qh >> 12 & 7) + 1);
+        for l in 0..4 {
+            iq1_group(y.add(32 * i + 8 * l), x.add(2 + 4 * i + l).read(), qh >> (3 * l), dl, qh >> 15 > 0);
+        }
+    }
+});
+
+row!(iq1_m, Iq1M, |x, y| {
+    let word = |i: usize| x.add(48 + 2 * i).cast::<u16>().read_unaligned();
+    let bits = word(0) >> 12 | word(1) >> 8 & 0xf0 | word(2) >> 4 & 0xf00 | word(3) & 0xf000;
+    let d = half((&raw const bits).cast());
+    for g in 0..32 {
+        let (s, qh) = (g / 2, x.add(32 + g / 2).read() >> (4 * (g % 2)));
+        let dl = d * f32::from(2 * (word(s / 4) >> (3 * (s % 4)) & 7) + 1);
+        iq1_group(y.add(8 * g), x.add(g).read(), qh.into(), dl, qh & 8 > 0);
+    }
+});
+
+/// 32 elements of codes 0 to 3, whose values are less by one.
+#[inline(always)]
+unsafe fn put_less_one(y: *mut f32, q: __m256i, d: f32) {
+    put32::<NO_MIN>(y, _mm256_sub_epi8(q, _mm256_set1_epi8(1)), [scale(d, 0.0); 2]);
+}
+
+/// Each byte three times.
+#[inline(always)]
+unsafe fn threefold(q: __m256i) -> __m256i {
+    _mm256_add_epi8(q, _mm256_add_epi8(q, q))
+}
+
+row!(tq1_0, Tq1_0, |x, y| {
+    let d = half(x.add(52));
+    let mut q = load32(x);
+    for n in 0..5 {
+        put_less_one(y.add(32 * n), thirds(q), d);
+        q = threefold(q);
+    }
+    let mut first = _mm256_castsi128_si256(_mm_loadu_si128(x.add(32).cast()));
+    for n in 0..3 {
+        // two digits of sixteen bytes; the last ones are overwritten
+        let second = threefold(first);
+        let both = _mm256_permute2x128_si256::<0x20>(first, second);
+        put_less_one(y.add(160 + 32 * n), thirds(both), d);
+        first = threefold(second);
+    }
+    let first = x.add(48).cast::<u32>().read_unaligned();
+    let second = triple(first);
+    let third = triple(second);
+    let q = _mm256_setr_epi32(first as i32, second as i32, third as i32, triple(third) as i32, 0, 0, 0, 0);
+    let q = _mm256_sub_epi8(thirds(q), _mm256_set1_epi8(1));
+    put16::<NO_MIN>(y.add(240), _mm256_castsi256_si128(q), scale(d, 0.0));
+});
+
+/// Each byte of a word three times.
+#[inline(always)]
+fn triple(word: u32) -> u32 {
+    u32::from_le_bytes(word.to_le_bytes().map(|b| b.wrapping_mul(3)))
+}
+
+row!(tq2_0, Tq2_0, |x, y| {
+    let d = half(x.add(64));
+    for i in 0..8 {
+        put_less_one(y.add(32 * i), bits(load32(x.add(i / 4 * 32)), i % 4 * 2, 3), d);
+    }
+});
+
+row!(nvfp4, Nvfp4, |x, y| {
+    for s in 0..4 {
+        let q = _mm_loadl_epi64(x.add(4 + 8 * s).cast());
+        // low nibbles, then high ones
+        let q = _mm_and_si128(_mm_unpacklo_epi64(q, _mm_srli_epi16::<4>(q)), _mm_set1_epi8(15));
+        let q = _mm_shuffle_epi8(_mm_loadu_si128(MXFP4_VALUES_U.as_ptr().cast()), q);
+        let d = scale(ue4m3_half(x.add(s).read()), 0.0);
+        put16::<NO_MIN>(y.add(16 * s), _mm_sub_epi8(q, _mm_set1_epi8(12)), d);
+    }
+});
+
+row!(q1_0, Q1_0, |x, y| {
+    // the sign of `d` is flipped where the bit is not set
+    let (d, sign) = (_mm256_set1_ps(half(x)), _mm256_set1_ps(-0.0));
+    let bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    for i in 0..16 {
+        let bits = _mm256_and_si256(_mm256_set1_epi32(x.add(2 + i).read().into()), bit);
+        let clear = _mm256_castsi256_ps(_mm256_cmpeq_epi32(bits, _mm256_setzero_si256()));
+        _mm256_storeu_ps(y.add(8 * i), _mm256_xor_ps(d, _mm256_and_ps(clear, sign)));
+    }
+});
+
+row!(q2_0, Q2_0, |x, y| {
+    let d = scale(half(x), 0.0);
+    let shifts = _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14);
+    for i in 0..8 {
+        let word = i32::from(x.add(2 + 2 * i).cast::<u16>().read_unaligned());
+        let q = _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32(word), shifts), _mm256_set1_epi32(3));
+        put8::<NO_MIN>(y.add(8 * i), _mm256_sub_epi32(q, _mm256_set1_epi32(1)), d);
     }
 });

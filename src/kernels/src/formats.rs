@@ -9,6 +9,7 @@
 //!                      | d 16 x f32 | dmin 16 x f32 (with a minimum)
 //! Float    (K = 16):   values 16 x 64 B, or pairs of bf16 8 x 64 B
 //! ```
+//! Blocks of 32 with sub-blocks have a `d` for each. A block of ggml that is longer than a record is several records.
 //! Signed codes of 8 bits are followed, behind all else, by their magnitudes where
 //! [`Lanes::ACC16`](crate::isa::Lanes::ACC16).
 //! A 64-byte line of codes holds, for one group of four consecutive `k`, four bytes of each row.
@@ -20,7 +21,7 @@
 //! `nc` columns interleaved, one record per block of the weight type:
 //!
 //! ```text
-//! Block32:   codes [8][nc] x 4 B | aux [nc] x 4 B | d [nc] x f32
+//! Block32:   codes [8][nc] x 4 B | aux [n][nc] x 4 B | d [nc] x f32
 //! Super256:  codes [64][nc] x 4 B | aux [n][nc] x 4 B | d [nc] x f32
 //! Float:     values [16][nc] x f32, or pairs of bf16 [8][nc] x 4 B
 //! ```
@@ -40,6 +41,7 @@
 //! ```
 
 use crate::isa::LANES;
+use crate::pack::IQ1_OFFSET;
 
 /// Weight types of ggml with kernels here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,6 +65,13 @@ pub enum WeightType {
     Iq2S,
     Iq3Xxs,
     Iq3S,
+    Iq1S,
+    Iq1M,
+    Tq1_0,
+    Tq2_0,
+    Nvfp4,
+    Q1_0,
+    Q2_0,
     F16,
     Bf16,
     F32,
@@ -70,7 +79,7 @@ pub enum WeightType {
 
 impl WeightType {
     /// Every type.
-    pub const ALL: [WeightType; 21] = [
+    pub const ALL: [WeightType; 28] = [
         WeightType::Q4_0,
         WeightType::Q4_1,
         WeightType::Q5_0,
@@ -89,6 +98,13 @@ impl WeightType {
         WeightType::Iq2S,
         WeightType::Iq3Xxs,
         WeightType::Iq3S,
+        WeightType::Iq1S,
+        WeightType::Iq1M,
+        WeightType::Tq1_0,
+        WeightType::Tq2_0,
+        WeightType::Nvfp4,
+        WeightType::Q1_0,
+        WeightType::Q2_0,
         WeightType::F16,
         WeightType::Bf16,
         WeightType::F32,
@@ -115,6 +131,13 @@ impl WeightType {
             WeightType::Iq2S => "iq2_s",
             WeightType::Iq3Xxs => "iq3_xxs",
             WeightType::Iq3S => "iq3_s",
+            WeightType::Iq1S => "iq1_s",
+            WeightType::Iq1M => "iq1_m",
+            WeightType::Tq1_0 => "tq1_0",
+            WeightType::Tq2_0 => "tq2_0",
+            WeightType::Nvfp4 => "nvfp4",
+            WeightType::Q1_0 => "q1_0",
+            WeightType::Q2_0 => "q2_0",
             WeightType::F16 => "f16",
             WeightType::Bf16 => "bf16",
             WeightType::F32 => "f32",
@@ -147,6 +170,13 @@ impl WeightType {
             WeightType::Iq2S => (256, 82),
             WeightType::Iq3Xxs => (256, 98),
             WeightType::Iq3S => (256, 110),
+            WeightType::Iq1S => (256, 50),
+            WeightType::Iq1M => (256, 56),
+            WeightType::Tq1_0 => (256, 54),
+            WeightType::Tq2_0 => (256, 66),
+            WeightType::Nvfp4 => (64, 36),
+            WeightType::Q1_0 => (128, 18),
+            WeightType::Q2_0 => (64, 18),
             WeightType::F16 | WeightType::Bf16 => (1, 2),
             WeightType::F32 => (1, 4),
         }
@@ -158,9 +188,15 @@ impl WeightType {
         k / block * bytes
     }
 
+    /// Records of `shape` in a block.
+    pub(crate) const fn records(self, shape: Shape) -> usize {
+        let block = self.block().0;
+        if block > shape.block { block / shape.block } else { 1 }
+    }
+
     /// How its products are computed.
     pub const fn shape(self) -> Shape {
-        use Codes::{Float, Narrow, Signed, Wide};
+        use Codes::{Float, Narrow, Signed, Whole, Wide};
         match self {
             WeightType::Q4_0 => block32(false, 8, Wide),
             WeightType::Q4_1 => block32(true, 0, Wide),
@@ -168,6 +204,12 @@ impl WeightType {
             WeightType::Q5_1 => block32(true, 0, Narrow),
             WeightType::Q8_0 | WeightType::Iq4Nl => block32(false, 128, Signed),
             WeightType::Mxfp4 => block32(false, 12, Wide),
+            WeightType::Iq1S => super256(32, false, IQ1_OFFSET, Wide),
+            WeightType::Iq1M => super256(16, false, IQ1_OFFSET, Narrow),
+            WeightType::Tq1_0 | WeightType::Tq2_0 => super256(256, false, 1, Whole),
+            WeightType::Nvfp4 => Shape { sub: 16, ..block32(false, 12, Narrow) },
+            WeightType::Q1_0 => block32(false, 8, Wide),
+            WeightType::Q2_0 => block32(false, 1, Wide),
             WeightType::Q2K => super256(16, true, 0, Narrow),
             WeightType::Q3K => super256(16, false, 4, Narrow),
             WeightType::Q4K => super256(32, true, 0, Wide),
@@ -192,11 +234,13 @@ impl WeightType {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Codes {
     /// Eight steps fit: unseeded `15 * 127 * 2 * 8 = 30480` (Q4_1, Q4_K); seeded
-    /// `16 * 127 * 2 * 8 = 32512` (Q5_0, offset 16) and less (Q4_0, MXFP4).
+    /// `16 * 127 * 2 * 8 = 32512` (Q5_0, IQ1_S, offset 16) and less (Q4_0, MXFP4, Q1_0, Q2_0).
     Wide,
     /// Four steps fit: `31 * 127 * 2 * 4 = 31496` (Q5_1, Q5_K), seeded
-    /// `32 * 127 * 2 * 4 = 32512` (Q6_K, offset 32), and less (Q2_K, Q3_K).
+    /// `32 * 127 * 2 * 4 = 32512` (Q6_K, offset 32), and less (Q2_K, Q3_K, IQ1_M, NVFP4).
     Narrow,
+    /// All 64 steps of a super-block fit: seeded `2 * 127 * 2 * 64 = 32512` (TQ1_0, TQ2_0, offset 1, codes up to 3).
+    Whole,
     /// Signed bytes, `-128..=127`: every product is widened at once.
     Signed,
     /// Not codes but values, as `f32`; activations are rounded as given.
@@ -223,7 +267,7 @@ pub struct Shape {
     /// Elements of a record: a block of 32 or 256 (blocks of 256 have integer scales per sub-block),
     /// or [`FLOAT_RECORD`].
     pub block: usize,
-    /// Elements that share a scale, 16 or 32.
+    /// Elements that share a scale: 16 or 32, or all 256 of a super-block, whose integer scale is one.
     pub sub: usize,
     /// Whether a minimum is subtracted (K-quants) or added (Q4_1, Q5_1).
     pub min: bool,
@@ -323,7 +367,8 @@ impl Shape {
         let tile = self.act(false);
         // super-blocks have sums in any case: of all sub-blocks, by 32 as they come, or of all pieces by 16
         let aux = if self.block == 256 { Aux::Sums } else { tile.aux };
-        ActFormat { block: self.block, sub: self.sub, values: Values::Rows(order), aux }
+        let sub = if self.sub > 32 { 32 } else { self.sub };
+        ActFormat { block: self.block, sub, values: Values::Rows(order), aux }
     }
 }
 

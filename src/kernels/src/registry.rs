@@ -16,6 +16,7 @@ const NARROW: u8 = 1;
 const SIGNED: u8 = 2;
 const FLOAT: u8 = 3;
 const PAIRS: u8 = 4;
+const WHOLE: u8 = 5;
 
 impl<const BLOCK: usize, const SUB: usize, const MIN: bool, const CODES: u8> Structure for Of<BLOCK, SUB, MIN, CODES> {
     const SHAPE: Shape = Shape {
@@ -26,6 +27,7 @@ impl<const BLOCK: usize, const SUB: usize, const MIN: bool, const CODES: u8> Str
         codes: match CODES {
             WIDE => Codes::Wide,
             NARROW => Codes::Narrow,
+            WHOLE => Codes::Whole,
             _ => Codes::Signed,
         },
     };
@@ -54,6 +56,13 @@ macro_rules! every_weight {
             $f::<Iq2S>(),
             $f::<Iq3Xxs>(),
             $f::<Iq3S>(),
+            $f::<Iq1S>(),
+            $f::<Iq1M>(),
+            $f::<Tq1_0>(),
+            $f::<Tq2_0>(),
+            $f::<Nvfp4>(),
+            $f::<Q1_0>(),
+            $f::<Q2_0>(),
             $f::<F16>(),
             $f::<Bf16>(),
             $f::<F32>(),
@@ -92,8 +101,8 @@ macro_rules! isa_kernels {
             unsafe fn pack<W: Pack>(src: *const u8, stride: usize, blocks: usize, panel: *mut u8) {
                 for b in 0..blocks {
                     let rows = Rows::new::<W>(src, stride, b);
-                    let record = const { W::SHAPE.panel_record(<$lanes as crate::isa::Lanes>::ACC16) };
-                    W::pack::<$lanes>(&rows, panel.add(b * record));
+                    let bytes = const { W::RECORDS * W::SHAPE.panel_record(<$lanes as crate::isa::Lanes>::ACC16) };
+                    W::pack::<$lanes>(&rows, panel.add(b * bytes));
                 }
             }
 
@@ -116,8 +125,8 @@ macro_rules! isa_kernels {
                 const { &[$(gemv::<W, $gc>),*] }
             }
 
-            const fn table32<const MIN: bool, const CODES: u8>() -> &'static [MicroFn] {
-                const { &[$(block32::<Of<32, 32, MIN, CODES>, $nc>),*] }
+            const fn table32<const SUB: usize, const MIN: bool, const CODES: u8>() -> &'static [MicroFn] {
+                const { &[$(block32::<Of<32, SUB, MIN, CODES>, $nc>),*] }
             }
 
             const fn table256<const SUB: usize, const MIN: bool, const CODES: u8>() -> &'static [MicroFn] {
@@ -126,14 +135,17 @@ macro_rules! isa_kernels {
 
             pub(super) const fn micro(s: Shape) -> &'static [MicroFn] {
                 match (s.block, s.sub, s.min, $codes(s.codes)) {
-                    (32, 32, false, WIDE) => table32::<false, WIDE>(),
-                    (32, 32, false, SIGNED) => table32::<false, SIGNED>(),
-                    (32, 32, true, WIDE) => table32::<true, WIDE>(),
-                    (32, 32, true, NARROW) => table32::<true, NARROW>(),
+                    (32, 32, false, WIDE) => table32::<32, false, WIDE>(),
+                    (32, 32, false, SIGNED) => table32::<32, false, SIGNED>(),
+                    (32, 32, true, WIDE) => table32::<32, true, WIDE>(),
+                    (32, 32, true, NARROW) => table32::<32, true, NARROW>(),
+                    (32, 16, false, NARROW) => table32::<16, false, NARROW>(),
                     (256, 16, false, NARROW) => table256::<16, false, NARROW>(),
                     (256, 16, true, NARROW) => table256::<16, true, NARROW>(),
                     (256, 32, true, WIDE) => table256::<32, true, WIDE>(),
                     (256, 32, true, NARROW) => table256::<32, true, NARROW>(),
+                    (256, 32, false, WIDE) => table256::<32, false, WIDE>(),
+                    (256, 256, false, WHOLE) => table256::<256, false, WHOLE>(),
                     (256, 32, false, SIGNED) => table256::<32, false, SIGNED>(),
                     (256, 16, false, SIGNED) => table256::<16, false, SIGNED>(),
                     (_, _, false, FLOAT) => const { &[$(values::<$fc>),*] },
@@ -167,7 +179,7 @@ macro_rules! isa_kernels {
                     fused: &[],
                     gemv_prefetch: &[],
                     domain: Domain::ALL,
-                    panel_record: W::SHAPE.panel_record(<$lanes as crate::isa::Lanes>::ACC16),
+                    panel_record: W::RECORDS * W::SHAPE.panel_record(<$lanes as crate::isa::Lanes>::ACC16),
                 }
             }
 
@@ -227,6 +239,7 @@ const fn codes(c: Codes) -> u8 {
         Codes::Signed => SIGNED,
         Codes::Float(_) => FLOAT,
         Codes::Bf16Pairs => PAIRS,
+        Codes::Whole => WHOLE,
     }
 }
 

@@ -106,10 +106,16 @@ impl Ggml {
     /// This release does not have it.
     pub fn number_of(&self, weight: WeightType) -> Result<c_int> {
         let number = weight_number(weight);
-        // The last of our types to come; ggml_type_name does not check its bounds.
-        let newest = functions::quantize_mxfp4.symbol();
-        let known = weight != WeightType::Mxfp4 || self.library.find(newest).is_some();
-        // SAFETY: the release knows the number, as was just seen; all of its types but the newest are older than the hook.
+        // ggml_type_name does not check its bounds, and these types are younger than the hook.
+        let young = match weight {
+            WeightType::Mxfp4 => Some(functions::quantize_mxfp4.symbol()),
+            WeightType::Nvfp4 => Some(functions::quantize_nvfp4.symbol()),
+            WeightType::Q1_0 => Some(functions::quantize_q1_0.symbol()),
+            WeightType::Q2_0 => Some(functions::quantize_q2_0.symbol()),
+            _ => None,
+        };
+        let known = young.is_none_or(|symbol| self.library.find(symbol).is_some());
+        // SAFETY: the release knows the number, as was just seen; all other types are older than the hook.
         if known && unsafe { self.types.name(number) } == Some(weight.ggml_name()) {
             return Ok(number);
         }

@@ -96,7 +96,7 @@ const TYPES: [WeightType; WeightType::ALL.len()] = {
     use WeightType::*;
     [
         Q4K, Q6K, Q8_0, Q5K, Q4_0, Q5_0, Iq4Xs, Mxfp4, F16, Bf16, Q3K, Q2K, Iq4Nl, Q4_1, Q5_1, F32, Iq3Xxs, Iq3S,
-        Iq2Xxs, Iq2S, Iq2Xs,
+        Iq2Xxs, Iq2S, Iq2Xs, Iq1S, Iq1M, Nvfp4, Tq2_0, Tq1_0, Q1_0, Q2_0,
     ]
 };
 

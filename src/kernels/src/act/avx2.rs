@@ -108,7 +108,12 @@ unsafe fn blocks32<const NC: usize, const SUMS: bool>(
         let q = widen(q);
         put_codes::<NC>(p, q);
         p = p.add(32 * NC);
-        if SUMS {
+        if SUMS && format.sub == 16 {
+            let [a, b] = split(half_sums(lines(q)));
+            put_words::<NC>(p, aux_words128(format.aux, a, d));
+            put_words::<NC>(p.add(4 * NC), aux_words128(format.aux, b, d));
+            p = p.add(8 * NC);
+        } else if SUMS {
             put_words::<NC>(p, aux_words128(format.aux, whole(half_sums(lines(q))), d));
             p = p.add(4 * NC);
         }
@@ -185,6 +190,14 @@ unsafe fn put_super_sums<const NC: usize>(format: ActFormat, aux: *mut u8, sums:
             }
             16
         }
+        (_, 256) => {
+            let mut sum = whole(sums[0]);
+            for sums in &sums[1..] {
+                sum = _mm_add_epi16(sum, whole(*sums));
+            }
+            put_words::<NC>(aux, aux_words128(format.aux, sum, zero));
+            1
+        }
         _ => {
             for i in 0..8 {
                 put_words::<NC>(aux.add(4 * NC * i), aux_words128(format.aux, whole(sums[i]), zero));
@@ -195,14 +208,24 @@ unsafe fn put_super_sums<const NC: usize>(format: ActFormat, aux: *mut u8, sums:
     aux.add(4 * NC * words)
 }
 
+/// Bytes of a record of one column of blocks of 32. (No division, which the compiler would guard against zero.)
+#[inline(always)]
+pub(super) const fn record32(format: ActFormat) -> usize {
+    match (format.aux, format.sub) {
+        (Aux::None, _) => 36,
+        (_, 16) => 44,
+        _ => 40,
+    }
+}
+
 /// A single column, four blocks at a time.
 #[inline(always)]
 unsafe fn blocks32_of_one<const SUMS: bool>(format: ActFormat, x: *const f32, k: usize, out: *mut u8) -> *mut u8 {
-    let (blocks, record) = (k / 32, if SUMS { 40 } else { 36 });
+    let (blocks, record) = (k / 32, record32(format));
     let (mut x, mut p) = (x, out);
     for _ in 0..blocks / 4 {
         let at = [x, x.add(32), x.add(64), x.add(96)];
-        four_blocks::<SUMS>(format.aux, at, [p, p.add(record), p.add(2 * record), p.add(3 * record)]);
+        four_blocks::<SUMS>(format, at, [p, p.add(record), p.add(2 * record), p.add(3 * record)]);
         (x, p) = (x.add(128), p.add(4 * record));
     }
     let rest = blocks % 4;
@@ -210,13 +233,13 @@ unsafe fn blocks32_of_one<const SUMS: bool>(format: ActFormat, x: *const f32, k:
         // the last one stands in for missing ones
         let (b, c) = (1.min(rest - 1), 2.min(rest - 1));
         let at = [x, x.add(32 * b), x.add(32 * c), x.add(32 * c)];
-        four_blocks::<SUMS>(format.aux, at, [p, p.add(record * b), p.add(record * c), p.add(record * c)]);
+        four_blocks::<SUMS>(format, at, [p, p.add(record * b), p.add(record * c), p.add(record * c)]);
     }
     p.add(record * rest)
 }
 
 #[inline(always)]
-unsafe fn four_blocks<const SUMS: bool>(aux: Aux, x: [*const f32; 4], rec: [*mut u8; 4]) {
+unsafe fn four_blocks<const SUMS: bool>(format: ActFormat, x: [*const f32; 4], rec: [*mut u8; 4]) {
     let mut q = [_mm256_setzero_si256(); 4];
     let mut m = [_mm256_setzero_ps(); 4];
     for i in 0..4 {
@@ -235,8 +258,16 @@ unsafe fn four_blocks<const SUMS: bool>(aux: Aux, x: [*const f32; 4], rec: [*mut
         for i in 0..4 {
             rec[i].add(32).cast::<u32>().write_unaligned(d[i]);
         }
+    } else if format.sub == 16 {
+        let [a, b] = split(half_sums(lines(q)));
+        let a = core::mem::transmute::<__m128i, [u32; 4]>(aux_words128(format.aux, a, d));
+        let b = core::mem::transmute::<__m128i, [u32; 4]>(aux_words128(format.aux, b, d));
+        let d = core::mem::transmute::<__m128i, [u32; 4]>(d_bits);
+        for i in 0..4 {
+            rec[i].add(32).cast::<[u32; 3]>().write_unaligned([a[i], b[i], d[i]]);
+        }
     } else {
-        let w = aux_words128(aux, whole(half_sums(lines(q))), d);
+        let w = aux_words128(format.aux, whole(half_sums(lines(q))), d);
         let (w01, w23) = (_mm_unpacklo_epi32(w, d_bits), _mm_unpackhi_epi32(w, d_bits));
         for (i, w) in [w01, w23].into_iter().enumerate() {
             _mm_storel_pd(rec[2 * i].add(32).cast(), _mm_castsi128_pd(w));
@@ -266,6 +297,7 @@ unsafe fn blocks256_of_one<const SUMS: bool>(format: ActFormat, x: *const f32, k
         let (mul, d) = scales256::<1>(high, low, cols, at);
         let mul = _mm256_broadcastss_ps(mul);
         let mut aux = p.add(256);
+        let mut total = _mm_setzero_si128();
         for i in 0..2 {
             let mut q = [_mm256_setzero_si256(); 4];
             for j in 0..4 {
@@ -294,11 +326,17 @@ unsafe fn blocks256_of_one<const SUMS: bool>(format: ActFormat, x: *const f32, k
                     _mm_storeu_si128(aux.add(16).cast(), _mm_unpackhi_epi32(a, b));
                     aux = aux.add(32);
                 }
+                (_, 256) => total = _mm_add_epi16(total, whole(sums)),
                 _ => {
                     _mm_storeu_si128(aux.cast(), aux_words128(format.aux, whole(sums), d));
                     aux = aux.add(16);
                 }
             }
+        }
+        if SUMS && format.sub == 256 {
+            let sum = aux_words128(format.aux, add_lanes(total), d);
+            aux.cast::<i32>().write_unaligned(_mm_cvtsi128_si32(sum));
+            aux = aux.add(4);
         }
         aux.cast::<f32>().write_unaligned(_mm_cvtss_f32(d));
         p = aux.add(4);
@@ -491,6 +529,13 @@ unsafe fn split(v: __m256i) -> [__m128i; 2] {
 unsafe fn whole(sums: __m256i) -> __m128i {
     let [a, b] = split(sums);
     _mm_add_epi16(a, b)
+}
+
+/// The sum of the four 32-bit lanes, of 16-bit numbers.
+#[inline(always)]
+pub(super) unsafe fn add_lanes(v: __m128i) -> __m128i {
+    let v = _mm_add_epi16(v, _mm_shuffle_epi32::<0b01_00_11_10>(v));
+    _mm_add_epi16(v, _mm_shuffle_epi32::<0b10_11_00_01>(v))
 }
 
 /// Stores the lines of the first `NC` columns.

@@ -3,7 +3,7 @@
 #![allow(clippy::needless_range_loop)] // the indices are columns, or 32 elements, of several arrays
 
 use super::SMALLEST;
-use super::avx2::{anew, aux_words, pairs, quantize_avx2, settle};
+use super::avx2::{add_lanes, anew, aux_words, pairs, quantize_avx2, record32, settle};
 use super::floats512::floats_avx512;
 use crate::formats::{ActFormat, Aux, ROWS32, Values};
 use core::arch::x86_64::*;
@@ -54,7 +54,12 @@ unsafe fn blocks32<const NC: usize>(format: ActFormat, cols: *const *const f32, 
         let q = quads::<NC>(codes::<NC>(x, anew(at), mul));
         put_codes::<NC>(p, q);
         p = p.add(32 * NC);
-        if !matches!(format.aux, Aux::None) {
+        if !matches!(format.aux, Aux::None) && format.sub == 16 {
+            let [a, b] = split(half_sums::<NC>(q));
+            put_words::<NC>(p, aux_words(format.aux, a, d));
+            put_words::<NC>(p.add(4 * NC), aux_words(format.aux, b, d));
+            p = p.add(8 * NC);
+        } else if !matches!(format.aux, Aux::None) {
             put_words::<NC>(p, aux_words(format.aux, whole(half_sums::<NC>(q)), d));
             p = p.add(4 * NC);
         }
@@ -118,6 +123,14 @@ unsafe fn put_super_sums<const NC: usize>(format: ActFormat, aux: *mut u8, sums:
             }
             16
         }
+        (_, 256) => {
+            let mut sum = whole(sums[0]);
+            for sums in &sums[1..] {
+                sum = _mm256_add_epi16(sum, whole(*sums));
+            }
+            put_words::<NC>(aux, aux_words(format.aux, sum, zero));
+            1
+        }
         _ => {
             for i in 0..8 {
                 put_words::<NC>(aux.add(4 * NC * i), aux_words(format.aux, whole(sums[i]), zero));
@@ -131,14 +144,14 @@ unsafe fn put_super_sums<const NC: usize>(format: ActFormat, aux: *mut u8, sums:
 /// A single column, eight blocks at a time.
 #[inline(always)]
 unsafe fn blocks32_of_one(format: ActFormat, x: *const f32, k: usize, out: *mut u8) {
-    let (blocks, record) = (k / 32, if matches!(format.aux, Aux::None) { 36 } else { 40 });
+    let (blocks, record) = (k / 32, record32(format));
     let (mut x, mut p) = (x, out);
     for _ in 0..blocks / 8 {
         let (mut at, mut rec) = ([x; 8], [p; 8]);
         for i in 1..8 {
             (at[i], rec[i]) = (x.add(32 * i), rec[i - 1].add(record));
         }
-        eight_blocks(format.aux, at, rec);
+        eight_blocks(format, at, rec);
         (x, p) = (x.add(256), p.add(8 * record));
     }
     let rest = blocks % 8;
@@ -149,12 +162,12 @@ unsafe fn blocks32_of_one(format: ActFormat, x: *const f32, k: usize, out: *mut 
             let i_or_last = i.min(rest - 1);
             (at[i], rec[i]) = (x.add(32 * i_or_last), p.add(record * i_or_last));
         }
-        eight_blocks(format.aux, at, rec);
+        eight_blocks(format, at, rec);
     }
 }
 
 #[inline(always)]
-unsafe fn eight_blocks(aux: Aux, x: [*const f32; 8], rec: [*mut u8; 8]) {
+unsafe fn eight_blocks(format: ActFormat, x: [*const f32; 8], rec: [*mut u8; 8]) {
     let mut m = [_mm512_setzero_ps(); 8];
     for i in 0..8 {
         m[i] = amax32(x[i]);
@@ -167,13 +180,21 @@ unsafe fn eight_blocks(aux: Aux, x: [*const f32; 8], rec: [*mut u8; 8]) {
         _mm256_storeu_si256(rec[2 * i + 1].cast(), _mm512_extracti64x4_epi64::<1>(v));
     }
     let d_bits = _mm256_castps_si256(d);
-    if matches!(aux, Aux::None) {
+    if matches!(format.aux, Aux::None) {
         let d = core::mem::transmute::<__m256i, [u32; 8]>(d_bits);
         for i in 0..8 {
             rec[i].add(32).cast::<u32>().write_unaligned(d[i]);
         }
+    } else if format.sub == 16 {
+        let [a, b] = split(half_sums::<8>(quads::<8>(q)));
+        let a = core::mem::transmute::<__m256i, [u32; 8]>(aux_words(format.aux, a, d));
+        let b = core::mem::transmute::<__m256i, [u32; 8]>(aux_words(format.aux, b, d));
+        let d = core::mem::transmute::<__m256i, [u32; 8]>(d_bits);
+        for i in 0..8 {
+            rec[i].add(32).cast::<[u32; 3]>().write_unaligned([a[i], b[i], d[i]]);
+        }
     } else {
-        let w = aux_words(aux, whole(half_sums::<8>(quads::<8>(q))), d);
+        let w = aux_words(format.aux, whole(half_sums::<8>(quads::<8>(q))), d);
         let (even, odd) = (_mm256_unpacklo_epi32(w, d_bits), _mm256_unpackhi_epi32(w, d_bits));
         put_two([rec[0], rec[1]], _mm256_castsi256_si128(even));
         put_two([rec[2], rec[3]], _mm256_castsi256_si128(odd));
@@ -298,6 +319,13 @@ unsafe fn blocks256_of_one(format: ActFormat, x: *const f32, k: usize, out: *mut
                     let (a, b) = (_mm512_castsi256_si512(a), _mm512_castsi256_si512(b));
                     _mm512_storeu_si512(p.cast(), _mm512_permutex2var_epi32(a, zip, b));
                     p = p.add(64);
+                }
+                (_, 256) => {
+                    let sums = whole(sums);
+                    let sums = _mm_add_epi16(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
+                    let sum = aux_words(format.aux, _mm256_castsi128_si256(add_lanes(sums)), d);
+                    p.cast::<i32>().write_unaligned(_mm256_cvtsi256_si32(sum));
+                    p = p.add(4);
                 }
                 _ => {
                     _mm256_storeu_si256(p.cast(), aux_words(format.aux, whole(sums), d));

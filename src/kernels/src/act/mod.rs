@@ -85,10 +85,7 @@ fn pair(lo: i32, hi: i32) -> u32 {
 #[inline(always)]
 unsafe fn put_super_sums(s: Slot, format: ActFormat, h: &[[i32; 2]; 16]) {
     let per = format.sub / 16;
-    let sub = |i: usize| {
-        let a = h[per * i];
-        if per == 1 { a } else { [a[0] + h[2 * i + 1][0], a[1] + h[2 * i + 1][1]] }
-    };
+    let sub = |i: usize| h[per * i..per * (i + 1)].iter().fold([0, 0], |sum, h| [sum[0] + h[0], sum[1] + h[1]]);
     if format.aux == Aux::Sums {
         for i in 0..format.aux_words() {
             let (a, b) = (sub(2 * i), sub(2 * i + 1));
@@ -128,7 +125,10 @@ pub unsafe fn quantize_scalar(format: ActFormat, cols: *const *const f32, k: usi
                 h[g / 4][0] += i32::from(v[0]) + i32::from(v[1]);
                 h[g / 4][1] += i32::from(v[2]) + i32::from(v[3]);
             }
-            if format.block == 32 {
+            if format.block == 32 && format.sub == 16 {
+                s.put_sums(format.aux, 0, h[0], d);
+                s.put_sums(format.aux, 1, h[1], d);
+            } else if format.block == 32 {
                 s.put_sums(format.aux, 0, [h[0][0] + h[1][0], h[0][1] + h[1][1]], d);
             } else {
                 put_super_sums(s, format, &h);

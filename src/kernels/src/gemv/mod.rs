@@ -12,11 +12,13 @@ mod dot;
 pub mod float;
 mod grid256;
 mod super256;
+mod ternary;
 
 pub(crate) use block32::{Block32, product32};
 pub(crate) use dot::dot32;
 pub(crate) use grid256::{ColumnsOperands, ORDER as GRID_ORDER, product_grid};
 pub(crate) use super256::{Super256, product256};
+pub(crate) use ternary::{Ternary, product_ternary};
 
 use crate::isa::LANES;
 use crate::prefetch::GemvPrefetch;

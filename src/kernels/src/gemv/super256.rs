@@ -63,7 +63,7 @@ unsafe fn in_turn(p: *const u8) -> __m128i {
 
 /// The words at each of four places, each twice.
 #[inline(always)]
-unsafe fn words_twice(p: [*const u8; 4]) -> __m128i {
+pub(super) unsafe fn words_twice(p: [*const u8; 4]) -> __m128i {
     let [a, b, c, d] = p.map(|p| i32::from(p.cast::<u16>().read_unaligned()));
     let v = _mm_cvtsi32_si128(a);
     let v = _mm_insert_epi16::<3>(_mm_insert_epi16::<2>(_mm_insert_epi16::<1>(v, b), c), d);
@@ -176,7 +176,7 @@ unsafe fn halves_shifted<const N: i64>(p: *const u8) -> __m512i {
 
 /// Two bits of every byte: vector `j` has bits `2 * j` and `2 * j + 1`.
 #[inline(always)]
-unsafe fn pairs(q: __m512i) -> [__m512i; 4] {
+pub(super) unsafe fn pairs(q: __m512i) -> [__m512i; 4] {
     let m = _mm512_set1_epi8(3);
     [
         _mm512_and_si512(q, m),

@@ -93,6 +93,15 @@ pub(super) unsafe fn spread(v: __m256i, g: usize) -> __m256i {
     _mm256_and_si256(_mm256_cmpeq_epi8(s, bits), _mm256_set1_epi8(0x10))
 }
 
+/// See [`super::Lanes::thirds`].
+#[inline(always)]
+pub(crate) unsafe fn thirds(a: __m256i) -> __m256i {
+    // a - 1 and half of a, their mean rounded down: three quarters of a, whose upper two bits are the result
+    let b = _mm256_subs_epu8(a, _mm256_set1_epi8(1));
+    let v = _mm256_avg_epu8(b, _mm256_avg_epu8(b, _mm256_setzero_si256()));
+    _mm256_and_si256(_mm256_srli_epi16::<6>(v), _mm256_set1_epi8(3))
+}
+
 /// Lanes below `n` of the half that starts at row `first`, as a store mask.
 #[inline(always)]
 pub(super) unsafe fn mask8(first: i32, n: usize) -> __m256i {
@@ -222,6 +231,20 @@ macro_rules! lanes_of_two_ymm {
             unsafe fn spread_bits<const G: usize>(x: Self::I) -> Self::I {
                 use $crate::isa::avx2::spread;
                 [spread(x[0], G), spread(x[1], G)]
+            }
+            #[inline(always)]
+            unsafe fn gather(table: *const u32, index: Self::I) -> Self::I {
+                let table = table.cast();
+                [_mm256_i32gather_epi32::<4>(table, index[0]), _mm256_i32gather_epi32::<4>(table, index[1])]
+            }
+            #[inline(always)]
+            unsafe fn add_bytes(a: Self::I, b: Self::I) -> Self::I {
+                [_mm256_add_epi8(a[0], b[0]), _mm256_add_epi8(a[1], b[1])]
+            }
+            #[inline(always)]
+            unsafe fn thirds(a: Self::I) -> Self::I {
+                use $crate::isa::avx2::thirds;
+                [thirds(a[0]), thirds(a[1])]
             }
             #[inline(always)]
             unsafe fn abs_bytes(a: Self::I) -> Self::I {

@@ -175,6 +175,21 @@ unsafe impl Lanes for Avx512 {
         _mm512_maskz_set1_epi8(k, 0x10)
     }
     #[inline(always)]
+    unsafe fn gather(table: *const u32, index: __m512i) -> __m512i {
+        _mm512_i32gather_epi32::<4>(index, table.cast())
+    }
+    #[inline(always)]
+    unsafe fn add_bytes(a: __m512i, b: __m512i) -> __m512i {
+        _mm512_add_epi8(a, b)
+    }
+    #[inline(always)]
+    unsafe fn thirds(a: __m512i) -> __m512i {
+        // a - 1 and half of a, their mean rounded down: three quarters of a, whose upper two bits are the result
+        let b = _mm512_subs_epu8(a, _mm512_set1_epi8(1));
+        let v = _mm512_avg_epu8(b, _mm512_avg_epu8(b, _mm512_setzero_si512()));
+        _mm512_and_si512(_mm512_srli_epi16::<6>(v), _mm512_set1_epi8(3))
+    }
+    #[inline(always)]
     unsafe fn cvt(a: __m512i) -> __m512 {
         _mm512_cvtepi32_ps(a)
     }

@@ -201,6 +201,13 @@ pub unsafe trait Lanes: Copy + 'static {
     /// Bit `4*G + j` of each lane becomes bit 4 of byte `j`; all other bits are zero.
     unsafe fn spread_bits<const G: usize>(x: Self::I) -> Self::I;
 
+    /// The 32-bit words of `table` at the indices in the lanes. All of them must be in the table.
+    unsafe fn gather(table: *const u32, index: Self::I) -> Self::I;
+    /// Addition of bytes.
+    unsafe fn add_bytes(a: Self::I, b: Self::I) -> Self::I;
+    /// Each unsigned byte times three, divided by 256.
+    unsafe fn thirds(a: Self::I) -> Self::I;
+
     /// Magnitudes of signed bytes, as unsigned bytes. Only called where [`Self::ACC16`].
     unsafe fn abs_bytes(a: Self::I) -> Self::I {
         a

@@ -91,6 +91,18 @@ unsafe impl Lanes for Scalar {
     unsafe fn spread_bits<const G: usize>(x: I) -> I {
         x.map(|x| (0..4).fold(0, |o, j| o | (x >> (4 * G + j) & 1) << (8 * j + 4)))
     }
+    unsafe fn gather(table: *const u32, index: I) -> I {
+        index.map(|i| table.add(i as usize).read())
+    }
+    unsafe fn add_bytes(a: I, b: I) -> I {
+        map2(a, b, |x, y| {
+            let (x, y) = (x.to_le_bytes(), y.to_le_bytes());
+            u32::from_le_bytes(std::array::from_fn(|i| x[i].wrapping_add(y[i])))
+        })
+    }
+    unsafe fn thirds(a: I) -> I {
+        a.map(|x| u32::from_le_bytes(x.to_le_bytes().map(|b| (3 * u16::from(b) >> 8) as u8)))
+    }
     unsafe fn cvt(a: I) -> F {
         a.map(|x| x as i32 as f32)
     }

@@ -21,7 +21,7 @@ impl Kernel {
         scratch: *mut u8,
         column: impl Fn(usize) -> *mut f32,
     ) {
-        let (blocks, column_bytes) = (p.k / self.shape.block, self.act.bytes(p.k, 1));
+        let (blocks, column_bytes) = (p.k / self.block(), self.act.bytes(p.k, 1));
         let in_order = blocking.prefetch_bytes > 0 && p.stride == self.weight.row_bytes(p.k);
         let mut dst = [core::ptr::null_mut(); MAX_TILE];
         if in_order && LANES * p.stride <= BURST {
@@ -50,14 +50,14 @@ impl Kernel {
                 }
                 // rows below the matrix must not be read: a copy of the rows that are there
                 let chunk = self.chunk_blocks(p.k, blocking.panel_bytes);
-                let stride = chunk * self.record_bytes();
+                let stride = chunk * self.block_bytes();
                 for from in (0..blocks).step_by(chunk) {
                     let n = chunk.min(blocks - from);
                     for r in 0..rows {
-                        let at = weights.add(r * p.stride + from * self.record_bytes());
-                        core::ptr::copy_nonoverlapping(at, scratch.add(r * stride), n * self.record_bytes());
+                        let at = weights.add(r * p.stride + from * self.block_bytes());
+                        core::ptr::copy_nonoverlapping(at, scratch.add(r * stride), n * self.block_bytes());
                     }
-                    let act = act.add(from * self.act.record() * (c1 - c0));
+                    let act = act.add(from * self.records() * self.act.record() * (c1 - c0));
                     fused(scratch, stride, n, act, dst, rows, from == 0, prefetch);
                 }
             }

@@ -16,10 +16,10 @@ use crate::micro::MicroFn;
 use crate::micro::fused::FusedFn;
 use crate::micro::pair::PairFn;
 
-/// Packs `blocks` records of sixteen rows. Row `r` starts at `src + r * stride`.
+/// Packs `blocks` blocks of sixteen rows. Row `r` starts at `src + r * stride`.
 ///
 /// # Safety
-/// Every row is readable for `blocks` records, `panel` writable for as many; the CPU has the ISA's
+/// Every row is readable for `blocks` blocks, `panel` writable for their records; the CPU has the ISA's
 /// features.
 pub type PackFn = unsafe fn(src: *const u8, stride: usize, blocks: usize, panel: *mut u8);
 
@@ -46,7 +46,7 @@ pub struct Kernel {
     pub(crate) gemv_prefetch: &'static [GemvFn],
     /// [`Method::Fused`]: functions for 1, 2, ... columns of a tile, or empty.
     pub(crate) fused: &'static [FusedFn],
-    /// Bytes of a record of the panel.
+    /// Bytes of the panel for a block of the weights, see [`Self::block`].
     pub(crate) panel_record: usize,
     /// The products that this kernel is made for.
     pub domain: Domain,
@@ -127,17 +127,27 @@ impl Kernel {
     /// Bytes of scratch that [`Self::multiply`] needs for each thread.
     pub fn scratch_bytes(&self, k: usize, blocking: &Blocking) -> usize {
         let blocks = self.chunk_blocks(k, blocking.panel_bytes);
-        blocks * (self.side_by_side() * self.panel_record + LANES * self.record_bytes())
+        blocks * (self.side_by_side() * self.panel_record + LANES * self.block_bytes())
     }
 
-    /// Bytes of a row that one record holds.
-    const fn record_bytes(&self) -> usize {
-        self.weight.row_bytes(self.shape.block)
+    /// Records that a block of the weights is packed to.
+    const fn records(&self) -> usize {
+        self.weight.records(self.shape)
     }
 
-    /// Records that are packed at a time.
+    /// Elements that are packed together: a record, or the records of a block of the weights.
+    pub(crate) const fn block(&self) -> usize {
+        self.records() * self.shape.block
+    }
+
+    /// Bytes of a row that hold these elements.
+    const fn block_bytes(&self) -> usize {
+        self.weight.row_bytes(self.block())
+    }
+
+    /// Blocks that are packed at a time.
     fn chunk_blocks(&self, k: usize, panel_bytes: usize) -> usize {
-        let blocks = k.div_ceil(self.shape.block);
+        let blocks = k.div_ceil(self.block());
         let panel_bytes =
             if self.weight.block().0 == 1 { panel_bytes.saturating_mul(FLOAT_PANEL) } else { panel_bytes };
         let panel_bytes = if self.pair.is_empty() { panel_bytes } else { pair_bytes(panel_bytes) };

@@ -28,7 +28,7 @@ impl Kernel {
         scratch: *mut u8,
         column: impl Fn(usize) -> *mut f32,
     ) {
-        let (block_k, block_bytes) = (self.shape.block, self.record_bytes());
+        let (block_k, block_bytes, records) = (self.block(), self.block_bytes(), self.records());
         let blocks = p.k.div_ceil(block_k);
         let most = if p.tiles.count == 1 { self.single_tile_panel() } else { usize::MAX };
         let chunk = self.chunk_blocks(p.k, blocking.panel_bytes.min(most));
@@ -38,7 +38,7 @@ impl Kernel {
             PanelPrefetch::new(p.stride, chunks, (chunk, chunk_bytes), tiles.len(), blocking.prefetch_bytes);
         let apart = chunk * self.panel_record;
         let copy = scratch.add(self.side_by_side() * apart);
-        let (column_bytes, record) = (self.act.bytes(p.k, 1), self.act.record());
+        let (column_bytes, record) = (self.act.bytes(p.k, 1), records * self.act.record());
         let mut dst = [core::ptr::null_mut(); MAX_TILE];
         let mut panel = panels.start;
         while panel < panels.end {
@@ -69,9 +69,9 @@ impl Kernel {
                     }
                     let act = p.act.add(c0 * column_bytes + from * record * width);
                     if two {
-                        (self.pair[width - 1])(scratch, apart, act, n, dst.as_ptr(), i == 0);
+                        (self.pair[width - 1])(scratch, apart, act, n * records, dst.as_ptr(), i == 0);
                     } else {
-                        (self.micro[width - 1])(scratch, act, n, dst.as_ptr(), rows, i == 0);
+                        (self.micro[width - 1])(scratch, act, n * records, dst.as_ptr(), rows, i == 0);
                     }
                 }
             }
@@ -79,22 +79,22 @@ impl Kernel {
         }
     }
 
-    /// Packs `n` records of a part of the matrix to `panel`.
+    /// Packs `n` blocks of a part of the matrix to `panel`.
     #[inline(always)]
     unsafe fn pack_rows(&self, part: Part, n: usize, panel: *mut u8, copy: *mut u8, prefetch: &mut PanelPrefetch) {
         let Part { at, stride, rows, k } = part;
         // Rows below the matrix, and elements past the end of a row, must not be read: a copy of what is there is
         // packed. The copy's missing rows may hold anything, because their results are not stored.
-        let in_place = if rows == LANES { k / self.shape.block } else { 0 };
+        let in_place = if rows == LANES { k / self.block() } else { 0 };
         let mut packed = 0;
         while packed < in_place {
             prefetch.pull();
             let n = prefetch.piece.min(in_place - packed);
-            (self.pack)(at.add(packed * self.record_bytes()), stride, n, panel.add(packed * self.panel_record));
+            (self.pack)(at.add(packed * self.block_bytes()), stride, n, panel.add(packed * self.panel_record));
             packed += n;
         }
         if in_place < n {
-            let (done, apart) = (in_place * self.record_bytes(), (n - in_place) * self.record_bytes());
+            let (done, apart) = (in_place * self.block_bytes(), (n - in_place) * self.block_bytes());
             let bytes = self.weight.row_bytes(k) - done;
             for r in 0..rows {
                 let to = copy.add(r * apart);

@@ -44,7 +44,7 @@ unsafe fn start<S: Lanes, const NC: usize>(seeded: bool, aux: *const u8) -> [S::
     acc
 }
 
-/// Blocks of 32 with one scale (and a minimum).
+/// Blocks of 32 with one scale (and a minimum), or with two scales.
 ///
 /// # Safety
 /// See [`super::MicroFn`].
@@ -59,12 +59,17 @@ pub unsafe fn block32<S: Dot, T: Structure, const NC: usize>(
 ) {
     let shape = T::SHAPE;
     let format = shape.act(false);
+    let groups = shape.sub / 4;
     let mut acc = [S::splatf(0.0); NC];
     for _ in 0..blocks {
         let aux = act.add(format.block * NC);
         let da = aux.add(4 * NC * format.aux_words());
-        let isum = dot_groups::<S, NC>(start::<S, NC>(!shape.min, aux), panel, act, 8);
-        add_block32::<S, NC>(&mut acc, isum, shape, panel, aux, da);
+        for s in 0..32 / shape.sub {
+            let start = start::<S, NC>(!shape.min, aux.add(4 * NC * s));
+            let (codes, act) = (panel.add(s * groups * LINE), act.add(s * groups * NC * 4));
+            let isum = dot_groups::<S, NC>(start, codes, act, groups);
+            add_block32::<S, NC>(&mut acc, isum, s, shape, panel, aux, da);
+        }
         panel = panel.add(shape.panel_record(false));
         act = act.add(format.record() * NC);
     }

@@ -11,7 +11,7 @@ use crate::prefetch::{Cache, FusedPrefetch};
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 
-/// Computes sixteen rows by `NC` columns over `blocks` records of the weights' rows. Row `r` starts at
+/// Computes sixteen rows by `NC` columns over `blocks` blocks of the weights' rows. Row `r` starts at
 /// `weights + r * stride`. `act` is a tile of [`crate::micro::MicroFn`]. `dst` points to `NC` column pointers, each to the
 /// first of `rows` (1 to 16) floats; the results of the other rows are not stored. Unless `first`, the sums continue from
 /// the floats there, so that a row gives the same bits in one piece and in several.
@@ -36,7 +36,7 @@ struct Multiply<W, S: Lanes, const NC: usize> {
     act: *const u8,
     aux: *const u8,
     da: *const u8,
-    /// Scales of the sub-blocks.
+    /// Scales of the sub-blocks: integers in super-blocks, `d` in blocks of 32.
     scales: *mut S::F,
     /// Sums of a sub-block and of its mins.
     isum: [S::I; NC],
@@ -57,7 +57,9 @@ impl<W: Quantised, S: Dot, const NC: usize> Multiply<W, S, NC> {
     const SHAPE: Shape = W::SHAPE;
     const FORMAT: ActFormat = W::SHAPE.act(false);
     /// Bytes that a part of sixteen rows takes in memory.
-    const PART: usize = LANES * W::BYTES / W::PARTS;
+    const PART: usize = LANES * W::BYTES / (W::RECORDS * W::PARTS);
+    /// Whether a block of 32 has several scales.
+    const SCALES: bool = W::SHAPE.block == 32 && W::SHAPE.sub < 32;
 
     /// Begins a record.
     #[inline(always)]
@@ -84,6 +86,9 @@ impl<W: Quantised, S: Dot, const NC: usize> Multiply<W, S, NC> {
     /// Adds the sums of the record, times `d` of weights and activations.
     #[inline(always)]
     unsafe fn end(&mut self) {
+        if Self::SCALES {
+            return;
+        }
         for c in 0..NC {
             let sum = if Self::SHAPE.block == 32 { S::cvt(self.isum[c]) } else { self.sum[c] };
             self.acc[c] = S::fma(sum, S::mulf(self.d, S::bcastf(self.da.add(4 * c))), self.acc[c]);
@@ -97,6 +102,10 @@ impl<W: Quantised, S: Dot, const NC: usize> Sink<S> for Multiply<W, S, NC> {
     #[inline(always)]
     unsafe fn d(&mut self, d: S::F) {
         self.d = d;
+    }
+    #[inline(always)]
+    unsafe fn d_of(&mut self, s: usize, d: S::F) {
+        self.scales.add(s).write(d);
     }
     #[inline(always)]
     unsafe fn min(&mut self, m: S::F) {
@@ -138,6 +147,12 @@ impl<W: Quantised, S: Dot, const NC: usize> Sink<S> for Multiply<W, S, NC> {
             let scale = self.scales.add(s).read();
             for c in 0..NC {
                 self.sum[c] = S::fma(S::cvt(self.isum[c]), scale, self.sum[c]);
+            }
+        } else if Self::SCALES {
+            let d = self.scales.add(s).read();
+            for c in 0..NC {
+                let d = S::mulf(d, S::bcastf(self.da.add(4 * c)));
+                self.acc[c] = S::fma(S::cvt(self.isum[c]), d, self.acc[c]);
             }
         }
     }
@@ -193,16 +208,19 @@ pub unsafe fn product<W: Quantised, S: Dot, const NC: usize>(
     }
     for b in 0..blocks {
         let block = Rows::new::<W>(weights, stride, b);
-        sink.begin(act);
-        W::header::<S, _>(&block, &mut sink);
-        if W::SHAPE.min {
-            sink.add_mins();
+        for r in 0..W::RECORDS {
+            let record = block.of_record(r);
+            sink.begin(act);
+            W::header::<S, _>(&record, &mut sink);
+            if W::SHAPE.min {
+                sink.add_mins();
+            }
+            for step in 0..W::STEPS {
+                W::codes::<S, _>(&record, step, &mut sink);
+            }
+            sink.end();
+            act = act.add(Multiply::<W, S, NC>::FORMAT.record() * NC);
         }
-        for step in 0..W::STEPS {
-            W::codes::<S, _>(&block, step, &mut sink);
-        }
-        sink.end();
-        act = act.add(Multiply::<W, S, NC>::FORMAT.record() * NC);
     }
     for (c, acc) in sink.acc.into_iter().enumerate() {
         S::storef_n(*dst.add(c), acc, rows);

@@ -90,7 +90,7 @@ unsafe fn widen(acc: I2, scale: I2) -> I2 {
     [_mm256_madd_epi16(acc[0], scale[0]), _mm256_madd_epi16(acc[1], scale[1])]
 }
 
-/// Exact sums of `sub` elements of one block, scale 1.
+/// Exact sums of a block, scale 1.
 #[inline(always)]
 unsafe fn block_sums<T: Structure, const NC: usize>(codes: *const u8, act: *const u8, aux: *const u8) -> [I2; NC] {
     let shape = T::SHAPE;
@@ -99,6 +99,7 @@ unsafe fn block_sums<T: Structure, const NC: usize>(codes: *const u8, act: *cons
     match shape.codes {
         Codes::Signed => dot32_signed::<NC>(codes, codes.add(shape.magnitudes_at()), act, 8),
         Codes::Float(_) | Codes::Bf16Pairs => unreachable!("values without codes"),
+        Codes::Whole => unreachable!("a super-block"),
         Codes::Wide => dot16::<NC, true>(seed, codes, act, 8).map(|a| widen(a, one)),
         Codes::Narrow => {
             let lo = dot16::<NC, true>(seed, codes, act, 4).map(|a| widen(a, one));
@@ -108,7 +109,7 @@ unsafe fn block_sums<T: Structure, const NC: usize>(codes: *const u8, act: *cons
     }
 }
 
-/// Blocks of 32 with one scale (and a minimum).
+/// Blocks of 32 with one scale (and a minimum), or with two scales.
 ///
 /// # Safety
 /// See [`super::MicroFn`].
@@ -127,8 +128,17 @@ pub unsafe fn block32<T: Structure, const NC: usize>(
     for _ in 0..blocks {
         let aux = act.add(format.block * NC);
         let da = aux.add(4 * NC * format.aux_words());
-        let isum = block_sums::<T, NC>(panel, act, aux);
-        add_block32::<Avx2, NC>(&mut acc, isum, shape, panel, aux, da);
+        if shape.sub == 16 {
+            let one = [_mm256_set1_epi16(1); 2];
+            for s in 0..2 {
+                let (seed, codes) = (Some(aux.add(4 * NC * s)), panel.add(s * 4 * LINE));
+                let isum = dot16::<NC, true>(seed, codes, act.add(s * 16 * NC), 4).map(|a| widen(a, one));
+                add_block32::<Avx2, NC>(&mut acc, isum, s, shape, panel, aux, da);
+            }
+        } else {
+            let isum = block_sums::<T, NC>(panel, act, aux);
+            add_block32::<Avx2, NC>(&mut acc, isum, 0, shape, panel, aux, da);
+        }
         panel = panel.add(shape.panel_record(true));
         act = act.add(format.record() * NC);
     }
@@ -172,7 +182,11 @@ pub unsafe fn super256<T: Structure, const NC: usize>(
             add_super256::<Avx2, NC>(&mut acc, sum, d, da);
         } else {
             let mut sum: [I2; NC] = [[_mm256_setzero_si256(); 2]; NC];
-            let per = if matches!(shape.codes, Codes::Wide) { 8 } else { 4 };
+            let per = match shape.codes {
+                Codes::Whole => 64,
+                Codes::Wide => 8,
+                _ => 4,
+            };
             for s in 0..64 / per {
                 let sub = s * per * 4 / shape.sub;
                 let seed = (!shape.min).then_some(aux.add(4 * NC * sub));
@@ -180,7 +194,7 @@ pub unsafe fn super256<T: Structure, const NC: usize>(
                 let a = if per == 8 {
                     dot16::<NC, false>(seed, codes, act, 8)
                 } else {
-                    dot16::<NC, true>(seed, codes, act, 4)
+                    dot16::<NC, true>(seed, codes, act, per)
                 };
                 let scale = load(panel.add(shape.scales_at() + sub * LINE));
                 for c in 0..NC {

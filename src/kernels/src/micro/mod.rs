@@ -30,17 +30,18 @@ unsafe fn finish<S: Lanes, const NC: usize>(acc: [S::F; NC], dst: *const *mut f3
     }
 }
 
-/// Adds the integer sums of a block of 32, scaled by weights' and activations' `d`, and its minimum.
+/// Adds the integer sums of sub-block `s` of a block of 32, scaled by weights' and activations' `d`, and its minimum.
 #[inline(always)]
 unsafe fn add_block32<S: Lanes, const NC: usize>(
     acc: &mut [S::F; NC],
     isum: [S::I; NC],
+    s: usize,
     shape: Shape,
     panel: *const u8,
     aux: *const u8,
     da: *const u8,
 ) {
-    let d = S::loadf(panel.add(shape.scales_at()));
+    let d = S::loadf(panel.add(shape.scales_at() + s * LINE));
     for c in 0..NC {
         acc[c] = S::fma(S::cvt(isum[c]), S::mulf(d, S::bcastf(da.add(4 * c))), acc[c]);
     }

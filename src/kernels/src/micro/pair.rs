@@ -75,7 +75,7 @@ unsafe fn finish<S: Lanes, const NC: usize>(acc: &Both<S::F, NC>, dst: *const *m
     }
 }
 
-/// Blocks of 32 with one scale (and a minimum).
+/// Blocks of 32 with one scale (and a minimum), or with two scales.
 ///
 /// # Safety
 /// See [`PairFn`].
@@ -90,17 +90,21 @@ pub unsafe fn block32<S: Dot, T: Structure, const NC: usize>(
 ) {
     let shape = T::SHAPE;
     let format = shape.act(false);
+    let groups = shape.sub / 4;
     let mut acc = [[S::splatf(0.0); NC]; 2];
     for _ in 0..blocks {
         let aux = act.add(format.block * NC);
         let da = aux.add(4 * NC * format.aux_words());
-        let start = if shape.min { [[S::splat(0); NC]; 2] } else { columns::<S, NC>(aux) };
-        let isum = dot_groups::<S, NC>(start, panel, apart, act, 8);
-        let d = both::<S>(panel.add(shape.scales_at()), apart);
-        for c in 0..NC {
-            let da = S::bcastf(da.add(4 * c));
-            for r in 0..2 {
-                acc[r][c] = S::fma(S::cvt(isum[r][c]), S::mulf(d[r], da), acc[r][c]);
+        for s in 0..32 / shape.sub {
+            let start = if shape.min { [[S::splat(0); NC]; 2] } else { columns::<S, NC>(aux.add(4 * NC * s)) };
+            let (codes, act) = (panel.add(s * groups * LINE), act.add(s * groups * NC * 4));
+            let isum = dot_groups::<S, NC>(start, codes, apart, act, groups);
+            let d = both::<S>(panel.add(shape.scales_at() + s * LINE), apart);
+            for c in 0..NC {
+                let da = S::bcastf(da.add(4 * c));
+                for r in 0..2 {
+                    acc[r][c] = S::fma(S::cvt(isum[r][c]), S::mulf(d[r], da), acc[r][c]);
+                }
             }
         }
         if shape.min {

@@ -6,32 +6,44 @@
 //! operation unpacks four elements of sixteen rows. Q5_0 and Q5_1, whose high bits are one word, and the types with a
 //! grid are the exceptions.
 
+mod bits;
 mod block32;
 mod float;
 mod grid;
 pub(crate) mod grid512;
+mod iq1;
+mod iq1_grid;
 mod iq2;
 mod iq3;
 mod iq4_xs;
 pub(crate) mod iq_grids;
+mod nvfp4;
 mod q2_k;
 mod q3_k;
 mod q4_k;
 mod q6_k;
 mod sink;
+mod ternary;
 
+pub use bits::{Q1_0, Q2_0};
 pub use block32::{Iq4Nl, Mxfp4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 pub(crate) use block32::{MXFP4_VALUES_U, e8m0_half};
 pub use float::{Bf16, Bf16Pairs, F16, F32, FloatWeight, pack_f16_as_bf16};
 pub use grid::Grid;
+pub(crate) use iq1::IQ1_OFFSET;
+pub use iq1::{Iq1M, Iq1S};
+pub(crate) use iq1_grid::NIBBLES as IQ1_NIBBLES;
 pub use iq2::{Iq2S, Iq2Xs, Iq2Xxs};
 pub use iq3::{Iq3S, Iq3Xxs};
 pub use iq4_xs::Iq4Xs;
+pub use nvfp4::Nvfp4;
+pub(crate) use nvfp4::ue4m3_half;
 pub use q2_k::Q2K;
 pub use q3_k::Q3K;
 pub use q4_k::{Q4K, Q5K};
 pub use q6_k::Q6K;
 pub use sink::Sink;
+pub use ternary::{Tq1_0, Tq2_0};
 
 use crate::formats::{LINE, Shape, WeightType};
 use crate::isa::{Lanes, Quads};
@@ -42,17 +54,19 @@ pub trait Weight {
     const TYPE: WeightType;
     /// Its structure.
     const SHAPE: Shape = Self::TYPE.shape();
-    /// Bytes of one record of one row.
-    const BYTES: usize = Self::TYPE.row_bytes(Self::SHAPE.block);
+    /// Records of a block: more than one where ggml's block is longer than a block of activations.
+    const RECORDS: usize = Self::TYPE.records(Self::SHAPE);
+    /// Bytes of one row in these records.
+    const BYTES: usize = Self::TYPE.row_bytes(Self::RECORDS * Self::SHAPE.block);
 }
 
 /// A weight type that can be packed.
 pub trait Pack: Weight {
-    /// Packs one record of sixteen rows.
+    /// Packs the [`Weight::RECORDS`] records of a block of sixteen rows.
     ///
     /// # Safety
     /// Each of the rows must be readable for [`Weight::BYTES`] bytes, `rec` writable for
-    /// [`Shape::panel_record`] bytes; see also [`Lanes`].
+    /// [`Shape::panel_record`] bytes for each record; see also [`Lanes`].
     unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8);
 }
 
@@ -77,13 +91,15 @@ pub trait Quantised: Weight {
 impl<W: Quantised> Pack for W {
     #[inline(always)]
     unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
-        sink::pack_record::<W, S>(rows, rec);
+        sink::pack_records::<W, S>(rows, rec);
     }
 }
 
 /// The block to pack of sixteen rows.
+#[derive(Clone, Copy)]
 pub struct Rows {
     at: Quads,
+    record: usize,
 }
 
 impl Rows {
@@ -93,7 +109,19 @@ impl Rows {
     /// The block must lie in the rows' memory.
     #[inline(always)]
     pub unsafe fn new<W: Weight>(p: *const u8, stride: usize, b: usize) -> Self {
-        Rows { at: Quads::new(p.add(b * W::BYTES), stride) }
+        Rows { at: Quads::new(p.add(b * W::BYTES), stride), record: 0 }
+    }
+
+    /// The same block, of which record `record` is meant.
+    #[inline(always)]
+    pub fn of_record(self, record: usize) -> Self {
+        Rows { record, ..self }
+    }
+
+    /// The record that is meant.
+    #[inline(always)]
+    fn record(&self) -> usize {
+        self.record
     }
 
     /// Sixteen bytes of every row, `at` bytes into the block, transposed.

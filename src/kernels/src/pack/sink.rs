@@ -19,6 +19,8 @@ pub trait Sink<S: Lanes> {
 
     /// The scale of the record (super-blocks: of its integer scales).
     unsafe fn d(&mut self, d: S::F);
+    /// The scale of sub-block `s` of a block of 32 that has several.
+    unsafe fn d_of(&mut self, s: usize, d: S::F);
     /// The minimum of a block of 32, or the scale of the mins of a super-block.
     unsafe fn min(&mut self, m: S::F);
     /// The integer scale of sub-block `s`.
@@ -55,6 +57,10 @@ impl<W: Quantised, S: Lanes> Sink<S> for Panel<W, S> {
         S::storef(self.rec.add(at), d);
     }
     #[inline(always)]
+    unsafe fn d_of(&mut self, s: usize, d: S::F) {
+        S::storef(self.rec.add(Self::SHAPE.scales_at() + s * LINE), d);
+    }
+    #[inline(always)]
     unsafe fn min(&mut self, m: S::F) {
         let at = if Self::SHAPE.block == 32 { Self::SHAPE.mins_at() } else { Self::SHAPE.d_at() + LINE };
         S::storef(self.rec.add(at), m);
@@ -89,12 +95,24 @@ impl<W: Quantised, S: Lanes> Sink<S> for Panel<W, S> {
     unsafe fn close(&mut self, _s: usize) {}
 }
 
-/// Packs one record of sixteen rows.
+/// Packs the records of a block of sixteen rows.
 ///
 /// # Safety
 /// See [`super::Pack::pack`].
 #[inline(always)]
-pub unsafe fn pack_record<W: Quantised, S: Lanes>(rows: &Rows, rec: *mut u8) {
+pub unsafe fn pack_records<W: Quantised, S: Lanes>(rows: &Rows, rec: *mut u8) {
+    const { assert!(W::RECORDS <= 4) };
+    let bytes = const { W::SHAPE.panel_record(S::ACC16) };
+    unrolled!(r in [0, 1, 2, 3] {
+        if r < W::RECORDS {
+            pack_record::<W, S>(&rows.of_record(r), rec.add(r * bytes));
+        }
+    });
+}
+
+/// Packs one of them.
+#[inline(always)]
+unsafe fn pack_record<W: Quantised, S: Lanes>(rows: &Rows, rec: *mut u8) {
     const { assert!(W::STEPS <= 8) };
     let mut panel = Panel::<W, S> { rec, types: PhantomData };
     unrolled!(step in [0, 1, 2, 3, 4, 5, 6, 7] {

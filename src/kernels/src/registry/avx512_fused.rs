@@ -42,7 +42,7 @@ const fn kernel<W: Quantised>(most_columns: usize) -> Kernel {
 
 /// Up to two tiles of eight columns; one tile for Q2_K. With sixteen columns q4_K takes 516 us fused, 614 by panels
 /// (`kernel-choices`). Three tiles and more, and CPUs with [`DataPath::Full`], are not measured.
-pub(super) static KERNELS: [Kernel; 13] = [
+pub(super) static KERNELS: [Kernel; 20] = [
     kernel::<Q4_0>(16),
     kernel::<Q4_1>(16),
     kernel::<Q5_0>(16),
@@ -56,4 +56,11 @@ pub(super) static KERNELS: [Kernel; 13] = [
     kernel::<Q5K>(16),
     kernel::<Q6K>(16),
     kernel::<Iq4Xs>(16),
+    kernel::<Iq1S>(16),
+    kernel::<Iq1M>(16),
+    kernel::<Tq1_0>(16),
+    kernel::<Tq2_0>(16),
+    kernel::<Nvfp4>(16),
+    kernel::<Q1_0>(16),
+    kernel::<Q2_0>(16),
 ];

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::gemv::{
-    Block32, ColumnsOperands, GRID_ORDER, GemvFn, Operands, Super256, product_grid, product32, product256,
+    Block32, ColumnsOperands, GRID_ORDER, GemvFn, Operands, Super256, Ternary, product_grid, product_ternary,
+    product32, product256,
 };
 use crate::pack::grid512::Grid512;
 use crate::pack::*;
@@ -26,6 +27,7 @@ macro_rules! product {
 }
 product!(block32, Block32, product32);
 product!(super256, Super256, product256);
+product!(ternary, Ternary, product_ternary);
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn grid256<W: Grid512, const NC: usize>(
@@ -78,6 +80,9 @@ const fn grid<W: Grid512 + Pack>() -> Kernel {
 
 /// Most columns of [`grid`].
 const GRID_COLUMNS: usize = 8;
+const fn kernel_ternary<W: Ternary + Pack>(most_k: usize) -> Kernel {
+    kernel::<W>(W::ORDER, const { [&[ternary::<W, false>], &[ternary::<W, true>]] }, most_k)
+}
 
 /// Longest rows of super-blocks whose quantised column stays in the level-1 cache beside the weights. A longer column is
 /// read from the level-2 cache for every row; [`super::avx512_fused`] reads it once for sixteen rows. Blocks of 32 have
@@ -85,11 +90,12 @@ const GRID_COLUMNS: usize = 8;
 const LONG: usize = 8192;
 const ALL: usize = usize::MAX;
 
-/// All types but IQ4_XS: sums of its values do not fit an `i16`, and with 32-bit sums it is no faster than fused.
+/// All types but IQ4_XS: sums of its values do not fit an `i16`, and with 32-bit sums it is no faster than fused. IQ1_S,
+/// IQ1_M, TQ1_0, NVFP4, Q1_0 and Q2_0 are slower so than fused: nvfp4 27.8 GMAC/s and 35.3, q1_0 46 and 69 (`low-bit`).
 ///
 /// For one column only: with two, [`super::avx512_fused`] is faster for most types, q4_1 147 us and 111
 /// (`kernel-choices`).
-pub(super) static KERNELS: [Kernel; 17] = [
+pub(super) static KERNELS: [Kernel; 18] = [
     kernel32::<Q4_0>(SPACED),
     kernel32::<Q4_1>(SPACED),
     kernel32::<Q5_0>(SPACED),
@@ -107,4 +113,5 @@ pub(super) static KERNELS: [Kernel; 17] = [
     grid::<Iq2S>(),
     grid::<Iq3Xxs>(),
     grid::<Iq3S>(),
+    kernel_ternary::<Tq2_0>(LONG),
 ];

@@ -47,9 +47,11 @@ const fn table(shape: Shape) -> &'static [PairFn] {
     match (shape.codes, shape.block, shape.sub, shape.min) {
         (Codes::Float(_), ..) => twelve!(values),
         (Codes::Bf16Pairs, ..) => twelve!(pairs),
+        (_, 32, 16, false) => table32::<Of<32, 16, false, WIDE>>(),
         (_, 32, _, false) => table32::<Of<32, 32, false, WIDE>>(),
         (_, 32, _, true) => table32::<Of<32, 32, true, WIDE>>(),
         (_, _, 32, false) => table256::<Of<256, 32, false, WIDE>>(),
+        (_, _, 256, _) => table256::<Of<256, 256, false, WHOLE>>(),
         (_, _, 32, true) => table256::<Of<256, 32, true, WIDE>>(),
         (_, _, _, false) => table256::<Of<256, 16, false, WIDE>>(),
         (_, _, _, true) => table256::<Of<256, 16, true, WIDE>>(),

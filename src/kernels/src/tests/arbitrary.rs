@@ -2,7 +2,7 @@
 //! functions that panic at a defect.
 
 use super::attention;
-use super::data::{Rng, block, is_float};
+use super::data::{Rng, block, is_float, rounding_blocks};
 use super::every_kernel;
 use super::guard::{Side, check_copy, guarded};
 use super::harness::{Case, Expected, bits, row_bytes};
@@ -111,7 +111,7 @@ pub fn product(data: &[u8]) {
             let dot = expected.at(r, c);
             if dot.magnitude < 1e34 && !has_huge_scale(t, &weights[r * stride..][..row_bytes(t, k)]) {
                 let what = || format!("{}, {rows} rows, k {k}: row {r}, column {c}", kernel.name());
-                dot.check(got[c * rows + r], k / t.block().0, what);
+                dot.check(got[c * rows + r], rounding_blocks(t, k), what);
             }
         }
     }
@@ -141,6 +141,7 @@ fn tame_scales(t: WeightType, row: &mut [u8]) {
         }
         match t {
             WeightType::Mxfp4 => block[0] &= 0x7f,
+            WeightType::Iq1M => block[55] &= 0xbf,
             WeightType::F16 => block[1] &= 0xbf,
             WeightType::Bf16 => block[1] &= 0xbf,
             WeightType::F32 => block[3] &= 0xbf,

@@ -1,6 +1,6 @@
 //! Attention against its definition, in `f64`, with every buffer guarded.
 
-use super::data::{Rng, block, random_columns, random_matrix};
+use super::data::{Rng, block, random_columns, random_matrix, rounding_blocks};
 use super::guard::{Guarded, Side};
 use super::harness::row_bytes;
 use super::reference::{dot, flushed, kept, weights};
@@ -115,7 +115,7 @@ impl Case {
             .collect();
         let act = attention.act();
         let flush = |x: f64| if act.values == Values::Bf16Pairs { flushed(x) } else { x };
-        let blocks = self.key.1 / self.key.0.block().0;
+        let blocks = rounding_blocks(self.key.0, self.key.1);
         let mut all = vec![];
         for (query, mask) in self.queries.iter().zip(&self.masks) {
             let query: Vec<f64> = kept(act, query).into_iter().map(flush).collect();

@@ -18,6 +18,9 @@ impl Rng {
     pub fn byte(&mut self) -> u8 {
         self.next() as u8
     }
+    pub fn fill(&mut self, bytes: &mut [u8]) {
+        bytes.fill_with(|| self.byte());
+    }
     pub fn below(&mut self, n: usize) -> usize {
         (self.next() % n as u64) as usize
     }
@@ -33,7 +36,7 @@ impl Rng {
 }
 
 /// Offsets of the half-precision fields of a block, and its integer scales; MXFP4's exponent is the
-/// byte 0. Everything else is codes.
+/// byte 0, NVFP4's scales are the bytes 0 to 3. Everything else is codes.
 pub fn fields(t: WeightType) -> (&'static [usize], Range<usize>) {
     match t {
         WeightType::Q4_0 | WeightType::Q5_0 | WeightType::Q8_0 | WeightType::Iq4Nl => (&[0], 0..0),
@@ -48,7 +51,13 @@ pub fn fields(t: WeightType) -> (&'static [usize], Range<usize>) {
         WeightType::Iq2Xs => (&[0], 66..74),
         WeightType::Iq2S => (&[0], 74..82),
         WeightType::Iq3S => (&[0], 106..110),
-        WeightType::Mxfp4 | WeightType::F16 | WeightType::Bf16 | WeightType::F32 => (&[], 0..0),
+        WeightType::Iq1S => (&[0], 34..50),
+        // `d` is in the top nibbles of the scales: see `set_scales`
+        WeightType::Iq1M => (&[], 48..56),
+        WeightType::Tq1_0 => (&[52], 0..0),
+        WeightType::Tq2_0 => (&[64], 0..0),
+        WeightType::Q1_0 | WeightType::Q2_0 => (&[0], 0..0),
+        WeightType::Mxfp4 | WeightType::Nvfp4 | WeightType::F16 | WeightType::Bf16 | WeightType::F32 => (&[], 0..0),
     }
 }
 
@@ -81,13 +90,45 @@ pub fn set_value(t: WeightType, element: &mut [u8], v: f32) {
     }
 }
 
-/// Overwrites the floating scales of a block; `d` of MXFP4 is the power of two above it.
+/// How many blocks round their sums as often as the `k` elements of a row do: sums are rounded once for each record, and
+/// for each scale of NVFP4.
+pub fn rounding_blocks(t: WeightType, k: usize) -> usize {
+    match t {
+        WeightType::Nvfp4 => k / 16,
+        WeightType::Q1_0 | WeightType::Q2_0 => k / 32,
+        _ => k / t.block().0,
+    }
+}
+
+/// The smallest floating scale that makes integers of all elements.
+pub fn unit(t: WeightType) -> f16 {
+    f16::from_f32(match t {
+        WeightType::Iq1S | WeightType::Iq1M => 8.0,
+        _ => 1.0,
+    })
+}
+
+/// Overwrites the floating scales of a block; `d` of MXFP4 is the power of two above it, the scales of NVFP4 have fewer
+/// bits, and a sign that does not count.
 pub fn set_scales(t: WeightType, block: &mut [u8], mut d: impl FnMut() -> f16) {
     for &at in fields(t).0 {
         block[at..at + 2].copy_from_slice(&d().to_le_bytes());
     }
     if t == WeightType::Mxfp4 {
         block[0] = (d().to_f32().abs().log2().ceil() + 128.0) as u8;
+    }
+    if t == WeightType::Nvfp4 {
+        for scale in &mut block[..4] {
+            let d = d().to_bits();
+            let exponent = (i32::from(d >> 10 & 31) - 7).clamp(0, 15);
+            *scale = ((d >> 15) << 7 | (exponent as u16) << 3 | d >> 7 & 7) as u8;
+        }
+    }
+    if t == WeightType::Iq1M {
+        let d = d().to_bits();
+        for (i, at) in [49, 51, 53, 55].into_iter().enumerate() {
+            block[at] = block[at] & 15 | ((d >> (4 * i) & 15) << 4) as u8;
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 //! unsigned saturates `vpmaddubsw` at `255 * 127 * 2`. A lane that wraps is off by `2^16` times its
 //! scale, far above the bound used where sums exceed `2^24`.
 
-use super::data::{Rng, block, fields, is_float, random_row, set_scales, set_value, unit};
+use super::data::{Rng, block, fields, is_float, random_row, rounding_blocks, set_scales, set_value, unit};
 use super::every_kernel;
 use super::harness::{Case, Expected, row_bytes};
 use super::reference::weight;
@@ -103,7 +103,7 @@ fn check(kernel: &Kernel, rows: &[Vec<u8>], columns: &[Vec<f32>]) {
             out_stride: rows.len(),
             pieces: None,
         };
-        expected.check(kernel, &case.run(kernel), rows.len(), k / kernel.weight.block().0, true);
+        expected.check(kernel, &case.run(kernel), rows.len(), rounding_blocks(kernel.weight, k), true);
     }
 }
 
@@ -154,7 +154,7 @@ fn integer_products_are_exact() {
                 let columns: Vec<Vec<f32>> = (0..9)
                     .map(|_| {
                         let mut x: Vec<f32> = (0..k).map(|_| (rng.unit() * size).round()).collect();
-                        for x in x.chunks_exact_mut(block(t)) {
+                        for x in x.chunks_exact_mut(t.shape().block) {
                             x[rng.below(x.len())] = 127.0;
                         }
                         x

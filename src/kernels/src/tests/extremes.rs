@@ -1,6 +1,6 @@
 //! Scales and activations at the ends of their ranges, and values that are not finite.
 
-use super::data::{Rng, block, is_float, random_columns, random_row, set_scales, set_value};
+use super::data::{Rng, block, is_float, random_columns, random_row, rounding_blocks, set_scales, set_value};
 use super::every_kernel;
 use super::harness::{Case, Expected, bits, row_bytes};
 use super::reference::kept;
@@ -27,7 +27,7 @@ fn extreme_matrix(t: WeightType, rng: &mut Rng) -> (Vec<u8>, usize) {
                         set_value(t, b, [size, size / f32::MAX, size * 1e-38][i % 3]);
                         continue;
                     }
-                    let mut v = [d | sign, m].into_iter();
+                    let mut v = [d | sign, m].into_iter().cycle();
                     set_scales(t, b, || f16::from_bits(v.next().unwrap()));
                     if t == WeightType::Mxfp4 {
                         b[0] = [0, 1, 2, 127, 200, 255][rng.below(6)];
@@ -78,9 +78,9 @@ fn extreme_scales_and_activations_agree_with_the_reference() {
             // an `f32` result, with room for `d * da` of a block whose codes cancel
             if finite && expected.at(r, c).magnitude < 1e34 {
                 compared += 1;
-                expected
-                    .at(r, c)
-                    .check(got, k / kernel.weight.block().0, || format!("{}: row {r}, column {c}", kernel.name()));
+                expected.at(r, c).check(got, rounding_blocks(kernel.weight, k), || {
+                    format!("{}: row {r}, column {c}", kernel.name())
+                });
             }
         }
         assert!(compared > rows * columns.len() / 2, "{}: only {compared} compared", kernel.name());
@@ -108,6 +108,21 @@ fn zero_blocks_give_zero() {
         }
         let columns = random_columns(9, k, rng);
         assert!(run(kernel, &matrix, 17, &columns).iter().all(|&v| v == 0.0), "{}", kernel.name());
+    }
+}
+
+#[test]
+fn every_scale_of_nvfp4_is_right() {
+    let rng = &mut Rng(17);
+    for kernel in every_kernel().filter(|kernel| kernel.weight == WeightType::Nvfp4) {
+        let mut matrix = vec![0; 256 * row_bytes(WeightType::Nvfp4, 64)];
+        rng.fill(&mut matrix);
+        for (i, block) in matrix.chunks_exact_mut(36).enumerate() {
+            (0..4).for_each(|s| block[s] = i as u8 ^ [0, 0x55, 0x80, 0xff][s]);
+        }
+        let columns = random_columns(3, 64, rng);
+        let expected = Expected::new(kernel, &matrix, 36, 256, &columns);
+        expected.check(kernel, &run(kernel, &matrix, 256, &columns), 256, rounding_blocks(kernel.weight, 64), false);
     }
 }
 

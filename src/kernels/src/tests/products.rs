@@ -1,6 +1,6 @@
 //! Products of random matrices, over shapes, strides and blockings.
 
-use super::data::{Rng, block, is_float, random_columns, random_matrix};
+use super::data::{Rng, block, is_float, random_columns, random_matrix, rounding_blocks};
 use super::guard::{Side, guarded};
 use super::harness::{Case, Expected, bits, rounds_weights, row_bytes};
 use super::{every_kernel, scale};
@@ -61,7 +61,7 @@ fn every_type_and_isa_agrees_with_the_reference_for_every_shape() {
                         out_stride: rows + turn % 3,
                         pieces: None,
                     };
-                    let blocks = k / kernel.weight.block().0;
+                    let blocks = rounding_blocks(kernel.weight, k);
                     expected.check(kernel, &case.run(kernel), rows, blocks, false);
                 }
             }
@@ -76,8 +76,8 @@ fn long_rows_agree_with_the_reference_and_are_read_to_their_end_only() {
     // columns that do not fit in L1, alone or together, with gaps between their records and without, and with ends
     // of all kinds: odd numbers of records, records that are not whole
     let shapes = [(8192 + 5 * 32, 1), (5120 + 3 * 32, 2), (3456 + 2 * 32, 3), (2560 + 5 * 32, 4), (6144 + 6 * 32, 4)];
-    for (kernel, (k, n)) in every_kernel().filter(|k| block(k.weight) == 32).flat_map(|k| shapes.map(|s| (k, s))) {
-        let rows = 35;
+    for (kernel, (k, n)) in every_kernel().filter(|k| k.shape.block == 32).flat_map(|k| shapes.map(|s| (k, s))) {
+        let (rows, k) = (35, k.next_multiple_of(block(kernel.weight)));
         let stride = row_bytes(kernel.weight, k);
         let (matrix, inputs) = (random_matrix(kernel.weight, rows, k, stride, rng), random_columns(n, k, rng));
         let expected = Expected::new(kernel, &matrix, stride, rows, &inputs);
@@ -85,7 +85,7 @@ fn long_rows_agree_with_the_reference_and_are_read_to_their_end_only() {
         let case =
             Case { weights: &matrix, stride, rows, k, columns: &inputs, blocking, out_stride: rows, pieces: None };
         for side in [Side::Start, Side::End] {
-            expected.check(kernel, &guarded(kernel, &case, side), rows, k / 32, false);
+            expected.check(kernel, &guarded(kernel, &case, side), rows, rounding_blocks(kernel.weight, k), false);
         }
         // a row of a panel that is not whole is computed by itself, and a column may be
         let alone = |first: usize, rows: usize, column: usize| {

@@ -1,6 +1,6 @@
 //! Random products of every kind, shrunk to the smallest that fails.
 
-use super::data::{Rng, block, random_columns, random_matrix};
+use super::data::{Rng, block, random_columns, random_matrix, rounding_blocks};
 use super::harness::{Case, Expected, bits, rounds_weights, row_bytes};
 use super::{every_kernel, scale};
 use crate::formats::WeightType;
@@ -74,7 +74,7 @@ fn any_product_agrees_with_the_reference_whole_and_in_pieces() {
             let got = case.run(kernel);
             let expected = expected[usize::from(rounds_weights(kernel))]
                 .get_or_insert_with(|| Expected::new(kernel, &matrix, stride, s.rows, &columns));
-            expected.check(kernel, &got, s.rows, k / s.weight.block().0, false);
+            expected.check(kernel, &got, s.rows, rounding_blocks(s.weight, k), false);
             case.pieces = Some(s.seed);
             prop_assert_eq!(bits(&got), bits(&case.run(kernel)));
         }

@@ -2,6 +2,7 @@
 //! `dequantize_row_*` (ggml-quants.c), in `f64`.
 
 use crate::formats::{ActFormat, Rounding, Values, WeightType};
+use crate::pack::IQ1_NIBBLES;
 use crate::pack::iq_grids::{IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS, all_signs};
 use half::{bf16, f16};
 
@@ -88,6 +89,22 @@ fn k4_scale_min(s: &[u8], j: usize) -> (f64, f64) {
     (d.into(), m.into())
 }
 
+/// Value `j` of entry `index` of `iq1s_grid`.
+fn iq1_grid(index: u16, j: usize) -> f64 {
+    let (byte, high) = (IQ1_NIBBLES[usize::from(index)].to_le_bytes()[j % 4], j >= 4);
+    f64::from(if high { byte >> 4 } else { byte & 15 }) - 2.0
+}
+
+/// An unsigned E4M3 (the sign does not count) of bias 7; the one that is no number is zero.
+fn ue4m3(x: u8) -> f64 {
+    let (exponent, mantissa) = (i32::from(x >> 3 & 15), f64::from(x & 7));
+    match (x, exponent) {
+        (0x7f, _) => 0.0,
+        (_, 0) => mantissa / 8.0 * (-6f64).exp2(),
+        _ => (1.0 + mantissa / 8.0) * f64::from(exponent - 7).exp2(),
+    }
+}
+
 /// Element `e` of block `b`.
 pub fn weight(t: WeightType, b: &[u8], e: usize) -> Element {
     let code = |c: i32| f64::from(c);
@@ -153,6 +170,44 @@ pub fn weight(t: WeightType, b: &[u8], e: usize) -> Element {
         WeightType::Iq2Xxs | WeightType::Iq2Xs | WeightType::Iq2S | WeightType::Iq3Xxs | WeightType::Iq3S => {
             scaled(half(b, 0) / 8.0 * grid(t, b, e))
         }
+        WeightType::Iq1S => {
+            let (s, g) = (e / 32, e / 8);
+            let qh = u16::from_le_bytes([b[34 + 2 * s], b[35 + 2 * s]]);
+            let index = u16::from(b[2 + g]) | (qh >> (3 * (g % 4)) & 7) << 8;
+            let delta = if qh >> 15 == 1 { -0.125 } else { 0.125 };
+            let d = half(b, 0) * f64::from(2 * (qh >> 12 & 7) + 1);
+            Element { offset: 2.0 * d, ..scaled(d * (iq1_grid(index, e % 8) + delta)) }
+        }
+        WeightType::Iq1M => {
+            let (s, g) = (e / 16, e / 8);
+            let word = |i: usize| u16::from_le_bytes([b[48 + 2 * i], b[49 + 2 * i]]);
+            let d = (0..4).fold(0, |d, i| d | word(i) >> 12 << (4 * i));
+            let qh = u16::from(b[32 + g / 2] >> (4 * (g % 2)) & 15);
+            let delta = if qh & 8 > 0 { -0.125 } else { 0.125 };
+            let d = f16::from_bits(d).to_f64() * f64::from(2 * (word(s / 4) >> (3 * (s % 4)) & 7) + 1);
+            Element { offset: 2.0 * d, ..scaled(d * (iq1_grid(u16::from(b[g]) | (qh & 7) << 8, e % 8) + delta)) }
+        }
+        WeightType::Tq1_0 => {
+            let (byte, n) = match e {
+                0..160 => (b[l], e / 32),
+                160..240 => (b[32 + e % 16], (e - 160) / 16),
+                _ => (b[48 + e % 4], (e - 240) / 4),
+            };
+            let digit = u16::from(byte.wrapping_mul(3u8.pow(n as u32))) * 3 >> 8;
+            Element { offset: half(b, 52), ..scaled(half(b, 52) * (f64::from(digit) - 1.0)) }
+        }
+        WeightType::Tq2_0 => {
+            let q = b[32 * n + l] >> (2 * j) & 3;
+            Element { offset: half(b, 64), ..scaled(half(b, 64) * (f64::from(q) - 1.0)) }
+        }
+        WeightType::Nvfp4 => {
+            let (s, l) = (e / 16, e % 16);
+            let byte = b[4 + 8 * s + l % 8];
+            let q = if l < 8 { byte & 15 } else { byte >> 4 };
+            scaled(ue4m3(b[s]) * f64::from(MXFP4[q as usize]) / 2.0)
+        }
+        WeightType::Q1_0 => scaled(if bit(&b[2..], e) == 1 { half(b, 0) } else { -half(b, 0) }),
+        WeightType::Q2_0 => scaled(half(b, 0) * (f64::from(b[2 + e / 4] >> (2 * (e % 4)) & 3) - 1.0)),
     }
 }
 

@@ -74,12 +74,24 @@ fn blocks_have_ggmls_sizes() {
             WeightType::Iq2S => (256, HALF + 256 / 4 + 256 / 16),
             WeightType::Iq3Xxs => (256, HALF + 3 * 256 / 8),
             WeightType::Iq3S => (256, HALF + 13 * 256 / 32 + 256 / 64),
+            WeightType::Iq1S => (256, HALF + 32 + 16),
+            WeightType::Iq1M => (256, 32 + 16 + 8),
+            WeightType::Tq1_0 => (256, 48 + 4 + HALF),
+            WeightType::Tq2_0 => (256, 64 + HALF),
+            WeightType::Nvfp4 => (64, 4 + 32),
+            WeightType::Q1_0 => (128, HALF + 16),
+            WeightType::Q2_0 => (64, HALF + 16),
             WeightType::F16 | WeightType::Bf16 => (1, HALF),
             WeightType::F32 => (1, 4),
         };
         assert_eq!(t.block(), want, "{t:?}");
         let shape = t.shape();
-        assert_eq!(shape.block, if want.0 == 1 { FLOAT_RECORD } else { want.0 });
+        let of_activations = match want.0 {
+            1 => FLOAT_RECORD,
+            256 => 256,
+            _ => 32,
+        };
+        assert_eq!(shape.block, of_activations);
         assert_eq!(shape.panel_record(true) % 4, 0);
     }
 }
@@ -97,6 +109,11 @@ fn the_code_classes_are_safe_for_16_bit_sums() {
                 WeightType::Mxfp4 => 24,
                 WeightType::Q5_0 | WeightType::Q5_1 | WeightType::Q5K => 31,
                 WeightType::Q6K => 63,
+                WeightType::Iq1S | WeightType::Iq1M => 25,
+                // two bits, though the largest value is not used
+                WeightType::Tq1_0 | WeightType::Tq2_0 | WeightType::Q2_0 => 3,
+                WeightType::Nvfp4 => 24,
+                WeightType::Q1_0 => 16,
                 WeightType::Q8_0 | WeightType::Iq4Nl | WeightType::Iq4Xs => continue,
                 WeightType::Iq2Xxs | WeightType::Iq2Xs | WeightType::Iq2S => continue,
                 WeightType::Iq3Xxs | WeightType::Iq3S => continue,
@@ -106,6 +123,7 @@ fn the_code_classes_are_safe_for_16_bit_sums() {
         let steps = match s.codes {
             Codes::Wide => 8,
             Codes::Narrow => 4,
+            Codes::Whole => 64,
             Codes::Signed | Codes::Float(_) | Codes::Bf16Pairs => unreachable!("{t:?}"),
         };
         // a single vpmaddubsw saturates; the sum of `steps` of them, less the offset, must not wrap
@@ -122,10 +140,10 @@ fn scratch_holds_a_panel_of_any_length() {
         for blocks in [1, 2, 3, 40, 1000] {
             for panel_bytes in [0, 1 << 10, 20 << 10, usize::MAX] {
                 let blocking = Blocking { panel_bytes, prefetch_bytes: 0, ..Blocking::MEASURED };
-                let bytes = kernel.scratch_bytes(blocks * kernel.shape.block, &blocking);
+                let bytes = kernel.scratch_bytes(blocks * kernel.block(), &blocking);
                 let record = kernel.panel_record;
                 // at least a record and a copy of its rows; no more panel than asked for
-                let rows = 16 * kernel.weight.row_bytes(kernel.shape.block);
+                let rows = 16 * kernel.weight.row_bytes(kernel.block());
                 assert!(bytes >= record + rows);
                 let factor = if is_float(kernel.weight) { FLOAT_PANEL } else { 1 };
                 let most = panel_bytes.saturating_mul(factor);
