@@ -94,7 +94,10 @@ pub struct Args {
 /// Types by how common they are: the first ones are measured even if time runs out.
 const TYPES: [WeightType; WeightType::ALL.len()] = {
     use WeightType::*;
-    [Q4K, Q6K, Q8_0, Q5K, Q4_0, Q5_0, Iq4Xs, Mxfp4, F16, Bf16, Q3K, Q2K, Iq4Nl, Q4_1, Q5_1, F32, Iq1S, Iq1M, Nvfp4, Tq2_0, Tq1_0, Q1_0, Q2_0]
+    [
+        Q4K, Q6K, Q8_0, Q5K, Q4_0, Q5_0, Iq4Xs, Mxfp4, F16, Bf16, Q3K, Q2K, Iq4Nl, Q4_1, Q5_1, F32, Iq1S, Iq1M, Nvfp4,
+        Tq2_0, Tq1_0, Q1_0, Q2_0,
+    ]
 };
 
 fn weight(name: &str) -> Result<WeightType, String> {
