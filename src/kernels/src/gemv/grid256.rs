@@ -102,6 +102,9 @@ unsafe fn row<W: Grid512, const NC: usize>(o: ColumnsOperands, mut p: *const u8,
         *act = act.add(c * o.act_stride);
     }
     let mut acc = [_mm512_setzero_ps(); NC];
+    // SAFETY: a row has whole blocks, and a product at least one, see `super::GemvFn`. What the loop does without a block
+    // would be a call of `memset`.
+    core::hint::assert_unchecked(o.k >= 256);
     let mut blocks = o.k / 256;
     while blocks > 0 {
         let n = blocks.min(4);

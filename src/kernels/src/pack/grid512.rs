@@ -31,7 +31,7 @@ pub struct Unpacked {
     pub scales: __m512,
 }
 
-/// `2 * i + 1`, times `FACTOR / 1000`, a power of two.
+/// `2 * i + 1`, times `thousandths / 1000`, a power of two.
 const fn odd_scales(thousandths: u16) -> [f32; 16] {
     let (mut v, mut i) = ([0.0; 16], 0);
     while i < 16 {
