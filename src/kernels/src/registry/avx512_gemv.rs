@@ -1,43 +1,51 @@
-//! Kernels for one column of quantised weights, without panels, in 512-bit registers.
+//! Kernels for one column of quantised weights, or two, without panels, in 512-bit registers.
 
 use super::*;
-use crate::gemv::{Block32, GemvFn, Operands, Super256, product32, product256};
+use crate::gemv::{Block32, GemvFn, Operands, Step256, product32, product256};
 use crate::pack::*;
 
 macro_rules! product {
-    ($name:ident, $kind:ident, $of:ident) => {
+    ($name:ident $(, $nc:ident)?; $kind:ident, $of:ident) => {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-        unsafe fn $name<W: $kind, const PREFETCH: bool>(
+        unsafe fn $name<W: $kind, const PREFETCH: bool $(, const $nc: usize)?>(
             weights: *const u8,
             stride: usize,
             rows: usize,
             k: usize,
             act: *const u8,
-            _act_stride: usize,
+            act_stride: usize,
             dst: *const *mut f32,
             prefetch: GemvPrefetch,
         ) {
-            $of::<W, PREFETCH>(Operands { weights, stride, rows, k, act, dst: *dst, prefetch })
+            $of::<W, PREFETCH $(, $nc)?>(Operands { weights, stride, rows, k, act, act_stride, dst, prefetch })
         }
     };
 }
-product!(block32, Block32, product32);
-product!(super256, Super256, product256);
+product!(block32; Block32, product32);
+product!(super256, NC; Step256, product256);
 
 const fn kernel<W: Pack>(order: Order, [gemv, gemv_prefetch]: [&'static [GemvFn]; 2], most_k: usize) -> Kernel {
     Kernel {
         act: W::SHAPE.act_rows(order),
         quantize: crate::act::quantize_rows,
         gemv_prefetch,
-        domain: Domain { most_columns: 1, most_k, ..Domain::ALL },
+        domain: Domain { most_columns: gemv.len(), most_k, ..Domain::ALL },
         ..avx512::with::<W>(&[], gemv)
     }
 }
 const fn kernel32<W: Block32 + Pack>(most_k: usize) -> Kernel {
     kernel::<W>(Order::Halves, const { [&[block32::<W, false>], &[block32::<W, true>]] }, most_k)
 }
-const fn kernel256<W: Super256 + Pack>(most_k: usize) -> Kernel {
-    kernel::<W>(W::ORDER, const { [&[super256::<W, false>], &[super256::<W, true>]] }, most_k)
+const fn kernel256<W: Step256 + Pack>(most_k: usize) -> Kernel {
+    kernel::<W>(W::ORDER, const { [&[super256::<W, false, 1>], &[super256::<W, true, 1>]] }, most_k)
+}
+/// For exactly two columns. They share the format of one.
+const fn two<W: Step256 + Pack>() -> Kernel {
+    let functions: [&[GemvFn]; 2] = const {
+        [&[super256::<W, false, 1>, super256::<W, false, 2>], &[super256::<W, true, 1>, super256::<W, true, 2>]]
+    };
+    let one = kernel::<W>(W::ORDER, functions, SPACED);
+    Kernel { domain: Domain { fewest_columns: 2, ..one.domain }, ..one }
 }
 
 /// Longest rows of super-blocks whose quantised column stays in the level-1 cache beside the weights. A longer column is
@@ -64,3 +72,6 @@ pub(super) static KERNELS: [Kernel; 12] = [
     kernel256::<Q5K>(LONG),
     kernel256::<Q6K>(ALL),
 ];
+
+/// Types of which two columns by rows are faster than two of the fused kernel, which transposes all bits of a row.
+pub(super) static TWO: [Kernel; 3] = [two::<Q2K>(), two::<Q5K>(), two::<Q6K>()];

@@ -325,12 +325,12 @@ pub fn check_rows(kernel: &Kernel, column: &[f32]) {
             _ => record.bytes,
         };
         let code = |e: usize| want.get(e / format.block).map_or(0, |b| b.codes[e % format.block]);
-        let places = record.k / 16;
+        let places = record.k / 4;
         for place in 0..places {
-            let piece = place / 16 * 16 + usize::from(order.pieces()[place % 16]);
-            let at = record.codes[place / (places / 4)] + 16 * (place % (places / 4));
-            for i in 0..16 {
-                let e = r * record.k + 16 * piece + i;
+            let four = place / 64 * 64 + order.four(place % 64);
+            let at = record.codes[place / (places / 4)] + 4 * (place % (places / 4));
+            for i in 0..4 {
+                let e = r * record.k + 4 * four + i;
                 assert_eq!(i32::from(rec[at + i] as i8), code(e), "{format:?}: element {e}");
             }
         }
