@@ -149,6 +149,7 @@ unsafe fn touch_next_page(p: *const u8, stride: usize) {
 /// Computes all rows, one after the other: the hardware's prefetcher follows weights that are read in the order of memory.
 /// q4_K reaches 43 GMAC/s so on Zen 4, and 21 with four rows at a time (`kernel-choices`).
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // the indices are rows and columns, of several arrays
 unsafe fn product<T: Row<NC>, const NC: usize>(o: Operands) {
     let dst = o.dst.cast::<[*mut f32; NC]>().read();
     let mut sums = [[MaybeUninit::<__m512>::uninit(); LANES]; NC];

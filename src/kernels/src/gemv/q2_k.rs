@@ -13,7 +13,7 @@ use crate::formats::{Order, rows256};
 use crate::pack::{Q2K, Weight, unrolled};
 use core::arch::x86_64::*;
 
-/// A dword of a vector in every quarter.
+/// The same sixteen bytes in every quarter.
 #[inline(always)]
 unsafe fn each(v: __m128i) -> __m512i {
     _mm512_broadcast_i32x4(v)
@@ -63,6 +63,7 @@ impl Step256 for Q2K {
     const ORDER: Order = Order::Diagonals;
 
     #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // the indices are columns, of several arrays
     unsafe fn step<const CLOSE: bool, const NC: usize>(
         mut acc: [__m512; NC],
         p: *const u8,

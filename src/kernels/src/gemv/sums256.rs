@@ -110,6 +110,7 @@ impl<W: Super256> Step256 for W {
 
 /// See [`Step256::step`].
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // the indices are columns, of several arrays
 unsafe fn step<W: Super256, const CLOSE: bool, const NC: usize>(
     mut acc: [__m512; NC],
     p: *const u8,
@@ -220,7 +221,11 @@ unsafe fn step<W: Super256, const CLOSE: bool, const NC: usize>(
 /// See [`super::GemvFn`].
 #[inline(always)]
 pub unsafe fn product256<W: Step256, const PREFETCH: bool, const NC: usize>(o: Operands) {
-    if o.k > SPACED { product::<Blocks<W, true, PREFETCH>, NC>(o) } else { product::<Blocks<W, false, PREFETCH>, NC>(o) }
+    if o.k > SPACED {
+        product::<Blocks<W, true, PREFETCH>, NC>(o)
+    } else {
+        product::<Blocks<W, false, PREFETCH>, NC>(o)
+    }
 }
 
 struct Blocks<W, const CLOSE: bool, const PREFETCH: bool>(W);

@@ -208,21 +208,9 @@ impl Super256 for Q3K {
         let q = load(p.add(32));
         [
             or_masked(_mm512_and_si512(q, _mm512_set1_epi8(0x03)), h, _mm512_set1_epi8(0x04)),
-            or_masked(
-                _mm512_and_si512(_mm512_srli_epi16::<1>(q), _mm512_set1_epi8(0x06)),
-                h,
-                _mm512_set1_epi8(0x08),
-            ),
-            or_masked(
-                _mm512_and_si512(_mm512_srli_epi16::<2>(q), _mm512_set1_epi8(0x0c)),
-                h,
-                _mm512_set1_epi8(0x10),
-            ),
-            or_masked(
-                _mm512_and_si512(_mm512_srli_epi16::<3>(q), _mm512_set1_epi8(0x18)),
-                h,
-                _mm512_set1_epi8(0x20),
-            ),
+            or_masked(_mm512_and_si512(_mm512_srli_epi16::<1>(q), _mm512_set1_epi8(0x06)), h, _mm512_set1_epi8(0x08)),
+            or_masked(_mm512_and_si512(_mm512_srli_epi16::<2>(q), _mm512_set1_epi8(0x0c)), h, _mm512_set1_epi8(0x10)),
+            or_masked(_mm512_and_si512(_mm512_srli_epi16::<3>(q), _mm512_set1_epi8(0x18)), h, _mm512_set1_epi8(0x20)),
         ]
     }
     #[inline(always)]
@@ -238,7 +226,8 @@ impl Super256 for Q3K {
         let bytes = _mm512_sub_epi8(or_masked(low, top, _mm512_set1_epi8(0x30)), _mm512_set1_epi8(32));
         let scales = [upper_bytes(bytes, pieces(Self::ORDER, 0)), upper_bytes(bytes, pieces(Self::ORDER, 1))];
         // those of vector j times 2^(3 - j)
-        let (first, second) = (each(0x5_0005_0005_0005, 0x6_0006_0006_0006), each(0x7_0007_0007_0007, 0x8_0008_0008_0008));
+        let (first, second) =
+            (each(0x5_0005_0005_0005, 0x6_0006_0006_0006), each(0x7_0007_0007_0007, 0x8_0008_0008_0008));
         let last = _mm512_castsi128_si512(_mm_setr_epi16(7, 7, 15, 15, 23, 23, 31, 31));
         let d = _mm512_castsi512_si128(_mm512_permutexvar_epi16(last, v));
         Header {
