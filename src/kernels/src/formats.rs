@@ -411,6 +411,9 @@ pub enum Order {
     Nibbles,
     /// Pairs of bits of 32 bytes: sub-blocks of 32 in the order 0, 4, 1, 5, 2, 6, 3, 7.
     Pairs,
+    /// The same in diagonals: of the four vectors of 64 elements that these are, vector `v` has in dword `w` of each quarter
+    /// dword `(w + v) % 4` of vector `w`.
+    Diagonals,
     /// Not pieces of 16 but of two: quarter `j` has elements `2 * j` and `2 * j + 1` of every eight. Sums are in the
     /// order of the row.
     Octets,
@@ -421,17 +424,22 @@ impl Order {
     pub const fn element(self, place: usize) -> usize {
         match self {
             Order::Octets => place % 64 / 2 * 8 + place / 64 * 2 + place % 2,
+            Order::Diagonals => {
+                let (vector, quarter, dword) = (place / 64, place / 16 % 4, place / 4 % 4);
+                self.pieces()[4 * dword + quarter] as usize * 16 + (dword + vector) % 4 * 4 + place % 4
+            }
             _ => self.pieces()[place / 16] as usize * 16 + place % 16,
         }
     }
 
-    /// Which piece of 16 elements, of 256, comes at each place. The order of the sums.
+    /// Which piece of 16 elements, of 256, comes at each place, before [`Order::Diagonals`] takes their dwords apart. The order
+    /// of the sums.
     pub const fn pieces(self) -> [u8; 16] {
         match self {
             Order::Plain | Order::Octets => [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
             Order::Halves => [0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15],
             Order::Nibbles => [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15],
-            Order::Pairs => [0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15],
+            Order::Pairs | Order::Diagonals => [0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15],
         }
     }
 }

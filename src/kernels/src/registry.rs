@@ -280,12 +280,12 @@ mod avx512_pair;
 mod f16_as_bf16;
 
 /// The kernels of an ISA. Of two kernels for a product, the later one is faster.
-const fn lists(isa: Isa) -> [&'static [Kernel]; 6] {
+const fn lists(isa: Isa) -> [&'static [Kernel]; 7] {
     use core::slice::from_ref;
     match isa {
-        Isa::Scalar => [&scalar::KERNELS, &[], &[], &[], &[], &[]],
-        Isa::Avx2 => [&avx2::KERNELS, &[], &[], &[], &[], &[]],
-        Isa::Vnni256 => [&vnni256::KERNELS, from_ref(&vnni256_bf16::KERNEL), &[], &[], &[], &[]],
+        Isa::Scalar => [&scalar::KERNELS, &[], &[], &[], &[], &[], &[]],
+        Isa::Avx2 => [&avx2::KERNELS, &[], &[], &[], &[], &[], &[]],
+        Isa::Vnni256 => [&vnni256::KERNELS, from_ref(&vnni256_bf16::KERNEL), &[], &[], &[], &[], &[]],
         Isa::Avx512 => [
             &avx512::KERNELS,
             from_ref(&avx512_bf16::KERNEL),
@@ -293,16 +293,17 @@ const fn lists(isa: Isa) -> [&'static [Kernel]; 6] {
             from_ref(&avx512_pair::BF16),
             &avx512_fused::KERNELS,
             &avx512_gemv::KERNELS,
+            &avx512_gemv::TWO,
         ],
     }
 }
 
 /// The kernels of one ISA and weight type, from the fastest on.
-type Choice = [Option<&'static Kernel>; 6];
+type Choice = [Option<&'static Kernel>; 7];
 
-/// The choices by ISA and weight type. So a product asks six kernels at most.
+/// The choices by ISA and weight type. So a product asks seven kernels at most.
 static CHOICES: [[Choice; WeightType::ALL.len()]; Isa::ALL.len()] = {
-    let mut all = [[[None; 6]; WeightType::ALL.len()]; Isa::ALL.len()];
+    let mut all = [[[None; 7]; WeightType::ALL.len()]; Isa::ALL.len()];
     let mut isa = 0;
     while isa < all.len() {
         let lists = lists(Isa::ALL[isa]);

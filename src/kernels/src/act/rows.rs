@@ -82,6 +82,13 @@ unsafe fn octets(tile: *const u8, j: usize) -> __m512i {
     _mm512_inserti64x4::<1>(low, _mm512_castsi512_si256(high))
 }
 
+/// Dword 0 of each quarter of the first vector, 1 of the second one and so on, all turned by `TURN`.
+#[inline(always)]
+unsafe fn diagonal<const TURN: i32>([a, b, c, d]: [__m512i; 4]) -> __m512i {
+    let v = _mm512_mask_shuffle_epi32::<TURN>(_mm512_shuffle_epi32::<TURN>(a), 0x2222, b);
+    _mm512_mask_shuffle_epi32::<TURN>(_mm512_mask_shuffle_epi32::<TURN>(v, 0x4444, c), 0x8888, d)
+}
+
 /// Bytes of the sums of a super-block of one column in a tile.
 #[inline(always)]
 const fn sums_bytes(sub: usize) -> usize {
@@ -124,10 +131,21 @@ unsafe fn no_super_block([codes, aux, d]: [*mut u8; 3]) {
 #[inline(always)]
 unsafe fn super_block(tile: *const u8, order: Order, sub: usize, [codes, aux, d]: [*mut u8; 3]) {
     let piece = order.pieces();
+    let mut vectors = [_mm512_setzero_si512(); 4];
     for (v, first) in [0, 4, 8, 12].into_iter().enumerate() {
         let at = |i: usize| tile.add(16 * usize::from(piece[first + i]));
-        let v64 = if order == Order::Octets { octets(tile, v) } else { pieces([at(0), at(1), at(2), at(3)]) };
-        _mm512_storeu_si512(codes.add(64 * v).cast(), v64);
+        vectors[v] = if order == Order::Octets { octets(tile, v) } else { pieces([at(0), at(1), at(2), at(3)]) };
+    }
+    if order == Order::Diagonals {
+        vectors = [
+            diagonal::<0b11_10_01_00>(vectors),
+            diagonal::<0b00_11_10_01>(vectors),
+            diagonal::<0b01_00_11_10>(vectors),
+            diagonal::<0b10_01_00_11>(vectors),
+        ];
+    }
+    for (v, vector) in vectors.into_iter().enumerate() {
+        _mm512_storeu_si512(codes.add(64 * v).cast(), vector);
     }
     let scale = tile.add(256 + sums_bytes(sub)).cast::<f32>().read_unaligned();
     if sub == 16 {

@@ -8,7 +8,7 @@ use core::arch::x86_64::*;
 
 /// A weight type with blocks of 32.
 #[allow(clippy::missing_safety_doc)] // one set of conditions for all methods
-pub trait Block32: Weight {
+pub trait Block32: Weight + Sized {
     /// The codes, unsigned.
     ///
     /// # Safety
@@ -19,6 +19,15 @@ pub trait Block32: Weight {
     /// The blocks' `m` in their lanes.
     unsafe fn mins(_: *const u8) -> __m512 {
         _mm512_setzero_ps()
+    }
+    /// Adds the products of eight blocks, and of two records of activations.
+    ///
+    /// # Safety
+    /// `p` is readable for eight blocks, `act` for two records.
+    #[inline(always)]
+    unsafe fn two_steps(acc: __m512, p: *const u8, act: *const u8) -> __m512 {
+        let acc = step::<Self>(acc, p, act);
+        step::<Self>(acc, p.add(4 * Self::TYPE.block().1), act.add(ROWS32.bytes))
     }
 }
 
@@ -146,49 +155,71 @@ block32!(
     },
     halves::<34, 0>(p)
 );
-block32!(
-    Mxfp4,
-    |p| {
-        // An odd block size: blocks 0 and 2 by the words from byte 1 on, 1 and 3 by those from byte 4.
-        const PICKS: [i16; 32] = {
-            let mut idx = [0; 32];
-            let mut i = 0;
-            while i < 32 {
-                let at = 1 + 17 * (i / 8) + i % 8 * 2;
-                idx[i] = if i / 8 % 2 == 0 { (at - 1) / 2 } else { 32 + (at - 4) / 2 } as i16;
-                i += 1;
-            }
-            idx
-        };
-        let q = _mm512_permutex2var_epi16(load(p.add(1)), load(PICKS.as_ptr().cast()), load(p.add(4)));
-        lookup(&MXFP4_VALUES_U, nibbles(q))
-    },
-    {
-        // the word that holds byte 17 * b, in the low halves of the block's lanes
-        const WORD: [i16; 32] = {
-            let mut idx = [0; 32];
-            let mut i = 0;
-            while i < 32 {
-                idx[i] = (i / 8 * 17 / 2) as i16;
-                i += 1;
-            }
-            idx
-        };
-        let odd = _mm512_set_epi32(8, 8, 8, 8, 0, 0, 0, 0, 8, 8, 8, 8, 0, 0, 0, 0);
-        let e = _mm512_permutexvar_epi16(load(WORD.as_ptr().cast()), load(p));
-        let e = _mm512_and_si512(_mm512_srlv_epi32(e, odd), _mm512_set1_epi32(255));
-        // half of 2^(e - 127), see `e8m0_half`: the two smallest are denormal
-        let one = _mm512_set1_epi32(1);
-        let normal = _mm512_slli_epi32::<23>(_mm512_sub_epi32(e, one));
-        let small = _mm512_cmple_epu32_mask(e, one);
-        _mm512_castsi512_ps(_mm512_mask_sllv_epi32(normal, small, _mm512_set1_epi32(0x0020_0000), e))
+/// The codes of four blocks of MXFP4. Their size is odd, so they cannot be picked as words from one load: four loads of
+/// sixteen bytes, which rarely cross a cache line, take half the time of two of 64.
+#[inline(always)]
+unsafe fn mxfp4_codes(p: *const u8) -> [__m512i; 2] {
+    let (a, b) = (_mm_loadu_si128(p.add(1).cast()), _mm_loadu_si128(p.add(18).cast()));
+    let (c, d) = (_mm_loadu_si128(p.add(35).cast()), _mm_loadu_si128(p.add(52).cast()));
+    let q = _mm512_castsi256_si512(_mm256_set_m128i(b, a));
+    lookup(&MXFP4_VALUES_U, nibbles(_mm512_inserti64x4::<1>(q, _mm256_set_m128i(d, c))))
+}
+
+/// Half of `2^(e - 127)` for each byte `e`, see `e8m0_half`.
+#[inline(always)]
+unsafe fn e8m0_halves(e: u64) -> __m512 {
+    let e = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(e as i64));
+    let one = _mm256_set1_epi32(1);
+    let normal = _mm256_slli_epi32::<23>(_mm256_sub_epi32(e, one));
+    // the two smallest are denormal
+    let small = _mm256_cmple_epu32_mask(e, one);
+    let d = _mm256_mask_sllv_epi32(normal, small, _mm256_set1_epi32(0x0020_0000), e);
+    _mm512_castps256_ps512(_mm256_castsi256_ps(d))
+}
+
+/// Four of eight floats, `first` and the next ones, each four times.
+#[inline(always)]
+unsafe fn four_times(d: __m512, first: i32) -> __m512 {
+    let (a, b, c) = (first + 1, first + 2, first + 3);
+    let first = _mm512_setr_epi32(first, first, first, first, a, a, a, a, b, b, b, b, c, c, c, c);
+    _mm512_permutexvar_ps(first, d)
+}
+
+impl Block32 for Mxfp4 {
+    #[inline(always)]
+    unsafe fn codes(p: *const u8) -> [__m512i; 2] {
+        mxfp4_codes(p)
     }
-);
+    #[inline(always)]
+    unsafe fn scales(p: *const u8) -> __m512 {
+        let e = u32::from_le_bytes([*p, *p.add(17), *p.add(34), *p.add(51)]);
+        four_times(e8m0_halves(e.into()), 0)
+    }
+    /// The exponents of eight blocks become floats together.
+    #[inline(always)]
+    unsafe fn two_steps(acc: __m512, p: *const u8, act: *const u8) -> __m512 {
+        let (e, more) = ([*p, *p.add(17), *p.add(34), *p.add(51)], p.add(4 * 17));
+        let more = [*more, *more.add(17), *more.add(34), *more.add(51)];
+        let mut e = u64::from(u32::from_le_bytes(e)) | u64::from(u32::from_le_bytes(more)) << 32;
+        // SAFETY: no instruction; the value stays as it is. Bytes that are inserted one by one take the units that unpack
+        // the codes, integer registers are free.
+        core::arch::asm!("/* {0} */", inout(reg) e, options(pure, nomem, nostack, preserves_flags));
+        let d = e8m0_halves(e);
+        let acc = add::<Self>(acc, four_times(d, 0), p, act);
+        add::<Self>(acc, four_times(d, 4), p.add(4 * 17), act.add(ROWS32.bytes))
+    }
+}
 
 /// Adds the products of four blocks.
 #[inline(always)]
 pub(super) unsafe fn step<W: Block32>(acc: __m512, p: *const u8, act: *const u8) -> __m512 {
-    let (d, q) = (W::scales(p), W::codes(p));
+    add::<W>(acc, W::scales(p), p, act)
+}
+
+/// The same with the blocks' `d` in their lanes.
+#[inline(always)]
+unsafe fn add<W: Block32>(acc: __m512, d: __m512, p: *const u8, act: *const u8) -> __m512 {
+    let q = W::codes(p);
     let mut sum = if W::SHAPE.min { _mm512_setzero_si512() } else { load(act.add(ROWS32.aux)) };
     for (i, q) in q.into_iter().enumerate() {
         sum = _mm512_dpbusd_epi32(sum, q, load(act.add(64 * i)));
@@ -207,14 +238,14 @@ pub(super) unsafe fn step<W: Block32>(acc: __m512, p: *const u8, act: *const u8)
 /// See [`super::GemvFn`].
 #[inline(always)]
 pub unsafe fn product32<W: Block32, const PREFETCH: bool>(o: Operands) {
-    product::<Blocks<W, PREFETCH>>(o);
+    product::<Blocks<W, PREFETCH>, 1>(o);
 }
 
 struct Blocks<W, const PREFETCH: bool>(W);
 
-impl<W: Block32, const PREFETCH: bool> Row for Blocks<W, PREFETCH> {
+impl<W: Block32, const PREFETCH: bool> Row<1> for Blocks<W, PREFETCH> {
     #[inline(always)]
-    unsafe fn row(o: Operands, mut p: *const u8) -> __m512 {
+    unsafe fn row(o: Operands, mut p: *const u8) -> [__m512; 1] {
         let block = W::TYPE.block().1;
         let (steps, left, stride) = (o.k / 128, o.k % 128 / 32, rows32_strides(o.k));
         let mut act = o.act;
@@ -223,9 +254,7 @@ impl<W: Block32, const PREFETCH: bool> Row for Blocks<W, PREFETCH> {
             if PREFETCH {
                 o.prefetch.lines_to_l1(p, 8 * block);
             }
-            for i in 0..2 {
-                acc = step::<W>(acc, p.add(i * 4 * block), act.add(i * ROWS32.bytes));
-            }
+            acc = W::two_steps(acc, p, act);
             p = p.add(8 * block);
             act = act.add(stride(pair));
         }
@@ -243,7 +272,7 @@ impl<W: Block32, const PREFETCH: bool> Row for Blocks<W, PREFETCH> {
             copy_blocks::<W>(p, last.as_mut_ptr(), left);
             acc = step::<W>(acc, last.as_ptr(), act);
         }
-        acc
+        [acc]
     }
 }
 

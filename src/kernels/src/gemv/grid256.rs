@@ -4,11 +4,10 @@
 //! magnitudes has four elements of sub-block `l` of 16. So four `vpdpbusd` give the sums of all sixteen sub-blocks,
 //! which one vector of scales multiplies. The signs negate the activations. One more column costs only this.
 
-use super::{sum, sums16, touch_next_page};
+use super::{Operands, sum, sums16, touch_next_page};
 use crate::formats::{Order, RowsRecord, SPACED, rows256};
 use crate::isa::LANES;
 use crate::pack::grid512::Grid512;
-use crate::prefetch::GemvPrefetch;
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
 
@@ -48,25 +47,12 @@ unsafe fn step<W: Grid512, const NC: usize>(
     }
 }
 
-/// The operands of a product, see [`super::GemvFn`].
-#[derive(Clone, Copy)]
-pub struct ColumnsOperands {
-    pub weights: *const u8,
-    pub stride: usize,
-    pub rows: usize,
-    pub k: usize,
-    pub act: *const u8,
-    pub act_stride: usize,
-    pub dst: *const *mut f32,
-    pub prefetch: GemvPrefetch,
-}
-
 /// The product of `NC` columns.
 ///
 /// # Safety
 /// See [`super::GemvFn`].
 #[inline(always)]
-pub unsafe fn product_grid<W: Grid512, const NC: usize>(o: ColumnsOperands) {
+pub unsafe fn product_grid<W: Grid512, const NC: usize>(o: Operands) {
     const PLACES: [RowsRecord; 2] = [rows256(false), rows256(true)];
     // Computes all rows, one after the other, as for other types: see `super::product`.
     let places = &PLACES[usize::from(o.k > SPACED)];
@@ -96,7 +82,7 @@ pub unsafe fn product_grid<W: Grid512, const NC: usize>(o: ColumnsOperands) {
 
 /// The products of the row at `p` with all columns, in lanes still to be added up.
 #[inline(always)]
-unsafe fn row<W: Grid512, const NC: usize>(o: ColumnsOperands, mut p: *const u8, places: &RowsRecord) -> [__m512; NC] {
+unsafe fn row<W: Grid512, const NC: usize>(o: Operands, mut p: *const u8, places: &RowsRecord) -> [__m512; NC] {
     let mut act = [o.act; NC];
     for (c, act) in act.iter_mut().enumerate() {
         *act = act.add(c * o.act_stride);

@@ -1,9 +1,9 @@
 //! Products without panels (GEMV): every row of weights is read once, as it lies in memory, by a few columns at most.
 //! Packing costs more than it saves where few columns share a panel.
 //!
-//! [`float`] has F16, BF16 and F32 weights on every ISA. `block32` and `super256` have quantised weights and one column,
-//! `grid256` types with a grid and a few columns, with AVX-512 in 512-bit registers: sixteen 32-bit lanes, which are
-//! added up at the end of a row.
+//! [`float`] has F16, BF16 and F32 weights on every ISA. `block32` and `ternary` have quantised weights and one column,
+//! `sums256` one or two, `grid256` types with a grid and a few columns, with AVX-512 in 512-bit registers: sixteen 32-bit
+//! lanes, which are added up at the end of a row.
 //!
 //! Every row is computed by itself. So the cuts of a product do not change a result.
 
@@ -11,13 +11,15 @@ mod block32;
 mod dot;
 pub mod float;
 mod grid256;
+mod q2_k;
+mod sums256;
 mod super256;
 mod ternary;
 
 pub(crate) use block32::{Block32, product32};
 pub(crate) use dot::dot32;
-pub(crate) use grid256::{ColumnsOperands, ORDER as GRID_ORDER, product_grid};
-pub(crate) use super256::{Super256, product256};
+pub(crate) use grid256::{ORDER as GRID_ORDER, product_grid};
+pub(crate) use sums256::{Step256, product256};
 pub(crate) use ternary::{Ternary, product_ternary};
 
 use crate::isa::LANES;
@@ -44,7 +46,7 @@ pub type GemvFn = unsafe fn(
     prefetch: GemvPrefetch,
 );
 
-/// The operands of a product of one column, see [`GemvFn`].
+/// The operands of a product, see [`GemvFn`].
 #[derive(Clone, Copy)]
 pub(crate) struct Operands {
     pub weights: *const u8,
@@ -52,7 +54,8 @@ pub(crate) struct Operands {
     pub rows: usize,
     pub k: usize,
     pub act: *const u8,
-    pub dst: *mut f32,
+    pub act_stride: usize,
+    pub dst: *const *mut f32,
     pub prefetch: GemvPrefetch,
 }
 
@@ -132,10 +135,10 @@ unsafe fn sum(v: __m512) -> f32 {
     _mm512_cvtss_f32(_mm512_add_ps(v, _mm512_shuffle_f32x4::<0b01_00_11_10>(v, v)))
 }
 
-/// How a row is computed. (Not a closure: those are not inlined where two places call them.)
-trait Row {
-    /// The products of the row at `p` with the column, in lanes still to be added up.
-    unsafe fn row(o: Operands, p: *const u8) -> __m512;
+/// How a row is computed, by `NC` columns. (Not a closure: those are not inlined where two places call them.)
+trait Row<const NC: usize> {
+    /// The products of the row at `p` with each column, in lanes still to be added up.
+    unsafe fn row(o: Operands, p: *const u8) -> [__m512; NC];
 }
 
 /// Prefetches the first line of the small page after the one in which the row at `p` ends. The hardware's prefetcher stops
@@ -150,19 +153,29 @@ unsafe fn touch_next_page(p: *const u8, stride: usize) {
 /// Computes all rows, one after the other: the hardware's prefetcher follows weights that are read in the order of memory.
 /// q4_K reaches 43 GMAC/s so on Zen 4, and 21 with four rows at a time (`kernel-choices`).
 #[inline(always)]
-unsafe fn product<T: Row>(o: Operands) {
-    let mut sums = [MaybeUninit::<__m512>::uninit(); LANES];
+#[allow(clippy::needless_range_loop)] // the indices are rows and columns, of several arrays
+unsafe fn product<T: Row<NC>, const NC: usize>(o: Operands) {
+    let dst = o.dst.cast::<[*mut f32; NC]>().read();
+    let mut sums = [[MaybeUninit::<__m512>::uninit(); LANES]; NC];
     let mut first = 0;
     while first + LANES <= o.rows {
-        for (r, sum) in sums.iter_mut().enumerate() {
+        for r in 0..LANES {
             let p = o.weights.add((first + r) * o.stride);
             touch_next_page(p, o.stride);
-            sum.write(T::row(o, p));
+            let row = T::row(o, p);
+            for c in 0..NC {
+                sums[c][r].write(row[c]);
+            }
         }
-        _mm512_storeu_ps(o.dst.add(first), sums16(&sums));
+        for c in 0..NC {
+            _mm512_storeu_ps(dst[c].add(first), sums16(&sums[c]));
+        }
         first += LANES;
     }
     for r in first..o.rows {
-        o.dst.add(r).write_unaligned(sum(T::row(o, o.weights.add(r * o.stride))));
+        let row = T::row(o, o.weights.add(r * o.stride));
+        for c in 0..NC {
+            dst[c].add(r).write_unaligned(sum(row[c]));
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! TQ2_0: super-blocks of 256 with nothing but a scale. All products of a super-block are added as integers.
 
-use super::super256::{pairs, words_twice};
+use super::super256::words_twice;
 use super::{Operands, Row, load, product};
 use crate::formats::{Order, SPACED, rows256};
 use crate::pack::{Tq2_0, Weight};
@@ -19,6 +19,18 @@ pub trait Ternary: Weight {
     /// # Safety
     /// `p` is readable for a super-block; the CPU has AVX-512 F, BW, DQ and VL.
     unsafe fn codes(p: *const u8) -> [__m512i; 4];
+}
+
+/// Two bits of every byte: vector `j` has bits `2 * j` and `2 * j + 1`.
+#[inline(always)]
+unsafe fn pairs(q: __m512i) -> [__m512i; 4] {
+    let m = _mm512_set1_epi8(3);
+    [
+        _mm512_and_si512(q, m),
+        _mm512_and_si512(_mm512_srli_epi16::<2>(q), m),
+        _mm512_and_si512(_mm512_srli_epi16::<4>(q), m),
+        _mm512_and_si512(_mm512_srli_epi16::<6>(q), m),
+    ]
 }
 
 impl Ternary for Tq2_0 {
@@ -58,14 +70,14 @@ unsafe fn step<W: Ternary, const CLOSE: bool>(mut acc: __m512, p: *const u8, n: 
 /// See [`super::GemvFn`].
 #[inline(always)]
 pub unsafe fn product_ternary<W: Ternary, const PREFETCH: bool>(o: Operands) {
-    if o.k > SPACED { product::<Blocks<W, true, PREFETCH>>(o) } else { product::<Blocks<W, false, PREFETCH>>(o) }
+    if o.k > SPACED { product::<Blocks<W, true, PREFETCH>, 1>(o) } else { product::<Blocks<W, false, PREFETCH>, 1>(o) }
 }
 
 struct Blocks<W, const CLOSE: bool, const PREFETCH: bool>(W);
 
-impl<W: Ternary, const CLOSE: bool, const PREFETCH: bool> Row for Blocks<W, CLOSE, PREFETCH> {
+impl<W: Ternary, const CLOSE: bool, const PREFETCH: bool> Row<1> for Blocks<W, CLOSE, PREFETCH> {
     #[inline(always)]
-    unsafe fn row(o: Operands, mut p: *const u8) -> __m512 {
+    unsafe fn row(o: Operands, mut p: *const u8) -> [__m512; 1] {
         let record = const { rows256(CLOSE) };
         let (steps, left) = (o.k / record.k, o.k % record.k / 256);
         let mut act = o.act;
@@ -84,6 +96,6 @@ impl<W: Ternary, const CLOSE: bool, const PREFETCH: bool> Row for Blocks<W, CLOS
             }
             acc = step::<W, CLOSE>(acc, p, left, act);
         }
-        acc
+        [acc]
     }
 }
