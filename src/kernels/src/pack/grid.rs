@@ -97,7 +97,7 @@ pub(super) unsafe fn codes<W: Grid, S: Lanes, K: Sink<S>>(rows: &Rows, sink: &mu
             }
         }
     }
-    let unpacked = Rows { at: Quads::new(buffer, ROW) };
+    let unpacked = Rows { at: Quads::new(buffer, ROW), record: 0 };
     // where codes are unsigned their offset is 128, which flips the top bit
     let flip = S::splat(if S::ACC16 { 0 } else { 0x8080_8080_u32 as i32 });
     // pieces of 16 in a sub-block

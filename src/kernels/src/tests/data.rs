@@ -64,7 +64,7 @@ pub fn fields(t: WeightType) -> (&'static [usize], Range<usize>) {
 /// The smallest floating scale that makes integers of all elements.
 pub fn unit(t: WeightType) -> f16 {
     f16::from_f32(match t {
-        WeightType::Iq2Xxs | WeightType::Iq2Xs | WeightType::Iq2S => 8.0,
+        WeightType::Iq1S | WeightType::Iq1M | WeightType::Iq2Xxs | WeightType::Iq2Xs | WeightType::Iq2S => 8.0,
         WeightType::Iq3Xxs => 4.0,
         _ => 1.0,
     })
@@ -98,14 +98,6 @@ pub fn rounding_blocks(t: WeightType, k: usize) -> usize {
         WeightType::Q1_0 | WeightType::Q2_0 => k / 32,
         _ => k / t.block().0,
     }
-}
-
-/// The smallest floating scale that makes integers of all elements.
-pub fn unit(t: WeightType) -> f16 {
-    f16::from_f32(match t {
-        WeightType::Iq1S | WeightType::Iq1M => 8.0,
-        _ => 1.0,
-    })
 }
 
 /// Overwrites the floating scales of a block; `d` of MXFP4 is the power of two above it, the scales of NVFP4 have fewer
