@@ -11,8 +11,8 @@ use super::run_once::{self, Outcome, Reading};
 use super::summary::{Rows, rows_of_block};
 use crate::engagement::Stats;
 use crate::interleave::order;
+use crate::interposition;
 use crate::llama_bench::{Group, Test};
-use crate::reach;
 use crate::record::{Csv, Jsonl, Raw};
 use crate::statistics::precise_enough;
 
@@ -75,7 +75,7 @@ fn why_idle(arm: &Arm, model: &str, stats: &Stats) -> String {
         stats.summary()
     };
     let mut why = format!("THE SHIM TOOK NOTHING OVER on {model} in the arm {}: {what}", arm.name);
-    match reach::examine(&arm.bench.path) {
+    match interposition::examine(&arm.bench.path) {
         Ok(reach) if !reach.engages() => {
             let copies = reach.copies.iter().filter_map(|c| c.obstacle.as_ref());
             for o in reach.obstacles.iter().chain(copies) {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::reach::Obstacle;
+use crate::interposition::Obstacle;
 
 /// How good a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

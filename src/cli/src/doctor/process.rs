@@ -13,10 +13,10 @@ use zen5turbo_host::proc::{field_kib, open_regular};
 use super::check::{Check, Kind, Section};
 use crate::elf::Elf;
 use crate::engagement::Stats;
+use crate::interposition::file_name;
 use crate::knobs::Settings;
 use crate::live::{self, Absent};
 use crate::maps::{DELETED, Mapping};
-use crate::reach::file_name;
 use crate::root::Root;
 use crate::{shim, text};
 

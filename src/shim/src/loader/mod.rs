@@ -7,10 +7,12 @@
 //! - [`probe`] checks a copy of ggml, and finds out what its type and operation numbers mean.
 //! - [`pools`] has the functions for thread pools of a copy of ggml.
 //! - [`libraries`] keeps the libraries that call hooks, each with the originals that it is bound to.
+//! - [`originals`] finds the originals of hooks that are called from a library which does not see them.
 
 pub mod interposable;
 pub mod libraries;
 pub mod objects;
+pub mod originals;
 pub mod pools;
 pub mod probe;
 pub mod scope;
