@@ -1,41 +1,35 @@
 //! The shim's statistics (`ZEN5TURBO_STATS=FILE`, JSON): what it took over, what it declined, why.
-//!
-//! Read field by field from a JSON value, not into a strict type: a file of an older or newer shim,
-//! or one with a field missing, still tells what it holds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
-use serde_json::{Map, Value};
-use zen5turbo_telemetry::document::member;
+use serde_json::Value;
+use zen5turbo_telemetry::document::{ByName, Document};
+use zen5turbo_telemetry::{Member, document};
 
 use crate::text;
 
-/// One operation and weight type, e.g. MUL_MAT of q4_K.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Op {
-    /// Calls computed by the shim.
-    pub taken: u64,
-    /// Time in them, nanoseconds.
-    pub ns: u64,
-    /// Weight bytes they read.
-    pub bytes: u64,
-    /// Multiply-accumulates they did.
-    pub mac: u64,
-    /// Kernel by regime.
-    pub kernels: BTreeMap<String, String>,
-    /// Calls left to the original, by reason.
-    pub declined: BTreeMap<String, u64>,
+/// Reads a statistics file.
+pub fn read(path: &Path) -> Result<Document> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read the statistics file {}", path.display()))?;
+    parse(&text).with_context(|| format!("{} is not a statistics file", path.display()))
 }
 
-impl Op {
-    /// Calls left to the original.
-    pub fn declined_total(&self) -> u64 {
-        total(self.declined.values().copied())
-    }
+/// Parses the text of a statistics file.
+pub fn parse(text: &str) -> Result<Document> {
+    ensure!(!text.trim().is_empty(), "it is empty; expected the JSON object that ZEN5TURBO_STATS=FILE writes");
+    let root: Value = serde_json::from_str(text)
+        .context("found text that is not JSON; expected the object that ZEN5TURBO_STATS=FILE writes")?;
+    Document::read(&root).context("found JSON that is not an object; expected what ZEN5TURBO_STATS=FILE writes")
+}
+
+/// A text of the document for a reader: a question mark where it is not told.
+pub fn or_unknown(text: &str) -> &str {
+    if text.is_empty() { "?" } else { text }
 }
 
 /// Threads of the last graph.
@@ -60,17 +54,17 @@ pub struct Threads {
 }
 
 impl Threads {
-    /// From the object of the statistics file.
-    fn of(statistics: &Value) -> Self {
-        let of = |key: &str| number(&statistics[member::THREADS][key]);
+    /// Of these statistics.
+    pub fn of(statistics: &Document) -> Self {
+        let document::Threads { asked, used, budget, capped, lost_mcpu, .. } = statistics.threads;
         Self {
-            asked: of(member::ASKED),
-            used: of(member::USED),
-            capped: of(member::CAPPED),
-            limit: statistics[member::THREADS_LIMIT].as_str().unwrap_or_default().to_owned(),
-            lost_cpus: of(member::LOST_MCPU) as f64 / 1000.0,
-            cpus: of(member::BUDGET),
-            needed: statistics[member::TUNING][member::THREADS].as_u64(),
+            asked,
+            used,
+            capped,
+            limit: statistics.about.threads_limit.clone(),
+            lost_cpus: lost_mcpu as f64 / 1000.0,
+            cpus: budget,
+            needed: statistics.about.tuning.threads,
         }
     }
 
@@ -116,200 +110,84 @@ impl Threads {
     }
 }
 
-/// A statistics file, or several merged.
-#[derive(Clone, Debug, Default)]
-pub struct Stats {
-    pub version: Option<String>,
-    pub pid: Option<u64>,
-    pub program: Option<String>,
-    pub cpu: Option<String>,
-    pub gate_mode: Option<String>,
-    pub gate_decision: Option<String>,
-    pub tier: Option<String>,
-    /// Whether a graph was computed; older files do not tell.
-    pub computed: Option<bool>,
-    pub threads: Threads,
-    pub config: BTreeMap<String, String>,
-    /// Copies of ggml: path, what became of it.
-    pub ggml: Vec<(String, String)>,
-    /// By (operation, type).
-    pub ops: BTreeMap<(String, String), Op>,
-    pub events: BTreeMap<String, u64>,
-}
-
-impl Stats {
-    /// Reads a statistics file.
-    pub fn read(path: &Path) -> Result<Stats> {
-        let text =
-            fs::read_to_string(path).with_context(|| format!("cannot read the statistics file {}", path.display()))?;
-        Stats::parse(&text).with_context(|| format!("{} is not a statistics file", path.display()))
-    }
-
-    /// Parses the text of a statistics file.
-    pub fn parse(text: &str) -> Result<Stats> {
-        ensure!(!text.trim().is_empty(), "it is empty; expected the JSON object that ZEN5TURBO_STATS=FILE writes");
-        let root: Value = serde_json::from_str(text)
-            .context("found text that is not JSON; expected the object that ZEN5TURBO_STATS=FILE writes")?;
-        ensure!(root.is_object(), "found JSON that is not an object; expected what ZEN5TURBO_STATS=FILE writes");
-        let mut ops = BTreeMap::new();
-        for (op, types) in entries(&root[member::OPS]) {
-            for (kind, v) in entries(types) {
-                ops.insert(
-                    (op.clone(), kind.clone()),
-                    Op {
-                        taken: number(&v[member::TAKEN]),
-                        ns: number(&v[member::NS]),
-                        bytes: number(&v[member::BYTES]),
-                        mac: number(&v[member::MAC]),
-                        kernels: entries(&v[member::KERNELS])
-                            .filter_map(|(k, v)| Some((k.clone(), text_of(v)?)))
-                            .collect(),
-                        declined: counts(&v[member::DECLINED]),
-                    },
-                );
-            }
-        }
-        let ggml = root[member::GGML].as_array().map(Vec::as_slice).unwrap_or_default();
-        Ok(Stats {
-            version: text_of(&root[member::VERSION]),
-            pid: root[member::PID].as_u64(),
-            program: text_of(&root[member::PROGRAM]),
-            cpu: text_of(&root[member::CPU][member::BRAND]),
-            gate_mode: text_of(&root[member::GATE][member::MODE]),
-            gate_decision: text_of(&root[member::GATE][member::DECISION]),
-            tier: text_of(&root[member::TIER]),
-            computed: root[member::COMPUTED].as_bool(),
-            threads: Threads::of(&root),
-            config: entries(&root[member::CONFIG]).filter_map(|(k, v)| Some((k.clone(), text_of(v)?))).collect(),
-            ggml: ggml
-                .iter()
-                .map(|g| {
-                    (
-                        text_of(&g[member::PATH]).unwrap_or_else(|| "?".into()),
-                        text_of(&g[member::STATUS]).unwrap_or_else(|| "?".into()),
-                    )
-                })
-                .collect(),
-            ops,
-            events: counts(&root[member::EVENTS]),
-        })
-    }
-
-    /// Calls computed by the shim.
-    pub fn taken(&self) -> u64 {
-        total(self.ops.values().map(|op| op.taken))
-    }
-
-    /// Calls left to the original.
-    pub fn declined(&self) -> u64 {
-        total(self.ops.values().map(Op::declined_total))
-    }
-
-    /// Adds another run's counts; what is not a count is kept from the first that has it.
-    pub fn merge(&mut self, other: &Stats) {
-        for (target, source) in [
-            (&mut self.version, &other.version),
-            (&mut self.cpu, &other.cpu),
-            (&mut self.gate_mode, &other.gate_mode),
-            (&mut self.gate_decision, &other.gate_decision),
-            (&mut self.tier, &other.tier),
-        ] {
-            if target.is_none() {
-                target.clone_from(source);
-            }
-        }
-        for (key, op) in &other.ops {
-            let sum = self.ops.entry(key.clone()).or_default();
-            for (sum, n) in
-                [(&mut sum.taken, op.taken), (&mut sum.ns, op.ns), (&mut sum.bytes, op.bytes), (&mut sum.mac, op.mac)]
-            {
-                *sum = sum.saturating_add(n);
-            }
-            sum.kernels.extend(op.kernels.clone());
-            for (reason, n) in &op.declined {
-                add(&mut sum.declined, reason, *n);
-            }
-        }
-        for (event, n) in &other.events {
-            add(&mut self.events, event, *n);
+/// Adds another run's counts of operations and events; what is not a count is kept from the first that has it.
+pub fn merge(all: &mut Document, other: &Document) {
+    let (about, others) = (&mut all.about, &other.about);
+    for (target, source) in [
+        (&mut about.version, &others.version),
+        (&mut about.cpu.brand, &others.cpu.brand),
+        (&mut about.gate.mode, &others.gate.mode),
+        (&mut about.gate.decision, &others.gate.decision),
+        (&mut about.tier, &others.tier),
+    ] {
+        if target.is_empty() {
+            target.clone_from(source);
         }
     }
-
-    /// One line: types taken over with their kernels, types declined with the reasons, events.
-    pub fn summary(&self) -> String {
-        let mut taken = Vec::new();
-        let mut declined = Vec::new();
-        for ((op, kind), counts) in &self.ops {
-            let left = counts.declined_total();
-            if counts.taken > 0 {
-                let all = counts.taken.saturating_add(left);
-                let share = if left == 0 {
-                    String::new()
-                } else {
-                    format!(" {:.0} % of {all}", 100.0 * counts.taken as f64 / all as f64)
-                };
-                // Regimes often share a kernel: name it once.
-                let names: BTreeSet<&str> = counts.kernels.values().map(String::as_str).collect();
-                let by = if names.is_empty() {
-                    String::new()
-                } else {
-                    format!(" by {}", names.into_iter().collect::<Vec<_>>().join(" and "))
-                };
-                taken.push(format!("{op} {kind}{share}{by}"));
-            }
-            if left > 0 {
-                let mut reasons: Vec<_> = counts.declined.iter().collect();
-                reasons.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
-                let reasons: Vec<String> = reasons.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
-                declined.push(format!("{op} {kind} ({})", reasons.join(", ")));
-            }
+    for (name, weight_type, op) in other.operations() {
+        let sum = all.ops.entry(name.to_owned()).or_default().entry(weight_type.to_owned()).or_default();
+        for (sum, n) in
+            [(&mut sum.taken, op.taken), (&mut sum.ns, op.ns), (&mut sum.bytes, op.bytes), (&mut sum.mac, op.mac)]
+        {
+            *sum = sum.saturating_add(n);
         }
-        let list = |items: &[String]| {
-            if items.is_empty() { "nothing".to_owned() } else { items.join(", ") }
-        };
-        let mut line = format!("taken over: {}; declined: {}", list(&taken), list(&declined));
-        if self.computed == Some(false) {
-            line = "no graph was computed".to_owned();
-        }
-        if !self.events.is_empty() {
-            let events: Vec<String> = self.events.iter().map(|(event, n)| format!("{event} {n}")).collect();
-            line.push_str(&format!("; events: {}", events.join(", ")));
-        }
-        if let Some(tier) = &self.tier {
-            line.push_str(&format!("; tier {tier}"));
-        }
-        line
+        sum.kernels.extend(op.kernels.clone());
+        add(&mut sum.declined, &op.declined);
     }
+    add(&mut all.events, &other.events);
 }
 
-/// Counts of a file may be any numbers.
-fn total(counts: impl Iterator<Item = u64>) -> u64 {
-    counts.fold(0, u64::saturating_add)
+/// One line: types taken over with their kernels, types declined with the reasons, events.
+pub fn summary(statistics: &Document) -> String {
+    let mut taken = Vec::new();
+    let mut declined = Vec::new();
+    for (op, kind, counts) in statistics.operations() {
+        let left = counts.declined();
+        if counts.taken > 0 {
+            let all = counts.taken.saturating_add(left);
+            let share = if left == 0 {
+                String::new()
+            } else {
+                format!(" {:.0} % of {all}", 100.0 * counts.taken as f64 / all as f64)
+            };
+            // Regimes often share a kernel: name it once.
+            let names: BTreeSet<&str> = counts.kernels.values().map(String::as_str).collect();
+            let by = if names.is_empty() {
+                String::new()
+            } else {
+                format!(" by {}", names.into_iter().collect::<Vec<_>>().join(" and "))
+            };
+            taken.push(format!("{op} {kind}{share}{by}"));
+        }
+        if left > 0 {
+            let mut reasons: Vec<_> = counts.declined.iter().collect();
+            reasons.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
+            let reasons: Vec<String> = reasons.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
+            declined.push(format!("{op} {kind} ({})", reasons.join(", ")));
+        }
+    }
+    let list = |items: &[String]| {
+        if items.is_empty() { "nothing".to_owned() } else { items.join(", ") }
+    };
+    let mut line = format!("taken over: {}; declined: {}", list(&taken), list(&declined));
+    if statistics.computed == Some(false) {
+        line = "no graph was computed".to_owned();
+    }
+    if !statistics.events.is_empty() {
+        let events: Vec<String> = statistics.events.iter().map(|(event, n)| format!("{event} {n}")).collect();
+        line.push_str(&format!("; events: {}", events.join(", ")));
+    }
+    if !statistics.about.tier.is_empty() {
+        line.push_str(&format!("; tier {}", statistics.about.tier));
+    }
+    line
 }
 
-fn add(counts: &mut BTreeMap<String, u64>, name: &str, n: u64) {
-    let count = counts.entry(name.to_owned()).or_default();
-    *count = count.saturating_add(n);
-}
-
-fn entries(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
-    value.as_object().into_iter().flat_map(Map::iter)
-}
-
-fn counts(value: &Value) -> BTreeMap<String, u64> {
-    entries(value).map(|(k, v)| (k.clone(), number(v))).collect()
-}
-
-fn number(value: &Value) -> u64 {
-    value.as_u64().or_else(|| value.as_f64().map(|f| f as u64)).unwrap_or(0)
-}
-
-/// Text, number or boolean as text.
-fn text_of(value: &Value) -> Option<String> {
-    match value {
-        Value::Null => None,
-        Value::String(s) => Some(s.clone()),
-        other => Some(other.to_string()),
+/// Counts of a file may be any numbers, so sums stop at the largest.
+fn add(counts: &mut ByName<u64>, more: &ByName<u64>) {
+    for (name, n) in more {
+        let count = counts.entry(name.clone()).or_default();
+        *count = count.saturating_add(*n);
     }
 }
 
@@ -328,19 +206,20 @@ mod tests {
 
     #[test]
     fn a_full_file_is_read_and_summed_up_in_one_line() {
-        let s = Stats::parse(FULL).unwrap();
+        let s = parse(FULL).unwrap();
         assert_eq!((s.taken(), s.declined()), (90, 13));
-        assert_eq!(s.cpu.as_deref(), Some("AMD EPYC 9755"));
-        assert_eq!(s.ggml, [("/x/libggml-cpu.so".to_owned(), "bound".to_owned())]);
+        assert_eq!(s.about.cpu.brand, "AMD EPYC 9755");
+        let [copy] = &s.about.ggml[..] else { panic!("{:?}", s.about.ggml) };
+        assert_eq!((copy.path.as_str(), copy.status.as_str()), ("/x/libggml-cpu.so", "bound"));
         assert_eq!(
-            s.summary(),
+            summary(&s),
             "taken over: MUL_MAT q4_K 90 % of 100 by q4_k_avx512; declined: MUL_MAT iq1_s (type_not_supported 3), \
              MUL_MAT q4_K (use_ref 10); events: abi_mismatch 1; tier avx512"
         );
     }
 
     fn threads(text: &str) -> Threads {
-        Stats::parse(text).unwrap().threads
+        Threads::of(&parse(text).unwrap())
     }
 
     #[test]
@@ -375,13 +254,13 @@ mod tests {
 
     #[test]
     fn missing_and_odd_fields_are_tolerated() {
-        let s = Stats::parse("{}").unwrap();
+        let s = parse("{}").unwrap();
         assert_eq!(s.taken(), 0);
-        assert_eq!(s.summary(), "taken over: nothing; declined: nothing");
-        let s = Stats::parse(r#"{"computed":false,"tier":"avx2"}"#).unwrap();
-        assert_eq!(s.summary(), "no graph was computed; tier avx2");
-        let s = Stats::parse(r#"{"ops":{"MUL_MAT":{"q8_0":{"taken":2.0}},"X":null},"ggml":3,"version":2}"#).unwrap();
-        assert_eq!((s.taken(), s.version.as_deref()), (2, Some("2")));
+        assert_eq!(summary(&s), "taken over: nothing; declined: nothing");
+        let s = parse(r#"{"computed":false,"tier":"avx2"}"#).unwrap();
+        assert_eq!(summary(&s), "no graph was computed; tier avx2");
+        let s = parse(r#"{"ops":{"MUL_MAT":{"q8_0":{"taken":2.0}},"X":null},"ggml":3,"version":2}"#).unwrap();
+        assert_eq!((s.taken(), s.about.version.as_str()), (2, "2"));
     }
 
     #[test]
@@ -390,28 +269,28 @@ mod tests {
             r#"{{"ops":{{"MUL_MAT":{{"q8_0":{{"taken":{0},"ns":{0},"declined":{{"a":{0},"b":{0}}}}}}}}},"events":{{"e":{0}}}}}"#,
             u64::MAX
         );
-        let mut stats = Stats::parse(&text).unwrap();
+        let mut stats = parse(&text).unwrap();
         let again = stats.clone();
-        stats.merge(&again);
+        merge(&mut stats, &again);
         assert_eq!((stats.taken(), stats.declined(), stats.events["e"]), (u64::MAX, u64::MAX, u64::MAX));
-        assert!(stats.summary().contains("100 % of"), "{}", stats.summary());
+        assert!(summary(&stats).contains("100 % of"), "{}", summary(&stats));
     }
 
     #[test]
     fn what_is_not_a_statistics_file_is_refused_with_a_reason() {
-        assert!(Stats::parse("").unwrap_err().to_string().contains("empty"));
-        assert!(Stats::parse("model?").unwrap_err().to_string().contains("not JSON"));
-        assert!(Stats::parse("[1]").unwrap_err().to_string().contains("not an object"));
+        assert!(parse("").unwrap_err().to_string().contains("empty"));
+        assert!(parse("model?").unwrap_err().to_string().contains("not JSON"));
+        assert!(parse("[1]").unwrap_err().to_string().contains("not an object"));
     }
 
     #[test]
     fn runs_are_merged_by_adding_counts() {
-        let mut all = Stats::default();
-        let one = Stats::parse(FULL).unwrap();
-        all.merge(&one);
-        all.merge(&one);
+        let mut all = Document::default();
+        let one = parse(FULL).unwrap();
+        merge(&mut all, &one);
+        merge(&mut all, &one);
         assert_eq!((all.taken(), all.declined()), (180, 26));
         assert_eq!(all.events["abi_mismatch"], 2);
-        assert_eq!(all.tier.as_deref(), Some("avx512"));
+        assert_eq!(all.about.tier, "avx512");
     }
 }

@@ -9,7 +9,7 @@ use zen5turbo_ggml::KNOWN_RELEASES;
 
 use super::arm::{Arm, Start};
 use crate::programs::find_program;
-use crate::{abi, reach};
+use crate::{abi, interposition};
 
 /// What is looked for in a folder, the first that is there.
 const MEMBERS: [&str; 7] =

@@ -23,4 +23,4 @@ pub use libraries::{BoundLibrary, caller, pool_functions};
 pub use objects::{in_one_object, is_defined_elsewhere, is_own};
 pub use pools::PoolFunctions;
 pub use probe::{Abi, MatrixOp, Op};
-pub use scope::{Scope, find_definer, library_of, only_definer};
+pub use scope::{Scope, library_of, only_definer};
