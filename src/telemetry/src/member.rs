@@ -1,6 +1,6 @@
 //! What the statistics document is made of: values that are written as JSON, and read from it.
 //!
-//! [`members!`] declares an object. The names of its fields are the names in the JSON, and stand nowhere else.
+//! The macro `members!` declares an object. The names of its fields are the names in the JSON, and stand nowhere else.
 
 use std::collections::BTreeMap;
 
