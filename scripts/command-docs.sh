@@ -7,7 +7,7 @@ set -euo pipefail
 usage() {
     cat <<'TEXT'
 usage: scripts/command-docs.sh [--check | --record]
-  (nothing)  writes docs/command.md, with the help texts of target/release/zen5turbo
+  (nothing)  writes docs/command.md, with the help texts of target/release/zen5turbo; COMMAND=FILE: of another one
   --check    writes nothing; exit status 1 where docs/command.md is not what the template and the command give
   --record   first records doctor, doctor-process, run-refused, run-report, stats and top-once anew on this machine. Needs
              `scripts/setup.sh llama models`, root (for a file capability), and a machine with nothing else to do; 1 minute.
@@ -19,7 +19,7 @@ Recorded by hand, since they need a terminal, a container or an hour: doctor-all
 TEXT
 }
 
-zen5turbo=${CARGO_TARGET_DIR:-$ROOT/target}/release/zen5turbo
+zen5turbo=${COMMAND:-$BUILT/zen5turbo}
 recorded=$ROOT/docs/command
 [[ -x $zen5turbo ]] || die "$zen5turbo is not there: cargo build --release"
 

@@ -10,11 +10,11 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-whole=1 total=11 more=()
+whole=1 total=10 more=()
 case ${1:-all} in
 all) ;;
 nightly) more=(--include-ignored) ;;
-fast) whole=0 total=8 ;;
+fast) whole=0 total=7 ;;
 *) die "usage: scripts/test.sh [fast|nightly]" ;;
 esac
 # Kernel tests for AVX-512 VNNI: among the others where this CPU runs them, and may not be skipped then; else on the emulator.
@@ -45,11 +45,10 @@ packages=(--locked --profile checks --workspace)
 ((whole)) || packages+=(--exclude zen5turbo-tests)
 # test_options FILE...: the option --test for each of these files.
 test_options() { basename -s .rs "$@" | sed 's/^/--test=/'; }
-mapfile -t unit < <(test_options src/*/tests/*.rs | grep -vx -- --test=inlining) # below, as shipped
+mapfile -t unit < <(test_options src/*/tests/*.rs bench/tests/*.rs)
 mapfile -t whole_program < <(test_options tests/*.rs)
 
 formatted() { cargo fmt --all --check && cargo fmt --check --manifest-path fuzz/Cargo.toml; }
-build_tests() { cargo test "${packages[@]}" --no-run && cargo build "${packages[@]}" --bins; }
 unit_tests() { cargo test "${packages[@]}" --lib --bins "${unit[@]}" && cargo test "${packages[@]}" --doc; }
 # Without cargo-fuzz: scripts/fuzz.sh fuzzes.
 fuzz_targets() {
@@ -66,7 +65,7 @@ kernel_tests_emulated() {
 }
 # One at a time: every one of them uses all cores, and ggml's spinning threads starve each other.
 whole_program_tests() {
-    cargo test "${packages[@]}" "${whole_program[@]}" --no-fail-fast -- --test-threads=1 "${more[@]}"
+    ZEN5TURBO_SHIPPED_COMMAND=1 cargo test "${packages[@]}" "${whole_program[@]}" --no-fail-fast -- --test-threads=1 "${more[@]}"
 }
 
 if ((whole)); then
@@ -77,15 +76,15 @@ fi
 stage "format" formatted
 stage "clippy" cargo clippy "${packages[@]}" --all-targets -- -D warnings
 stage "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc "${packages[@]}" --no-deps --quiet
-stage "tests: build" build_tests
+stage "tests: build" cargo test "${packages[@]}" --no-run
 stage "unit and property tests" unit_tests
 stage "fuzz targets on the inputs that are kept" fuzz_targets
-stage "no kernel calls a helper, as shipped" cargo test --locked --release -p zen5turbo-kernels --test inlining
 if ((emulated)); then
     stage "kernel tests with AVX-512 VNNI, emulated" kernel_tests_emulated
 fi
 if ((whole)); then
-    stage "release build" build_release shim cli
+    stage "release build of the library" build_release shim
+    # The whole-program tests run the command of this build.
     stage "what is shipped, against an old glibc" scripts/package.sh
     stage "whole-program tests" whole_program_tests
 fi

@@ -145,7 +145,7 @@ fn kill_switch_passthrough_and_kernels_off_leave_them_to_ggml() {
     assert_left(run.stats(), &all(), "gate_passthrough");
 }
 
-/// A library whose function does something else, or is too old to be known, is called as ever.
+/// A library whose function does something else, or is too old to be known, is called unchanged.
 #[test]
 fn functions_that_differ_or_are_not_known_are_left_alone() {
     for (option, reason) in [("", "original_differs"), ("-DOLD", "signature_unknown")] {

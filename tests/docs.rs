@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use zen5turbo_tests::root;
+use zen5turbo_tests::{command, root};
 
 /// Every page that people read: Markdown files of these folders.
 fn pages() -> Vec<PathBuf> {
@@ -53,7 +53,7 @@ fn the_readme_is_read_in_ten_minutes() {
 #[test]
 fn the_page_of_the_command_is_what_its_script_writes() {
     let script = root().join("scripts/command-docs.sh");
-    let output = Command::new(script).arg("--check").output().expect("the script runs");
+    let output = Command::new(script).arg("--check").env("COMMAND", command()).output().expect("the script runs");
     assert!(
         output.status.success(),
         "{}{}",

@@ -1,4 +1,4 @@
-//! llama.cpp on reserved huge pages, on a machine with two memory nodes, emulated: pages of 2 MiB and 1 GiB, too few of
+//! llama.cpp on reserved huge pages, on a machine with two NUMA nodes, emulated: pages of 2 MiB and 1 GiB, too few of
 //! them, a limit on them, and a kernel that refuses to place memory. All runs of a model in one guest, one after the other.
 
 use std::collections::BTreeMap;

@@ -48,7 +48,7 @@ fn memory_is_not_above_that_of_stock() {
     assert!(off.resident <= allowed, "{} KiB, {} in stock with --repack 0", off.resident, plain.resident);
     assert!(off.anonymous <= plain.anonymous * 1.02 + OURS, "{} of {} KiB", off.anonymous, plain.anonymous);
 
-    // On one memory node nothing is copied.
+    // On one NUMA node nothing is copied.
     let auto = bench("zen5turbo", |p| Program::engaged(p), "", "auto");
     assert_eq!(auto.copied(), 0, "{}", auto.run.stats());
     assert!(auto.resident <= allowed, "{} KiB, {} in stock with --repack 0", auto.resident, plain.resident);

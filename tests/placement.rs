@@ -1,6 +1,6 @@
 //! Threads on CPUs of their own (`ZEN5TURBO_PIN`), and affinities of the program that are left alone. Some of these graphs have
 //! more threads than CPUs, which `ZEN5TURBO_THREADS=off` lets them have.
-//! Memory nodes are tested in `numa_guest.rs`.
+//! NUMA nodes are tested in `numa_guest.rs`.
 
 use tempfile::TempDir;
 use zen5turbo_tests::{Fixture, Need, Outcome, Program, skip, work_dir};

@@ -1,4 +1,4 @@
-//! Weights and threads on a machine with two memory nodes, emulated (`scripts/vm/run`).
+//! Weights and threads on a machine with two NUMA nodes, emulated (`scripts/vm/run`).
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use zen5turbo_telemetry::{Document, Member};
 use zen5turbo_tests::{Fixture, Program, Stats, clean_environment, command, gemma, llama, shim, work_dir};
 
 /// A program that is killed when the test ends, as Ollama ends its runners.
@@ -29,6 +30,14 @@ fn generating(stats: &Path) -> Killed {
     command.env("LD_PRELOAD", shim()).env("ZEN5TURBO_GATE", "off").env("ZEN5TURBO_STATS", stats);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     Killed(command.spawn().expect("the program can be started"))
+}
+
+/// Reads the document as the command does, and fails the test when the types of the document lack a part of it.
+fn read_without_a_rest(text: &str) -> Document {
+    let written: Value = serde_json::from_str(text).expect("JSON");
+    let document = Document::read(&written).expect("an object");
+    assert_eq!(serde_json::to_value(&document).expect("JSON"), written);
+    document
 }
 
 /// Waits until the file is another than the one with this inode: its text, its inode, and when it was found.
@@ -67,7 +76,10 @@ fn a_program_that_is_killed_leaves_what_it_took_over() {
     let left = Stats::parse(&text);
     assert!(left.taken("MUL_MAT", Some("q8_0")) >= third.taken("MUL_MAT", Some("q8_0")), "{left}");
     assert!(left.taken("MUL_MAT", Some("q8_0")) > 100, "{left}");
-    assert_eq!(serde_json::from_str::<Value>(&text).expect("JSON")["computed"], true);
+    let read = read_without_a_rest(&text);
+    assert_eq!((read.computed, read.about.pid), (Some(true), pid));
+    let taken = read.operation("MUL_MAT", "q8_0").expect("products of the model").taken;
+    assert_eq!(taken, left.taken("MUL_MAT", Some("q8_0")));
     left.assert_healthy();
 }
 
@@ -96,6 +108,7 @@ fn a_pipe_is_written_to_once_at_the_end() {
     reader.read_to_string(&mut text).expect("the writer has ended");
     assert_eq!(text.lines().count(), 1, "{text}");
     assert_eq!(Stats::parse(&text).taken("MUL_MAT", Some("q4_0")), 1);
+    assert_eq!(read_without_a_rest(&text).taken(), 1);
 }
 
 /// A file beyond the limit would be a signal, which ends the program.

@@ -47,7 +47,7 @@ fn generation() -> Program {
     program.args("-no-cnv --no-warmup --temp 0 --seed 1 -c 256 -b 64 -ub 64 -t 1 -n 24 -p Berlin")
 }
 
-/// Its text with the model mapped as ever: what every run must say.
+/// Its text with the model mapped as without the library: what every run must say.
 fn text() -> &'static str {
     static TEXT: OnceLock<String> = OnceLock::new();
     TEXT.get_or_init(|| {
@@ -101,7 +101,7 @@ fn llama_cpp_reads_copies_of_its_weights_and_says_the_same() {
     assert!(cached + thp <= wanted && (cached + thp > 0 || !has_thp()), "{stats}");
 }
 
-/// With one memory node there is no copy that nobody asked for.
+/// With one NUMA node there is no copy that nobody asked for.
 #[test]
 fn by_default_nothing_is_copied() {
     let run = says_the_same(generation().knob("HUGEPAGES", "auto").args("-n 24"));

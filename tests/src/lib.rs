@@ -85,10 +85,15 @@ pub fn archive() -> PathBuf {
     archive
 }
 
-/// The command `zen5turbo`.
+/// The command `zen5turbo`: with `ZEN5TURBO_SHIPPED_COMMAND` the one of the archive, as in `scripts/test.sh`, which then does not
+/// build another one.
 #[must_use]
 pub fn command() -> PathBuf {
-    need("target/release/zen5turbo", "cargo build --release -p zen5turbo-cli")
+    if std::env::var_os("ZEN5TURBO_SHIPPED_COMMAND").is_some() {
+        need("target/x86_64-unknown-linux-gnu/release/zen5turbo", "scripts/package.sh")
+    } else {
+        need("target/release/zen5turbo", "cargo build --release -p zen5turbo-cli")
+    }
 }
 
 /// A file of the stock build of llama.cpp.

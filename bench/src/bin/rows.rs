@@ -1,5 +1,5 @@
 //! `rows`: ggml's own functions for single rows and the kernels that take their place, in turns, everything in
-//! the nearest caches; medians over the turns.
+//! L1 and L2; medians over the turns.
 
 use std::ffi::{c_int, c_void};
 use std::hint::black_box;

@@ -13,13 +13,13 @@ use crate::ab::fuzzing::{model, quality};
 use crate::bios;
 use crate::doctor;
 use crate::elf::Elf;
-use crate::engagement::Stats;
 use crate::knobs::Settings;
 use crate::live;
 use crate::llama_bench;
 use crate::loader::{LoaderCache, expand};
 use crate::maps::Mapping;
 use crate::root::{Root, field};
+use crate::shim_stats;
 use crate::top;
 
 /// An ELF file.
@@ -51,10 +51,10 @@ pub fn texts(data: &[u8]) {
 /// JSON files: statistics and records.
 pub fn json(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    if let Ok(mut stats) = Stats::parse(&text) {
+    if let Ok(mut stats) = shim_stats::parse(&text) {
         let again = stats.clone();
-        stats.merge(&again);
-        let _ = (stats.summary(), stats.taken(), stats.declined());
+        shim_stats::merge(&mut stats, &again);
+        let _ = (shim_stats::summary(&stats), stats.taken(), stats.declined());
         top::frame::fuzz(&text);
     }
     bios::fuzz(&text);

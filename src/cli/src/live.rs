@@ -8,8 +8,8 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
 use zen5turbo_host::proc::open_regular;
+use zen5turbo_telemetry::Document;
 use zen5turbo_telemetry::live::{self, Snapshot, Unreadable};
 
 use crate::maps::Mapping;
@@ -65,11 +65,11 @@ fn is_own(root: &Root, pid: u32) -> bool {
     !matches!(snapshot(root, pid), Err(Absent::Unpublished | Absent::Gone))
 }
 
-/// The statistics of process `pid`: the object that the file would hold, but for what only the process knows.
+/// The statistics of process `pid`: what the file would hold, but for what only the process knows.
 ///
 /// # Errors
 /// [`Absent`].
-pub fn statistics(root: &Root, pid: u32) -> Result<Value, Absent> {
+pub fn statistics(root: &Root, pid: u32) -> Result<Document, Absent> {
     let snapshot = snapshot(root, pid)?;
     assemble::statistics(&snapshot).map_err(|found| Absent::Unreadable(Unreadable::Damaged(found)))
 }
@@ -126,7 +126,8 @@ fn refused(error: io::Error) -> Absent {
 /// What a fuzzer calls: a segment that was read.
 #[cfg(feature = "fuzzing")]
 pub fn fuzz(snapshot: &Snapshot) {
-    let _ = assemble::statistics(snapshot).map(|value| value.to_string());
+    use zen5turbo_telemetry::Member;
+    let _ = assemble::statistics(snapshot).map(|document| document.json());
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use zen5turbo_ggml::LIBRARY_PREFIX;
 
-use crate::reach::file_name;
+use crate::interposition::file_name;
 
 /// A line of `/proc/PID/maps` that has a file.
 #[derive(Clone, Debug, PartialEq, Eq)]

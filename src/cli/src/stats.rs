@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use zen5turbo_telemetry::Document;
 
-use crate::engagement::Stats;
+use crate::shim_stats::{self, Threads, or_unknown};
 use crate::text;
 
 /// Show a file written by ZEN5TURBO_STATS=FILE as a table
@@ -17,39 +18,40 @@ pub struct Args {
 
 /// Prints the file; its errors are the only failure.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    print!("{}", render(&Stats::read(&args.file)?));
+    print!("{}", render(&shim_stats::read(&args.file)?));
     Ok(ExitCode::SUCCESS)
 }
 
-fn render(stats: &Stats) -> String {
-    let or = |value: &Option<String>| value.clone().unwrap_or_else(|| "?".into());
-    let pid = stats.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+fn render(stats: &Document) -> String {
+    let about = &stats.about;
+    let or = |value: &str| or_unknown(value).to_owned();
+    let pid = if about.pid == 0 { String::new() } else { format!(" (pid {})", about.pid) };
     let mut out = text::facts(&[
-        ("program", format!("{}{pid}", or(&stats.program))),
-        ("shim", or(&stats.version)),
-        ("CPU", or(&stats.cpu)),
-        ("gate", format!("{}: {}", or(&stats.gate_mode), or(&stats.gate_decision))),
-        ("kernel tier", or(&stats.tier)),
+        ("program", format!("{}{pid}", or(&about.program))),
+        ("shim", or(&about.version)),
+        ("CPU", or(&about.cpu.brand)),
+        ("gate", format!("{}: {}", or(&about.gate.mode), or(&about.gate.decision))),
+        ("kernel tier", or(&about.tier)),
     ]);
-    for (name, value) in stats.config.iter().filter(|(_, value)| !value.is_empty()) {
+    for (name, value) in about.config.iter().filter(|(_, value)| !value.is_empty()) {
         out += &format!("{name}={value}\n");
     }
-    for (path, status) in &stats.ggml {
-        out += &format!("ggml copy    {path}: {status}\n");
+    for copy in &about.ggml {
+        out += &format!("ggml copy    {}: {}\n", copy.path, copy.status);
     }
-    if let Some(threads) = stats.threads.line_of_all() {
+    if let Some(threads) = Threads::of(stats).line_of_all() {
         out += &text::facts(&[("threads", threads)]);
     }
     let mut table = text::table();
     table.set_header(["operation", "type", "taken", "time", "weights read", "GMAC/s", "kernels", "declined"]);
-    for ((op, kind), c) in &stats.ops {
+    for (op, kind, c) in stats.operations() {
         let kernels: Vec<String> = c.kernels.iter().map(|(k, v)| format!("{k}: {v}")).collect();
         let declined: Vec<String> = c.declined.iter().map(|(k, v)| format!("{k} {v}")).collect();
         // MAC per nanosecond is GMAC/s.
         let rate = if c.ns > 0 { format!("{:.1}", c.mac as f64 / c.ns as f64) } else { "-".into() };
         table.add_row([
-            op.clone(),
-            kind.clone(),
+            op.to_owned(),
+            kind.to_owned(),
             c.taken.to_string(),
             format!("{:.3} s", c.ns as f64 / 1e9),
             text::bytes(c.bytes),
@@ -62,7 +64,7 @@ fn render(stats: &Stats) -> String {
     if stats.computed == Some(false) {
         out += "Nothing was computed: no graph had ended in this process when the file was written. Programs that only list \
                 devices or models leave such a file.\n";
-    } else if stats.ops.is_empty() {
+    } else if stats.operations().next().is_none() {
         out += "No operation reached the shim: nothing was taken over and nothing declined. `zen5turbo doctor PROGRAM` tells why.\n";
     } else {
         out += &format!("{table}\n");
@@ -77,18 +79,19 @@ fn render(stats: &Stats) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shim_stats::parse;
 
     #[test]
     fn a_file_without_operations_says_that_nothing_was_taken_over() {
         for text in ["{}", r#"{"computed":true}"#] {
-            let out = render(&Stats::parse(text).unwrap());
+            let out = render(&parse(text).unwrap());
             assert!(out.contains("nothing was taken over"), "{out}");
         }
     }
 
     #[test]
     fn a_file_of_a_program_that_computed_nothing_says_so() {
-        let out = render(&Stats::parse(r#"{"state":"active","computed":false,"ops":{}}"#).unwrap());
+        let out = render(&parse(r#"{"state":"active","computed":false,"ops":{}}"#).unwrap());
         assert!(out.contains("Nothing was computed") && !out.contains("taken over"), "{out}");
     }
 
@@ -98,7 +101,7 @@ mod tests {
             let text = format!(
                 r#"{{"threads":{{"asked":8,"used":2,"budget":2,"capped":{capped}}},"threads_limit":"CPUs allowed: 0-1"}}"#
             );
-            render(&Stats::parse(&text).unwrap())
+            render(&parse(&text).unwrap())
         };
         let line = "threads      asked 8, used 2 (CPUs allowed: 0-1); 5 graphs got fewer than asked\n";
         assert!(of(5).contains(line), "{}", of(5));
@@ -107,7 +110,7 @@ mod tests {
 
     #[test]
     fn operations_are_rows_with_rate_kernels_and_reasons() {
-        let stats = Stats::parse(
+        let stats = parse(
             r#"{"ops":{"MUL_MAT":{"q8_0":{"taken":4,"ns":1000,"mac":50000,"bytes":2097152,
                "kernels":{"prefill":"q8_0_avx2"},"declined":{"permuted_src0":2}}}}}"#,
         )

@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn a_page_lies_where_its_policy_says() {
         let Some(node) = allowed_nodes().and_then(|mask| (0..MAX_NODES).find(|&n| mask.contains(n))) else {
-            return skip(Need::Numa, "procfs does not tell the memory nodes");
+            return skip(Need::Numa, "procfs does not tell the NUMA nodes");
         };
         for policy in [Policy::Default, Policy::Preferred(node), Policy::Interleave(NodeMask::from_iter([node]))] {
             let page = Page::new();

@@ -40,7 +40,7 @@ fn yield_to_the_program() {
 }
 
 /// Starts a thread that takes no signal of the program's, runs on any CPU that the process had at
-/// the start, even when the thread that starts it is pinned, and stands back. False when it could not be started.
+/// the start, even when the thread that starts it is pinned, and has a higher niceness. False when it could not be started.
 ///
 /// Under a seccomp filter the thread has no name, and the CPUs and the niceness of the one that starts it: a filter may
 /// kill at the calls that would change them.

@@ -13,17 +13,17 @@ pub fn json(data: &[u8]) -> String {
     json.open(None);
     for (i, part) in text.split('\u{1}').enumerate() {
         match i % 4 {
-            0 => json.string(&format!("{i}{part}"), part),
-            1 => json.number(&format!("{i}"), part.len() as u64),
+            0 => json.string(Some(&format!("{i}{part}")), part),
+            1 => json.number(Some(&format!("{i}")), part.len() as u64),
             2 => {
-                json.open_array(&format!("{i}"));
-                json.element(part);
-                json.element("");
+                json.open_array(Some(&format!("{i}")));
+                json.string(None, part);
+                json.string(None, "");
                 json.close_array();
             }
             _ => {
                 json.open(Some(&format!("{i}")));
-                json.boolean(part, true);
+                json.boolean(Some(part), true);
                 json.close();
             }
         }

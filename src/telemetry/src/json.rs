@@ -2,15 +2,16 @@
 
 use std::fmt::Write;
 
-/// JSON under construction. Members are written in the order of the calls; the caller closes what
-/// it opens.
+/// JSON under construction. Values are written in the order of the calls; the caller closes what it opens.
+///
+/// `key` is the name of a value that is a member of an object; `None` for an element of an array, or the whole.
 #[derive(Default)]
 pub struct Json {
     text: String,
 }
 
 impl Json {
-    /// Begins an object, as a member named `key` or, with `None`, as an element.
+    /// Begins an object.
     pub fn open(&mut self, key: Option<&str>) {
         self.key(key);
         self.text.push('{');
@@ -21,9 +22,9 @@ impl Json {
         self.text.push('}');
     }
 
-    /// Begins an array that is the member `key`.
-    pub fn open_array(&mut self, key: &str) {
-        self.key(Some(key));
+    /// Begins an array.
+    pub fn open_array(&mut self, key: Option<&str>) {
+        self.key(key);
         self.text.push('[');
     }
 
@@ -32,27 +33,21 @@ impl Json {
         self.text.push(']');
     }
 
-    /// A member that is a string.
-    pub fn string(&mut self, key: &str, value: &str) {
-        self.key(Some(key));
+    /// A string.
+    pub fn string(&mut self, key: Option<&str>, value: &str) {
+        self.key(key);
         self.quote(value);
     }
 
-    /// An element that is a string.
-    pub fn element(&mut self, value: &str) {
-        self.key(None);
-        self.quote(value);
-    }
-
-    /// A member that is a whole number.
-    pub fn number(&mut self, key: &str, value: u64) {
-        self.key(Some(key));
+    /// A whole number.
+    pub fn number(&mut self, key: Option<&str>, value: u64) {
+        self.key(key);
         let _ = write!(self.text, "{value}");
     }
 
-    /// A member that is true or false.
-    pub fn boolean(&mut self, key: &str, value: bool) {
-        self.key(Some(key));
+    /// True or false.
+    pub fn boolean(&mut self, key: Option<&str>, value: bool) {
+        self.key(key);
         self.text.push_str(if value { "true" } else { "false" });
     }
 
@@ -100,15 +95,15 @@ mod tests {
         j.open(None);
         j.open(Some("empty"));
         j.close();
-        j.open_array("list");
-        j.element("a{");
-        j.element("b[");
+        j.open_array(Some("list"));
+        j.string(None, "a{");
+        j.string(None, "b[");
         j.open(None);
-        j.number("n", u64::MAX);
-        j.boolean("t", true);
+        j.number(Some("n"), u64::MAX);
+        j.boolean(Some("t"), true);
         j.close();
         j.close_array();
-        j.string("s", "x");
+        j.string(Some("s"), "x");
         j.close();
         assert_eq!(j.finish(), r#"{"empty":{},"list":["a{","b[",{"n":18446744073709551615,"t":true}],"s":"x"}"#);
     }
@@ -116,7 +111,7 @@ mod tests {
     #[test]
     fn strings_are_escaped() {
         let mut j = Json::default();
-        j.element("\"\\\n\t\u{1}é");
+        j.string(None, "\"\\\n\t\u{1}é");
         assert_eq!(j.finish(), r#""\"\\\n\t\u0001é""#);
     }
 }

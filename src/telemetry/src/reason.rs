@@ -91,7 +91,7 @@ reasons! {
     GatePassthrough = "gate_passthrough",
     /// The process has a seccomp filter, or the kernel does not tell. Since it may kill, no call is made that the C library
     /// and ggml do not make: background threads keep the CPUs and the niceness of the thread that starts them, weights are
-    /// placed on memory nodes only where that was asked for.
+    /// placed on NUMA nodes only where that was asked for.
     SeccompFilter = "seccomp_filter",
     /// A defect in this library was caught; the original computed instead.
     InternalError = "internal_error",
@@ -119,9 +119,9 @@ reasons! {
     PinCpuNotAllowed = "pin_cpu_not_allowed",
     /// Pinning: sched_setaffinity or sched_getaffinity was refused.
     PinRefused = "pin_refused",
-    /// No address was to be had at which huge pages can lie, so a model is mapped as ever.
+    /// No address was to be had at which huge pages can lie, so a model is mapped unchanged.
     MappingNotPlaced = "mapping_not_placed",
-    /// Another library has a `munmap` or `mremap` before ours: when a model is unmapped would not be known, so it is mapped as ever.
+    /// Another library has a `munmap` or `mremap` before ours: when a model is unmapped would not be known, so it is mapped unchanged.
     UnmappingUnseen = "unmapping_unseen",
     /// The model's file could not be opened a second time, so it is not read ahead and gets no copies.
     FileNotReopened = "file_not_reopened",

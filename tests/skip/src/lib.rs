@@ -35,7 +35,7 @@ pub enum Need {
     HugePages,
     /// A kernel and a file system that keep large files in huge pages of the page cache.
     FileHugePages,
-    /// System calls about memory nodes, which container filters often refuse.
+    /// System calls about NUMA nodes, which container filters often refuse.
     Numa,
     /// A file system whose files can leave the page cache.
     PageCache,

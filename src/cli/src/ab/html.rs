@@ -10,6 +10,7 @@ use super::quality::Text;
 use super::summary::{Row, is_claim, rows, words};
 use super::{plot, report};
 use crate::page::{self, table};
+use crate::shim_stats::summary;
 use crate::text;
 
 /// The whole page.
@@ -82,7 +83,7 @@ fn section(plan: &Plan, measured: &Measured, model: usize, rows: &[&Row], qualit
             p class="quiet" { (text.describe()) "; ± standard error." }
         }
         @for ((_, arm, tests), stats) in measured.stats.iter().filter(|((m, ..), _)| *m == model) {
-            details { summary { "What engaged in the " (tests) " runs of " (plan.arms[*arm].name) } (stats.summary()) }
+            details { summary { "What engaged in the " (tests) " runs of " (plan.arms[*arm].name) } (summary(stats)) }
         }
     })
 }

@@ -24,7 +24,7 @@ pub fn facts() -> Vec<(String, String)> {
     add("SMT", read("/sys/devices/system/cpu/smt/control"));
     add("memory", meminfo("MemTotal"));
     add("memory available", meminfo("MemAvailable"));
-    add("memory nodes", read("/sys/devices/system/node/online"));
+    add("NUMA nodes", read("/sys/devices/system/node/online"));
     add("transparent huge pages", read("/sys/kernel/mm/transparent_hugepage/enabled"));
     add("reserved huge pages", read("/proc/sys/vm/nr_hugepages"));
     add("frequency driver", read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_driver"));

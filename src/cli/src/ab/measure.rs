@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
+use zen5turbo_telemetry::Document;
 
 use super::arm::{Arm, Role};
 use super::measured::{Measured, Run};
@@ -9,11 +10,11 @@ use super::plan::Plan;
 use super::progress::Progress;
 use super::run_once::{self, Outcome, Reading};
 use super::summary::{Rows, rows_of_block};
-use crate::engagement::Stats;
 use crate::interleave::order;
+use crate::interposition;
 use crate::llama_bench::{Group, Test};
-use crate::reach;
 use crate::record::{Csv, Jsonl, Raw};
+use crate::shim_stats;
 use crate::statistics::precise_enough;
 
 /// Where values go as they come.
@@ -68,14 +69,14 @@ pub fn warm_up(
     Ok(idle)
 }
 
-fn why_idle(arm: &Arm, model: &str, stats: &Stats) -> String {
-    let what = if stats.version.is_none() && stats.ops.is_empty() {
+fn why_idle(arm: &Arm, model: &str, stats: &Document) -> String {
+    let what = if stats.about.version.is_empty() && stats.ops.is_empty() {
         "it wrote no statistics, so it was not loaded or did not come to its end".to_owned()
     } else {
-        stats.summary()
+        shim_stats::summary(stats)
     };
     let mut why = format!("THE SHIM TOOK NOTHING OVER on {model} in the arm {}: {what}", arm.name);
-    match reach::examine(&arm.bench.path) {
+    match interposition::examine(&arm.bench.path) {
         Ok(reach) if !reach.engages() => {
             let copies = reach.copies.iter().filter_map(|c| c.obstacle.as_ref());
             for o in reach.obstacles.iter().chain(copies) {
@@ -138,7 +139,7 @@ fn one_pair(
             record(plan, (model, a), (pair, position), group, &outcome, measured, records)?;
             let Outcome { readings, stats, .. } = outcome;
             if let Some(stats) = stats {
-                measured.stats.entry((model, a, group.name())).or_default().merge(&stats);
+                shim_stats::merge(measured.stats.entry((model, a, group.name())).or_default(), &stats);
             }
             measured.runs.push(Run { model, block, arm: a, pair, readings });
             progress.run_done();
@@ -197,7 +198,7 @@ fn record(
     line["position"] = json!(position);
     let value = |r: &Reading| json!({"test": r.test.to_string(), "threads": r.threads, "value": r.value, "unit": r.test.unit()});
     line["values"] = outcome.readings.iter().map(value).collect();
-    line["shim_took_over"] = json!(outcome.stats.as_ref().map(Stats::taken));
+    line["shim_took_over"] = json!(outcome.stats.as_ref().map(Document::taken));
     records.line(&line)?;
 
     let first = &outcome.entries[0];

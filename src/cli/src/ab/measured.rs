@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use zen5turbo_telemetry::Document;
+
 use super::quality::Quality;
 use super::run_once::Reading;
-use crate::engagement::Stats;
 use crate::record::Raw;
 use crate::smaps::Peaks;
 
@@ -31,7 +32,7 @@ pub struct Measured {
     /// Memory by kind in the warm-up, by model and arm, and how much of the model was cached after it.
     pub memory: BTreeMap<(usize, usize), (Peaks, Option<u64>)>,
     /// What the shim did, by model, arm and group of tests.
-    pub stats: BTreeMap<(usize, usize, &'static str), Stats>,
+    pub stats: BTreeMap<(usize, usize, &'static str), Document>,
     pub quality: Vec<Quality>,
     /// Things the reader has to know.
     pub warnings: Vec<String>,

@@ -6,6 +6,7 @@ use super::measured::Measured;
 use super::plan::Plan;
 use super::quality::Text;
 use super::summary::{Row, is_claim, rows, words};
+use crate::shim_stats;
 use crate::statistics::{Comparison, Interval};
 use crate::text;
 
@@ -35,7 +36,8 @@ pub fn render(plan: &Plan, measured: &Measured, quality: Option<&Text>) -> Strin
         out += &memory(plan, measured, model);
         out += &answers(plan, measured, model, quality);
         for ((_, arm, tests), stats) in measured.stats.iter().filter(|((m, ..), _)| *m == model) {
-            out += &format!("engaged in the {tests} runs of {}: {}\n", plan.arms[*arm].name, stats.summary());
+            out +=
+                &format!("engaged in the {tests} runs of {}: {}\n", plan.arms[*arm].name, shim_stats::summary(stats));
         }
     }
     out += &format!("\n{}\n", legend(plan).join("\n"));

@@ -6,14 +6,15 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, ensure};
+use zen5turbo_telemetry::Document;
 
 use super::arm::Arm;
 use super::model::Model;
 use super::plan::Plan;
-use crate::engagement::Stats;
 use crate::interrupt::Interrupted;
 use crate::llama_bench::{self, Entry, Group, Test};
 use crate::process::{self, Finished, Watch};
+use crate::shim_stats;
 use crate::smaps::Peaks;
 
 /// A value of one test.
@@ -37,7 +38,7 @@ pub struct Outcome {
     /// By kind, if asked for.
     pub memory: Option<Peaks>,
     /// What the shim did; empty when it wrote nothing, `None` in an arm without it.
-    pub stats: Option<Stats>,
+    pub stats: Option<Document>,
 }
 
 /// Runs one group of tests. `sample` asks for memory by kind, which disturbs the timing.
@@ -82,7 +83,7 @@ pub fn run(
         max_rss: finished.max_rss,
         cached_before,
         memory: sample.then(|| peaks.into_inner().unwrap_or_default()),
-        stats: arm.library.as_ref().map(|_| Stats::read(&file).unwrap_or_default()),
+        stats: arm.library.as_ref().map(|_| shim_stats::read(&file).unwrap_or_default()),
     })
 }
 

@@ -6,6 +6,7 @@ use super::arm::Role;
 use super::measured::{Measured, Run};
 use super::plan::Plan;
 use crate::llama_bench::Test;
+use crate::shim_stats;
 use crate::statistics::{Better, Comparison, Interval, Verdict, better_of, median, range};
 
 /// One test of a model on a number of threads.
@@ -167,10 +168,10 @@ pub fn json(plan: &Plan, measured: &Measured) -> Value {
                 "model": plan.models[*model].name(),
                 "arm": name(*arm),
                 "tests": tests,
-                "shim_version": stats.version,
+                "shim_version": Some(&stats.about.version).filter(|version| !version.is_empty()),
                 "taken": stats.taken(),
                 "declined": stats.declined(),
-                "summary": stats.summary(),
+                "summary": shim_stats::summary(stats),
             })
         })
         .collect();

@@ -8,9 +8,9 @@ use anyhow::{Result, ensure};
 use super::check::{Check, Report, Section, Status};
 use super::cpu;
 use super::process::{Process, THREADS};
-use crate::engagement::Stats;
 use crate::maps::Mapping;
 use crate::root::Root;
+use crate::shim_stats::Threads;
 
 /// What to do about processes that the kernel does not show.
 const READ_THEM: &str = "run this as root or as their user";
@@ -100,8 +100,7 @@ impl All {
             if section.statistics.is_some() {
                 line("statistics", found("process.statistics"));
             }
-            let threads = section.statistics.as_ref().and_then(|value| Stats::parse(&value.to_string()).ok());
-            if threads.is_some_and(|stats| stats.threads.is_capped()) {
+            if section.statistics.as_ref().is_some_and(|statistics| Threads::of(statistics).is_capped()) {
                 line("threads", found(THREADS));
             }
             for check in against.iter().filter(|check| check.id != "process.shim") {

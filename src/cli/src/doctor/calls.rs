@@ -141,7 +141,7 @@ fn attempts() -> Vec<Tried> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     };
-    add("setpriority", "background threads stand back", false, probe(nice));
+    add("setpriority", "background threads yield to the program", false, probe(nice));
     add("memfd_create", "live statistics", false, probe(memfd));
     add("preadv2", "to see what of a model file is in memory", false, probe(read_at_once));
     tried
@@ -186,7 +186,7 @@ fn judge(tried: &Tried, nodes: usize) -> Check {
         },
     };
     if tried.nodes && nodes <= 1 {
-        return Check::ok(&id, format!("{found}; not needed on one memory node"));
+        return Check::ok(&id, format!("{found}; not needed on one NUMA node"));
     }
     let todo = match tried.call {
         "mbind" | "set_mempolicy" | "get_mempolicy" => {

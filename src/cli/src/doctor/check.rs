@@ -1,8 +1,9 @@
 //! What the doctor says: findings with a status, as text and as JSON.
 
 use serde::Serialize;
+use zen5turbo_telemetry::Document;
 
-use crate::reach::Obstacle;
+use crate::interposition::Obstacle;
 
 /// How good a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -91,9 +92,9 @@ pub struct Section {
     /// The program's path, the process's number, the machine's CPU.
     pub subject: String,
     pub checks: Vec<Check>,
-    /// A process's statistics, the object that the shim wrote.
+    /// A process's statistics.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub statistics: Option<serde_json::Value>,
+    pub statistics: Option<Document>,
 }
 
 impl Section {

@@ -16,8 +16,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::interposition::Reach;
 use crate::knobs::{Options, Settings, values};
-use crate::reach::Reach;
 use crate::root::Root;
 use crate::shim;
 #[cfg(feature = "fuzzing")]

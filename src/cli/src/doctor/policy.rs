@@ -73,7 +73,7 @@ fn numa_balancing(root: &Root, nodes: usize) -> Check {
     match root.number("proc/sys/kernel/numa_balancing") {
         None => Check::ok(ID, "not in this kernel"),
         Some(0) => Check::ok(ID, "off"),
-        Some(mode) if nodes <= 1 => Check::ok(ID, format!("{mode}; without effect on one memory node")),
+        Some(mode) if nodes <= 1 => Check::ok(ID, format!("{mode}; without effect on one NUMA node")),
         Some(mode) => Check::limited(
             ID,
             format!("{mode}: the kernel unmaps pages to see who reads them, and moves them"),

@@ -9,15 +9,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use zen5turbo_ggml::hooks::{self, COMPUTE};
 use zen5turbo_host::proc::{field_kib, open_regular};
+use zen5turbo_telemetry::Document;
 
 use super::check::{Check, Kind, Section};
 use crate::elf::Elf;
-use crate::engagement::Stats;
+use crate::interposition::file_name;
 use crate::knobs::Settings;
 use crate::live::{self, Absent};
 use crate::maps::{DELETED, Mapping};
-use crate::reach::file_name;
 use crate::root::Root;
+use crate::shim_stats::{Threads, parse, summary};
 use crate::{shim, text};
 
 /// The check that tells how many threads computed the last graph.
@@ -208,25 +209,21 @@ impl<'a> Process<'a> {
     }
 
     /// The live statistics, or those of the file that the shim writes.
-    fn statistics(&self) -> (Check, Option<serde_json::Value>) {
+    fn statistics(&self) -> (Check, Option<Document>) {
         const ID: &str = "process.statistics";
         let written = self.written();
         let absent = match live::statistics(self.root, self.pid) {
-            Ok(value) => {
-                let summary = Stats::parse(&value.to_string()).map(|stats| stats.summary()).unwrap_or_default();
+            Ok(statistics) => {
                 let file = match &written {
                     Some((file, None)) => format!("; {}", not_written_yet(file)),
                     _ => String::new(),
                 };
-                return (Check::ok(ID, format!("live: {summary}{file}")), Some(value));
+                return (Check::ok(ID, format!("live: {}{file}", summary(&statistics))), Some(statistics));
             }
             Err(absent) => absent,
         };
         match written {
-            Some((_, Some(text))) => {
-                let summary = Stats::parse(&text).map(|stats| stats.summary()).unwrap_or_default();
-                (Check::ok(ID, summary), serde_json::from_str(&text).ok())
-            }
+            Some((_, Some(statistics))) => (Check::ok(ID, summary(&statistics)), Some(statistics)),
             Some((file, None)) => (Check::ok(ID, not_written_yet(&file)), None),
             None => {
                 let todo = "leave ZEN5TURBO_LIVE on, or start it with ZEN5TURBO_STATS=FILE (run --stats FILE) to have \
@@ -242,22 +239,22 @@ impl<'a> Process<'a> {
         }
     }
 
-    /// The file that was asked for, and its text when it is there and this process's.
-    fn written(&self) -> Option<(PathBuf, Option<String>)> {
+    /// The file that was asked for, and what it holds when it is there and this process's.
+    fn written(&self) -> Option<(PathBuf, Option<Document>)> {
         let settings = self.settings();
         let pattern = settings.get("ZEN5TURBO_STATS")?;
         let file = PathBuf::from(pattern.replace("%p", &self.pid.to_string()));
         let start = if file.is_absolute() { "root" } else { "cwd" };
         let seen = self.root.path(&self.file(start)).join(file.strip_prefix("/").unwrap_or(&file));
         let text = told(&seen).or_else(|_| told(&file)).ok();
-        let own = |text: &String| Stats::parse(text).is_ok_and(|stats| stats.pid == Some(self.pid.into()));
-        Some((file, text.filter(own)))
+        let statistics = text.and_then(|text| parse(&text).ok());
+        Some((file, statistics.filter(|statistics| statistics.about.pid == u64::from(self.pid))))
     }
 }
 
 /// How many threads computed the last graph.
-fn threads(statistics: &serde_json::Value) -> Check {
-    let threads = Stats::parse(&statistics.to_string()).unwrap_or_default().threads;
+fn threads(statistics: &Document) -> Check {
+    let threads = Threads::of(statistics);
     let found = if threads.asked == 0 { "no graph was computed yet".to_owned() } else { threads.line() };
     Check::ok(THREADS, found)
 }

@@ -8,8 +8,8 @@ use zen5turbo_ggml::hooks::COMPUTE;
 
 use super::check::{Check, Kind, Section, Status};
 use crate::abi;
+use crate::interposition::{self, Reach, file_name};
 use crate::programs::find_program;
-use crate::reach::{self, Reach, file_name};
 
 /// A section for each program, or for each CPU backend of a folder without programs.
 pub fn sections(target: &Path) -> Result<Vec<Section>> {
@@ -33,7 +33,7 @@ fn locate(target: &Path) -> Result<PathBuf> {
 }
 
 fn section(target: &Path) -> Section {
-    match reach::examine(target) {
+    match interposition::examine(target) {
         Ok(reach) => {
             let mut section = Section::new(Kind::Program, target.display().to_string());
             section.checks = checks(&reach);
@@ -54,10 +54,11 @@ fn unreadable(target: &Path, error: &anyhow::Error) -> Section {
 /// A folder: each program in it that has ggml, else its CPU backends by themselves. Programs of one
 /// build share their libraries: each set of findings is told once, under the names of all that have it.
 fn folder(target: &Path) -> Result<Vec<Section>> {
-    let examined = reach::programs(target).into_iter().filter_map(|path| reach::examine(&path).ok());
+    let examined = interposition::programs(target).into_iter().filter_map(|path| interposition::examine(&path).ok());
     let mut reaches: Vec<Reach> = examined.filter(Reach::has_ggml).collect();
     if reaches.is_empty() {
-        reaches = reach::cpu_backends(target).iter().filter_map(|path| reach::examine(path).ok()).collect();
+        reaches =
+            interposition::cpu_backends(target).iter().filter_map(|path| interposition::examine(path).ok()).collect();
     }
     if reaches.is_empty() {
         bail!(
@@ -85,7 +86,7 @@ pub fn checks(reach: &Reach) -> Vec<Check> {
     let mut checks = loader(reach);
     checks.extend(copies(reach));
     for file in &reach.files {
-        let hooks = reach::offers(file);
+        let hooks = interposition::offers(file);
         if !hooks.is_empty() {
             let id = format!("hooks:{}", file_name(&file.path));
             checks.push(Check::ok(&id, format!("calls through the loader: {}", hooks.join(", "))));
@@ -126,7 +127,7 @@ fn loader(reach: &Reach) -> Vec<Check> {
 /// The copies of ggml. One that cannot be reached is in the way only if none can.
 fn copies(reach: &Reach) -> Vec<Check> {
     let status = if reach.copies.iter().any(|copy| copy.obstacle.is_none()) { Status::Limited } else { Status::No };
-    let check = |copy: &reach::Copy| {
+    let check = |copy: &interposition::Copy| {
         let id = format!("ggml:{}", file_name(&copy.path));
         let later = if copy.opened_later { " (opened at run time)" } else { "" };
         match &copy.obstacle {
@@ -139,7 +140,7 @@ fn copies(reach: &Reach) -> Vec<Check> {
 
 /// Whether the structures of the copies that can be reached are those the shim knows.
 fn structures(reach: &Reach) -> Vec<Check> {
-    let asked: Vec<(&reach::Copy, Result<abi::Answers>)> = reach
+    let asked: Vec<(&interposition::Copy, Result<abi::Answers>)> = reach
         .copies
         .iter()
         // A program itself cannot be loaded as a library.
@@ -148,7 +149,7 @@ fn structures(reach: &Reach) -> Vec<Check> {
         .collect();
     let fits = |(_, answers): &(_, Result<abi::Answers>)| answers.as_ref().is_ok_and(|a| a.differences().is_empty());
     let any = asked.iter().any(fits);
-    let check = |(copy, answers): &(&reach::Copy, Result<abi::Answers>)| {
+    let check = |(copy, answers): &(&interposition::Copy, Result<abi::Answers>)| {
         let id = format!("abi:{}", file_name(&copy.path));
         let expected = format!("the structures of ggml {KNOWN_RELEASES}, which the shim was compiled for");
         match answers {

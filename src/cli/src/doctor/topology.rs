@@ -68,7 +68,7 @@ impl Parts {
         format!(
             "{}, {}, {dies}, {caches}, {}, {} ({})",
             n(self.packages, "package"),
-            n(self.nodes, "memory node"),
+            n(self.nodes, "NUMA node"),
             n(self.cores, "core"),
             n(self.cpus, "CPU"),
             self.source
@@ -262,7 +262,7 @@ mod tests {
         let caches = vec![(32 << 20, 2); 4];
         let expected = Parts { source: "sysfs".into(), packages: 2, nodes: 2, dies: 4, caches, cores: 8, cpus: 16 };
         assert_eq!(parts, expected);
-        let line = "2 packages, 2 memory nodes, 4 dies, 4 L3 of 32.0 MiB for 2 cores, 8 cores, 16 CPUs (sysfs)";
+        let line = "2 packages, 2 NUMA nodes, 4 dies, 4 L3 of 32.0 MiB for 2 cores, 8 cores, 16 CPUs (sysfs)";
         assert_eq!(parts.line(), line);
         let checks = checks(&root, &Settings::of([]));
         assert!(checks[1].found.contains("-t 8"), "{checks:?}");

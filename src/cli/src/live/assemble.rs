@@ -1,65 +1,55 @@
-//! From counters and names to the object of the statistics file.
+//! From counters and names to the statistics document.
 
-use serde_json::{Map, Value, json};
-use zen5turbo_telemetry::Json;
-use zen5turbo_telemetry::document::{self, Names, member};
+use serde_json::{Value, json};
+use zen5turbo_telemetry::Member;
+use zen5turbo_telemetry::document::{ByName, Document, Names, SegmentText, Words};
 use zen5turbo_telemetry::live::Snapshot;
 
-/// The object, as `src/shim/src/gate/report.rs` writes it: without `blas`, `computed`, `direct`, `memory.numa`,
-/// `memory.weights.now` and the status of copies.
+/// The document, as the process would write it: without `blas`, `computed`, `direct`, `memory.numa`, `memory.weights.now`, the
+/// status of copies and the size from which they are made.
 ///
 /// # Errors
 /// What was found in the place of the names.
-pub fn statistics(snapshot: &Snapshot) -> Result<Value, String> {
+pub fn statistics(snapshot: &Snapshot) -> Result<Document, String> {
     let text: Value = match snapshot.text.as_str() {
         "" => json!({}), // there was no room for it
         text => serde_json::from_str(text).map_err(|_| "names that are not JSON".to_owned())?,
     };
-    let Value::Object(mut whole) = plain(text) else { return Err("names that are not a JSON object".into()) };
-    let mut take = |key: &str| whole.remove(key).unwrap_or_default();
-    let names = Told { names: take(member::NAMES), kernels: take(member::KERNELS_IN_USE) };
-    let mut counted = Json::default();
-    counted.open(None);
-    document::counted(&mut counted, &snapshot.counters, &names);
-    counted.close();
-    let counted: Map<String, Value> = serde_json::from_str(&counted.finish()).expect("it was written as JSON");
-    whole.extend(counted);
-    Ok(Value::Object(whole))
+    let text = SegmentText::read(&plain(text)).ok_or("names that are not a JSON object")?;
+    let told = Told { names: text.names, kernels: text.kernels_in_use };
+    Ok(Document::counted(text.about, &snapshot.counters, &told))
 }
 
 /// The names that a segment tells; the number of what it does not name.
 struct Told {
-    names: Value,
-    kernels: Value,
+    names: Words,
+    kernels: ByName<ByName<ByName<String>>>,
 }
 
-impl Told {
-    fn name(&self, of: &str, number: usize) -> String {
-        self.names[of][number].as_str().map_or_else(|| number.to_string(), str::to_owned)
-    }
+fn name(names: &[String], number: usize) -> String {
+    names.get(number).cloned().unwrap_or_else(|| number.to_string())
 }
 
 impl Names for Told {
     fn operation(&self, number: usize) -> String {
-        self.name(member::OPS, number)
+        name(&self.names.ops, number)
     }
 
     fn weight_type(&self, number: usize) -> String {
-        self.name(member::TYPES, number)
+        name(&self.names.types, number)
     }
 
     fn reason(&self, number: usize) -> String {
-        self.name(member::REASONS, number)
+        name(&self.names.reasons, number)
     }
 
     fn graphs(&self, class: usize) -> String {
-        self.name(member::GRAPHS, class)
+        name(&self.names.graphs, class)
     }
 
-    fn kernels(&self, operation: usize, weight_type: usize) -> Vec<(String, String)> {
-        let kernels = &self.kernels[self.operation(operation)][self.weight_type(weight_type)];
-        let kernels = kernels.as_object().into_iter().flatten();
-        kernels.filter_map(|(regime, name)| Some((regime.clone(), name.as_str()?.to_owned()))).collect()
+    fn kernels(&self, operation: usize, weight_type: usize) -> ByName<String> {
+        let types = self.kernels.get(&self.operation(operation));
+        types.and_then(|types| types.get(&self.weight_type(weight_type))).cloned().unwrap_or_default()
     }
 }
 
@@ -95,7 +85,8 @@ mod tests {
         let text = json!({"version": "1", "names": {"ops": ["MUL_MAT", "MUL_MAT_ID"], "types": types,
             "reasons": ["a", "b", "c"], "graphs": ["0", "1", "2-16", "many"]},
             "kernels_in_use": {"MUL_MAT": {"q4_K": {"1": "avx2"}}}});
-        let value = statistics(&snapshot(&text.to_string())).unwrap();
+        let document = statistics(&snapshot(&text.to_string())).unwrap();
+        let value = serde_json::to_value(&document).unwrap();
         assert_eq!(value["graphs"], json!({"1": {"count": 2, "columns": 0, "ns": 0}}));
         let q4 = &value["ops"]["MUL_MAT"]["q4_K"];
         assert_eq!((&q4["taken"], &q4["kernels"]), (&json!(5), &json!({"1": "avx2"})));
@@ -107,9 +98,8 @@ mod tests {
     #[test]
     fn names_that_are_missing_or_lie_become_numbers_or_an_error() {
         for text in ["", "{}", r#"{"names": 3, "kernels_in_use": [], "ops": 1}"#, r#"{"names": {"ops": ["x"]}}"#] {
-            let value = statistics(&snapshot(text)).unwrap();
-            let ops = value["ops"].as_object().unwrap();
-            assert!(ops.values().any(|types| types["12"]["taken"] == 5), "{text}");
+            let document = statistics(&snapshot(text)).unwrap();
+            assert!(document.operations().any(|(_, kind, operation)| kind == "12" && operation.taken == 5), "{text}");
         }
         for text in ["[]", "7", "{", "\u{1}"] {
             assert!(statistics(&snapshot(text)).unwrap_err().contains("not"), "{text}");
@@ -118,9 +108,9 @@ mod tests {
 
     #[test]
     fn names_cannot_steer_the_terminal() {
-        let text = r#"{"program": "a\u001b[31mb\n", "\u0007key": ["\u009b"]}"#;
-        let value = statistics(&snapshot(text)).unwrap();
-        assert_eq!(value["program"], "a?[31mb?");
-        assert_eq!(value["?key"][0], "?");
+        let text = r#"{"program": "a\u001b[31mb\n", "config": {"\u0007key": "\u009b"}, "threads_limit": ["\u009b"]}"#;
+        let about = statistics(&snapshot(text)).unwrap().about;
+        assert_eq!((about.program.as_str(), about.config["?key"].as_str()), ("a?[31mb?", "?"));
+        assert_eq!(about.threads_limit, r#"["?"]"#);
     }
 }

@@ -24,8 +24,8 @@ pub fn published() -> &'static Published {
 fn a_segment_of_this_process_is_found_and_read() {
     let (root, pid) = (Root::new(Path::new("/")), std::process::id());
     published();
-    let value = statistics(&root, pid).unwrap();
-    assert_eq!((&value["program"], &value["events"]["0"]), (&"test".into(), &4.into()));
+    let document = statistics(&root, pid).unwrap();
+    assert_eq!((document.about.program.as_str(), document.events["0"]), ("test", 4));
     assert!(find(&root).contains(&pid));
 }
 

@@ -15,9 +15,9 @@ use zen5turbo_host::GateMode;
 use zen5turbo_host::gate::EXIT_REFUSED;
 
 use crate::doctor::{self, Check};
+use crate::interposition::{self, Reach};
 use crate::knobs::{Options, Settings};
 use crate::programs::find_program;
-use crate::reach::{self, Reach};
 use crate::shim;
 
 /// Start a program under the shim: sets LD_PRELOAD and the knobs, then becomes the program
@@ -118,7 +118,7 @@ fn reported(command: &mut Command, settings: &Settings) -> Result<std::io::Resul
 /// What keeps the shim out. What was asked for by a setting, such as ZEN5TURBO=0, is said and no reason
 /// to refuse.
 fn examine(settings: &Settings, path: &Path) -> Vec<Check> {
-    let reach = reach::examine(path);
+    let reach = interposition::examine(path);
     for complaint in settings.complaints() {
         eprintln!("zen5turbo: {complaint}");
     }

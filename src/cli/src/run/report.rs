@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::Value;
+use zen5turbo_telemetry::Document;
+use zen5turbo_telemetry::document::{Amount, Memory};
 
 use super::child::Ended;
 use crate::bandwidth::{self, Bandwidth};
-use crate::engagement::Stats;
+use crate::shim_stats::{self, Threads, or_unknown};
 use crate::text;
 
 /// The statistics of every process that used ggml: process number and file.
@@ -40,19 +41,15 @@ pub fn text(ended: &Ended, files: &[(u32, PathBuf)]) -> String {
         (None, None) => "ended".to_owned(),
     };
     let mut out = format!("\nzen5turbo report: {how} after {:.2} s\n", ended.wall.as_secs_f64());
-    let read = |(_, path): &(u32, PathBuf)| {
-        let text = fs::read_to_string(path).ok()?;
-        Some((Stats::parse(&text).ok()?, serde_json::from_str::<Value>(&text).ok()?))
-    };
-    let all: Vec<(Stats, Value)> = files.iter().filter_map(read).collect();
+    let all: Vec<Document> = files.iter().filter_map(|(_, path)| shim_stats::read(path).ok()).collect();
     if all.is_empty() {
         out += "no statistics: the program did not use ggml, did not come to a normal end, or was not reached;\n\
                 `zen5turbo doctor PROGRAM` tells which\n";
         return out;
     }
-    let measured = if all.iter().any(|(stats, _)| stats.taken() > 0) { bandwidth::measure() } else { None };
-    for (stats, json) in &all {
-        out += &process(stats, json, ended.wall, measured.as_deref().unwrap_or_default());
+    let measured = if all.iter().any(|stats| stats.taken() > 0) { bandwidth::measure() } else { None };
+    for stats in &all {
+        out += &process(stats, ended.wall, measured.as_deref().unwrap_or_default());
     }
     if let Some(measured) = &measured {
         let list: Vec<String> = measured
@@ -73,40 +70,40 @@ fn gb(rate: f64) -> String {
 }
 
 /// One process.
-fn process(stats: &Stats, json: &Value, wall: Duration, measured: &[Bandwidth]) -> String {
-    let or = |value: &Option<String>| value.clone().unwrap_or_else(|| "?".into());
-    let pid = stats.pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
-    let state = json["state"].as_str().unwrap_or("?");
-    let kernels = json["isa"].as_str().map_or_else(|| or(&stats.tier), str::to_owned);
+fn process(stats: &Document, wall: Duration, measured: &[Bandwidth]) -> String {
+    let about = &stats.about;
+    let pid = if about.pid == 0 { String::new() } else { format!(" (process {})", about.pid) };
+    let (state, gate) = (or_unknown(&about.state), or_unknown(&about.gate.mode));
+    let kernels = or_unknown(if about.isa.is_empty() { &about.tier } else { &about.isa });
     let mut out = text::facts(&[
-        ("program", format!("{}{pid}", or(&stats.program))),
-        ("engaged", format!("{state}: gate {}, kernels {kernels}", or(&stats.gate_mode))),
+        ("program", format!("{}{pid}", or_unknown(&about.program))),
+        ("engaged", format!("{state}: gate {gate}, kernels {kernels}")),
     ]);
-    for (path, status) in &stats.ggml {
-        out += &format!("ggml         {path}: {status}\n");
+    for copy in &about.ggml {
+        out += &format!("ggml         {}: {}\n", copy.path, copy.status);
     }
     if stats.computed == Some(false) {
         out += "computed     nothing: no graph\n";
     }
-    if let Some(threads) = stats.threads.line_of_all() {
+    if let Some(threads) = Threads::of(stats).line_of_all() {
         out += &text::facts(&[("threads", threads)]);
     }
     if stats.taken() > 0 {
         out += &operations(stats, wall, measured);
     }
-    for ((op, kind), counts) in &stats.ops {
+    for (op, kind, counts) in stats.operations() {
         for (reason, n) in &counts.declined {
             out += &format!("declined     {op} {kind}: {n} times, {reason}\n");
         }
     }
-    out += &memory(json);
+    out += &memory(&stats.memory);
     for (event, n) in &stats.events {
         out += &format!("event        {event}: {n}\n");
     }
     out
 }
 
-fn operations(stats: &Stats, wall: Duration, measured: &[Bandwidth]) -> String {
+fn operations(stats: &Document, wall: Duration, measured: &[Bandwidth]) -> String {
     let most = measured.iter().map(|b| b.rate).fold(0.0, f64::max);
     let mut table = text::table();
     table.set_header([
@@ -121,12 +118,12 @@ fn operations(stats: &Stats, wall: Duration, measured: &[Bandwidth]) -> String {
         "GMAC/s",
     ]);
     let share = |part: f64, whole: f64| if whole > 0.0 { format!("{:.0} %", 100.0 * part / whole) } else { "-".into() };
-    for ((op, kind), counts) in stats.ops.iter().filter(|(_, counts)| counts.taken > 0) {
+    for (op, kind, counts) in stats.operations().filter(|(_, _, counts)| counts.taken > 0) {
         let seconds = counts.ns as f64 / 1e9;
         let rate = if seconds > 0.0 { counts.bytes as f64 / seconds } else { 0.0 };
         table.add_row([
-            op.clone(),
-            kind.clone(),
+            op.to_owned(),
+            kind.to_owned(),
             counts.taken.to_string(),
             format!("{seconds:.3} s"),
             share(seconds, wall.as_secs_f64()),
@@ -141,30 +138,28 @@ fn operations(stats: &Stats, wall: Duration, measured: &[Bandwidth]) -> String {
 }
 
 /// Weights on huge pages, and large buffers.
-fn memory(json: &Value) -> String {
-    let weights = &json["memory"]["weights"];
-    let number = |value: &Value| value.as_u64().unwrap_or(0);
-    let copied = &weights["copied"];
-    let moved: u64 = ["thp", "2m", "1g"].iter().map(|kind| number(&copied[*kind])).sum();
-    let total = number(&weights["cached"]) + moved;
+fn memory(memory: &Memory) -> String {
+    let weights = &memory.weights;
+    let copied = &weights.copied;
+    let total = [weights.cached, copied.thp, copied.huge, copied.giant].into_iter().fold(0, u64::saturating_add);
     let mut out = format!(
         "huge pages   {} of {} that products read ({} mapped): {} in the page cache; copied to {} transparent, {} of 2 MiB, {} of 1 GiB pages; {} given back; {:.2} s\n",
         text::bytes(total),
-        text::bytes(number(&weights["wanted"])),
-        text::bytes(number(&weights["mapped"])),
-        text::bytes(number(&weights["cached"])),
-        text::bytes(number(&copied["thp"])),
-        text::bytes(number(&copied["2m"])),
-        text::bytes(number(&copied["1g"])),
-        text::bytes(number(&weights["freed"])),
-        number(&weights["us"]) as f64 / 1e6
+        text::bytes(weights.wanted),
+        text::bytes(weights.mapped),
+        text::bytes(weights.cached),
+        text::bytes(copied.thp),
+        text::bytes(copied.huge),
+        text::bytes(copied.giant),
+        text::bytes(weights.freed),
+        weights.us as f64 / 1e6
     );
-    let buffers = &json["memory"]["buffers"];
-    let pages = |kind: &str| (number(&buffers[kind]["count"]), number(&buffers[kind]["bytes"]));
-    let ((thp, thp_bytes), (huge, huge_bytes)) = (pages("thp"), pages("hugetlb_2m"));
-    if thp + huge > 0 {
-        let bytes = text::bytes(thp_bytes + huge_bytes);
-        out += &format!("buffers      {bytes} in {} large buffers on huge pages\n", thp + huge);
+    let [Amount { count: thp, bytes: thp_bytes }, Amount { count: huge, bytes: huge_bytes }] =
+        [&memory.buffers.thp, &memory.buffers.hugetlb_2m];
+    let count = thp.saturating_add(*huge);
+    if count > 0 {
+        let bytes = text::bytes(thp_bytes.saturating_add(*huge_bytes));
+        out += &format!("buffers      {bytes} in {count} large buffers on huge pages\n");
     }
     out
 }
@@ -186,9 +181,9 @@ mod tests {
 
     #[test]
     fn a_process_is_told_with_shares_rates_pages_and_reasons() {
-        let (stats, json) = (Stats::parse(STATS).unwrap(), serde_json::from_str(STATS).unwrap());
+        let stats = shim_stats::parse(STATS).unwrap();
         let measured = [Bandwidth { threads: 2, rate: 16e9, bytes: 1 }];
-        let out = process(&stats, &json, Duration::from_secs(2), &measured);
+        let out = process(&stats, Duration::from_secs(2), &measured);
         for part in [
             "llama-bench (process 9)",
             "active: gate off, kernels avx512vnni",

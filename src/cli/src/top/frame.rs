@@ -4,20 +4,19 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde::Serialize;
-use serde_json::Value;
 use zen5turbo_host::proc::field_kib;
-use zen5turbo_telemetry::document::member;
+use zen5turbo_telemetry::document::{self, ByName, Document};
 
-use crate::engagement::{Op, Stats, Threads};
 use crate::live::{self, Absent};
 use crate::root::Root;
+use crate::shim_stats::{Threads, or_unknown};
 
 /// A process at one moment.
 #[derive(Clone, Debug)]
 pub struct Reading {
     pub at: Instant,
     /// As the statistics file would hold them.
-    pub statistics: Value,
+    pub statistics: Document,
     pub usage: Usage,
 }
 
@@ -70,7 +69,7 @@ impl Reading {
 /// What a fuzzer calls: a frame of two readings of the same statistics.
 #[cfg(feature = "fuzzing")]
 pub fn fuzz(text: &str) {
-    let Ok(statistics) = serde_json::from_str(text) else { return };
+    let Ok(statistics) = crate::shim_stats::parse(text) else { return };
     let now = Reading { at: Instant::now(), statistics, usage: Usage::default() };
     let frame = Frame::new(1, &now, Some(&now));
     let _ = (frame.columns_per_second(), frame.generated_per_second(), serde_json::to_string(&frame).unwrap());
@@ -177,40 +176,36 @@ impl Copies {
 impl Frame {
     /// From this reading, and the rates since an earlier one of the same process.
     pub fn new(pid: u32, now: &Reading, before: Option<&Reading>) -> Frame {
-        let stats = Stats::parse(&now.statistics.to_string()).unwrap_or_default();
-        let earlier = before.map(|b| (b, Stats::parse(&b.statistics.to_string()).unwrap_or_default()));
+        let stats = &now.statistics;
         // Less than before: it has executed itself anew, or the number belongs to another one.
-        let earlier = earlier.filter(|(b, old)| old.taken() <= stats.taken() && b.at < now.at);
-        let seconds = earlier.as_ref().map(|(before, _)| now.at.duration_since(before.at).as_secs_f64());
-        let since = |key: &(String, String)| Some(earlier.as_ref()?.1.ops.get(key).cloned().unwrap_or_default());
+        let earlier = before.filter(|before| before.statistics.taken() <= stats.taken() && before.at < now.at);
+        let seconds = earlier.map(|before| now.at.duration_since(before.at).as_secs_f64());
+        let old = earlier.map(|before| &before.statistics);
+        let none = document::Operation::default();
         let mut frame = Frame {
             pid,
-            program: stats.program.clone().unwrap_or_else(|| "?".into()),
-            state: word(&now.statistics[member::STATE]),
-            kernels: word(&now.statistics[member::ISA]),
+            program: or_unknown(&stats.about.program).to_owned(),
+            state: or_unknown(&stats.about.state).to_owned(),
+            kernels: or_unknown(&stats.about.isa).to_owned(),
             seconds,
-            graphs: graphs(&now.statistics, earlier.as_ref().map(|(b, _)| &b.statistics), seconds),
-            copies: copies(&now.statistics[member::MEMORY][member::WEIGHTS]),
-            buffers: [member::THP, member::HUGETLB]
-                .map(|kind| &now.statistics[member::MEMORY][member::BUFFERS][kind][member::BYTES])
-                .map(count)
-                .iter()
-                .sum(),
-            threads: stats.threads.clone(),
+            graphs: graphs(&stats.graphs, old.map(|old| &old.graphs), seconds),
+            copies: copies(&stats.memory.weights),
+            buffers: stats.memory.buffers.thp.bytes.saturating_add(stats.memory.buffers.hugetlb_2m.bytes),
+            threads: Threads::of(stats),
             usage: now.usage,
             events: stats.events.clone(),
             ..Frame::default()
         };
         let (mut bytes, mut ns) = (0, 0);
-        for (key, op) in &stats.ops {
-            let old = since(key);
-            bytes += op.bytes.saturating_sub(old.as_ref().map_or(op.bytes, |old| old.bytes));
-            ns += op.ns.saturating_sub(old.as_ref().map_or(op.ns, |old| old.ns));
+        for (name, kind, op) in stats.operations() {
+            let old = old.map(|old| old.operation(name, kind).unwrap_or(&none));
+            bytes += op.bytes.saturating_sub(old.map_or(op.bytes, |old| old.bytes));
+            ns += op.ns.saturating_sub(old.map_or(op.ns, |old| old.ns));
             if op.taken > 0 {
-                frame.operations.push(operation(key, op, old.zip(seconds)));
+                frame.operations.push(operation(name, kind, op, old.zip(seconds)));
             }
             for (reason, &count) in &op.declined {
-                let (operation, kind, reason) = (key.0.clone(), key.1.clone(), reason.clone());
+                let (operation, kind, reason) = (name.to_owned(), kind.to_owned(), reason.clone());
                 frame.declined.push(Declined { operation, kind, reason, count });
             }
         }
@@ -218,7 +213,7 @@ impl Frame {
         frame.declined.sort_by_key(|declined| std::cmp::Reverse(declined.count));
         frame.weights_per_second = seconds.map(|seconds| bytes as f64 / seconds);
         frame.weights_per_product_second = seconds.and(per(bytes as f64, ns as f64 / 1e9));
-        let cpu = earlier.as_ref().map(|(before, _)| now.usage.cpu_seconds - before.usage.cpu_seconds);
+        let cpu = earlier.map(|before| now.usage.cpu_seconds - before.usage.cpu_seconds);
         frame.cpus = cpu.zip(seconds).and_then(|(cpu, seconds)| per(cpu.max(0.0), seconds));
         frame
     }
@@ -240,29 +235,26 @@ fn per(amount: f64, seconds: f64) -> Option<f64> {
     (seconds > 0.0).then_some(amount / seconds)
 }
 
-fn count(value: &Value) -> u64 {
-    value.as_u64().unwrap_or(0)
-}
-
-fn word(value: &Value) -> String {
-    value.as_str().unwrap_or("?").to_owned()
-}
-
-fn graphs(now: &Value, before: Option<&Value>, seconds: Option<f64>) -> Vec<Graphs> {
-    let classes = now[member::GRAPHS].as_object().into_iter().flatten();
-    let mut all: Vec<Graphs> = classes
-        .map(|(class, value)| {
-            let more = |key: &str| {
-                let old = count(&before?[member::GRAPHS][class][key]);
-                Some(count(&value[key]).saturating_sub(old) as f64)
+fn graphs(
+    now: &ByName<document::Graphs>,
+    before: Option<&ByName<document::Graphs>>,
+    seconds: Option<f64>,
+) -> Vec<Graphs> {
+    let none = document::Graphs::default();
+    let mut all: Vec<Graphs> = now
+        .iter()
+        .map(|(class, now)| {
+            let old = before.map(|before| before.get(class).unwrap_or(&none));
+            let rate = |of: fn(&document::Graphs) -> u64| {
+                let more = of(now).saturating_sub(of(old?));
+                per(more as f64, seconds?)
             };
-            let rate = |key: &str| more(key).zip(seconds).and_then(|(n, seconds)| per(n, seconds));
             Graphs {
                 columns: class.clone(),
-                count: count(&value[member::COUNT]),
-                per_second: rate(member::COUNT),
-                columns_per_second: rate(member::COLUMNS),
-                share: rate(member::NS).map(|ns| ns / 1e9),
+                count: now.count,
+                per_second: rate(|graphs| graphs.count),
+                columns_per_second: rate(|graphs| graphs.columns),
+                share: rate(|graphs| graphs.ns).map(|ns| ns / 1e9),
             }
         })
         .collect();
@@ -270,7 +262,12 @@ fn graphs(now: &Value, before: Option<&Value>, seconds: Option<f64>) -> Vec<Grap
     all
 }
 
-fn operation((operation, kind): &(String, String), op: &Op, since: Option<(Op, f64)>) -> Operation {
+fn operation(
+    name: &str,
+    kind: &str,
+    op: &document::Operation,
+    since: Option<(&document::Operation, f64)>,
+) -> Operation {
     let mut kernels: Vec<String> = op.kernels.values().cloned().collect();
     kernels.sort();
     kernels.dedup();
@@ -285,8 +282,8 @@ fn operation((operation, kind): &(String, String), op: &Op, since: Option<(Op, f
         )
     });
     Operation {
-        operation: operation.clone(),
-        kind: kind.clone(),
+        operation: name.to_owned(),
+        kind: kind.to_owned(),
         kernels,
         calls: op.taken,
         seconds: op.ns as f64 / 1e9,
@@ -297,15 +294,14 @@ fn operation((operation, kind): &(String, String), op: &Op, since: Option<(Op, f
     }
 }
 
-fn copies(weights: &Value) -> Copies {
-    let moved: u64 =
-        [member::THP, member::HUGE, member::GIANT].map(|kind| count(&weights[member::COPIED][kind])).iter().sum();
-    let given_back = count(&weights[member::FREED]);
+fn copies(weights: &document::Weights) -> Copies {
+    let copied = &weights.copied;
+    let moved = copied.thp.saturating_add(copied.huge).saturating_add(copied.giant);
     Copies {
-        wanted: count(&weights[member::WANTED]),
-        cached: count(&weights[member::CACHED]),
-        copied: moved.saturating_sub(given_back),
-        given_back,
+        wanted: weights.wanted,
+        cached: weights.cached,
+        copied: moved.saturating_sub(weights.freed),
+        given_back: weights.freed,
     }
 }
 
@@ -314,6 +310,7 @@ pub mod tests {
     use super::*;
     use serde_json::json;
     use std::time::Duration;
+    use zen5turbo_telemetry::Member;
 
     /// A program that has run for `seconds`.
     pub fn reading(start: Instant, seconds: u64) -> Reading {
@@ -333,7 +330,7 @@ pub mod tests {
             "threads_limit": "CPU quota 200000/100000 us of /sys/fs/cgroup/a",
         });
         let usage = Usage { rss: 300 << 20, cpu_seconds: 1.5 * n as f64, ..Usage::default() };
-        Reading { at: start + Duration::from_secs(seconds), statistics, usage }
+        Reading { at: start + Duration::from_secs(seconds), statistics: Document::read(&statistics).unwrap(), usage }
     }
 
     #[test]
@@ -371,7 +368,7 @@ pub mod tests {
 
     #[test]
     fn statistics_without_anything_are_no_error() {
-        let reading = Reading { at: Instant::now(), statistics: json!({}), usage: Usage::default() };
+        let reading = Reading { at: Instant::now(), statistics: Document::default(), usage: Usage::default() };
         let frame = Frame::new(7, &reading, None);
         assert_eq!((frame.program.as_str(), frame.copies.share()), ("?", 0.0));
     }

@@ -1,6 +1,7 @@
 //! One snapshot, as text or as JSON.
 
 use serde_json::{Value, json};
+use zen5turbo_telemetry::Document;
 
 use super::frame::Frame;
 use super::words;
@@ -10,7 +11,7 @@ use crate::text;
 /// A program, and its counters as the statistics file would hold them.
 pub struct Seen {
     pub frame: Frame,
-    pub statistics: Value,
+    pub statistics: Document,
 }
 
 /// All programs, as text.
@@ -55,7 +56,7 @@ pub fn json(programs: &[Seen], limit: Option<&Kept>) -> Value {
         .iter()
         .map(|seen| {
             let mut program = json!(seen.frame);
-            program["statistics"] = seen.statistics.clone();
+            program["statistics"] = json!(seen.statistics);
             program
         })
         .collect();

@@ -21,7 +21,7 @@ pub fn facts(frame: &Frame, limit: Option<&Kept>) -> Vec<(&'static str, String)>
     }
     facts.push(("weights", weights(frame, limit)));
     let copies = frame.copies;
-    // With the default settings nothing is copied on one memory node.
+    // With the default settings nothing is copied on one NUMA node.
     if copies.wanted > 0 {
         facts.push((
             "huge pages",

@@ -9,7 +9,7 @@ use zen5turbo_ggml::KNOWN_RELEASES;
 
 use super::arm::{Arm, Start};
 use crate::programs::find_program;
-use crate::{abi, reach};
+use crate::{abi, interposition};
 
 /// What is looked for in a folder, the first that is there.
 const MEMBERS: [&str; 7] =
@@ -71,7 +71,7 @@ pub fn find(bin: Option<&Path>, ggml: Option<&Path>, stop: &'static AtomicBool) 
 
 /// The CPU backends that `root` would load and whose products can be taken over.
 fn reachable(root: &Path) -> Result<Vec<PathBuf>> {
-    let reach = reach::examine(root)?;
+    let reach = interposition::examine(root)?;
     let of_copies = reach.copies.iter().filter_map(|copy| copy.obstacle.as_ref());
     if let Some(against) = reach.obstacles.iter().chain(of_copies).next().filter(|_| !reach.engages()) {
         bail!("{}: found: {}; expected: {}; do: {}", root.display(), against.found, against.expected, against.todo);

@@ -91,7 +91,7 @@ pub fn copied(copied: &Result<Copied, String>) -> String {
     }
     let follows = match copies::written(gains) {
         Some(n) if n >= COPIES_PAY => "the shim makes copies",
-        Some(_) => "the shim makes none on one memory node",
+        Some(_) => "the shim makes none on one NUMA node",
         None => "on which side of that it lies is not clear, so no line is written",
     };
     format!(
@@ -249,7 +249,7 @@ mod tests {
         for part in ["1.20", "1.18 to 1.22", " 16 ", "q4_K, q8_0, q6_K", "file in /home/u.", "the shim makes copies."] {
             assert!(clear.contains(part), "{part} in\n{clear}");
         }
-        assert!(text(1.01, 0.02).contains("makes none on one memory node"));
+        assert!(text(1.01, 0.02).contains("makes none on one NUMA node"));
         assert!(text(1.05, 0.02).contains("no line is written"));
         assert!(
             copied(&Err("/tmp lies in memory (tmpfs)".into())).ends_with("not measured: /tmp lies in memory (tmpfs)")

@@ -1,14 +1,12 @@
 //! Hooks of `ggml_aligned_malloc` and `ggml_aligned_free`, by which ggml allocates its buffers in ordinary memory.
 
 use std::ffi::c_void;
-use std::sync::OnceLock;
 
 use crate::buffers::large;
 use crate::gate::guard::{committed, guarded};
 use crate::gate::start::first_ggml_call;
 use crate::gate::state::State;
-use crate::ggml::functions;
-use crate::loader::{caller, find_definer};
+use crate::loader::{caller, originals};
 use crate::log;
 use crate::reason::Reason;
 use crate::stats;
@@ -59,23 +57,9 @@ unsafe extern "C-unwind" fn aligned_free(p: *mut c_void, size: usize, from: usiz
     if committed(|| large::free(p)) {
         return;
     }
-    match guarded(None, || caller(from)).and_then(|c| c.aligned_free).or_else(any_aligned_free) {
+    match originals::aligned_free(from) {
         // SAFETY: the original is called with its own arguments.
         Some(original) => unsafe { original(p, size) },
         None => stats::event(Reason::OriginalMissing),
     }
-}
-
-/// The `ggml_aligned_free` of any copy of ggml; in all copies it is libc's `free`.
-///
-/// It is needed when this library calls `ggml_threadpool_free`. The last call in that function is a jump, so its return
-/// address lies in this library, from which a copy of ggml that was opened with `RTLD_LOCAL` is not seen.
-fn any_aligned_free() -> Option<functions::ggml_aligned_free> {
-    static FOUND: OnceLock<Option<functions::ggml_aligned_free>> = OnceLock::new();
-    *FOUND.get_or_init(|| {
-        guarded(None, || {
-            let free = functions::ggml_aligned_free;
-            find_definer(free.symbol())?.function(free)
-        })
-    })
 }

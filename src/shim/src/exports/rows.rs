@@ -10,7 +10,7 @@ use std::mem::offset_of;
 use crate::gate::guard::guarded;
 use crate::gate::start::first_ggml_call;
 use crate::ggml::row_functions;
-use crate::loader::{caller, find_definer};
+use crate::loader::{caller, originals};
 use crate::log;
 use crate::rows;
 use crate::rows::fast_path::{FAST_PATHS, FastPath};
@@ -93,7 +93,7 @@ unsafe extern "C" fn find(i: c_int, from: usize) -> *mut c_void {
     let name = FUNCTIONS[i].name;
     let found = guarded(None, || rows::target(state, caller(from)?, i));
     // The caller lies in no library, or a panic was caught: any library's own function computes.
-    let found = found.or_else(|| guarded(None, || find_definer(name)?.find(name)));
+    let found = found.or_else(|| originals::any(name));
     found.unwrap_or_else(|| {
         // The loader also ends a program that calls a symbol without a definition.
         log::line(format_args!(

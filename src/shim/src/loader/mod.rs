@@ -7,10 +7,12 @@
 //! - [`probe`] checks a copy of ggml, and finds out what its type and operation numbers mean.
 //! - [`pools`] has the functions for thread pools of a copy of ggml.
 //! - [`libraries`] keeps the libraries that call hooks, each with the originals that it is bound to.
+//! - [`originals`] finds the originals of hooks that are called from a library which does not see them.
 
 pub mod interposable;
 pub mod libraries;
 pub mod objects;
+pub mod originals;
 pub mod pools;
 pub mod probe;
 pub mod scope;
@@ -21,4 +23,4 @@ pub use libraries::{BoundLibrary, caller, pool_functions};
 pub use objects::{in_one_object, is_defined_elsewhere, is_own};
 pub use pools::PoolFunctions;
 pub use probe::{Abi, MatrixOp, Op};
-pub use scope::{Scope, find_definer, library_of, only_definer};
+pub use scope::{Scope, library_of, only_definer};

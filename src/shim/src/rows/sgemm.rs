@@ -62,7 +62,7 @@ impl Selection {
         let size = |v: i64| usize::try_from(v).ok().filter(|v| (1..1 << 32).contains(v));
         let (block, bytes) = weight.block();
         let (m, n, blocks) = (size(m)?, size(n)?, size(k)?);
-        let take = Selection {
+        let selection = Selection {
             weight,
             m,
             n,
@@ -73,8 +73,9 @@ impl Selection {
             ith: usize::try_from(ith).ok()?,
             nth: usize::try_from(nth).ok()?,
         };
-        let fits = lda >= k && take.ldb >= take.k && take.ldc >= take.m && take.ith < take.nth;
-        (b == F32 && c == F32 && fits).then_some(take)
+        let fits =
+            lda >= k && selection.ldb >= selection.k && selection.ldc >= selection.m && selection.ith < selection.nth;
+        (b == F32 && c == F32 && fits).then_some(selection)
     }
 
     /// The number of groups into which the columns are cut. Each group has the same number of threads, which divide the
@@ -100,7 +101,7 @@ impl Selection {
     pub unsafe fn run(self, a: *const u8, b: *const f32, c: *mut f32) {
         let started = (self.ith == 0).then(Instant::now);
         let (columns, panels) = self.share();
-        let share = Share { take: self, a, b, c, columns, panels };
+        let share = Share { selection: self, a, b, c, columns, panels };
         let kernel = registry::kernel_on(state::data_path(), state::isa(), self.weight, (self.k, share.columns.len()));
         if !share.panels.is_empty() && !share.columns.is_empty() {
             // SAFETY: the matrices belong to the call of which this was made, by the contract of this function.
@@ -128,7 +129,7 @@ impl Selection {
 
 /// A thread's part of a product.
 struct Share {
-    take: Selection,
+    selection: Selection,
     a: *const u8,
     b: *const f32,
     c: *mut f32,
@@ -138,21 +139,21 @@ struct Share {
 
 impl Share {
     fn source(&self, column: usize) -> *const f32 {
-        self.b.wrapping_add((self.columns.start + column) * self.take.ldb)
+        self.b.wrapping_add((self.columns.start + column) * self.selection.ldb)
     }
 
     fn result(&self, column: usize) -> *mut f32 {
-        self.c.wrapping_add((self.columns.start + column) * self.take.ldc)
+        self.c.wrapping_add((self.columns.start + column) * self.selection.ldc)
     }
 
     /// Computes the share with a kernel. Returns false when no memory is left.
     unsafe fn quickly(&self, kernel: &Kernel) -> bool {
-        let (k, blocking) = (self.take.k, Blocking::of(state::data_path()));
+        let (k, blocking) = (self.selection.k, Blocking::of(state::data_path()));
         let tiles = kernel.tiles(k, self.columns.len());
         let act_bytes = kernel.act.bytes(k, tiles.columns).next_multiple_of(64);
         let Some(memory) = Memory::take(act_bytes + kernel.scratch_bytes(k, &blocking) + 64) else { return false };
         let act = memory.start();
-        let product = Product { weights: self.a, stride: self.take.stride, rows: self.take.m, k, act, tiles };
+        let product = Product { weights: self.a, stride: self.selection.stride, rows: self.selection.m, k, act, tiles };
         // SAFETY: ggml passed these matrices. Only this thread uses the memory, which is as large as the kernel needs.
         unsafe {
             for t in 0..tiles.count {
@@ -166,16 +167,16 @@ impl Share {
 
     /// Computes the share block by block, without scratch memory. The activations are not quantised.
     unsafe fn slowly(&self) {
-        let (block, bytes) = self.take.weight.block();
-        let Some(floats) = dequantizer(Isa::Avx2, self.take.weight) else { return };
+        let (block, bytes) = self.selection.weight.block();
+        let Some(floats) = dequantizer(Isa::Avx2, self.selection.weight) else { return };
         let mut w = [0f32; 256];
-        for row in self.panels.start * LANES..(self.panels.end * LANES).min(self.take.m) {
+        for row in self.panels.start * LANES..(self.panels.end * LANES).min(self.selection.m) {
             for column in 0..self.columns.len() {
                 let mut sum = 0.0;
-                for i in 0..self.take.k / block {
+                for i in 0..self.selection.k / block {
                     // SAFETY: row, column and block lie inside the matrices, and no block has more than 256 elements.
                     unsafe {
-                        floats(self.a.add(row * self.take.stride + i * bytes), w.as_mut_ptr(), block);
+                        floats(self.a.add(row * self.selection.stride + i * bytes), w.as_mut_ptr(), block);
                         let x = self.source(column).add(i * block);
                         sum += (0..block).map(|e| w[e] * *x.add(e)).sum::<f32>();
                     }
@@ -209,7 +210,7 @@ pub unsafe extern "C-unwind" fn sgemm<const I: usize>(
     c_type: c_int,
 ) -> bool {
     let sizes = [m, n, k, lda, ldb, ldc];
-    if let Some(take) = Selection::of(sizes, [ith, nth], [a_type, b_type, c_type]) {
+    if let Some(selection) = Selection::of(sizes, [ith, nth], [a_type, b_type, c_type]) {
         if ith == 0 {
             fast_path::count(I);
         }
@@ -218,8 +219,8 @@ pub unsafe extern "C-unwind" fn sgemm<const I: usize>(
             if ith == 0 {
                 guard::fault(Fault::Sgemm);
             }
-            // SAFETY: `take` was made of the arguments of this call, to which the matrices belong.
-            unsafe { take.run(a, b.cast(), c) };
+            // SAFETY: `selection` was made of the arguments of this call, to which the matrices belong.
+            unsafe { selection.run(a, b.cast(), c) };
         });
         return true;
     }
@@ -238,7 +239,7 @@ mod tests {
 
     const Q4K: c_int = weight_number(WeightType::Q4K);
 
-    fn take(m: i64, n: i64, ith: c_int, nth: c_int) -> Selection {
+    fn selection(m: i64, n: i64, ith: c_int, nth: c_int) -> Selection {
         Selection::of([m, n, 3, 4, 768, m], [ith, nth], [Q4K, F32, F32]).expect("a product that is taken")
     }
 
@@ -249,7 +250,7 @@ mod tests {
                 let panels = (m as usize).div_ceil(LANES);
                 let mut once = vec![0; panels * n as usize];
                 for ith in 0..nth {
-                    let (columns, mine) = take(m, n, ith, nth).share();
+                    let (columns, mine) = selection(m, n, ith, nth).share();
                     for c in columns {
                         mine.clone().for_each(|panel| once[c * panels + panel] += 1);
                     }
@@ -261,7 +262,7 @@ mod tests {
 
     #[test]
     fn columns_are_cut_into_groups_of_64_or_more_that_divide_the_threads() {
-        let groups = |n, nth| take(64, n, 0, nth).groups();
+        let groups = |n, nth| selection(64, n, 0, nth).groups();
         assert_eq!([groups(1, 8), groups(127, 8), groups(128, 8), groups(512, 8), groups(512, 6)], [1, 1, 2, 8, 6]);
         assert_eq!([groups(512, 7), groups(256, 7), groups(8192, 96)], [7, 1, 96]);
     }
@@ -283,9 +284,9 @@ mod tests {
         let q4_0 = weight_number(WeightType::Q4_0);
         let mut c = [0f32; 2 * M];
         for ith in 0..2 {
-            let take = Selection::of(sizes, [ith, 2], [q4_0, F32, F32]).expect("a product that is taken");
-            let (columns, panels) = take.share();
-            let share = Share { take, a: a.as_ptr().cast(), b: b.as_ptr(), c: c.as_mut_ptr(), columns, panels };
+            let selection = Selection::of(sizes, [ith, 2], [q4_0, F32, F32]).expect("a product that is taken");
+            let (columns, panels) = selection.share();
+            let share = Share { selection, a: a.as_ptr().cast(), b: b.as_ptr(), c: c.as_mut_ptr(), columns, panels };
             // SAFETY: the matrices have these sizes.
             unsafe { share.slowly() };
         }

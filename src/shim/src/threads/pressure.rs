@@ -6,13 +6,13 @@
 //! instead.
 //!
 //! A graph does not count if the process has read from a disk meanwhile, because its threads may have waited for the
-//! disk. (Otherwise a cold start looks like other processes: one thread of two computed the first second of tokens, and
-//! 64 tokens of Q4_K took 884 ms, with both threads 690; Zen 4, 2026-11-30.)
+//! disk. Otherwise a cold start looks like other processes, and one thread of two computes its first second. (Zen 4,
+//! 2026-11-30, cold, 64 tokens of Q4_K, start to exit: 942 ms, now 705;
+//! `bench/records/2026-11-30-amd-epyc-memory.md`.)
 //!
 //! The number of interruptions would say less: a client that reads each token interrupts as often as a compilation, but
-//! gives the CPU back after a few microseconds. (Zen 4, 2 CPUs of a virtual machine, 2026-11-29: with the client on the
-//! same CPUs, threads that always slept after 30,000 pauses computed prompts of 37 tokens at a third of the speed,
-//! because waking a thread takes about a millisecond there.)
+//! gives the CPU back after a few microseconds. Threads that always sleep early compute its prompts at a third of the
+//! speed (Zen 4, 2026-11-29; `bench/records/2026-11-30-amd-epyc-threads.md`).
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -28,9 +28,8 @@ use crate::stats;
 const QUIET_SPIN: u32 = 1 << 20;
 
 /// Pauses before a thread sleeps, while the threads lose their CPUs: 75 us. (Zen 4, two endless loops on both CPUs, two
-/// threads, Gemma 3 270M, 2026-11-30, several runs. Generation in tokens/s: 300 pauses 29 to 34, 3,000 17 to 28, 30,000
-/// 15 to 24, ggml's barrier 9 to 20. Prompts: 403 to 693, 451 to 667, 186 to 615, 130 to 309. With one thread:
-/// generation 34 to 48, prompts 374 to 715.)
+/// threads, Gemma 3 270M, 2026-11-30: generation 17 to 28 tokens/s, with ggml's barrier 9 to 20. 300 pauses generate
+/// faster and compute prompts no faster: `bench/records/2026-11-30-amd-epyc-threads.md`.)
 const BUSY_SPIN: u32 = 3_000;
 
 /// With this much lost time, in thousandths of a CPU, threads begin to sleep early.
@@ -39,8 +38,8 @@ const BUSY: usize = 160;
 const QUIET: usize = 60;
 
 /// With this much lost time, in thousandths of a CPU, one thread less is faster, because the threads wait for each
-/// other about 500 times for each token. (Same machine and day as for [`BUSY_SPIN`], beside two endless loops: two
-/// threads 22 to 32 tokens/s at this barrier, one thread 34 to 48.)
+/// other about 500 times for each token. (Same machine, day and record as for [`BUSY_SPIN`]: two threads 22 to 32
+/// tokens/s, one thread 34 to 48.)
 const THREAD_LESS: usize = 400;
 
 /// Lost time for each thread, in thousandths of a CPU, that does not count, because every machine has other work.

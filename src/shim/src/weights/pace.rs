@@ -14,19 +14,9 @@ use zen5turbo_host::CpuBudget;
 /// The rest after a step, as a multiple of the step's time. A graph loses a tenth of its speed at most, while the
 /// copying takes ten times as long as it would without rests.
 ///
-/// Zen 4, 2 CPUs, 2 threads, Q4_K, 2026-11-21, tokens/s of the first 64 tokens, of the next ones, and when 254 MiB
-/// were moved, in three interleaved rounds (stock: 111 to 130, then 106 to 126; file pages: 105, then 110):
-///
-/// | rest | first 64 | next 64 | moved after |
-/// |---|---|---|---|
-/// | none | 80, 74, 77 | 72, 78, 83 | 1.9, 2.6, 2.6 s |
-/// | 2 | 102, 102, 106 | 135, 142, 142 | 0.5, 0.5, 0.5 s |
-/// | 4 | 106, 105, 91 | 140, 114, 128 | 0.7, 4.6, 0.7 s |
-/// | 9 | 96, 100, 109 | 103, 118, 120 | 1.1, 1.3, 1.1 s |
-///
-/// A step that does not compete for a CPU takes a tenth of the time. But the host of a virtual machine may have to find
-/// the memory first, which takes 7 ms for a MiB instead of 0.5. At such a time, with a rest of 3, Q6_K ran for 9 s at
-/// 0.75 of its speed on file pages.
+/// Zen 4, 2 CPUs, 2026-11-21, Q4_K, tokens/s of the first 64 tokens: without a rest 74 to 80, with this one 96 to 109.
+/// Shorter rests are as good on a quiet machine, and cost a quarter of the speed for 9 s on one whose host has to find
+/// the memory first (`bench/records/2026-11-21-amd-epyc-background.md`).
 const REST: u32 = 9;
 
 /// The number of threads of all graphs that run now.

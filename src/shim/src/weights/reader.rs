@@ -10,21 +10,8 @@
 //! The thread reads into the page cache and touches no memory of the program. A file that is in the page cache already
 //! is mapped as the program asked. A file that lies in memory itself (tmpfs) is left alone.
 //!
-//! Measured on an EPYC of the Zen 4 family, two cores, 2026-11-21, with a virtual disk that reads 2.1 GB/s once its
-//! host has the file (0.4 GB/s the first time). Synthetic models, two threads, a prompt of 9 tokens and one generated
-//! token, `--no-warmup --no-repack`. Milliseconds from the start of the program to its end, medians of 7 interleaved
-//! rounds; stock llama.cpp, and this library with `ZEN5TURBO_PREFETCH` at `off` and at `pages`:
-//!
-//! | | stock | off | pages |
-//! |---|---|---|---|
-//! | q8_0, 507 MB, cold cache | 547 (500-672) | 605 (467-801) | 361 (337-540) |
-//! | q4_K, 269 MB, cold cache | 441 (393-478) | 406 (287-648) | 251 (242-287) |
-//! | q8_0, warm | 326 (310-361) | 172 (167-213) | 174 (168-307) |
-//! | q4_K, warm | 311 (299-537) | 206 (171-344) | 164 (162-528) |
-//!
-//! The q8_0 model in a memory group of 384 MiB, ms for each token, three rounds: stock 314, 328, 446; off 390, 390,
-//! 392; pages 170, 193, 173. Reading ahead without releasing pages by their last use gave 309 and 324, when stock took
-//! 336 and 348.
+//! Zen 4, 2 CPUs, 2026-11-21, q4_K, 269 MB, cold, a short prompt and one token, start to exit: stock 441 ms, without
+//! this thread 406, with it 251 (`bench/records/2026-11-21-amd-epyc-background.md`).
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;

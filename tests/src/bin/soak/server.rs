@@ -52,7 +52,7 @@ impl Server {
         command.stdin(Stdio::null()).stdout(writer.try_clone().context("a pipe")?).stderr(writer);
         if let Some(kernels) = kernels {
             command.env("LD_PRELOAD", shim()).env("ZEN5TURBO_GATE", "off").env("ZEN5TURBO_STATS", &stats);
-            // Copies of weights are made and given back: by default there are none on one memory node.
+            // Copies of weights are made and given back: by default there are none on one NUMA node.
             command.env("ZEN5TURBO_HUGEPAGES", "thp");
             // A calibration of this machine changes kernels, and so the order of sums, between two runs.
             command.env("ZEN5TURBO_KERNELS", kernels).env("ZEN5TURBO_TUNE", "off");

@@ -2,18 +2,14 @@
 //!
 //! A vector helper that the compiler leaves out of line is called once per vector, passes vectors
 //! through memory, and costs more than the product. So a function with target features calls nothing
-//! at all; read here from this test program's own machine code.
-
-#![cfg(not(debug_assertions))] // without optimisation nothing is inlined
+//! at all; read here from the machine code of the library, the plain build and the one that is shipped.
 
 use std::collections::BTreeMap;
-use std::hint::black_box;
+use std::path::Path;
 use std::process::Command;
-use zen5turbo_kernels::attention::Attention;
+
 use zen5turbo_kernels::formats::WeightType;
-use zen5turbo_kernels::isa::Isa;
-use zen5turbo_kernels::registry;
-use zen5turbo_kernels::width::DataPath;
+use zen5turbo_tests::{shim, shipped};
 
 /// Modules of functions with target features, and the other such functions.
 const KERNEL_MODULES: [&str; 3] = ["registry::avx2::", "registry::vnni256::", "registry::avx512::"];
@@ -35,10 +31,9 @@ const QUANTISERS: [&str; 3] = [
     "zen5turbo_kernels::act::rows::quantize_",
 ];
 
-/// What `objdump` says of this program.
-fn objdump(options: &[&str]) -> String {
-    let program = std::env::current_exe().expect("the path of this program");
-    let out = Command::new("objdump").args(options).arg(program).output();
+/// What `objdump` says of a library.
+fn objdump(options: &[&str], library: &Path) -> String {
+    let out = Command::new("objdump").args(options).arg(library).output();
     let out = out.expect("objdump runs (Debian: apt-get install binutils)");
     assert!(out.status.success(), "objdump: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8(out.stdout).expect("objdump writes UTF-8")
@@ -55,11 +50,11 @@ struct Function {
     calls: Vec<Result<u64, String>>,
 }
 
-/// The functions of this program by address.
-fn functions() -> BTreeMap<u64, Function> {
+/// The functions of a library by address.
+fn functions(library: &Path) -> BTreeMap<u64, Function> {
     // Calls into other crates go through the global offset table: slot -> target.
     let mut slots = BTreeMap::new();
-    for line in objdump(&["-R"]).lines() {
+    for line in objdump(&["-R"], library).lines() {
         // `00000000001688a8 R_X86_64_RELATIVE  *ABS*+0x00000000000b5d30`, `... R_X86_64_GLOB_DAT  memcpy@...`
         let words: Vec<_> = line.split_whitespace().collect();
         if let [slot, kind, value] = words[..]
@@ -71,7 +66,7 @@ fn functions() -> BTreeMap<u64, Function> {
     }
     let mut functions = BTreeMap::new();
     let mut current = 0;
-    for line in objdump(&["-d", "--no-show-raw-insn", "-C"]).lines() {
+    for line in objdump(&["-d", "--no-show-raw-insn", "-C"], library).lines() {
         // `0000000000001f20 <name>:`
         if let Some((at, name)) = line.strip_suffix(">:").and_then(|l| l.split_once(" <")) {
             current = address(at);
@@ -99,29 +94,28 @@ fn functions() -> BTreeMap<u64, Function> {
 
 #[test]
 fn no_kernel_calls_a_helper() {
-    // what nobody looks at would not be in this program
-    Isa::ALL.into_iter().filter_map(registry::kernels).for_each(|kernels| _ = black_box(kernels));
-    black_box(registry::f16_as_bf16(DataPath::Full, Isa::Avx512, usize::MAX));
-    let halves = (WeightType::F16, 64);
-    for isa in Isa::ALL {
-        black_box(Attention::new((DataPath::Full, isa), halves, halves, 1));
+    for library in [shim(), shipped()] {
+        check(&library);
     }
+}
 
-    let functions = functions();
+fn check(library: &Path) {
+    let functions = functions(library);
+    let library = library.display();
     let is_in = |name: &str, module: &str| name.contains("zen5turbo_kernels") && name.contains(module);
     for module in KERNEL_MODULES {
         let n = functions.values().filter(|f| is_in(&f.name, module)).count();
         // a packing function for each type, and micro-kernels for several widths
-        assert!(n >= 2 * WeightType::ALL.len(), "only {n} functions of {module} in this program");
+        assert!(n >= 2 * WeightType::ALL.len(), "only {n} functions of {module} in {library}");
     }
     for module in ATTENTION_MODULES {
         let n = functions.values().filter(|f| is_in(&f.name, module)).count();
         // sums of values of two types, for one to six queries
-        assert!(n >= 12, "only {n} functions of {module} in this program");
+        assert!(n >= 12, "only {n} functions of {module} in {library}");
     }
     let is_quantiser = |name: &str| QUANTISERS.iter().any(|q| name.starts_with(q));
     for quantiser in QUANTISERS {
-        assert!(functions.values().any(|f| f.name.starts_with(quantiser)), "no {quantiser} in this program");
+        assert!(functions.values().any(|f| f.name.starts_with(quantiser)), "no {quantiser} in {library}");
     }
     let mut wrong = vec![];
     for Function { name, calls } in functions.values() {
@@ -141,5 +135,9 @@ fn no_kernel_calls_a_helper() {
         }
     }
     wrong.dedup();
-    assert!(wrong.is_empty(), "not inlined (a kernel calls nothing, not even a panic):\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{library}: not inlined (a kernel calls nothing, not even a panic; LTO is needed):\n{}",
+        wrong.join("\n")
+    );
 }
