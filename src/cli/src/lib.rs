@@ -18,6 +18,7 @@ mod maps;
 mod run;
 mod shim;
 mod shim_stats;
+mod slice;
 mod stats;
 mod top;
 mod tune;
@@ -45,6 +46,7 @@ enum Command {
     Doctor(doctor::Args),
     Run(run::Args),
     Ab(Box<ab::Args>),
+    Slice(slice::Args),
     Tune(tune::Args),
     Bios(bios::Args),
     Stats(stats::Args),
@@ -65,7 +67,8 @@ pub fn run_command() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Doctor(args) => doctor::run(&args),
         Command::Run(args) => run::run(&args),
-        Command::Ab(args) => ab::run(&args),
+        Command::Ab(args) => ab::run(*args),
+        Command::Slice(args) => slice::run(&args),
         Command::Tune(args) => tune::run(&args),
         Command::Bios(args) => bios::run(&args),
         Command::Stats(args) => stats::run(&args),

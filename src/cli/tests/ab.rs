@@ -181,6 +181,30 @@ fn bad_input_is_refused_in_one_line_before_anything_runs() {
 }
 
 #[test]
+fn a_slice_that_cannot_be_made_is_refused_in_one_line_and_the_list_is_printed() {
+    let bench = Bench::new(1);
+    let like = |words: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_zen5turbo"));
+        command.env("PATH", "/nonexistent").env("XDG_CACHE_HOME", bench.0.path());
+        run(command.arg("ab").arg("--bin").arg(bench.0.path()).args(words.split_whitespace()))
+    };
+    assert_refused(&like("--like llama-4"), &["no model \"llama-4\"", "expected one of: llama-3.1-8b"]);
+    assert_refused(&like("--like gpt-oss-20b --layers 3"), &["cannot have 3 layers", "a multiple of 2"]);
+    assert_refused(&like("--like bge-base:Q8-0"), &["found \"Q8-0\" as the mix", "such as bge-base:Q8_0"]);
+    assert_refused(&like("--like bge-base"), &["found no llama-quantize in", "nor in PATH", "--bin DIR"]);
+    // One that fails.
+    fs::copy("/bin/false", bench.path("llama-quantize")).unwrap();
+    let failed = like("--like bge-base --layers 1");
+    assert!(stderr(&failed).contains("exited with status 1 on the mix Q8_0"), "{}", stderr(&failed));
+    let left: Vec<_> = fs::read_dir(bench.path("zen5turbo/slices")).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+    let list = like("--like list");
+    assert!(list.status.success() && stdout(&list).contains("qwen3-embedding-0.6b"), "{}", stdout(&list));
+    assert_eq!(like("--like bge-base -m m.gguf").status.code(), Some(2), "a model or a slice");
+    assert!(!bench.path("runs").exists(), "nothing has run");
+}
+
+#[test]
 fn a_llama_bench_that_fails_half_way_leaves_what_was_finished() {
     let bench = Bench::new(1);
     // 2 runs of warm-up, 3 for each pair: the second pair's last run fails.

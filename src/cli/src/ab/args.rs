@@ -16,8 +16,14 @@ use crate::knobs::values;
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// GGUF model; may be given several times
-    #[arg(short, long, value_name = "FILE", required = true)]
+    #[arg(short, long, value_name = "FILE", required_unless_present = "like")]
     pub model: Vec<PathBuf>,
+    /// Instead of a model: a slice of a well-known one, made if it is not there yet; `list` shows which
+    #[arg(long, value_name = "NAME[:MIX]", conflicts_with = "model")]
+    pub like: Option<String>,
+    /// Layers of the slice [default: as in the list]
+    #[arg(long, value_name = "N", requires = "like")]
+    pub layers: Option<u32>,
     /// Folder of llama.cpp's programs (with llama-bench), or llama-bench itself [default: from PATH]
     #[arg(long, value_name = "DIR")]
     pub bin: Option<PathBuf>,

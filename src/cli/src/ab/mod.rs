@@ -39,8 +39,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 
-use crate::interrupt::{self, Interrupted};
+use crate::interrupt::{self, Interrupted, stop_at_signals};
 use crate::record::{Csv, Jsonl};
+use crate::slice::{self, Gives};
 use measure::Records;
 use measured::Measured;
 use plan::Plan;
@@ -52,8 +53,19 @@ pub use args::Args;
 const IDLE: u8 = 3;
 
 /// Measures and reports. What was finished is reported and recorded also when the rest fails.
-pub fn run(args: &Args) -> Result<ExitCode> {
-    let plan = Plan::new(args)?;
+pub fn run(mut args: Args) -> Result<ExitCode> {
+    if args.like.as_deref() == Some(slice::LIST) {
+        print!("{}", slice::list());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let plan = match planned(&mut args) {
+        Err(error) if error.is::<Interrupted>() => {
+            eprintln!("zen5turbo: interrupted: nothing was measured");
+            return Ok(ExitCode::from(interrupt::STATUS));
+        }
+        plan => plan?,
+    };
+    let args = &args;
     let text = args.quality.as_deref().map(|path| quality::Text::check(path, args.chunks, &plan.arms)).transpose()?;
     for path in [&args.json, &args.html].into_iter().flatten() {
         // Find out now, not after the measurement.
@@ -95,6 +107,26 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(if idle && !args.allow_idle { ExitCode::from(IDLE) } else { ExitCode::SUCCESS })
 }
 
+/// The plan, for which a slice is made if one is asked for.
+fn planned(args: &mut Args) -> Result<Plan> {
+    let Some(like) = &args.like else { return Plan::new(args) };
+    let slice = slice::find_or_make(like, args.layers, None, args.bin.as_deref(), stop_at_signals()?)?;
+    ensure!(
+        slice.gives != Gives::ImageVectors,
+        "llama-bench cannot encode images; expected a language model: give {} to llama-server with --mmproj",
+        slice.path.display()
+    );
+    args.model = vec![slice.path];
+    if slice.gives == Gives::Vectors {
+        // All tokens are asked for, and none is generated.
+        args.tg = vec![0];
+        args.more.extend(["-embd", "1"].map(String::from));
+    }
+    let mut plan = Plan::new(args)?;
+    plan.notes.extend(slice.notes);
+    Ok(plan)
+}
+
 /// A measurement for somebody else's record: checked, and not begun.
 pub struct Prepared {
     args: Args,
@@ -110,10 +142,10 @@ impl Prepared {
             args: Args,
         }
         let words = std::iter::once(OsString::from("ab")).chain(words);
-        let args = <Alone as clap::Parser>::try_parse_from(words)
+        let mut args = <Alone as clap::Parser>::try_parse_from(words)
             .map_err(|error| anyhow!("the options of ab: {}", error.to_string().lines().next().unwrap_or_default()))?
             .args;
-        let plan = Plan::new(&args)?;
+        let plan = planned(&mut args)?;
         Ok(Prepared { args, plan })
     }
 
