@@ -32,6 +32,34 @@ pub struct Op {
 }
 
 impl Op {
+    /// The counts of a member of the statistics.
+    fn of(v: &Value) -> Self {
+        Op {
+            taken: number(&v[member::TAKEN]),
+            ns: number(&v[member::NS]),
+            bytes: number(&v[member::BYTES]),
+            mac: number(&v[member::MAC]),
+            kernels: entries(&v[member::KERNELS]).filter_map(|(k, v)| Some((k.clone(), text_of(v)?))).collect(),
+            declined: counts(&v[member::DECLINED]),
+        }
+    }
+
+    /// Adds another run's counts.
+    fn merge(&mut self, other: &Op) {
+        for (sum, n) in [
+            (&mut self.taken, other.taken),
+            (&mut self.ns, other.ns),
+            (&mut self.bytes, other.bytes),
+            (&mut self.mac, other.mac),
+        ] {
+            *sum = sum.saturating_add(n);
+        }
+        self.kernels.extend(other.kernels.clone());
+        for (reason, n) in &other.declined {
+            add(&mut self.declined, reason, *n);
+        }
+    }
+
     /// Calls left to the original.
     pub fn declined_total(&self) -> u64 {
         total(self.declined.values().copied())
@@ -134,6 +162,8 @@ pub struct Stats {
     pub ggml: Vec<(String, String)>,
     /// By (operation, type).
     pub ops: BTreeMap<(String, String), Op>,
+    /// Operations that are no products, by name.
+    pub others: BTreeMap<String, Op>,
     pub events: BTreeMap<String, u64>,
 }
 
@@ -153,22 +183,9 @@ impl Stats {
         ensure!(root.is_object(), "found JSON that is not an object; expected what ZEN5TURBO_STATS=FILE writes");
         let mut ops = BTreeMap::new();
         for (op, types) in entries(&root[member::OPS]) {
-            for (kind, v) in entries(types) {
-                ops.insert(
-                    (op.clone(), kind.clone()),
-                    Op {
-                        taken: number(&v[member::TAKEN]),
-                        ns: number(&v[member::NS]),
-                        bytes: number(&v[member::BYTES]),
-                        mac: number(&v[member::MAC]),
-                        kernels: entries(&v[member::KERNELS])
-                            .filter_map(|(k, v)| Some((k.clone(), text_of(v)?)))
-                            .collect(),
-                        declined: counts(&v[member::DECLINED]),
-                    },
-                );
-            }
+            ops.extend(entries(types).map(|(kind, v)| ((op.clone(), kind.clone()), Op::of(v))));
         }
+        let others = entries(&root[member::OTHER_OPS]).map(|(op, v)| (op.clone(), Op::of(v))).collect();
         let ggml = root[member::GGML].as_array().map(Vec::as_slice).unwrap_or_default();
         Ok(Stats {
             version: text_of(&root[member::VERSION]),
@@ -191,6 +208,7 @@ impl Stats {
                 })
                 .collect(),
             ops,
+            others,
             events: counts(&root[member::EVENTS]),
         })
     }
@@ -219,16 +237,10 @@ impl Stats {
             }
         }
         for (key, op) in &other.ops {
-            let sum = self.ops.entry(key.clone()).or_default();
-            for (sum, n) in
-                [(&mut sum.taken, op.taken), (&mut sum.ns, op.ns), (&mut sum.bytes, op.bytes), (&mut sum.mac, op.mac)]
-            {
-                *sum = sum.saturating_add(n);
-            }
-            sum.kernels.extend(op.kernels.clone());
-            for (reason, n) in &op.declined {
-                add(&mut sum.declined, reason, *n);
-            }
+            self.ops.entry(key.clone()).or_default().merge(op);
+        }
+        for (key, op) in &other.others {
+            self.others.entry(key.clone()).or_default().merge(op);
         }
         for (event, n) in &other.events {
             add(&mut self.events, event, *n);

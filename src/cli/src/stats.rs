@@ -62,16 +62,33 @@ fn render(stats: &Stats) -> String {
     if stats.computed == Some(false) {
         out += "Nothing was computed: no graph had ended in this process when the file was written. Programs that only list \
                 devices or models leave such a file.\n";
-    } else if stats.ops.is_empty() {
+    } else if stats.ops.is_empty() && stats.others.is_empty() {
         out += "No operation reached the shim: nothing was taken over and nothing declined. `zen5turbo doctor PROGRAM` tells why.\n";
     } else {
         out += &format!("{table}\n");
         out += &format!("{} calls taken over, {} left to the original\n", stats.taken(), stats.declined());
+        out += &others(stats);
     }
     for (event, n) in &stats.events {
         out += &format!("event        {event}: {n}\n");
     }
     out
+}
+
+/// The operations that are no products, in a table of their own: what is left of them to ggml is ordinary.
+fn others(stats: &Stats) -> String {
+    if stats.others.is_empty() {
+        return String::new();
+    }
+    let mut table = text::table();
+    table.set_header(["other operation", "taken", "time", "read and written", "left to ggml"]);
+    for (op, c) in &stats.others {
+        let declined: Vec<String> = c.declined.iter().map(|(k, v)| format!("{k} {v}")).collect();
+        let time = format!("{:.3} s", c.ns as f64 / 1e9);
+        table.add_row([op.clone(), c.taken.to_string(), time, text::bytes(c.bytes), declined.join("\n")]);
+    }
+    text::right(&mut table, 1..=3);
+    format!("{table}\n")
 }
 
 #[cfg(test)]
@@ -103,6 +120,15 @@ mod tests {
         let line = "threads      asked 8, used 2 (CPUs allowed: 0-1); 5 graphs got fewer than asked\n";
         assert!(of(5).contains(line), "{}", of(5));
         assert!(!of(0).contains("threads"), "{}", of(0));
+    }
+
+    #[test]
+    fn operations_that_are_no_products_have_a_table_of_their_own() {
+        let stats = r#"{"other_ops":{"MUL":{"taken":7,"ns":2000000,"bytes":1048576,"declined":{"shape_not_supported":2}}}}"#;
+        let out = render(&Stats::parse(stats).unwrap());
+        for part in ["other operation", "MUL", "0.002 s", "1.0 MiB", "shape_not_supported 2", "0 calls taken over, 0 left"] {
+            assert!(out.contains(part), "{part} in\n{out}");
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod isa;
 pub mod kernel;
 pub mod micro;
 pub mod mix;
+pub mod ops;
 pub mod pack;
 pub mod prefetch;
 pub mod registry;

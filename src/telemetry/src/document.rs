@@ -6,6 +6,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use zen5turbo_kernels::ops::Operation;
+
 use crate::json::Json;
 use crate::live::{Buffers, Cell, Copies, Counters, Prefetch, Weights};
 
@@ -70,6 +72,8 @@ pub mod member {
     pub const COLUMNS: &str = "columns";
     /// Operations by name and weight type; each with the six members that follow.
     pub const OPS: &str = "ops";
+    /// Operations that are no products, by name; each with [`TAKEN`], [`NS`], [`BYTES`] and [`DECLINED`].
+    pub const OTHER_OPS: &str = "other_ops";
     /// Calls that were computed here.
     pub const TAKEN: &str = "taken";
     /// Nanoseconds.
@@ -154,6 +158,7 @@ pub fn counted<N: Number>(j: &mut Json, counters: &Counters<N>, names: &impl Nam
     threads(j, counters);
     graphs(j, counters, names);
     operations(j, counters, names);
+    other_operations(j, counters, names);
     j.open(Some(MEMORY));
     weights(j, &counters.weights, None);
     prefetch(j, &counters.prefetch);
@@ -215,6 +220,20 @@ pub fn operations<N: Number>(j: &mut Json, counters: &Counters<N>, names: &impl 
             reasons(j, DECLINED, &cell.declined, names);
             j.close();
         }
+        j.close();
+    }
+    j.close();
+}
+
+/// The member `other_ops`: the operations that were met and are no products.
+pub fn other_operations<N: Number>(j: &mut Json, counters: &Counters<N>, names: &impl Names) {
+    j.open(Some(OTHER_OPS));
+    for (operation, cell) in Operation::ALL.into_iter().zip(&counters.others).filter(|(_, cell)| was_met(cell)) {
+        j.open(Some(operation.name()));
+        j.number(TAKEN, cell.calls.get());
+        j.number(NS, cell.ns.get());
+        j.number(BYTES, cell.bytes.get());
+        reasons(j, DECLINED, &cell.declined, names);
         j.close();
     }
     j.close();

@@ -32,6 +32,7 @@ use crate::{rows, threads, tuning};
 /// graphs:  { columns: { count, columns, ns } }
 /// ops:     { MUL_MAT: { q4_K: { taken, ns, bytes, mac, kernels: {regime: name},
 ///                               declined: {reason: n} } } }    FLASH_ATTN_EXT: by the type of its keys
+/// other_ops: { MUL: { taken, ns, bytes, declined: {reason: n} } }    operations that are no products
 /// direct:  { ... }                    see [`rows::report`]
 /// memory:  { ... }                    see [`memory::report`]
 /// blas:    { calls,                   calls of cblas_sgemm that went to the library of ZEN5TURBO_BLAS
@@ -52,6 +53,7 @@ pub fn json() -> String {
     document::threads(&mut j, counters);
     document::graphs(&mut j, counters, &Own);
     document::operations(&mut j, counters, &Own);
+    document::other_operations(&mut j, counters, &Own);
     rows::report(&mut j);
     memory::report(&mut j);
     j.open(Some("blas"));

@@ -21,6 +21,7 @@ mod groups;
 mod index;
 pub mod lifecycle;
 pub mod operation;
+mod ops;
 mod padded;
 mod plan;
 mod policy;
