@@ -113,13 +113,11 @@ fn attention_passes(tiers: impl IntoIterator<Item = Tier>) {
 }
 
 /// The operations that are no products, as the program names them, and as the statistics do.
-const OTHERS: [(&str, &str); 21] = [
+const OTHERS: [(&str, &str); 19] = [
     ("ADD", "ADD"),
     ("SUB", "SUB"),
     ("MUL", "MUL"),
     ("DIV", "DIV"),
-    ("ADD_ID", "ADD_ID"),
-    ("REGLU", "GLU"),
     ("GEGLU", "GLU"),
     ("SWIGLU", "GLU"),
     ("SWIGLU_OAI", "GLU"),

@@ -72,7 +72,7 @@ pub mod member {
     pub const COLUMNS: &str = "columns";
     /// Operations by name and weight type; each with the six members that follow.
     pub const OPS: &str = "ops";
-    /// Operations that are no products, by name; each with [`TAKEN`], [`NS`], [`BYTES`] and [`DECLINED`].
+    /// Operations that are no products, by name; each with [`TAKEN`], [`BYTES`] and [`DECLINED`].
     pub const OTHER_OPS: &str = "other_ops";
     /// Calls that were computed here.
     pub const TAKEN: &str = "taken";
@@ -231,7 +231,6 @@ pub fn other_operations<N: Number>(j: &mut Json, counters: &Counters<N>, names: 
     for (operation, cell) in Operation::ALL.into_iter().zip(&counters.others).filter(|(_, cell)| was_met(cell)) {
         j.open(Some(operation.name()));
         j.number(TAKEN, cell.calls.get());
-        j.number(NS, cell.ns.get());
         j.number(BYTES, cell.bytes.get());
         reasons(j, DECLINED, &cell.declined, names);
         j.close();

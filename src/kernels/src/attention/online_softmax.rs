@@ -3,7 +3,6 @@
 //! rescaled.
 
 use crate::isa::{LANES, Real};
-use crate::ops::math::exp_parts;
 
 /// How the products of a query with keys become scores.
 #[derive(Clone, Copy, Debug)]
@@ -54,8 +53,17 @@ pub type OnlineSoftmaxFn =
 #[inline(always)]
 unsafe fn exp<S: Real>(x: S::F) -> S::F {
     let x = S::maxf(S::splatf(-500.0), x); // a NaN stays
-    let (p, n) = exp_parts::<S>(x);
-    S::scale2(p, n)
+    let n = S::roundf(S::mulf(x, S::splatf(std::f32::consts::LOG2_E)));
+    // ln 2 in two parts, of which the first has few digits: its products are exact
+    let r = S::fnma(n, S::splatf(0.693_359_4), x);
+    let r = S::fnma(n, S::splatf(-2.121_944_4e-4), r);
+    // Taylor's series would need one term more: these are Cephes' coefficients (expf.c)
+    let mut p = S::splatf(1.987_569_2e-4);
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        p = S::fma(p, r, S::splatf(c));
+    }
+    let p = S::fma(S::mulf(p, r), r, r);
+    S::scale2(S::addf(p, S::splatf(1.0)), n)
 }
 
 /// [`exp`] of one number.

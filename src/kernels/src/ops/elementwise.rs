@@ -1,13 +1,10 @@
-//! Functions of one and of two elements, over rows.
+//! Functions of one and of two numbers, over rows.
 
 use super::math::{exp, gelu, tanh, times_sigmoid};
 use crate::isa::{LANES, Real};
 
-/// Writes the function of `a[i]` and `b[i]` to `to[i]`, for `n` elements. `to` may be `a` or `b`.
-pub type BinaryFn = unsafe fn(a: *const f32, b: *const f32, to: *mut f32, n: usize);
-
-/// The same with one `b` for all.
-pub type BinaryOneFn = unsafe fn(a: *const f32, b: f32, to: *mut f32, n: usize);
+/// Writes the function of `a[i]` and `b` to `to[i]`, for `n` elements. `to` may be `a`.
+pub type BinaryFn = unsafe fn(a: *const f32, b: f32, to: *mut f32, n: usize);
 
 /// Writes the unit of the gate `x[i]` and of `y[i]` to `to[i]`, for `n` elements. `to` may be `x` or `y`.
 pub type GluFn = unsafe fn(x: *const f32, y: *const f32, to: *mut f32, n: usize, bounds: Bounds);
@@ -39,7 +36,7 @@ pub(super) trait One {
     unsafe fn of<S: Real>(x: S::F) -> S::F;
 }
 
-/// See [`BinaryFn`].
+/// See [`GluFn`].
 #[inline(always)]
 pub(super) unsafe fn map2<S: Real, T: Two>(a: *const f32, b: *const f32, to: *mut f32, n: usize, bounds: Bounds) {
     let whole = n / LANES * LANES;
@@ -55,7 +52,7 @@ pub(super) unsafe fn map2<S: Real, T: Two>(a: *const f32, b: *const f32, to: *mu
     }
 }
 
-/// See [`BinaryOneFn`].
+/// See [`BinaryFn`].
 #[inline(always)]
 pub(super) unsafe fn map_one<S: Real, T: Two>(a: *const f32, b: f32, to: *mut f32, n: usize) {
     let (whole, b) = (n / LANES * LANES, S::splatf(b));
@@ -103,7 +100,6 @@ two! {
     Sub: |a, b, _| S::subf(a, b);
     Mul: |a, b, _| S::mulf(a, b);
     Div: |a, b, _| S::divf(a, b);
-    Reglu: |x, y, _| S::pick(x, S::mulf(x, y), S::splatf(0.0));
     Geglu: |x, y, _| S::mulf(gelu::<S>(x), y);
     Swiglu: |x, y, _| S::mulf(times_sigmoid::<S>(x, x), y);
     GegluQuick: |x, y, _| S::mulf(quick::<S>(x), y);

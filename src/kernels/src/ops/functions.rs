@@ -1,7 +1,7 @@
 //! The functions of each instruction set.
 
 use super::delta_net::DeltaNetFn;
-use super::elementwise::{BinaryFn, BinaryOneFn, GluFn, UnaryFn};
+use super::elementwise::{BinaryFn, GluFn, UnaryFn};
 use super::norm::NormFn;
 use super::ssm_conv::SsmConvFn;
 use super::{Binary, Glu, Unary};
@@ -10,8 +10,8 @@ use crate::isa::Isa;
 /// The functions of one instruction set.
 #[derive(Debug)]
 pub struct Functions {
-    binary: [(BinaryFn, BinaryOneFn); 4],
-    glu: [GluFn; 6],
+    binary: [BinaryFn; 4],
+    glu: [GluFn; 5],
     unary: [UnaryFn; 5],
     /// A row over its root mean square.
     pub rms_norm: NormFn,
@@ -26,9 +26,9 @@ pub struct Functions {
 }
 
 impl Functions {
-    /// A function of two rows, and that of a row and one number.
+    /// A function of a row and one number.
     #[must_use]
-    pub const fn binary(&self, binary: Binary) -> (BinaryFn, BinaryOneFn) {
+    pub const fn binary(&self, binary: Binary) -> BinaryFn {
         self.binary[binary as usize]
     }
 
@@ -54,11 +54,6 @@ macro_rules! isa_functions {
             use super::super::elementwise::{self, Bounds, One, Two, map1, map2, map_one};
             use super::super::ssm_conv::SsmConv;
             use super::super::{delta_net, norm, ssm_conv};
-
-            $(#[$attr])?
-            unsafe fn two<T: Two>(a: *const f32, b: *const f32, to: *mut f32, n: usize) {
-                map2::<$lanes, T>(a, b, to, n, Bounds::NONE)
-            }
 
             $(#[$attr])?
             unsafe fn with_one<T: Two>(a: *const f32, b: f32, to: *mut f32, n: usize) {
@@ -98,13 +93,12 @@ macro_rules! isa_functions {
             // in the order of `Binary`, `Glu` and `Unary`
             pub(super) static FUNCTIONS: Functions = Functions {
                 binary: [
-                    (two::<elementwise::Add>, with_one::<elementwise::Add>),
-                    (two::<elementwise::Sub>, with_one::<elementwise::Sub>),
-                    (two::<elementwise::Mul>, with_one::<elementwise::Mul>),
-                    (two::<elementwise::Div>, with_one::<elementwise::Div>),
+                    with_one::<elementwise::Add>,
+                    with_one::<elementwise::Sub>,
+                    with_one::<elementwise::Mul>,
+                    with_one::<elementwise::Div>,
                 ],
                 glu: [
-                    glu::<elementwise::Reglu>,
                     glu::<elementwise::Geglu>,
                     glu::<elementwise::Swiglu>,
                     glu::<elementwise::SwigluOai>,

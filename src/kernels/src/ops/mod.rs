@@ -6,13 +6,13 @@
 mod delta_net;
 mod elementwise;
 mod functions;
-pub(crate) mod math;
+mod math;
 mod norm;
 mod ssm_conv;
 mod transpose;
 
 pub use delta_net::{DeltaNet, DeltaNetFn};
-pub use elementwise::{BinaryFn, BinaryOneFn, Bounds, GluFn, UnaryFn};
+pub use elementwise::{BinaryFn, Bounds, GluFn, UnaryFn};
 pub use functions::{Functions, functions};
 pub use norm::NormFn;
 pub use ssm_conv::{SsmConv, SsmConvFn, TAPS};
@@ -43,16 +43,14 @@ macro_rules! operations {
 }
 
 operations! {
-    /// Sum, element by element.
+    /// Each element of a row plus one number.
     Add = "ADD",
-    /// Difference.
+    /// The same for differences.
     Sub = "SUB",
-    /// Product.
+    /// The same for products.
     Mul = "MUL",
-    /// Quotient.
+    /// The same for quotients.
     Div = "DIV",
-    /// The row that an index picks is added.
-    AddId = "ADD_ID",
     /// A gated linear unit: see [`Glu`].
     Glu = "GLU",
     /// A function of one element: see [`Unary`].
@@ -77,7 +75,7 @@ impl Operation {
     }
 }
 
-/// Functions of two elements.
+/// Functions of two numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Binary {
     /// `a + b`
@@ -93,8 +91,6 @@ pub enum Binary {
 /// Gated linear units (<https://arxiv.org/abs/2002.05202>): a function of the gate `x`, times `y`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Glu {
-    /// `x` where it is above 0, else 0.
-    Reglu,
     /// [`Unary::Gelu`].
     Geglu,
     /// [`Unary::Silu`].
@@ -109,14 +105,13 @@ pub enum Glu {
 
 impl Glu {
     /// Every unit, in the order of its number.
-    pub const ALL: [Self; 6] =
-        [Self::Reglu, Self::Geglu, Self::Swiglu, Self::SwigluOai, Self::GegluQuick, Self::SwigluClamp];
+    pub const ALL: [Self; 5] =
+        [Self::Geglu, Self::Swiglu, Self::SwigluOai, Self::GegluQuick, Self::SwigluClamp];
 
     /// The unit that `ggml_glu_op_name` calls so.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Some(match name {
-            "REGLU" => Self::Reglu,
             "GEGLU" => Self::Geglu,
             "SWIGLU" => Self::Swiglu,
             "SWIGLU_OAI" => Self::SwigluOai,

@@ -32,7 +32,7 @@ use crate::{rows, threads, tuning};
 /// graphs:  { columns: { count, columns, ns } }
 /// ops:     { MUL_MAT: { q4_K: { taken, ns, bytes, mac, kernels: {regime: name},
 ///                               declined: {reason: n} } } }    FLASH_ATTN_EXT: by the type of its keys
-/// other_ops: { MUL: { taken, ns, bytes, declined: {reason: n} } }    operations that are no products
+/// other_ops: { MUL: { taken, bytes, declined: {reason: n} } }    operations that are no products
 /// direct:  { ... }                    see [`rows::report`]
 /// memory:  { ... }                    see [`memory::report`]
 /// blas:    { calls,                   calls of cblas_sgemm that went to the library of ZEN5TURBO_BLAS

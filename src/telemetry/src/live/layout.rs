@@ -77,7 +77,7 @@ pub struct Counters<N> {
     pub copies: Copies<N>,
     /// By reason.
     pub events: [N; REASONS],
-    /// Operations that are no products; `bytes` are all that was read and written.
+    /// Operations that are no products; `bytes` are all that was read and written, times and `macs` are zero.
     pub others: [Cell<N>; OTHER_OPS],
     /// By operation and weight type.
     pub cells: [[Cell<N>; TYPES]; OPS],
