@@ -174,10 +174,8 @@ fn a_setting_chooses_the_operations_that_are_no_products() {
         program.args("test -b CPU -o ADD,SILU").limit(Duration::from_secs(300)).run().success()
     };
     let taken = |value: &str| ["ADD", "UNARY"].map(|op| with(value).stats().other_taken(op) > 0);
-    assert_eq!([taken("auto"), taken("off"), taken("add"), taken("unary,mul")], [
-        [true, true],
-        [false, false],
-        [true, false],
-        [false, true]
-    ]);
+    assert_eq!(
+        [taken("auto"), taken("off"), taken("add"), taken("unary,mul")],
+        [[true, true], [false, false], [true, false], [false, true]]
+    );
 }

@@ -158,11 +158,7 @@ pub static KNOBS: &[Knob] = &[
                   gated_delta_net. zen5turbo covers the layouts and functions in which it measured faster, and leaves the others to ggml. GELU \
                   is exact, where ggml rounds it to F16.",
         words: &words(&OPS),
-        other: Some(Other {
-            text: "a list of operations such as mul,glu",
-            help: "only these",
-            placeholder: "LIST",
-        }),
+        other: Some(Other { text: "a list of operations such as mul,glu", help: "only these", placeholder: "LIST" }),
         unset: "",
         set: |c, v| set_ops(&mut c.ops, v),
         get: |c| show_ops(&c.ops),

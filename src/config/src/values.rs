@@ -100,8 +100,10 @@ impl Ops {
     }
 }
 
-pub(crate) static OPS: Choices<Ops, 2> =
-    [(Ops::Auto, word("auto", "all that zen5turbo's kernels cover")), (Ops::Off, word("off", "none: ggml computes them"))];
+pub(crate) static OPS: Choices<Ops, 2> = [
+    (Ops::Auto, word("auto", "all that zen5turbo's kernels cover")),
+    (Ops::Off, word("off", "none: ggml computes them")),
+];
 
 pub(crate) static F16: Choices<bool, 2> = [
     (false, word("exact", "as they are")),

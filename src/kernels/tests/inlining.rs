@@ -134,7 +134,14 @@ fn no_kernel_calls_a_helper() {
     let mut wrong = vec![];
     for Function { name, calls } in functions.values() {
         let quantises = is_quantiser(name);
-        if quantises || KERNEL_MODULES.iter().chain(&OTHER_MODULES).chain(&ATTENTION_MODULES).chain(&OPS_MODULES).any(|m| is_in(name, m)) {
+        if quantises
+            || KERNEL_MODULES
+                .iter()
+                .chain(&OTHER_MODULES)
+                .chain(&ATTENTION_MODULES)
+                .chain(&OPS_MODULES)
+                .any(|m| is_in(name, m))
+        {
             for call in calls {
                 let target = match call {
                     Ok(at) => functions.get(at).map_or("an unnamed function", |f| &f.name),

@@ -83,7 +83,11 @@ pub(super) unsafe fn delta_net<S: Real>(net: &DeltaNet, rows: core::ops::Range<u
         let block = Block { net, decays: decays.as_ptr(), first, n, from };
         let mut row = rows.start;
         while row + 2 <= rows.end {
-            if net.len == 128 { block.rows::<S, 8, 2>(row) } else { block.rows::<S, 4, 2>(row) }
+            if net.len == 128 {
+                block.rows::<S, 8, 2>(row)
+            } else {
+                block.rows::<S, 4, 2>(row)
+            }
             row += 2;
         }
         if row < rows.end {

@@ -105,8 +105,7 @@ pub enum Glu {
 
 impl Glu {
     /// Every unit, in the order of its number.
-    pub const ALL: [Self; 5] =
-        [Self::Geglu, Self::Swiglu, Self::SwigluOai, Self::GegluQuick, Self::SwigluClamp];
+    pub const ALL: [Self; 5] = [Self::Geglu, Self::Swiglu, Self::SwigluOai, Self::GegluQuick, Self::SwigluClamp];
 
     /// The unit that `ggml_glu_op_name` calls so.
     #[must_use]

@@ -55,7 +55,8 @@ fn guarded2(a: &[f32], b: &[f32], run: impl Fn(*const f32, *const f32, *mut f32)
     let mut results = vec![];
     for side in [Side::Start, Side::End] {
         for place in 0..3 {
-            let (ga, gb, gto) = (Guarded::floats(a, side), Guarded::floats(b, side), Guarded::new(4 * a.len(), 4, side));
+            let (ga, gb, gto) =
+                (Guarded::floats(a, side), Guarded::floats(b, side), Guarded::new(4 * a.len(), 4, side));
             let to = [&gto, &ga, &gb][place];
             run(ga.ptr().cast(), gb.ptr().cast(), to.ptr().cast());
             for (guarded, what) in [(&ga, "the first row"), (&gb, "the second row"), (&gto, "the result")] {
@@ -184,7 +185,15 @@ fn functions_of_one_number_are_near_the_true_ones() {
 
 fn glu(kind: Glu, x: f64, y: f64, bounds: Bounds) -> (f64, f64) {
     let (limit, alpha) = (f64::from(bounds.limit), f64::from(bounds.alpha));
-    let clamped = |v: f64, low: f64| if v > limit { limit } else if v < low { low } else { v };
+    let clamped = |v: f64, low: f64| {
+        if v > limit {
+            limit
+        } else if v < low {
+            low
+        } else {
+            v
+        }
+    };
     let (gate, other) = (clamped(x, f64::NEG_INFINITY), clamped(y, -limit));
     let (value, relative) = match kind {
         Glu::Geglu => unary(Unary::Gelu, x),
@@ -217,12 +226,16 @@ fn gated_linear_units_are_near_the_true_ones() {
                     for ((&x, &y), &got) in x.iter().zip(y).zip(&got) {
                         let (expected, relative) = glu(kind, f64::from(x), f64::from(y), bounds);
                         // `y + 1` loses what is small beside one
-                        let absolute = (UNDERFLOW + f64::from(x).abs().min(100.0) * HALF_ULP * 4.0
-                            * f64::from(u8::from(kind == Glu::SwigluOai)))
+                        let absolute = (UNDERFLOW
+                            + f64::from(x).abs().min(100.0)
+                                * HALF_ULP
+                                * 4.0
+                                * f64::from(u8::from(kind == Glu::SwigluOai)))
                             * f64::from(y).abs().clamp(1.0, 1e38);
                         let near = is_near(got, expected, relative, absolute);
                         // what is too large for `f32` before the last factor, or too small
-                        let beyond = !(f64::from(x) * f64::from(y)).is_finite() || f64::from(x).abs() * f64::from(y).abs() > 1e38;
+                        let beyond = !(f64::from(x) * f64::from(y)).is_finite()
+                            || f64::from(x).abs() * f64::from(y).abs() > 1e38;
                         assert!(near || beyond, "{isa:?} {kind:?}({x}, {y}) = {got}, not {expected}");
                     }
                 };
@@ -274,7 +287,10 @@ fn norms_are_near_the_true_ones() {
                         for ((&x, &w), &got) in x.iter().zip(&weights).zip(&got) {
                             let w = if with_weights { f64::from(w) } else { 1.0 };
                             let expected = f64::from(x) * scale * w;
-                            assert!(is_near(got, expected, 14.0 * HALF_ULP, 0.0), "{isa:?} {n} {size}: {got}, not {expected}");
+                            assert!(
+                                is_near(got, expected, 14.0 * HALF_ULP, 0.0),
+                                "{isa:?} {n} {size}: {got}, not {expected}"
+                            );
                         }
                     }
                 }
@@ -309,10 +325,14 @@ fn a_convolution_is_the_sum_of_products_of_each_window() {
                     let got = floats(to.bytes());
                     for c in 0..channels {
                         for t in 0..tokens {
-                            let products = (0..TAPS).map(|i| f64::from(x[c * width + t + i]) * f64::from(w[c * TAPS + i]));
+                            let products =
+                                (0..TAPS).map(|i| f64::from(x[c * width + t + i]) * f64::from(w[c * TAPS + i]));
                             let (sum, size) = products.fold((0.0, 0.0), |(s, z), p| (s + p, z + p.abs()));
                             let got = got[t * channels + c];
-                            assert!(is_near(got, sum, 0.0, size * 4.0 * HALF_ULP), "{isa:?} {channels} {tokens}: {got} {sum}");
+                            assert!(
+                                is_near(got, sum, 0.0, size * 4.0 * HALF_ULP),
+                                "{isa:?} {channels} {tokens}: {got} {sum}"
+                            );
                         }
                     }
                 }
@@ -322,7 +342,12 @@ fn a_convolution_is_the_sum_of_products_of_each_window() {
 }
 
 /// A delta network as its definition says it; results, and the state after every token.
-fn delta_net(len: usize, tokens: usize, [q, k, v, gate, beta, state]: [&[f32]; 6], scale: f64) -> (Vec<f64>, Vec<Vec<f64>>) {
+fn delta_net(
+    len: usize,
+    tokens: usize,
+    [q, k, v, gate, beta, state]: [&[f32]; 6],
+    scale: f64,
+) -> (Vec<f64>, Vec<Vec<f64>>) {
     let mut rows: Vec<f64> = state.iter().map(|&x| f64::from(x)).collect();
     let (mut out, mut states) = (vec![], vec![]);
     for t in 0..tokens {
@@ -394,7 +419,9 @@ fn a_delta_network_is_what_its_definition_says() {
 
 #[test]
 fn a_transposed_matrix_is_copied_and_nothing_else() {
-    for (rows, n, from_step, to_stride) in [(1, 1, 1, 1), (5, 3, 7, 4), (16, 16, 16, 16), (33, 20, 40, 31), (2, 100, 2, 103)] {
+    for (rows, n, from_step, to_stride) in
+        [(1, 1, 1, 1), (5, 3, 7, 4), (16, 16, 16, 16), (33, 20, 40, 31), (2, 100, 2, 103)]
+    {
         let from: Vec<f32> = (0..(n - 1) * from_step + rows).map(|i| i as f32).collect();
         for side in [Side::Start, Side::End] {
             let (from, to) = (Guarded::floats(&from, side), Guarded::new(4 * ((rows - 1) * to_stride + n), 4, side));

@@ -93,7 +93,8 @@ impl Part {
             if self.nb[0] == 4 || n == 1 {
                 if n < SHORT {
                     for row in 0..rows {
-                        let (from, to) = (from.add(row * self.nb[1]).cast::<u32>(), to.add(row * self.to_nb[1]).cast::<u32>());
+                        let (from, to) =
+                            (from.add(row * self.nb[1]).cast::<u32>(), to.add(row * self.to_nb[1]).cast::<u32>());
                         for i in 0..n {
                             *to.add(i) = *from.add(i);
                         }

@@ -67,12 +67,7 @@ pub unsafe fn compute(abi: &Abi, params: &ComputeParams, op: &Tensor, kind: Oper
 const FEWEST_ELEMENTS: i64 = 256;
 
 /// The bytes of an operation that was computed, or why it is left to ggml.
-unsafe fn compute_or_say_why(
-    abi: &Abi,
-    params: &ComputeParams,
-    op: &Tensor,
-    kind: Operation,
-) -> Result<u64, Reason> {
+unsafe fn compute_or_say_why(abi: &Abi, params: &ComputeParams, op: &Tensor, kind: Operation) -> Result<u64, Reason> {
     if abi.has_use_ref && params.use_ref {
         return Err(Reason::UseRef);
     }
