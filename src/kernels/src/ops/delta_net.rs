@@ -111,6 +111,7 @@ struct Block<'a> {
 
 impl Block<'_> {
     /// Computes `R` rows of `V` vectors.
+    #[allow(clippy::needless_range_loop)] // each index is that of several arrays
     #[inline(always)]
     unsafe fn rows<S: Real, const V: usize, const R: usize>(&self, row: usize) {
         let net = self.net;

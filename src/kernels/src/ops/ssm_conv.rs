@@ -59,6 +59,7 @@ unsafe fn one(conv: &SsmConv, channel: usize, token: usize) -> f32 {
 }
 
 /// Sixteen channels of sixteen tokens.
+#[allow(clippy::needless_range_loop)] // rows become columns
 #[inline(always)]
 unsafe fn tile<S: Real>(conv: &SsmConv, channel: usize, token: usize) {
     // by channels first, because the tokens of a channel lie side by side
