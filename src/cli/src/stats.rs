@@ -77,14 +77,16 @@ fn render(stats: &Stats) -> String {
     out
 }
 
-/// The operations that are no products, in a table of their own: what is left of them to ggml is ordinary.
+/// The operations that are no products and were taken over, in a table of their own. Most others are left to ggml, which is
+/// nothing to look into: the file has them.
 fn others(stats: &Stats) -> String {
-    if stats.others.is_empty() {
+    let taken: Vec<_> = stats.others.iter().filter(|(_, op)| op.taken > 0).collect();
+    if taken.is_empty() {
         return String::new();
     }
     let mut table = text::table();
     table.set_header(["other operation", "taken", "read and written", "left to ggml"]);
-    for (op, c) in &stats.others {
+    for (op, c) in taken {
         let declined: Vec<String> = c.declined.iter().map(|(k, v)| format!("{k} {v}")).collect();
         table.add_row([op.clone(), c.taken.to_string(), text::bytes(c.bytes), declined.join("\n")]);
     }
@@ -125,11 +127,13 @@ mod tests {
 
     #[test]
     fn operations_that_are_no_products_have_a_table_of_their_own() {
-        let stats = r#"{"other_ops":{"MUL":{"taken":7,"bytes":1048576,"declined":{"shape_not_supported":2}}}}"#;
+        let stats = r#"{"other_ops":{"MUL":{"taken":7,"bytes":1048576,"declined":{"shape_not_supported":2}},
+            "ADD":{"taken":0,"bytes":0,"declined":{"stock_is_faster":9}}}}"#;
         let out = render(&Stats::parse(stats).unwrap());
         for part in ["other operation", "MUL", "1.0 MiB", "shape_not_supported 2"] {
             assert!(out.contains(part), "{part} in\n{out}");
         }
+        assert!(!out.contains("stock_is_faster"), "{out}");
     }
 
     #[test]
