@@ -111,3 +111,71 @@ fn attention_passes(tiers: impl IntoIterator<Item = Tier>) {
         stats.assert_healthy();
     }
 }
+
+/// The operations that are no products, as the program names them, and as the statistics do.
+const OTHERS: [(&str, &str); 19] = [
+    ("ADD", "ADD"),
+    ("SUB", "SUB"),
+    ("MUL", "MUL"),
+    ("DIV", "DIV"),
+    ("GEGLU", "GLU"),
+    ("SWIGLU", "GLU"),
+    ("SWIGLU_OAI", "GLU"),
+    ("GEGLU_QUICK", "GLU"),
+    ("SWIGLU_CLAMP", "GLU"),
+    ("SILU", "UNARY"),
+    ("GELU", "UNARY"),
+    ("GELU_QUICK", "UNARY"),
+    ("SIGMOID", "UNARY"),
+    ("TANH", "UNARY"),
+    ("RMS_NORM", "RMS_NORM"),
+    ("L2_NORM", "L2_NORM"),
+    ("CONCAT", "CONCAT"),
+    ("SSM_CONV", "SSM_CONV"),
+    ("GATED_DELTA_NET", "GATED_DELTA_NET"),
+];
+
+/// The program's names for the operations that are no products.
+fn others() -> String {
+    OTHERS.map(|(name, _)| name).join(",")
+}
+
+#[test]
+fn operations_that_are_no_products_pass_with_every_kernel_family() {
+    others_pass(usual_tiers());
+}
+
+#[test]
+#[ignore = "nightly"]
+fn operations_that_are_no_products_pass_with_portable_code() {
+    others_pass(unusual_tiers());
+}
+
+fn others_pass(tiers: impl IntoIterator<Item = Tier>) {
+    for tier in tiers {
+        let run = suite(&others(), tier.knob, None);
+        assert!(run.operations_passed() >= OTHER_OPERATIONS, "{run}");
+        let stats = run.stats();
+        for (_, op) in OTHERS {
+            assert!(stats.other_taken(op) > 0, "{op} was not taken over\n{stats}");
+            assert!(stats.other_declined(op, "use_ref") >= stats.other_taken(op), "{op}\n{stats}");
+        }
+        stats.assert_healthy();
+    }
+}
+
+/// How many of them the suite of this llama.cpp has.
+const OTHER_OPERATIONS: u64 = 500;
+
+#[test]
+fn a_setting_chooses_the_operations_that_are_no_products() {
+    let with = |value: &str| {
+        let program = Program::engaged(llama("test-backend-ops")).knob("OPS", value);
+        program.args("test -b CPU -o ADD,SILU").limit(Duration::from_secs(300)).run().success()
+    };
+    let taken = |value: &str| ["ADD", "UNARY"].map(|op| with(value).stats().other_taken(op) > 0);
+    assert_eq!(
+        [taken("auto"), taken("off"), taken("add"), taken("unary,mul")],
+        [[true, true], [false, false], [true, false], [false, true]]
+    );
+}

@@ -25,6 +25,8 @@ const OTHER_MODULES: [&str; 6] = [
 /// Those of attention.
 const ATTENTION_MODULES: [&str; 3] =
     ["attention::functions::avx2::", "attention::functions::vnni256::", "attention::functions::avx512::"];
+/// Those of operations that are no products.
+const OPS_MODULES: [&str; 3] = ["ops::functions::avx2::", "ops::functions::vnni256::", "ops::functions::avx512::"];
 const QUANTISERS: [&str; 3] = [
     "zen5turbo_kernels::act::avx2::quantize_",
     "zen5turbo_kernels::act::avx512::quantize_",
@@ -113,6 +115,10 @@ fn check(library: &Path) {
         // sums of values of two types, for one to six queries
         assert!(n >= 12, "only {n} functions of {module} in {library}");
     }
+    for module in OPS_MODULES {
+        let n = functions.values().filter(|f| is_in(&f.name, module)).count();
+        assert!(n >= 20, "only {n} functions of {module} in {library}");
+    }
     let is_quantiser = |name: &str| QUANTISERS.iter().any(|q| name.starts_with(q));
     for quantiser in QUANTISERS {
         assert!(functions.values().any(|f| f.name.starts_with(quantiser)), "no {quantiser} in {library}");
@@ -120,7 +126,14 @@ fn check(library: &Path) {
     let mut wrong = vec![];
     for Function { name, calls } in functions.values() {
         let quantises = is_quantiser(name);
-        if quantises || KERNEL_MODULES.iter().chain(&OTHER_MODULES).chain(&ATTENTION_MODULES).any(|m| is_in(name, m)) {
+        if quantises
+            || KERNEL_MODULES
+                .iter()
+                .chain(&OTHER_MODULES)
+                .chain(&ATTENTION_MODULES)
+                .chain(&OPS_MODULES)
+                .any(|m| is_in(name, m))
+        {
             for call in calls {
                 let target = match call {
                     Ok(at) => functions.get(at).map_or("an unnamed function", |f| &f.name),

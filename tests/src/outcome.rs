@@ -162,6 +162,18 @@ impl Stats {
         sums
     }
 
+    /// Operations of this name that are no products and were computed by the library.
+    #[must_use]
+    pub fn other_taken(&self, op: &str) -> u64 {
+        self.0["other_ops"][op]["taken"].as_u64().unwrap_or(0)
+    }
+
+    /// Those that were left to ggml for this reason.
+    #[must_use]
+    pub fn other_declined(&self, op: &str, reason: &str) -> u64 {
+        self.0["other_ops"][op]["declined"][reason].as_u64().unwrap_or(0)
+    }
+
     /// Events of the process with this reason.
     #[must_use]
     pub fn events(&self, reason: &str) -> u64 {

@@ -134,6 +134,12 @@ pub fn merge(all: &mut Document, other: &Document) {
         sum.kernels.extend(op.kernels.clone());
         add(&mut sum.declined, &op.declined);
     }
+    for (name, op) in &other.other_ops {
+        let sum = all.other_ops.entry(name.clone()).or_default();
+        sum.taken = sum.taken.saturating_add(op.taken);
+        sum.bytes = sum.bytes.saturating_add(op.bytes);
+        add(&mut sum.declined, &op.declined);
+    }
     add(&mut all.events, &other.events);
 }
 

@@ -64,16 +64,36 @@ fn render(stats: &Document) -> String {
     if stats.computed == Some(false) {
         out += "Nothing was computed: no graph had ended in this process when the file was written. Programs that only list \
                 devices or models leave such a file.\n";
-    } else if stats.operations().next().is_none() {
+    } else if stats.operations().next().is_none() && stats.other_ops.is_empty() {
         out += "No operation reached the shim: nothing was taken over and nothing declined. `zen5turbo doctor PROGRAM` tells why.\n";
     } else {
-        out += &format!("{table}\n");
+        if stats.operations().next().is_some() {
+            out += &format!("{table}\n");
+        }
         out += &format!("{} calls taken over, {} left to the original\n", stats.taken(), stats.declined());
+        out += &others(stats);
     }
     for (event, n) in &stats.events {
         out += &format!("event        {event}: {n}\n");
     }
     out
+}
+
+/// The operations that are no products and were taken over, in a table of their own. Most others are left to ggml, which is
+/// nothing to look into: the file has them.
+fn others(stats: &Document) -> String {
+    let taken: Vec<_> = stats.other_ops.iter().filter(|(_, op)| op.taken > 0).collect();
+    if taken.is_empty() {
+        return String::new();
+    }
+    let mut table = text::table();
+    table.set_header(["other operation", "taken", "read and written", "left to ggml"]);
+    for (op, c) in taken {
+        let declined: Vec<String> = c.declined.iter().map(|(k, v)| format!("{k} {v}")).collect();
+        table.add_row([op.clone(), c.taken.to_string(), text::bytes(c.bytes), declined.join("\n")]);
+    }
+    text::right(&mut table, 1..=2);
+    format!("{table}\n")
 }
 
 #[cfg(test)]
@@ -106,6 +126,17 @@ mod tests {
         let line = "threads      asked 8, used 2 (CPUs allowed: 0-1); 5 graphs got fewer than asked\n";
         assert!(of(5).contains(line), "{}", of(5));
         assert!(!of(0).contains("threads"), "{}", of(0));
+    }
+
+    #[test]
+    fn operations_that_are_no_products_have_a_table_of_their_own() {
+        let stats = r#"{"other_ops":{"MUL":{"taken":7,"bytes":1048576,"declined":{"shape_not_supported":2}},
+            "ADD":{"taken":0,"bytes":0,"declined":{"stock_is_faster":9}}}}"#;
+        let out = render(&parse(stats).unwrap());
+        for part in ["other operation", "MUL", "1.0 MiB", "shape_not_supported 2"] {
+            assert!(out.contains(part), "{part} in\n{out}");
+        }
+        assert!(!out.contains("stock_is_faster"), "{out}");
     }
 
     #[test]

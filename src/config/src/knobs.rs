@@ -151,6 +151,19 @@ pub static KNOBS: &[Knob] = &[
         get: |c| word_of(&c.attention, &ATTENTION).to_owned(),
     },
     Knob {
+        name: "ZEN5TURBO_OPS",
+        group: Group::Kernels,
+        help: "Which operations that are no products zen5turbo computes",
+        details: "The operations are add, sub, mul, div, glu, unary, rms_norm, l2_norm, concat, ssm_conv and \
+                  gated_delta_net. zen5turbo covers the layouts and functions in which it measured faster, and leaves the others to ggml. GELU \
+                  is exact, where ggml rounds it to F16.",
+        words: &words(&OPS),
+        other: Some(Other { text: "a list of operations such as mul,glu", help: "only these", placeholder: "LIST" }),
+        unset: "",
+        set: |c, v| set_ops(&mut c.ops, v),
+        get: |c| show_ops(&c.ops),
+    },
+    Knob {
         name: "ZEN5TURBO_F16",
         group: Group::Kernels,
         help: "How F16 weights are multiplied in products of more than 32 columns, such as those of a prompt",

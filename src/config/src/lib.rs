@@ -20,7 +20,7 @@ pub use knobs::{Group, KNOBS, Knob, OF_SCRIPTS, Other, TEST_CPU, TEST_KNOBS, TES
 pub use page::page;
 pub use parse::show_pin;
 pub use values::{
-    Fault, HugePages, KernelChoice, LogLevel, Numa, Pin, Prefetch, Repack, Threads, Threshold, Tune, Word,
+    Fault, HugePages, KernelChoice, LogLevel, Numa, Ops, Pin, Prefetch, Repack, Threads, Threshold, Tune, Word,
 };
 
 /// The configuration of a process.
@@ -34,6 +34,8 @@ pub struct Config {
     pub kernels: KernelChoice,
     /// `ZEN5TURBO_ATTENTION`: whether attention is computed here.
     pub attention: bool,
+    /// `ZEN5TURBO_OPS`: which operations that are no products are computed here.
+    pub ops: Ops,
     /// `ZEN5TURBO_F16`: whether products of many columns round F16 weights to BF16.
     pub f16_as_bf16: bool,
     /// `ZEN5TURBO_REPACK`.
@@ -82,6 +84,7 @@ impl Default for Config {
             gate: GateMode::Strict,
             kernels: KernelChoice::Auto,
             attention: true,
+            ops: Ops::Auto,
             f16_as_bf16: false,
             repack: Repack::Auto,
             tune: Tune::Default,

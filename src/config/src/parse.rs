@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 
 use zen5turbo_host::Identity;
 use zen5turbo_host::cpuset::{CpuSet, parse_list};
+use zen5turbo_kernels::ops::Operation;
 
-use crate::values::{Choices, FAULTS, Fault, PINS, Pin, THREADS, TUNES, Threads, Threshold, Tune, Word, word_of};
+use crate::values::{
+    Choices, FAULTS, Fault, OPS, Ops, PINS, Pin, THREADS, TUNES, Threads, Threshold, Tune, Word, word_of,
+};
 
 /// Stores what a word means; false when it is none of the words.
 pub(crate) fn choose<T: Clone>(field: &mut T, value: &OsStr, choices: &[(T, Word)]) -> bool {
@@ -90,6 +93,28 @@ pub(crate) fn set_pin(field: &mut Pin, value: &OsStr) -> bool {
     }
     *field = Pin::List(cpus);
     true
+}
+
+/// How a user writes an operation: ggml's name in small letters.
+fn name_of(operation: Operation) -> String {
+    operation.name().to_ascii_lowercase()
+}
+
+/// A word, or names of operations.
+pub(crate) fn set_ops(field: &mut Ops, value: &OsStr) -> bool {
+    if choose(field, value, &OPS) {
+        return true;
+    }
+    let named = |name: &str| Operation::ALL.into_iter().find(|&operation| name_of(operation) == name);
+    let list: Option<Vec<_>> = value.to_str().and_then(|text| text.split(',').map(named).collect());
+    list.map(|list| *field = Ops::List(list)).is_some()
+}
+
+pub(crate) fn show_ops(ops: &Ops) -> String {
+    match ops {
+        Ops::List(list) => list.iter().map(|&operation| name_of(operation)).collect::<Vec<_>>().join(","),
+        word => word_of(word, &OPS).to_owned(),
+    }
 }
 
 /// As one would write it in the environment.

@@ -73,6 +73,26 @@ fn a_list_of_cpus_keeps_its_order_and_names_each_once() {
 }
 
 #[test]
+fn a_list_of_operations_names_those_that_are_known() {
+    use zen5turbo_kernels::ops::Operation;
+
+    let config = parse(&[("ZEN5TURBO_OPS", "mul,gated_delta_net")]);
+    assert!(config.ops.have(Operation::Mul) && config.ops.have(Operation::GatedDeltaNet));
+    assert!(!config.ops.have(Operation::Add));
+    let knob = find("ZEN5TURBO_OPS".as_ref()).unwrap();
+    assert_eq!(knob.value(&config), "mul,gated_delta_net");
+    for bad in ["MUL", "mul,", "mul, add", "mul_mat", ","] {
+        let config = parse(&[("ZEN5TURBO_OPS", bad)]);
+        assert_eq!((config.ops, config.complaints.len()), (Ops::Auto, 1), "{bad}");
+    }
+    for operation in Operation::ALL {
+        let name = operation.name().to_ascii_lowercase();
+        assert!(knob.details.contains(&name), "{name} is not in the details");
+        assert!(parse(&[("ZEN5TURBO_OPS", &name)]).ops.have(operation));
+    }
+}
+
+#[test]
 fn an_unknown_variable_is_named() {
     let config = parse(&[("ZEN5TURBO_KERNEL", "avx2"), ("ZEN5TURBOX", "1")]);
     assert_eq!(config.complaints.len(), 1);

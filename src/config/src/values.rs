@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use zen5turbo_host::GateMode;
+use zen5turbo_kernels::ops::Operation;
 
 /// A word that is a value of a setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +76,34 @@ impl KernelChoice {
 
 pub(crate) static ATTENTION: Choices<bool, 2> =
     [(true, word("auto", "zen5turbo, where its kernels cover it")), (false, word("off", "ggml"))];
+
+/// Which operations that are no products are computed here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ops {
+    /// All that the kernels cover.
+    Auto,
+    /// None.
+    Off,
+    /// These.
+    List(Vec<Operation>),
+}
+
+impl Ops {
+    /// Whether an operation is computed here, if the kernels cover it.
+    #[must_use]
+    pub fn have(&self, operation: Operation) -> bool {
+        match self {
+            Self::Auto => true,
+            Self::Off => false,
+            Self::List(list) => list.contains(&operation),
+        }
+    }
+}
+
+pub(crate) static OPS: Choices<Ops, 2> = [
+    (Ops::Auto, word("auto", "all that zen5turbo's kernels cover")),
+    (Ops::Off, word("off", "none: ggml computes them")),
+];
 
 pub(crate) static F16: Choices<bool, 2> = [
     (false, word("exact", "as they are")),

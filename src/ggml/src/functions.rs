@@ -96,6 +96,10 @@ functions! {
     ggml_tensor_overhead() -> usize;
     /// `const char * ggml_op_name(enum ggml_op)`: does not check its bounds.
     ggml_op_name(c_int) -> *const c_char;
+    /// `const char * ggml_unary_op_name(enum ggml_unary_op)`: does not check its bounds.
+    ggml_unary_op_name(c_int) -> *const c_char;
+    /// `const char * ggml_glu_op_name(enum ggml_glu_op)`: does not check its bounds. Not in releases before June 2025.
+    ggml_glu_op_name(c_int) -> *const c_char;
     /// `const char * ggml_type_name(enum ggml_type)`: does not check its bounds.
     ggml_type_name(c_int) -> *const c_char;
     /// `size_t ggml_type_size(enum ggml_type)`

@@ -7,8 +7,8 @@ use std::mem::offset_of;
 
 use crate::abi::{TENSOR_OVERHEAD, TYPE_F32, Tensor};
 use crate::functions::{
-    ggml_barrier, ggml_cpu_extra_compute_forward, ggml_get_data, ggml_get_name, ggml_graph_n_nodes, ggml_graph_node,
-    ggml_op_name, ggml_tensor_overhead,
+    ggml_barrier, ggml_cpu_extra_compute_forward, ggml_get_data, ggml_get_name, ggml_glu_op_name, ggml_graph_n_nodes,
+    ggml_graph_node, ggml_op_name, ggml_tensor_overhead, ggml_unary_op_name,
 };
 use crate::types::{TypeFunctions, name_of};
 
@@ -24,6 +24,10 @@ pub struct CoreFunctions {
     /// The barrier of a graph's threads.
     pub barrier: ggml_barrier,
     op_name: ggml_op_name,
+    /// `None` in releases that do not have it.
+    unary_op_name: Option<ggml_unary_op_name>,
+    /// `None` in releases that do not have it.
+    glu_op_name: Option<ggml_glu_op_name>,
     tensor_overhead: ggml_tensor_overhead,
     get_data: ggml_get_data,
     get_name: ggml_get_name,
@@ -86,6 +90,8 @@ impl CoreFunctions {
             Some(Self {
                 types: TypeFunctions::find(find)?,
                 op_name: ggml_op_name.find(find)?,
+                unary_op_name: ggml_unary_op_name.find(find),
+                glu_op_name: ggml_glu_op_name.find(find),
                 graph_n_nodes: ggml_graph_n_nodes.find(find)?,
                 graph_node: ggml_graph_node.find(find)?,
                 barrier: ggml_barrier.find(find)?,
@@ -105,6 +111,26 @@ impl CoreFunctions {
         // SAFETY: the number is known, by the contract of this function. The name is a constant of a library that stays
         // loaded, by the contract of `find`.
         unsafe { name_of(self.op_name, number) }
+    }
+
+    /// The name of a function of one element, the first parameter of a UNARY; `None` where the answer is no name.
+    ///
+    /// # Safety
+    /// This ggml knows the number: `ggml_unary_op_name` does not check its bounds.
+    #[must_use]
+    pub unsafe fn unary_op_name(&self, number: c_int) -> Option<&'static str> {
+        // SAFETY: as in `op_name`.
+        self.unary_op_name.and_then(|name| unsafe { name_of(name, number) })
+    }
+
+    /// The name of a gated linear unit, the first parameter of a GLU; `None` where the answer is no name.
+    ///
+    /// # Safety
+    /// This ggml knows the number: `ggml_glu_op_name` does not check its bounds.
+    #[must_use]
+    pub unsafe fn glu_op_name(&self, number: c_int) -> Option<&'static str> {
+        // SAFETY: as in `op_name`.
+        self.glu_op_name.and_then(|name| unsafe { name_of(name, number) })
     }
 
     /// The sizes that this ggml tells.

@@ -6,6 +6,8 @@
 //! weight type and one ISA, [`registry`] lists all kernels. Few columns are multiplied without panels ([`gemv`]), or
 //! fused ([`micro::fused`]): [`kernel::Method`] names the ways.
 //!
+//! [`ops`] has the operations that are no products.
+//!
 //! No operating system, no globals but the features of the CPU, no ggml pointers. x86-64 only.
 
 // Every function here that touches vectors or raw rows is `unsafe fn` with its conditions in the
@@ -25,6 +27,7 @@ pub mod isa;
 pub mod kernel;
 pub mod micro;
 pub mod mix;
+pub mod ops;
 pub mod pack;
 pub mod prefetch;
 pub mod registry;

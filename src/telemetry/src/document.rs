@@ -32,6 +32,8 @@ members! {
         /// Operations by name (`MUL_MAT`) and weight type (`q4_K`); `FLASH_ATTN_EXT` by the type of its keys. A type that
         /// was not met is left out.
         ops: ByName<ByName<Operation>>,
+        /// Operations that are no products, by name (`MUL`). One that was not met is left out.
+        other_ops: ByName<OtherOperation>,
         /// ggml's functions for single rows that were called, by name.
         direct: Option<ByName<Function>>,
         /// Memory.
@@ -169,6 +171,16 @@ members! {
         /// The kernels, by regime.
         kernels: ByName<String>,
         /// Calls that were left to the original, by reason.
+        declined: ByName<u64>,
+    }
+
+    /// An operation that is no product.
+    pub struct OtherOperation {
+        /// Calls that were computed here.
+        taken: u64,
+        /// Bytes that they read and wrote.
+        bytes: u64,
+        /// Calls that were left to ggml, by reason.
         declined: ByName<u64>,
     }
 
@@ -389,6 +401,7 @@ mod tests {
             "graphs": {"1": {"count": 1, "columns": 1, "ns": 5}},
             "ops": {"MUL_MAT": {"q4_K": {"taken": 90, "ns": 5, "bytes": 6, "mac": 7, "kernels": {"gemv": "avx512"},
                                          "declined": {"use_ref": 10}}}, "FLASH_ATTN_EXT": {}},
+            "other_ops": {"MUL": {"taken": 1, "bytes": 2, "declined": {"shape_not_supported": 3}}},
             "direct": {"ggml_vec_dot_q4_0_q8_0": {"taken": 3}, "ggml_gemv_q4_0_8x8_q8_0": {"taken": 0, "left": "x"}},
             "memory": {
                 "weights": {"mapped": 1, "wanted": 2, "cached": 3, "copied": {"thp": 4, "2m": 5, "1g": 6}, "freed": 7, "now": 8,

@@ -68,6 +68,8 @@ reasons! {
     /// A graph, its plan, or what a thread is called with, is not what ggml makes: null where something must be, or a
     /// number out of range.
     GraphOdd = "graph_odd",
+    /// The result of an operation lies in a part of the memory of a source, or in that of a source with another layout.
+    ResultOverlaps = "result_overlaps",
     /// An operation without the sources that it is computed from.
     SourceMissing = "source_missing",
     /// The original of a hooked function was not found in the loaded ggml.

@@ -128,6 +128,18 @@ pub(super) unsafe fn scale2_8(a: __m256, n: __m256) -> __m256 {
     _mm256_mul_ps(a, _mm256_castsi256_ps(power))
 }
 
+/// See [`super::Real::scale2_wide`].
+#[inline(always)]
+pub(super) unsafe fn scale2_wide_8(a: __m256, n: __m256) -> __m256 {
+    // in two steps, of which the first is exact; a NaN stays in `a`
+    let n = _mm256_cvtps_epi32(n);
+    let half = _mm256_srai_epi32::<1>(n);
+    let bias = _mm256_set1_epi32(127);
+    let low = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(half, bias)));
+    let high = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_sub_epi32(n, half), bias)));
+    _mm256_mul_ps(_mm256_mul_ps(a, low), high)
+}
+
 /// Implements [`super::Lanes`] and [`super::Real`] over pairs of `ymm` for `$t`.
 macro_rules! lanes_of_two_ymm {
     ($t:ty, $madd:expr) => {
@@ -349,6 +361,25 @@ macro_rules! lanes_of_two_ymm {
             unsafe fn scale2(a: Self::F, n: Self::F) -> Self::F {
                 use $crate::isa::avx2::scale2_8;
                 [scale2_8(a[0], n[0]), scale2_8(a[1], n[1])]
+            }
+            #[inline(always)]
+            unsafe fn scale2_wide(a: Self::F, n: Self::F) -> Self::F {
+                use $crate::isa::avx2::scale2_wide_8;
+                [scale2_wide_8(a[0], n[0]), scale2_wide_8(a[1], n[1])]
+            }
+            #[inline(always)]
+            unsafe fn minf(a: Self::F, b: Self::F) -> Self::F {
+                [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])]
+            }
+            #[inline(always)]
+            unsafe fn subf(a: Self::F, b: Self::F) -> Self::F {
+                [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])]
+            }
+            #[inline(always)]
+            unsafe fn pick(x: Self::F, a: Self::F, b: Self::F) -> Self::F {
+                let zero = _mm256_setzero_ps();
+                let (low, high) = (_mm256_cmp_ps::<_CMP_GT_OQ>(x[0], zero), _mm256_cmp_ps::<_CMP_GT_OQ>(x[1], zero));
+                [_mm256_blendv_ps(b[0], a[0], low), _mm256_blendv_ps(b[1], a[1], high)]
             }
         }
     };

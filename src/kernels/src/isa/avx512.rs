@@ -298,6 +298,22 @@ unsafe impl Real for Avx512 {
         let normal = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(n, _mm512_set1_ps(-126.0));
         _mm512_maskz_scalef_ps(normal, a, n)
     }
+    #[inline(always)]
+    unsafe fn scale2_wide(a: __m512, n: __m512) -> __m512 {
+        _mm512_scalef_ps(a, n)
+    }
+    #[inline(always)]
+    unsafe fn minf(a: __m512, b: __m512) -> __m512 {
+        _mm512_min_ps(a, b)
+    }
+    #[inline(always)]
+    unsafe fn subf(a: __m512, b: __m512) -> __m512 {
+        _mm512_sub_ps(a, b)
+    }
+    #[inline(always)]
+    unsafe fn pick(x: __m512, a: __m512, b: __m512) -> __m512 {
+        _mm512_mask_mov_ps(b, _mm512_cmp_ps_mask::<_CMP_GT_OQ>(x, _mm512_setzero_ps()), a)
+    }
 }
 
 // SAFETY: only kernels that enable these features reach it; the registry hands them out after `Avx512::new()`.

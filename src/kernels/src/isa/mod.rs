@@ -256,7 +256,7 @@ pub unsafe trait Lanes: Copy + 'static {
     unsafe fn load_halves(rows: &Quads, at: usize) -> Self::I;
 }
 
-/// More operations, for the exponentials of attention.
+/// More operations, for exponentials.
 ///
 /// # Safety
 /// As [`Lanes`].
@@ -275,6 +275,14 @@ pub unsafe trait Real: Lanes {
     /// `a` times two to the power of `n`, a whole number from -1000 to 127 (or NaN, which gives NaN); zero where that
     /// is below the normal numbers.
     unsafe fn scale2(a: Self::F, n: Self::F) -> Self::F;
+    /// The same for `n` from -250 to 250, with denormals and infinities; `a` is a normal number, and NaN where `n` is.
+    unsafe fn scale2_wide(a: Self::F, n: Self::F) -> Self::F;
+    /// The smaller one; `b` where either is NaN.
+    unsafe fn minf(a: Self::F, b: Self::F) -> Self::F;
+    /// Difference.
+    unsafe fn subf(a: Self::F, b: Self::F) -> Self::F;
+    /// `a` where `x` is above zero, else (also where it is NaN) `b`.
+    unsafe fn pick(x: Self::F, a: Self::F, b: Self::F) -> Self::F;
 }
 
 /// The dot product of `bf16` pairs, of CPUs with AVX512_BF16.

@@ -167,6 +167,23 @@ unsafe impl Real for Scalar {
             a[i] * f32::from_bits(((n[i] as i32).max(-127) + 127) as u32 * (1 << 23))
         })
     }
+    unsafe fn scale2_wide(a: F, n: F) -> F {
+        // in two steps, of which the first is exact; a NaN becomes 0 and stays in `a`
+        let power = |n: i32| f32::from_bits(((n + 127) as u32) << 23);
+        std::array::from_fn(|i| {
+            let n = n[i] as i32;
+            a[i] * power(n >> 1) * power(n - (n >> 1))
+        })
+    }
+    unsafe fn minf(a: F, b: F) -> F {
+        std::array::from_fn(|i| if a[i] < b[i] { a[i] } else { b[i] })
+    }
+    unsafe fn subf(a: F, b: F) -> F {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
+    unsafe fn pick(x: F, a: F, b: F) -> F {
+        std::array::from_fn(|i| if x[i] > 0.0 { a[i] } else { b[i] })
+    }
 }
 
 // SAFETY: no target features are needed, and no pointer is used.

@@ -20,6 +20,8 @@ mod gemv;
 mod guard;
 mod harness;
 #[cfg(test)]
+mod ops;
+#[cfg(test)]
 mod products;
 #[cfg(test)]
 mod property;

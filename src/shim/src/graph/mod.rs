@@ -6,6 +6,8 @@
 //!
 //! The threads then find the plan by the graph's work buffer ([`context`]), which no other graph uses at the same time.
 //! So all threads of a graph read the same decision.
+//!
+//! Operations of other kinds ([`ops`]) need no plan.
 
 mod attention;
 pub mod blas_device;
@@ -21,6 +23,7 @@ mod groups;
 mod index;
 pub mod lifecycle;
 pub mod operation;
+mod ops;
 mod padded;
 mod plan;
 mod policy;

@@ -3,7 +3,7 @@
 use crate::config::Fault;
 
 use super::plan::Plan;
-use super::{context, execute};
+use super::{context, execute, ops};
 use crate::gate::guard::fault;
 use crate::ggml::abi::{ComputeParams, Tensor};
 use crate::ggml::checked::object;
@@ -23,9 +23,9 @@ pub unsafe fn compute(caller: &BoundLibrary, params: &ComputeParams, op: &Tensor
     if !unsafe { abi.fits(op) } {
         return false;
     }
-    let plan = context::find(params.wdata);
     let (kind, weights, reason) = match abi.op(op.op) {
         Op::Matrix(kind) => {
+            let plan = context::find(params.wdata);
             let node = plan.and_then(|plan| plan.find(op));
             match planned(abi, params, plan, node.map(|node| (node, &node.decision))) {
                 Ok((plan, node, job)) => {
@@ -41,6 +41,7 @@ pub unsafe fn compute(caller: &BoundLibrary, params: &ComputeParams, op: &Tensor
             }
         }
         Op::Attention => {
+            let plan = context::find(params.wdata);
             let node = plan.and_then(|plan| plan.attention.find(op));
             match planned(abi, params, plan, node.map(|node| (node, &node.decision))) {
                 Ok((plan, node, job)) => {
@@ -55,6 +56,8 @@ pub unsafe fn compute(caller: &BoundLibrary, params: &ComputeParams, op: &Tensor
                 Err(reason) => (OpKind::FlashAttnExt, op.src[1], reason),
             }
         }
+        // SAFETY: `params` and `op` are what ggml passed to the hook, and `op` is of this kind.
+        Op::Other(kind) => return unsafe { ops::compute(abi, params, op, kind) },
         Op::Ordinary | Op::Opaque => return false,
     };
     // Thread 0 counts for all. If the parameters are odd, the number of this thread may be wrong, so every thread

@@ -246,7 +246,7 @@ impl Plan {
                 // SAFETY: `op` is an attention of this graph, whose tensors are allocated by the contract of this
                 // function.
                 Op::Attention => unsafe { self.attention.push(abi, op, threads) },
-                Op::Ordinary => {}
+                Op::Ordinary | Op::Other(_) => {}
                 Op::Opaque => (last, last_ids) = (None, None),
             }
             // An operation that writes over the activations or the ids makes the quantised ones invalid.

@@ -17,6 +17,7 @@ use crate::reason::Reason;
 use crate::stats;
 use crate::stats::OpKind;
 use zen5turbo_kernels::formats::WeightType;
+use zen5turbo_kernels::ops::{Glu, Operation, Unary};
 
 /// The matrix products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,11 +45,19 @@ pub enum Op {
     Matrix(MatrixOp),
     /// `FLASH_ATTN_EXT`.
     Attention,
-    /// Another operation, which writes nothing but its result.
+    /// An operation that is no product, and that this library may compute. It writes nothing but its result.
+    Other(Operation),
+    /// An operation that is always left to ggml, and writes nothing but its result.
     Ordinary,
     /// An operation of the program's own, which may write anywhere.
     Opaque,
 }
+
+/// In [`Abi::ops`], the number of the first [`Op::Other`].
+const FIRST_OTHER: u8 = 6;
+
+/// Numbers of units and functions that are remembered. ggml 0.26 has 22 functions and 7 units.
+const FUNCTIONS: usize = 64;
 
 /// The checked functions of one copy of ggml.
 pub struct Abi {
@@ -59,6 +68,10 @@ pub struct Abi {
     ops: [AtomicU8; 256],
     /// Per type number: 0 if not asked yet, 1 if no kernel has the type, else its index in [`WeightType::ALL`] plus 2.
     types: [AtomicU8; 256],
+    /// Per number of a gated linear unit, and of a function of one element: 0 if not asked yet, 1 if it is not known here,
+    /// else its number plus 2.
+    units: [AtomicU8; FUNCTIONS],
+    unaries: [AtomicU8; FUNCTIONS],
     /// Whether the layout of a real tensor fits: 0 if not compared yet, 1 if it fits, 2 if not.
     checked: AtomicU8,
 }
@@ -77,6 +90,8 @@ impl Abi {
             has_use_ref: find(ggml_backend_cpu_set_use_ref.symbol()).is_some(),
             ops: [const { AtomicU8::new(0) }; 256],
             types: [const { AtomicU8::new(0) }; 256],
+            units: [const { AtomicU8::new(0) }; FUNCTIONS],
+            unaries: [const { AtomicU8::new(0) }; FUNCTIONS],
             checked: AtomicU8::new(0),
         })
     }
@@ -141,7 +156,8 @@ impl Abi {
             2 => Op::Opaque,
             3 => Op::Matrix(MatrixOp::MulMat),
             4 => Op::Matrix(MatrixOp::MulMatId),
-            _ => Op::Attention,
+            5 => Op::Attention,
+            n => Operation::ALL.get(usize::from(n - FIRST_OTHER)).map_or(Op::Opaque, |&other| Op::Other(other)),
         }
     }
 
@@ -152,13 +168,49 @@ impl Abi {
             Some("MUL_MAT") => (3, Op::Matrix(MatrixOp::MulMat)),
             Some("MUL_MAT_ID") => (4, Op::Matrix(MatrixOp::MulMatId)),
             Some("FLASH_ATTN_EXT") => (5, Op::Attention),
-            Some(n) if !n.starts_with("MAP_CUSTOM") && !n.starts_with("CUSTOM") => (1, Op::Ordinary),
+            Some(n) if !n.starts_with("MAP_CUSTOM") && !n.starts_with("CUSTOM") => match Operation::named(n) {
+                Some(other) => (FIRST_OTHER + other as u8, Op::Other(other)),
+                None => (1, Op::Ordinary),
+            },
             _ => (2, Op::Opaque),
         };
         if let Some(c) = self.ops.get(number as usize) {
             c.store(code, Ordering::Relaxed);
         }
         op
+    }
+
+    /// The gated linear unit of a GLU of this ggml, by its first parameter.
+    #[inline]
+    pub fn glu(&self, number: i32) -> Option<Glu> {
+        // SAFETY: the number comes from a GLU of this ggml, which therefore knows it.
+        let ask = || unsafe { self.functions.glu_op_name(number) }.and_then(Glu::named);
+        let code = Self::remembered(&self.units, number, || ask().map(|glu| glu as u8))?;
+        Glu::ALL.get(usize::from(code)).copied()
+    }
+
+    /// The function of a UNARY of this ggml, by its first parameter.
+    #[inline]
+    pub fn unary(&self, number: i32) -> Option<Unary> {
+        // SAFETY: the number comes from a UNARY of this ggml, which therefore knows it.
+        let ask = || unsafe { self.functions.unary_op_name(number) }.and_then(Unary::named);
+        let code = Self::remembered(&self.unaries, number, || ask().map(|unary| unary as u8))?;
+        Unary::ALL.get(usize::from(code)).copied()
+    }
+
+    /// What `ask` returns, which is asked for each number once.
+    #[inline]
+    fn remembered(known: &[AtomicU8; FUNCTIONS], number: i32, ask: impl FnOnce() -> Option<u8>) -> Option<u8> {
+        let slot = known.get(usize::try_from(number).ok()?)?;
+        match slot.load(Ordering::Relaxed) {
+            0 => {
+                let found = ask();
+                slot.store(found.map_or(1, |code| code + 2), Ordering::Relaxed);
+                found
+            }
+            1 => None,
+            code => Some(code - 2),
+        }
     }
 
     /// The name that `ask` returns for a number of a tensor. A missing name is counted.

@@ -6,6 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use zen5turbo_kernels::ops::Operation;
 use zen5turbo_telemetry::OpKind;
 use zen5turbo_telemetry::live::Cell;
 
@@ -65,6 +66,19 @@ pub fn computed_part(op: OpKind, ty: u8, macs: u64) {
 /// Counts one operation that was left to the original. One thread calls this for each operation.
 pub fn declined(op: OpKind, ty: u8, reason: Reason) {
     cell(op, ty).declined[reason as usize].fetch_add(1, Relaxed);
+}
+
+/// Counts one operation that is no product and was computed here, and the bytes that it read and wrote. Its time is not
+/// measured: to ask the clock takes longer than a small one. Called by one of the threads that shared the work.
+pub fn other_taken(op: Operation, bytes: u64) {
+    let cell = &counters().others[op as usize];
+    cell.calls.fetch_add(1, Relaxed);
+    cell.bytes.fetch_add(bytes, Relaxed);
+}
+
+/// Counts one operation that is no product and was left to ggml. One thread calls this for each operation.
+pub fn other_declined(op: Operation, reason: Reason) {
+    counters().others[op as usize].declined[reason as usize].fetch_add(1, Relaxed);
 }
 
 /// Counts an event that concerns the process and not one operation.

@@ -9,7 +9,8 @@ mod names;
 mod place;
 
 pub use counts::{
-    any, computed, computed_part, count_declined, count_taken, declined, event, event_once, graph, graph_ended, taken,
+    any, computed, computed_part, count_declined, count_taken, declined, event, event_once, graph, graph_ended,
+    other_declined, other_taken, taken,
 };
 pub use live::{flush_names, publish};
 pub use names::{TYPES, add_library, kernels_in_use, libraries, names_changed, set_kernel, set_type_name, type_name};

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::{
-    About, Amount, Buffers, ByName, Copied, Copies, Document, Graphs, Memory, Operation, Prefetch, Sleeps, Threads,
-    Weights,
+    About, Amount, Buffers, ByName, Copied, Copies, Document, Graphs, Memory, Operation, OtherOperation, Prefetch,
+    Sleeps, Threads, Weights,
 };
 use crate::live::{Cell, Counters};
 
@@ -54,6 +54,7 @@ impl Document {
                 })
                 .collect(),
             ops: operations(counters, names),
+            other_ops: other_operations(counters, names),
             memory: memory(counters),
             events: reasons(&counters.events, names),
             ..Self::default()
@@ -74,11 +75,27 @@ fn threads<N: Number>(threads: &crate::live::Threads<N>) -> Threads {
     }
 }
 
+fn was_met<N: Number>(cell: &Cell<N>) -> bool {
+    cell.calls.get() > 0 || cell.declined.iter().any(|n| n.get() > 0)
+}
+
+/// The operations that were met and are no products.
+fn other_operations<N: Number>(counters: &Counters<N>, names: &impl Names) -> ByName<OtherOperation> {
+    let cells = zen5turbo_kernels::ops::Operation::ALL.into_iter().zip(&counters.others);
+    cells
+        .filter(|(_, cell)| was_met(cell))
+        .map(|(operation, cell)| {
+            let (taken, bytes) = (cell.calls.get(), cell.bytes.get());
+            let declined = reasons(&cell.declined, names);
+            (operation.name().to_owned(), OtherOperation { taken, bytes, declined })
+        })
+        .collect()
+}
+
 /// All operations, each with the weight types that were met.
 fn operations<N: Number>(counters: &Counters<N>, names: &impl Names) -> ByName<ByName<Operation>> {
-    let was_met = |cell: &Cell<N>| cell.calls.get() > 0 || cell.declined.iter().any(|n| n.get() > 0);
     let of_types = |number: usize, cells: &[Cell<N>]| {
-        let met = cells.iter().enumerate().filter(|(_, cell)| was_met(cell));
+        let met = cells.iter().enumerate().filter(|(_, cell)| was_met(*cell));
         met.map(|(ty, cell)| {
             let operation = Operation {
                 taken: cell.calls.get(),

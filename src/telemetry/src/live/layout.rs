@@ -4,26 +4,31 @@
 //! ```text
 //! Segment:  magic, version, bytes            the same in every version
 //!           pid, turn, text_len, unused[2], counters, text
-//! Counters: graphs[4], threads, weights, prefetch, buffers, heap[2], copies, events[REASONS], cells[OPS][TYPES]
+//! Counters: graphs[4], threads, weights, prefetch, buffers, heap[2], copies, events[REASONS], others[OTHER_OPS], cells[OPS][TYPES]
 //! Cell:     calls, ns, bytes, macs, declined[REASONS]
 //! ```
 //! `text` is JSON: the members of the statistics that are not numbers counted here, and `names`, which
-//! give `ops`, `types`, `reasons` and `graphs` their words in the order of the arrays.
+//! give `ops`, `types`, `reasons` and `graphs` their words in the order of the arrays. `others` has its words from the version.
 
 use std::ffi::CStr;
 use std::sync::atomic::AtomicU64;
+
+use zen5turbo_kernels::ops::Operation;
 
 /// The name of the memfd; `/proc/PID/fd` shows `/memfd:zen5turbo-live (deleted)`.
 pub const NAME: &CStr = c"zen5turbo-live";
 
 /// Of the layout: to be raised with every change of it.
-pub const VERSION: u64 = 4;
+pub const VERSION: u64 = 5;
 
 /// The first word, as the bytes of a text.
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"zen5live");
 
 /// Operations: MUL_MAT, MUL_MAT_ID and FLASH_ATTN_EXT.
 pub const OPS: usize = 3;
+
+/// Operations that are no products, as in `zen5turbo_kernels::ops::Operation`.
+pub const OTHER_OPS: usize = Operation::ALL.len();
 
 /// Weight types by ggml's number (41 in ggml 0.26), and one more for all others.
 pub const TYPES: usize = 65;
@@ -72,6 +77,8 @@ pub struct Counters<N> {
     pub copies: Copies<N>,
     /// By reason.
     pub events: [N; REASONS],
+    /// Operations that are no products; `bytes` are all that was read and written, times and `macs` are zero.
+    pub others: [Cell<N>; OTHER_OPS],
     /// By operation and weight type.
     pub cells: [[Cell<N>; TYPES]; OPS],
 }

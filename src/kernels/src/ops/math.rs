@@ -1,0 +1,74 @@
+//! Exponential, sigmoid, hyperbolic tangent of sixteen floats.
+
+use crate::isa::Real;
+
+/// From here on the exponential is infinite; below the negative of it, it is zero.
+const BEYOND: f32 = 104.0;
+
+/// The error of this polynomial in `x` is below 1.6 halves of a unit in the last place, where the magnitude of `x` is at most
+/// half of ln 2: `e^-x = 1 + x (c0 + x (c1 + ...))`. Fitted to the least largest relative error, by least squares with weights
+/// that grow where the error is large.
+const EXP_MINUS: [f32; 5] = [-0.999_999_7, 0.499_991_48, -0.166_676_39, 0.041_898_16, -0.008_290_272];
+
+/// `e` to the power of `-x`, for any number; infinities and denormals as they must be. The error is below two units in the
+/// last place.
+#[inline(always)]
+pub unsafe fn exp_minus<S: Real>(x: S::F) -> S::F {
+    let x = S::maxf(S::splatf(-BEYOND), S::minf(S::splatf(BEYOND), x)); // a NaN stays
+    let n = S::roundf(S::mulf(x, S::splatf(-std::f32::consts::LOG2_E)));
+    // ln 2 in two parts, of which the first has few digits: its products are exact
+    let r = S::fma(n, S::splatf(0.693_359_4), x);
+    let r = S::fma(n, S::splatf(-2.121_944_4e-4), r);
+    let [c0, c1, c2, c3, c4] = EXP_MINUS;
+    let mut p = S::splatf(c4);
+    for c in [c3, c2, c1, c0, 1.0] {
+        p = S::fma(p, r, S::splatf(c));
+    }
+    S::scale2_wide(p, n)
+}
+
+/// `e` to the power of `x`.
+#[inline(always)]
+pub unsafe fn exp<S: Real>(x: S::F) -> S::F {
+    exp_minus::<S>(S::subf(S::splatf(0.0), x))
+}
+
+/// `a / (1 + e^-x)`
+#[inline(always)]
+pub unsafe fn times_sigmoid<S: Real>(a: S::F, x: S::F) -> S::F {
+    S::divf(a, S::addf(S::splatf(1.0), exp_minus::<S>(x)))
+}
+
+/// sqrt(2 / pi)
+const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+
+/// Gelu by the hyperbolic tangent (<https://arxiv.org/abs/1606.08415>): `x / 2 (1 + tanh u)` is `x / (1 + e^-2u)`.
+#[inline(always)]
+pub unsafe fn gelu<S: Real>(x: S::F) -> S::F {
+    // Below -16 the result is zero; that of minus infinity is not a number otherwise. A NaN stays.
+    let x = S::maxf(S::splatf(-16.0), x);
+    let cubic = S::fma(S::mulf(x, x), S::splatf(0.044_715), S::splatf(1.0));
+    let u2 = S::mulf(S::mulf(x, S::splatf(2.0 * SQRT_2_OVER_PI)), cubic);
+    times_sigmoid::<S>(x, u2)
+}
+
+/// Below this magnitude, a polynomial is exact where the difference to one is not.
+const SMALL: f32 = 0.625;
+
+/// The hyperbolic tangent.
+#[inline(always)]
+pub unsafe fn tanh<S: Real>(x: S::F) -> S::F {
+    let (zero, one) = (S::splatf(0.0), S::splatf(1.0));
+    let magnitude = S::maxf(S::subf(zero, x), x);
+    // Cephes' coefficients (tanhf.c)
+    let z = S::mulf(x, x);
+    let mut p = S::splatf(-5.704_988_7e-3);
+    for c in [2.063_908_9e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328_2e-1] {
+        p = S::fma(p, z, S::splatf(c));
+    }
+    let small = S::fma(S::mulf(p, z), x, x);
+    let e = exp::<S>(S::addf(magnitude, magnitude));
+    let large = S::subf(one, S::divf(S::splatf(2.0), S::addf(e, one)));
+    let large = S::pick(x, large, S::subf(zero, large));
+    S::pick(S::subf(S::splatf(SMALL), magnitude), small, large)
+}
