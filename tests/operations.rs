@@ -43,10 +43,8 @@ fn read(path: &Path) -> Vec<Record> {
 fn limit(name: &str) -> f64 {
     if name.starts_with("backend/") {
         5e-3 // four layers: a code that is rounded the other way changes all that follow
-    } else if name.starts_with("layers ") {
-        1e-4 // products follow each other: a code that is rounded the other way changes all that follow
-    } else if name.contains("into the same memory") {
-        1e-4 // two layers: a code that is rounded the other way changes the second one
+    } else if name.starts_with("layers ") || name.contains("into the same memory") {
+        1e-4 // products that follow each other: a code that is rounded the other way changes the next one
     } else if name.contains("q4_1") || name.contains("q5_1") {
         5e-5 // stock rounds the sums of the activations to F16
     } else {
