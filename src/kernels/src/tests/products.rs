@@ -75,7 +75,8 @@ fn long_rows_agree_with_the_reference_and_are_read_to_their_end_only() {
     let rng = &mut Rng(8);
     // columns that do not fit in L1, alone or together, with gaps between their records and without, and with ends
     // of all kinds: odd numbers of records, records that are not whole
-    let shapes = [(8192 + 5 * 32, 1), (5120 + 3 * 32, 2), (3456 + 2 * 32, 3), (2560 + 5 * 32, 4), (6144 + 6 * 32, 4)];
+    let shapes: [(usize, usize); 5] =
+        [(8192 + 5 * 32, 1), (5120 + 3 * 32, 2), (3456 + 2 * 32, 3), (2560 + 5 * 32, 4), (6144 + 6 * 32, 4)];
     for (kernel, (k, n)) in every_kernel().filter(|k| k.shape.block == 32).flat_map(|k| shapes.map(|s| (k, s))) {
         let (rows, k) = (35, k.next_multiple_of(block(kernel.weight)));
         let stride = row_bytes(kernel.weight, k);
