@@ -117,7 +117,8 @@ fn check(library: &Path) {
     }
     for module in OPS_MODULES {
         let n = functions.values().filter(|f| is_in(&f.name, module)).count();
-        assert!(n >= 20, "only {n} functions of {module} in {library}");
+        // equal code of several forms is one function in the end
+        assert!(n >= 15, "only {n} functions of {module} in {library}");
     }
     let is_quantiser = |name: &str| QUANTISERS.iter().any(|q| name.starts_with(q));
     for quantiser in QUANTISERS {
