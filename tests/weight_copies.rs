@@ -88,7 +88,7 @@ fn may_lock(bytes: u64) -> bool {
 /// Tests before leave the machine short of memory for some seconds, and nothing is copied then (`memory_budget`).
 fn wait_until_memory_is_calm() {
     let pressure = || {
-        let text = std::fs::read_to_string("/proc/pressure/memory").ok()?;
+        let text = std::fs::read_to_string(PRESSURE).ok()?;
         text.split_once("some avg10=")?.1.split(' ').next()?.parse::<f32>().ok()
     };
     for _ in 0..60 {
