@@ -8,6 +8,7 @@
 //! - [`pools`] has the functions for thread pools of a copy of ggml.
 //! - [`libraries`] keeps the libraries that call hooks, each with the originals that it is bound to.
 //! - [`originals`] finds the originals of hooks that are called from a library which does not see them.
+//! - `unwinder` finds the unwinder of the process.
 
 pub mod interposable;
 pub mod libraries;
@@ -17,6 +18,9 @@ pub mod pools;
 pub mod probe;
 pub mod scope;
 pub mod symbols;
+// Programs of tests and of fuzzing have their own.
+#[cfg(not(any(test, feature = "fuzzing")))]
+mod unwinder;
 
 pub use interposable::is_interposable;
 pub use libraries::{BoundLibrary, caller, pool_functions};
