@@ -91,8 +91,18 @@ apt_install() {
     "${install[@]}" >/dev/null 2>&1 || { apt-get update -qq && "${install[@]}" >/dev/null; }
 }
 
+# Rust is not installed here: people have a way of their own. Distributions often have an older one.
+need_rust() {
+    local wanted version
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$ROOT/Cargo.toml")
+    { has cargo && has rustc; } || die "cargo was not found; install Rust $wanted or later (https://rustup.rs) and run this again"
+    version=$(rustc --version | cut -d ' ' -f 2)
+    [[ $(printf '%s\n' "$wanted" "$version" | sort -V | sed 1q) == "$wanted" ]] ||
+        die "found Rust $version at $(command -v rustc); expected $wanted or later: install it (https://rustup.rs), or run: rustup update"
+}
+
 setup_shim() {
-    has cargo || die "cargo was not found; install Rust 1.95 or later (https://rustup.rs) and run this again"
+    need_rust
     say "tools: $(cargo --version), $(cc --version | sed 1q), $(cmake --version | sed 1q)"
 }
 
@@ -511,6 +521,8 @@ mkdir -p "$STORE"/{pypi,llama.cpp,build,models}
 exec 9>"$STORE/lock"
 flock --nonblock 9 || { say "another setup is running; waiting for it"; flock 9; }
 
+# Before anything is installed or compiled.
+for what in "$@"; do [[ $what != all && $what != shim ]] || need_rust; done
 install_packages
 while (($#)); do
     case $1 in
