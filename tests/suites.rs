@@ -1,17 +1,9 @@
-//! llama.cpp's own test programs under the shim.
-//!
-//! `test-backend-ops` compares each operation with the reference of the same backend, which the original
-//! computes. Matrix products and attention take 14 minutes: all of them run in the nightly run only; `backend_ops` always runs
-//! products, and attention with few keys.
+//! llama.cpp's own test programs under the shim, but `test-backend-ops`: see `backend_ops`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use zen5turbo_tests::{Outcome, Program, llama, need, smollm2};
-
-/// All operations but matrix products, fused or not, attention and rotation, which are many or large.
-/// (The program knows regular expressions without groups, separated by commas; one must match.)
-const QUICK: &str = "^[^MFLR],^M[^U],^MUL$,^MUL_[^M],^F[^L],^FL[^A],^L[^I],^R[^O],^RO[^P]";
+use zen5turbo_tests::{Outcome, Program, need, smollm2};
 
 fn suite(name: &str) -> PathBuf {
     need(Path::new(".deps/llama.cpp/suites").join(name), "scripts/setup.sh builds")
@@ -22,25 +14,6 @@ fn run(program: Program) -> Outcome {
     assert_eq!(run.shim_lines(), [""; 0]);
     run.stats().assert_healthy();
     run
-}
-
-#[test]
-fn every_quick_operation_of_the_cpu_backend() {
-    operations(|program| program.arg("-o").arg(QUICK));
-}
-
-#[test]
-#[ignore = "nightly"]
-fn every_operation_of_the_cpu_backend() {
-    operations(|program| program);
-}
-
-/// Each with its reference, on two threads at a time.
-fn operations(choose: impl FnOnce(Program) -> Program) {
-    let run = run(choose(Program::engaged(llama("test-backend-ops")).args("test -b CPU -j 2")));
-    let passed = run.operations_passed();
-    println!("{passed} passed");
-    assert!(passed > 5000, "{run}");
 }
 
 #[test]
