@@ -21,8 +21,8 @@ built=${CARGO_TARGET_DIR:-$ROOT/target}/$TARGET/release
 
 # The command reads the topology from sysfs then: libhwloc would have to be there, as old as this glibc.
 step "building against glibc $GLIBC: ${packages[*]}"
-# What names source lines is stripped below, and so is not made.
-PATH=$DEPS/zig:$PATH CARGO_ZIGBUILD_ZIG_PATH=$DEPS/zig/ziglang/zig CARGO_PROFILE_RELEASE_DEBUG=false \
+# What names source lines is not made. The names of functions are kept for the tests, and stripped in the archive.
+PATH=$DEPS/zig:$PATH CARGO_ZIGBUILD_ZIG_PATH=$DEPS/zig/ziglang/zig CARGO_PROFILE_RELEASE_DEBUG=false CARGO_PROFILE_RELEASE_STRIP=none \
     cargo zigbuild --locked --release --no-default-features --target "$TARGET.$GLIBC" "${packages[@]}"
 [[ ${1:-} != library ]] || exit 0
 
@@ -33,7 +33,7 @@ trap 'rm -rf "$folder"' EXIT
 mkdir -p "$folder/$name"/{lib,bin,include,docs,scripts} dist
 cp "$built/libzen5turbo.so" "$folder/$name/lib/"
 cp "$built/zen5turbo" "$folder/$name/bin/"
-strip --strip-debug "$folder/$name/lib/libzen5turbo.so" "$folder/$name/bin/zen5turbo"
+strip --strip-all "$folder/$name/lib/libzen5turbo.so" "$folder/$name/bin/zen5turbo"
 cp include/zen5turbo.h "$folder/$name/include/"
 cp docs/*.md "$folder/$name/docs/"
 cp -r scripts/ollama "$folder/$name/scripts/"

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use zen5turbo_config::KNOBS;
 use zen5turbo_tests::{
     FakeRoot, Fixture, Outcome, Program, Refusal, command, copied_fixture, gemma, guest_model, has_thp, is_root, llama,
-    shim, work_dir,
+    plain, shim, work_dir,
 };
 
 /// Every variable but the gate, whose default ends the program here, and that of BLAS (`blas.rs`); and those of the user's
@@ -270,16 +270,27 @@ fn a_defect_after_the_decision_ends_the_program_in_one_line() {
     assert!(!run.has_stats(), "{run}");
 }
 
+/// The library under test, and the one of cargo's own linker where that is another.
+fn builds() -> Vec<PathBuf> {
+    let mut both = vec![shim(), plain()];
+    both.dedup();
+    both
+}
+
 #[test]
 fn exceptions_and_ends_of_threads_pass_through_the_hooks() {
     let dir = work_dir();
     let program = Fixture::new("unwinding.cc").linked_with_ggml().build(&dir, "unwinding");
     let stock = Program::new(&program).arg(dir.path().join("model.gguf")).run().success();
     assert_eq!(stock.stdout.lines().filter(|line| line.ends_with(": ok")).count(), 5, "{stock}");
-    let run = Program::engaged(&program).arg(dir.path().join("model.gguf")).run().success();
-    assert_eq!((run.stdout.as_str(), run.stderr.as_str()), (stock.stdout.as_str(), ""), "{run}");
-    run.stats().assert_healthy();
-    assert!(run.stats().taken("MUL_MAT", Some("q4_0")) >= 5, "{}", run.stats());
+    // Each build brings an unwinder of its own, or the system's.
+    for library in builds() {
+        let program = Program::engaged(&program).with_library(library);
+        let run = program.arg(dir.path().join("model.gguf")).run().success();
+        assert_eq!((run.stdout.as_str(), run.stderr.as_str()), (stock.stdout.as_str(), ""), "{run}");
+        run.stats().assert_healthy();
+        assert!(run.stats().taken("MUL_MAT", Some("q4_0")) >= 5, "{}", run.stats());
+    }
     for program in [Program::new(&program), Program::engaged(&program)] {
         let run = program.var("CANCEL_FIRST", "1").arg(dir.path().join("model.gguf")).run().success();
         assert_eq!(run.stdout, "a cancelled thread maps and unmaps before it ends: ok\n", "{run}");
@@ -289,9 +300,12 @@ fn exceptions_and_ends_of_threads_pass_through_the_hooks() {
 #[test]
 fn a_host_that_closes_the_library_keeps_its_code() {
     let dir = work_dir();
-    let run = Program::new(Fixture::new("closed").build(&dir, "closed")).arg(shim()).run().success();
-    let version = env!("CARGO_PKG_VERSION");
-    assert_eq!(run.stdout, format!("open: {version}\nclosed: {version}\n"), "{run}");
+    let program = Fixture::new("closed").build(&dir, "closed");
+    for library in builds() {
+        let run = Program::new(&program).arg(library).run().success();
+        let version = env!("CARGO_PKG_VERSION");
+        assert_eq!(run.stdout, format!("open: {version}\nclosed: {version}\n"), "{run}");
+    }
 }
 
 /// Computes with statistics to be written at `path`.

@@ -60,11 +60,29 @@ pub fn need(path: impl AsRef<Path>, command: &str) -> PathBuf {
     path
 }
 
+/// Whether the tests take what `scripts/package.sh` builds, as in `scripts/test.sh`, which then builds the library and the command in
+/// the release profile once.
+fn takes_what_is_shipped() -> bool {
+    std::env::var_os("ZEN5TURBO_SHIPPED").is_some()
+}
+
 /// The library under test.
 #[must_use]
 pub fn shim() -> PathBuf {
-    need("target/release/libzen5turbo.so", "cargo build --release -p zen5turbo-shim")
+    if takes_what_is_shipped() { shipped() } else { need("target/release/libzen5turbo.so", BUILD_SHIM) }
 }
+
+/// A library that cargo has built with this machine's own linker; in `scripts/test.sh` in the profile of the tests.
+#[must_use]
+pub fn plain() -> PathBuf {
+    if takes_what_is_shipped() {
+        need("target/checks/libzen5turbo.so", "cargo build --profile checks -p zen5turbo-shim")
+    } else {
+        shim()
+    }
+}
+
+const BUILD_SHIM: &str = "cargo build --release -p zen5turbo-shim";
 
 /// The library as it is shipped: the same, built against an old glibc.
 #[must_use]
@@ -85,11 +103,10 @@ pub fn archive() -> PathBuf {
     archive
 }
 
-/// The command `zen5turbo`: with `ZEN5TURBO_SHIPPED_COMMAND` the one of the archive, as in `scripts/test.sh`, which then does not
-/// build another one.
+/// The command `zen5turbo`.
 #[must_use]
 pub fn command() -> PathBuf {
-    if std::env::var_os("ZEN5TURBO_SHIPPED_COMMAND").is_some() {
+    if takes_what_is_shipped() {
         need("target/x86_64-unknown-linux-gnu/release/zen5turbo", "scripts/package.sh")
     } else {
         need("target/release/zen5turbo", "cargo build --release -p zen5turbo-cli")

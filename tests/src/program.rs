@@ -43,6 +43,12 @@ impl Program {
         Self::preloaded(path).knob("GATE", "off").with_stats()
     }
 
+    /// The same with another build of the library.
+    #[must_use]
+    pub fn with_library(self, library: impl AsRef<Path>) -> Self {
+        self.var("LD_PRELOAD", library.as_ref())
+    }
+
     /// Adds one argument.
     #[must_use]
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {

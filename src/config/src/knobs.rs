@@ -383,7 +383,7 @@ pub fn find(name: &OsStr) -> Option<&'static Knob> {
 
 /// Variables of scripts and of test programs, which a program may inherit. They are no settings, and nobody is told of them.
 pub const OF_SCRIPTS: [&str; 5] =
-    ["ZEN5TURBO_DEPS", "ZEN5TURBO_REQUIRE", "ZEN5TURBO_SHIPPED_COMMAND", "ZEN5TURBO_SKIPPED", "ZEN5TURBO_TEST_CASES"];
+    ["ZEN5TURBO_DEPS", "ZEN5TURBO_REQUIRE", "ZEN5TURBO_SHIPPED", "ZEN5TURBO_SKIPPED", "ZEN5TURBO_TEST_CASES"];
 
 /// Whether a variable is, or is meant to be, a setting: its name begins like one, and it is not of a script.
 #[must_use]
