@@ -2,7 +2,7 @@
 //!
 //! A vector helper that the compiler leaves out of line is called once per vector, passes vectors
 //! through memory, and costs more than the product. So a function with target features calls nothing
-//! at all; read here from the machine code of the library. (What is shipped has no names: it is built of the same code.)
+//! at all; read here from the machine code of the library. (In the archive it has no names any more.)
 
 use std::collections::BTreeMap;
 use std::path::Path;
