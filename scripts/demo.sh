@@ -14,7 +14,7 @@ bin=$DEPS/llama.cpp/bin
 threads=$(nproc)
 
 "$ROOT/scripts/setup.sh" shim llama models
-step "building libzen5turbo.so and the zen5turbo command"
+step "building libzen5turbo.so and the zen5turbo command (2 to 4 minutes on 2 cores)"
 build_release shim cli
 open_gate
 work=$(mktemp -d "$DEPS/demo.XXXXXX")
