@@ -42,6 +42,15 @@ fn a_missing_function_is_left_alone() {
     assert_left_alone(&run("WITHOUT_NODE"));
 }
 
+/// As in the package @fugood/llama.node: all fields before the name lie as known, and what lies behind it is asked for.
+#[test]
+fn longer_names_are_taken_over() {
+    let run = run("GGML_MAX_NAME=80");
+    assert_eq!(run.stdout, "extra calls 0, computed 0, result 32 64 96\n", "{run}");
+    assert_eq!(run.stats().taken("MUL_MAT", Some("q8_0")), 2);
+    assert_eq!(run.stderr, "");
+}
+
 /// What follows the shorter structure is not zero: read as `use_ref` it would decline.
 #[test]
 fn use_ref_is_not_read_where_the_release_has_none() {
