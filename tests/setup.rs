@@ -4,7 +4,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use zen5turbo_tests::{MILAN, Outcome, Program, command, fake_ggml, shim, work_dir};
+use zen5turbo_tests::{MILAN, Outcome, Program, command, fake_ggml, work_dir};
+
+/// The library, by the path that the command prints.
+fn shim() -> std::path::PathBuf {
+    zen5turbo_tests::shim().canonicalize().expect("it is there")
+}
 
 fn setup(what: &str) -> Program {
     Program::new(command()).args("setup").args(what).arg("--lib").arg(shim())

@@ -149,6 +149,9 @@ impl Section {
     }
 }
 
+/// Checks of files, one for each: a build has up to 14 variants of the CPU backend.
+const OF_FILES: [&str; 3] = ["ggml", "hooks", "abi"];
+
 /// The checks with their names. Those that find the same of several files are one, with a name for all of them.
 fn once(checks: &[Check]) -> Vec<(String, &Check)> {
     let mut groups: Vec<(&Check, Vec<&str>)> = Vec::new();
@@ -156,7 +159,9 @@ fn once(checks: &[Check]) -> Vec<(String, &Check)> {
         let (kind, name) = check.id.split_once(':').unwrap_or((&check.id, ""));
         let alike = |other: &Check| {
             let of = |check: &Check| (check.status, check.found.clone(), check.expected.clone(), check.remedy.clone());
-            !name.is_empty() && other.id.split_once(':').is_some_and(|(k, _)| k == kind) && of(other) == of(check)
+            OF_FILES.contains(&kind)
+                && other.id.split_once(':').is_some_and(|(k, _)| k == kind)
+                && of(other) == of(check)
         };
         match groups.iter_mut().find(|(other, _)| alike(other)) {
             Some((_, names)) => names.push(name),

@@ -86,7 +86,8 @@ const SHARED: &str =
 /// Why there is no copy of ggml's CPU backend to be found; `None` when nothing here has to do with ggml.
 pub fn no_copy(files: &[Elf]) -> Option<Obstacle> {
     let any = |test: fn(&Elf) -> bool| files.iter().find(|f| test(f));
-    if let Some(file) = any(|f| f.executable && f.symbol(COMPUTE).internal) {
+    let inside = |f: &Elf| [COMPUTE, ggml_graph_compute.name()].iter().any(|name| f.symbol(name).internal);
+    if let Some(file) = files.iter().find(|f| f.executable && inside(f)) {
         return Some(obstacle(
             format!("static build: ggml is linked into {} and its symbols are not dynamic", file.path.display()),
             SHARED,
@@ -126,11 +127,13 @@ pub fn no_copy(files: &[Elf]) -> Option<Obstacle> {
             "use upstream's shared build of llama.cpp",
         ));
     }
-    // Source file names stay in the messages of GGML_ASSERT, even in a stripped program. A file that calls ggml in another
-    // one has names of it, too.
+    // Source file names stay in the messages of GGML_ASSERT, even in a stripped program. Of a file that has symbols of ggml it
+    // is known already what it holds; it may name the backend because it calls it.
     let marks: [&[u8]; 2] = [b"ggml-cpu.c", b"ggml_backend_cpu"];
-    let may_hold = |file: &&Elf| !file.ggml.imported && !is_system(&file.path);
-    if let Some(file) = files.iter().filter(may_hold).find(|f| elf::holds_text(&f.path, &marks)) {
+    let may_hold = |file: &&Elf| file.ggml == elf::Ggml::default() && !is_system(&file.path);
+    // The command zen5turbo has the marks as well.
+    let holds = |file: &&Elf| elf::holds_text(&file.path, &marks) && !elf::holds_text(&file.path, &[b"ZEN5TURBO_GATE"]);
+    if let Some(file) = files.iter().filter(may_hold).find(holds) {
         return Some(obstacle(
             format!(
                 "static build: the text of ggml's CPU backend is inside {}, without dynamic symbols",

@@ -115,6 +115,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let library = folder.path().join("libzen5turbo.so");
         fs::write(&library, "").unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
         let error = readable_by_all(&library).unwrap_err().to_string();
         assert!(error.contains("install -D -m 644") && error.contains(folder.path().to_str().unwrap()), "{error}");
         readable_by_all(Path::new("/usr/bin/env")).unwrap();

@@ -113,8 +113,13 @@ pub fn systemd(given: &In, service: &Service) -> Recipe {
     for (name, set) in variables.chain(given.variables.iter().cloned()) {
         text += &format!("Environment=\"{name}={}\"\n", value(&set));
     }
-    let mut notes =
-        vec![format!("the service must see {}: ProtectHome= hides /home and /root", given.library.display())];
+    let mut notes = Vec::new();
+    if ["/home", "/root", "/run/user"].iter().any(|folder| given.library.starts_with(folder)) {
+        notes.push(format!(
+            "a unit with ProtectHome= cannot see {}: keep it in /usr/local/lib",
+            given.library.display()
+        ));
+    }
     notes.extend(
         service.preload.iter().map(|other| format!("LD_PRELOAD of the unit had {other}, which stays, behind ours")),
     );
