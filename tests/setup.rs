@@ -38,7 +38,7 @@ fn systemctl(dir: &Path, program: &Path) -> String {
 #[test]
 fn a_drop_in_file_is_written_once_and_undone() {
     let dir = work_dir();
-    let write = || setup("ollama-systemd --gate off --write --root").arg(dir.path()).run();
+    let write = || setup("ollama-systemd --gate off --write").arg("--root").arg(dir.path()).run();
     let run = write().success();
     let file = dir.path().join("etc/systemd/system/ollama.service.d/zen5turbo.conf");
     let text = fs::read_to_string(&file).expect("it was written");
