@@ -51,6 +51,18 @@ fn longer_names_are_taken_over() {
     assert_eq!(run.stderr, "");
 }
 
+/// The buffer type of repacked weights had another name before June 2025.
+#[test]
+fn weights_stay_plain_under_both_names_of_the_buffer_type() {
+    for name in ["CPU_REPACK", "CPU_AARCH64"] {
+        let (_dir, program) = fake_ggml(&format!("REPACK_NAME=\"{name}\""), "");
+        let stock = Program::new(&program).arg("host").run().success();
+        assert!(stock.stdout.starts_with(&format!("types AMX {name}, ")), "{stock}");
+        let run = Program::engaged(&program).arg("host").run().success();
+        assert!(run.stdout.starts_with("types AMX, "), "{run}");
+    }
+}
+
 /// What follows the shorter structure is not zero: read as `use_ref` it would decline.
 #[test]
 fn use_ref_is_not_read_where_the_release_has_none() {

@@ -54,12 +54,12 @@ impl Recipe {
     /// For a terminal.
     pub fn text(&self) -> String {
         let first = match &self.file {
-            Some(file) if file.is_part => format!("put into {}:\n\n{}\n", file.path.display(), indented(&file.text)),
-            Some(file) => format!("put into {}:\n\n{}\n", file.path.display(), indented(&file.text)),
+            Some(file) => {
+                format!("put into {} (--write does it):\n\n{}\n", file.path.display(), indented(&file.text))
+            }
             None => format!("{}\n", self.lines),
         };
-        let write = self.file.is_some().then(|| "(--write writes it)".to_owned());
-        first + &self.rest(write)
+        first + &self.rest()
     }
 
     /// For a terminal, when the file is there.
@@ -68,17 +68,16 @@ impl Recipe {
             Written::New => format!("wrote {}\n", path.display()),
             Written::AsBefore => format!("{} says this already; nothing was written\n", path.display()),
         };
-        first + &self.rest(None)
+        first + &self.rest()
     }
 
-    fn rest(&self, write: Option<String>) -> String {
+    fn rest(&self) -> String {
         let mut out = String::new();
         let mut lines = |title: &str, lines: &[String]| {
             for (i, line) in lines.iter().enumerate() {
                 out += &format!("{:<6}{line}\n", if i == 0 { title } else { "" });
             }
         };
-        lines("", &write.into_iter().collect::<Vec<_>>());
         lines("then", &self.then);
         lines("look", std::slice::from_ref(&self.look));
         lines("undo", &self.undo);
