@@ -3,11 +3,21 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::recipe::{File, MADE_BY, block};
+/// By these words a file is known to be ours.
+pub const MADE_BY: &str = "made by: zen5turbo setup";
+
+/// A file that makes programs start under the shim.
+#[derive(Debug)]
+pub struct File {
+    pub path: PathBuf,
+    pub text: String,
+    /// Lines in a file that belongs to the user.
+    pub is_part: bool,
+}
 
 /// What happened to the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +81,29 @@ pub fn readable_by_all(library: &Path) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Lines of ours in a file of the user, between two marks.
+pub mod block {
+    /// The line before ours.
+    pub const START: &str = "# >>> zen5turbo >>>";
+    /// The line behind ours.
+    pub const END: &str = "# <<< zen5turbo <<<";
+
+    /// The text with our lines at its end, and none of ours before.
+    pub fn with(text: &str, lines: &str) -> String {
+        let mut out = String::new();
+        let mut ours = false;
+        for line in text.lines() {
+            ours |= line == START;
+            if !ours {
+                out += line;
+                out.push('\n');
+            }
+            ours &= line != END;
+        }
+        format!("{out}{START}\n{lines}{END}\n")
+    }
 }
 
 #[cfg(test)]

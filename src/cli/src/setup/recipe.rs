@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::place::Written;
+use super::place::{File, MADE_BY, Written, block};
 use super::service::Service;
 use crate::{glibc, shim};
 
@@ -15,15 +15,6 @@ pub struct In {
     pub command: PathBuf,
     /// Settings of the shim, by the names of their variables.
     pub variables: Vec<(&'static str, String)>,
-}
-
-/// A file that makes programs start under the shim.
-#[derive(Debug)]
-pub struct File {
-    pub path: PathBuf,
-    pub text: String,
-    /// Lines in a file that belongs to the user.
-    pub is_part: bool,
 }
 
 /// How to set something up.
@@ -39,9 +30,6 @@ pub struct Recipe {
     look: String,
     notes: Vec<String>,
 }
-
-/// By these words a file is known to be ours.
-pub const MADE_BY: &str = "made by: zen5turbo setup";
 
 /// Where containers see the library and the command.
 const INSIDE_LIBRARY: &str = "/usr/local/lib/libzen5turbo.so";
@@ -264,29 +252,6 @@ pub fn python(given: &In) -> Recipe {
         look: "zen5turbo doctor --all, while a model is loaded".into(),
         notes: vec!["zen5turbo doctor FOLDER tells of the package's libraries whether they can be reached".into()],
         ..Recipe::default()
-    }
-}
-
-/// Lines of ours in a file of the user, between two marks.
-pub mod block {
-    /// The line before ours.
-    pub const START: &str = "# >>> zen5turbo >>>";
-    /// The line behind ours.
-    pub const END: &str = "# <<< zen5turbo <<<";
-
-    /// The text with our lines at its end, and none of ours before.
-    pub fn with(text: &str, lines: &str) -> String {
-        let mut out = String::new();
-        let mut ours = false;
-        for line in text.lines() {
-            ours |= line == START;
-            if !ours {
-                out += line;
-                out.push('\n');
-            }
-            ours &= line != END;
-        }
-        format!("{out}{START}\n{lines}{END}\n")
     }
 }
 
