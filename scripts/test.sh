@@ -108,7 +108,7 @@ whole_program_tests() {
 }
 
 if ((whole)); then
-    stage "set-up: tools, llama.cpp, models" scripts/setup.sh all llama-dl builds containers vm preloads zig
+    stage "set-up: tools, llama.cpp, models" scripts/setup.sh all llama-dl builds containers published vm preloads zig
 else
     stage "set-up: tools" scripts/setup.sh shim
 fi

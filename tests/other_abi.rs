@@ -42,6 +42,27 @@ fn a_missing_function_is_left_alone() {
     assert_left_alone(&run("WITHOUT_NODE"));
 }
 
+/// As in the package @fugood/llama.node: all fields before the name lie as known, and what lies behind it is asked for.
+#[test]
+fn longer_names_are_taken_over() {
+    let run = run("GGML_MAX_NAME=80");
+    assert_eq!(run.stdout, "extra calls 0, computed 0, result 32 64 96\n", "{run}");
+    assert_eq!(run.stats().taken("MUL_MAT", Some("q8_0")), 2);
+    assert_eq!(run.stderr, "");
+}
+
+/// The buffer type of repacked weights had another name before June 2025.
+#[test]
+fn weights_stay_plain_under_both_names_of_the_buffer_type() {
+    for name in ["CPU_REPACK", "CPU_AARCH64"] {
+        let (_dir, program) = fake_ggml(&format!("REPACK_NAME=\"{name}\""), "");
+        let stock = Program::new(&program).arg("host").run().success();
+        assert!(stock.stdout.starts_with(&format!("types AMX {name}, ")), "{stock}");
+        let run = Program::engaged(&program).arg("host").run().success();
+        assert!(run.stdout.starts_with("types AMX, "), "{run}");
+    }
+}
+
 /// What follows the shorter structure is not zero: read as `use_ref` it would decline.
 #[test]
 fn use_ref_is_not_read_where_the_release_has_none() {

@@ -8,6 +8,7 @@
 
 mod cold;
 mod container;
+mod debian;
 pub mod distance;
 mod fake_root;
 mod fixture;
@@ -23,6 +24,7 @@ mod refusal;
 
 pub use cold::Cold;
 pub use container::{Container, Engine, OLLAMA, only_program, unpacked};
+pub use debian::Debian;
 pub use fake_root::FakeRoot;
 pub use fixture::{Fixture, copied_fixture, fake_ggml, ggml_headers, linked_symbolically, reopened, work_dir};
 pub use group::{CpuGroup, MemoryGroup};
@@ -101,6 +103,20 @@ pub fn archive() -> PathBuf {
     let made = |path: &Path| path.metadata().and_then(|m| m.modified()).expect("the file system keeps times");
     assert!(made(&archive) >= made(&shipped()), "{} is out of date; run: scripts/package.sh", archive.display());
     archive
+}
+
+/// The name of the package with this ending, beside the archive.
+///
+/// # Panics
+/// There is another kind.
+#[must_use]
+pub fn package_name(ending: &str) -> String {
+    const VERSION: &str = env!("CARGO_PKG_VERSION");
+    match ending {
+        ".deb" => format!("zen5turbo_{VERSION}_amd64.deb"),
+        ".whl" => format!("zen5turbo-{VERSION}-py3-none-manylinux_2_28_x86_64.whl"),
+        other => panic!("there is no package {other}"),
+    }
 }
 
 /// The command `zen5turbo`.

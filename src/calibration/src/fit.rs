@@ -119,6 +119,12 @@ impl TuneFile {
         self.latest(cpu, |c| c.copies)
     }
 
+    /// How many threads a graph of one column needs on this CPU, where that was measured last to be fewer than all.
+    #[must_use]
+    pub fn threads(&self, cpu: &str) -> Option<usize> {
+        self.latest(cpu, |c| c.threads)
+    }
+
     /// What the last one of this CPU's calibrations says that says something.
     fn latest<T>(&self, cpu: &str, of: impl Fn(&Calibration) -> Option<T>) -> Option<T> {
         self.calibrations.iter().rev().filter(|c| c.cpu == or_none(cpu)).find_map(of)

@@ -28,6 +28,8 @@ pub struct Answers {
     pub overhead: usize,
     /// `ggml_type_name(0)` and `ggml_type_size(0)`.
     pub type_zero: (String, usize),
+    /// Bytes of a tensor's name.
+    pub name_bytes: usize,
     /// Where `ggml_get_data` and `ggml_get_name` find them in a tensor.
     pub data: usize,
     pub name: usize,
@@ -41,7 +43,8 @@ impl Answers {
             return found;
         }
         let (known, places) = (Sizes::KNOWN, Places::KNOWN);
-        if self.overhead != known.tensor_overhead {
+        let told = Sizes { tensor_overhead: self.overhead, name_bytes: self.name_bytes, ..known };
+        if told.longer_names().is_none() {
             found.push(format!("ggml_tensor_overhead() is {}, not {}", self.overhead, known.tensor_overhead));
         }
         let (name, bytes) = (known.type_zero.unwrap_or_default(), known.type_zero_bytes);
@@ -91,6 +94,7 @@ fn answers(library: &Library) -> Answers {
         missing,
         overhead: sizes.tensor_overhead,
         type_zero: (name, sizes.type_zero_bytes),
+        name_bytes: sizes.name_bytes,
         data: places.data,
         name: places.name,
     }
@@ -113,8 +117,19 @@ mod tests {
 
     #[test]
     fn differences_are_named() {
-        let good = Answers { missing: vec![], overhead: 368, type_zero: ("f32".into(), 4), data: 248, name: 256 };
+        let good = Answers {
+            missing: vec![],
+            overhead: 368,
+            type_zero: ("f32".into(), 4),
+            name_bytes: 64,
+            data: 248,
+            name: 256,
+        };
         assert_eq!(good.differences(), [""; 0]);
+        let longer = Answers { overhead: 384, name_bytes: 80, ..good.clone() };
+        assert_eq!(longer.differences(), [""; 0]);
+        let larger = Answers { overhead: 384, ..good.clone() };
+        assert_eq!(larger.differences(), ["ggml_tensor_overhead() is 384, not 368"]);
         let other = Answers { overhead: 352, ..good.clone() };
         assert_eq!(other.differences(), ["ggml_tensor_overhead() is 352, not 368"]);
         let other = Answers { data: 320, ..good.clone() };

@@ -26,8 +26,17 @@ pub struct Use {
     pub internal: bool,
     /// Undefined in .dynsym: another file must bring it.
     pub needed: bool,
-    /// Called through the loader (a JUMP_SLOT or GLOB_DAT relocation): a preload can take it.
+    /// Called through the loader (a JUMP_SLOT, GLOB_DAT or 64-bit relocation): a preload can take it.
     pub relocated: bool,
+}
+
+/// How a file and ggml relate, by the names of all its symbols.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ggml {
+    /// Functions of ggml are linked into it.
+    pub defined: bool,
+    /// It calls functions of ggml in another file.
+    pub imported: bool,
 }
 
 /// One ELF file, 64-bit x86.
@@ -54,6 +63,8 @@ pub struct Elf {
     pub slots: Vec<(&'static str, u64)>,
     /// The symbols asked for, where the file has anything to say on them.
     pub uses: BTreeMap<&'static str, Use>,
+    /// What it has to do with ggml.
+    pub ggml: Ggml,
 }
 
 impl Elf {
@@ -111,7 +122,11 @@ impl Elf {
 
         let mut uses: BTreeMap<&'static str, Use> = BTreeMap::new();
         let mut dynamic_index = HashMap::new();
+        let mut ggml = Ggml::default();
         for symbol in file.dynamic_symbols() {
+            if is_of_ggml(&symbol) {
+                *(if symbol.is_undefined() { &mut ggml.imported } else { &mut ggml.defined }) = true;
+            }
             let Some(&name) = symbols.iter().find(|s| symbol.name_bytes() == Ok(s.as_bytes())) else {
                 continue;
             };
@@ -126,6 +141,7 @@ impl Elf {
             }
         }
         for symbol in file.symbols() {
+            ggml.defined |= !symbol.is_undefined() && is_of_ggml(&symbol);
             let Some(&name) = symbols.iter().find(|s| symbol.name_bytes() == Ok(s.as_bytes())) else {
                 continue;
             };
@@ -141,7 +157,7 @@ impl Elf {
                 let RelocationTarget::Symbol(index) = relocation.target() else { continue };
                 let Some(&name) = dynamic_index.get(&index) else { continue };
                 if let RelocationFlags::Elf { r_type } = relocation.flags()
-                    && (r_type == elf::R_X86_64_JUMP_SLOT || r_type == elf::R_X86_64_GLOB_DAT)
+                    && matches!(r_type, elf::R_X86_64_JUMP_SLOT | elf::R_X86_64_GLOB_DAT | elf::R_X86_64_64)
                 {
                     uses.entry(name).or_default().relocated = true;
                     slots.push((name, address));
@@ -161,6 +177,7 @@ impl Elf {
             first_address,
             slots,
             uses,
+            ggml,
         })
     }
 
@@ -178,6 +195,10 @@ impl Elf {
 /// `DF_SYMBOLIC` of DT_FLAGS and `DF_1_PIE` of DT_FLAGS_1, elf.h.
 const DF_SYMBOLIC: u64 = 0x2;
 const DF_1_PIE: u64 = 0x0800_0000;
+
+fn is_of_ggml<'data, S: ObjectSymbol<'data>>(symbol: &S) -> bool {
+    symbol.name_bytes().is_ok_and(|name| name.starts_with(b"ggml_"))
+}
 
 fn visibility<'data, S: ObjectSymbol<'data>>(symbol: &S) -> elf::SymbolVisibility {
     match symbol.flags() {
@@ -231,6 +252,20 @@ pub fn privileges(path: &Path) -> Option<String> {
     // SAFETY: both strings are NUL-terminated; size 0 asks for the length and writes nothing.
     let length = unsafe { libc::getxattr(c_path.as_ptr(), c"security.capability".as_ptr(), std::ptr::null_mut(), 0) };
     (length > 0).then(|| "file capabilities (setcap)".to_owned())
+}
+
+/// The folders whose absolute paths are texts in `path`, such as the one that a ggml was compiled with as `GGML_BACKEND_DIR`.
+pub fn folders_named_in(path: &Path) -> Vec<PathBuf> {
+    /// The library that opens backends takes half a megabyte.
+    const MOST: u64 = 8 << 20;
+    let Ok(mut file) = File::open(path) else { return Vec::new() };
+    let mut bytes = Vec::new();
+    if file.metadata().map_or(u64::MAX, |meta| meta.len()) > MOST || file.read_to_end(&mut bytes).is_err() {
+        return Vec::new();
+    }
+    let texts = bytes.split(|&byte| byte == 0).filter(|text| text.starts_with(b"/") && (2..256).contains(&text.len()));
+    let paths = texts.filter_map(|text| std::str::from_utf8(text).ok()).map(PathBuf::from);
+    paths.filter(|path| path.is_dir()).collect()
 }
 
 /// Whether the bytes of `path` hold any of `needles`; read in pieces, for files of any size.

@@ -8,6 +8,7 @@ mod doctor;
 mod elf;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod glibc;
 mod interposition;
 mod knobs;
 mod library;
@@ -16,10 +17,12 @@ mod loader;
 mod manual;
 mod maps;
 mod run;
+mod setup;
 mod shim;
 mod shim_stats;
 mod slice;
 mod stats;
+mod threads;
 mod top;
 mod tune;
 
@@ -44,7 +47,8 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     Doctor(doctor::Args),
-    Run(run::Args),
+    Run(Box<run::Args>),
+    Setup(Box<setup::Args>),
     Ab(Box<ab::Args>),
     Slice(slice::Args),
     Tune(tune::Args),
@@ -67,6 +71,7 @@ pub fn run_command() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Doctor(args) => doctor::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Setup(args) => setup::run(&args),
         Command::Ab(args) => ab::run(*args),
         Command::Slice(args) => slice::run(&args),
         Command::Tune(args) => tune::run(&args),

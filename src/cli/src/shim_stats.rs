@@ -32,6 +32,12 @@ pub fn or_unknown(text: &str) -> &str {
     if text.is_empty() { "?" } else { text }
 }
 
+/// Calls of functions that are taken over one by one, for rows and for repacked weights.
+pub fn single_functions(statistics: &Document) -> u64 {
+    let counts = statistics.direct.iter().flatten().map(|(_, function)| function.taken);
+    counts.fold(0, u64::saturating_add)
+}
+
 /// Threads of the last graph.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Threads {
@@ -172,6 +178,8 @@ pub fn summary(statistics: &Document) -> String {
             declined.push(format!("{op} {kind} ({})", reasons.join(", ")));
         }
     }
+    let single = single_functions(statistics);
+    taken.extend((single > 0).then(|| format!("{single} calls of single functions")));
     let list = |items: &[String]| {
         if items.is_empty() { "nothing".to_owned() } else { items.join(", ") }
     };

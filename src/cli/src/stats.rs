@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use zen5turbo_telemetry::Document;
 
-use crate::shim_stats::{self, Threads, or_unknown};
+use crate::shim_stats::{self, Threads, or_unknown, single_functions};
 use crate::text;
 
 /// Show a file written by ZEN5TURBO_STATS=FILE as a table
@@ -64,12 +64,15 @@ fn render(stats: &Document) -> String {
     if stats.computed == Some(false) {
         out += "Nothing was computed: no graph had ended in this process when the file was written. Programs that only list \
                 devices or models leave such a file.\n";
-    } else if stats.operations().next().is_none() && stats.other_ops.is_empty() {
+    } else if stats.operations().next().is_none() && stats.other_ops.is_empty() && single_functions(stats) == 0 {
         out += "No operation reached the shim: nothing was taken over and nothing declined. `zen5turbo doctor PROGRAM` tells why.\n";
     } else {
         if stats.operations().next().is_some() {
             out += &format!("{table}\n");
+        } else if stats.other_ops.is_empty() {
+            out += "No product reached the shim. `zen5turbo doctor PROGRAM` tells why.\n";
         }
+        out += &singles(stats);
         out += &format!("{} calls taken over, {} left to the original\n", stats.taken(), stats.declined());
         out += &others(stats);
     }
@@ -77,6 +80,21 @@ fn render(stats: &Document) -> String {
         out += &format!("event        {event}: {n}\n");
     }
     out
+}
+
+/// The functions that were taken over one by one, for rows and for repacked weights.
+fn singles(stats: &Document) -> String {
+    let taken: Vec<_> = stats.direct.iter().flatten().filter(|(_, function)| function.taken > 0).collect();
+    if taken.is_empty() {
+        return String::new();
+    }
+    let mut table = text::table();
+    table.set_header(["single function", "calls taken over"]);
+    for (name, function) in taken {
+        table.add_row([name.clone(), function.taken.to_string()]);
+    }
+    text::right(&mut table, 1..=1);
+    format!("{table}\n")
 }
 
 /// The operations that are no products and were taken over, in a table of their own. Most others are left to ggml, which is
@@ -113,6 +131,16 @@ mod tests {
     fn a_file_of_a_program_that_computed_nothing_says_so() {
         let out = render(&parse(r#"{"state":"active","computed":false,"ops":{}}"#).unwrap());
         assert!(out.contains("Nothing was computed") && !out.contains("taken over"), "{out}");
+    }
+
+    #[test]
+    fn functions_that_were_taken_over_one_by_one_are_no_nothing() {
+        let text =
+            r#"{"computed":true,"direct":{"dequantize_row_q8_0":{"taken":265},"quantize_row_q8_K":{"taken":0}}}"#;
+        let out = render(&parse(text).unwrap());
+        assert!(!out.contains("nothing was taken over") && !out.contains("quantize_row_q8_K"), "{out}");
+        assert!(out.contains("dequantize_row_q8_0") && out.contains("265"), "{out}");
+        assert!(out.contains("No product reached the shim"), "{out}");
     }
 
     #[test]

@@ -34,12 +34,27 @@ pub struct Tensor {
     pub view_offs: usize,
     /// The elements, once they have a place in memory.
     pub data: *mut c_void,
-    /// A name that ends with NUL.
-    pub name: [c_char; 64],
-    /// What the backend keeps with the tensor; CPU_REPACK puts its kernels here.
-    pub extra: *mut c_void,
+    /// A name that ends with NUL. Some programs compile ggml with a larger `GGML_MAX_NAME`: what follows lies further on.
+    pub name: [c_char; NAME_BYTES],
+    extra: *mut c_void,
     /// Up to a multiple of 16 bytes.
-    pub padding: [c_char; 8],
+    padding: [c_char; 8],
+}
+
+/// `GGML_MAX_NAME`, as upstream has it.
+pub const NAME_BYTES: usize = 64;
+
+impl Tensor {
+    /// What the backend keeps with the tensor; CPU_REPACK puts its kernels here. `longer`: bytes that a name of this ggml has
+    /// beyond [`NAME_BYTES`], a multiple of 16.
+    ///
+    /// # Safety
+    /// This is a tensor of a ggml with such names.
+    pub unsafe fn extra(&self, longer: usize) -> *mut c_void {
+        let at = std::ptr::from_ref(self).cast::<u8>().wrapping_add(offset_of!(Self, extra) + longer);
+        // SAFETY: the field lies there, by the contract of this function, and it is aligned, since `longer` is a multiple of 16.
+        unsafe { at.cast::<*mut c_void>().read() }
+    }
 }
 
 const _: () = assert!(size_of::<Tensor>() == 336);
@@ -172,8 +187,8 @@ pub const STATUS_FAILED: c_int = -1;
 /// `GGML_BACKEND_BUFFER_USAGE_WEIGHTS`.
 pub const BUFFER_USAGE_WEIGHTS: c_int = 1;
 
-/// The name of the buffer type that holds weights in ggml's repacked layout.
-pub const REPACK_BUFFER_TYPE: &str = "CPU_REPACK";
+/// The names of the buffer type that holds weights in ggml's repacked layout: today's, and that of releases before June 2025.
+pub const REPACK_BUFFER_TYPES: [&str; 2] = ["CPU_REPACK", "CPU_AARCH64"];
 
 /// Extra buffer types of a device, at most; ggml 0.26 has four of them.
 pub const MOST_BUFFER_TYPES: usize = 64;

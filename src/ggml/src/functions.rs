@@ -110,6 +110,8 @@ functions! {
     ggml_get_data(*const Tensor) -> *mut c_void;
     /// `const char * ggml_get_name(const struct ggml_tensor *)`
     ggml_get_name(*const Tensor) -> *const c_char;
+    /// `struct ggml_tensor * ggml_set_name(struct ggml_tensor * tensor, const char * name)`: as much of it as fits.
+    ggml_set_name(*mut Tensor, *const c_char) -> *mut Tensor;
     /// `const char * ggml_version(void)`: null in Ollama 0.12 to 0.24.
     ggml_version() -> *const c_char;
     /// `const char * ggml_commit(void)`

@@ -5,10 +5,10 @@
 use std::ffi::{CStr, c_int, c_void};
 use std::mem::offset_of;
 
-use crate::abi::{TENSOR_OVERHEAD, TYPE_F32, Tensor};
+use crate::abi::{NAME_BYTES, TENSOR_OVERHEAD, TYPE_F32, Tensor};
 use crate::functions::{
     ggml_barrier, ggml_cpu_extra_compute_forward, ggml_get_data, ggml_get_name, ggml_glu_op_name, ggml_graph_n_nodes,
-    ggml_graph_node, ggml_op_name, ggml_tensor_overhead, ggml_unary_op_name,
+    ggml_graph_node, ggml_op_name, ggml_set_name, ggml_tensor_overhead, ggml_unary_op_name,
 };
 use crate::types::{TypeFunctions, name_of};
 
@@ -31,6 +31,8 @@ pub struct CoreFunctions {
     tensor_overhead: ggml_tensor_overhead,
     get_data: ggml_get_data,
     get_name: ggml_get_name,
+    /// Only where a tensor has another size than the known one.
+    set_name: Option<ggml_set_name>,
 }
 
 /// The names of [`CoreFunctions`] and of the hook.
@@ -57,11 +59,26 @@ pub struct Sizes {
     pub type_zero: Option<&'static str>,
     /// Bytes of a block of type 0.
     pub type_zero_bytes: usize,
+    /// Bytes of a tensor's name, with the NUL; asked only where a tensor is larger than [`Tensor`].
+    pub name_bytes: usize,
 }
+
+/// `GGML_MAX_NAME` is at most this, wherever it was seen; larger ones are not looked for.
+const LONGEST_NAMES: usize = 1024;
 
 impl Sizes {
     /// Those of the structures in [`crate::abi`].
-    pub const KNOWN: Self = Self { tensor_overhead: TENSOR_OVERHEAD, type_zero: Some("f32"), type_zero_bytes: 4 };
+    pub const KNOWN: Self =
+        Self { tensor_overhead: TENSOR_OVERHEAD, type_zero: Some("f32"), type_zero_bytes: 4, name_bytes: NAME_BYTES };
+
+    /// How many bytes longer than in [`Tensor`] names are, where that is all that differs from the known structures: all
+    /// fields before the name lie as known then, and `extra` lies so much further. `None` where more differs.
+    #[must_use]
+    pub fn longer_names(&self) -> Option<usize> {
+        let longer = self.tensor_overhead.checked_sub(TENSOR_OVERHEAD)?;
+        let known = Self { tensor_overhead: TENSOR_OVERHEAD + longer, name_bytes: NAME_BYTES + longer, ..Self::KNOWN };
+        (longer.is_multiple_of(16) && *self == known).then_some(longer)
+    }
 }
 
 /// Where the fields of a tensor lie that a ggml has functions for, in bytes from its start.
@@ -98,6 +115,7 @@ impl CoreFunctions {
                 tensor_overhead: ggml_tensor_overhead.find(find)?,
                 get_data: ggml_get_data.find(find)?,
                 get_name: ggml_get_name.find(find)?,
+                set_name: ggml_set_name.find(find),
             })
         }
     }
@@ -138,34 +156,44 @@ impl CoreFunctions {
     pub fn sizes(&self) -> Sizes {
         // SAFETY: the functions are ggml's, by the contract of `find`. The first has no preconditions, and type 0 is a type
         // in every release.
-        unsafe {
-            Sizes {
-                tensor_overhead: (self.tensor_overhead)(),
-                type_zero: self.types.name(TYPE_F32),
-                type_zero_bytes: self.types.block(TYPE_F32).1,
-            }
-        }
+        let (tensor_overhead, type_zero, type_zero_bytes) =
+            unsafe { ((self.tensor_overhead)(), self.types.name(TYPE_F32), self.types.block(TYPE_F32).1) };
+        let larger = (TENSOR_OVERHEAD + 1..=TENSOR_OVERHEAD + LONGEST_NAMES).contains(&tensor_overhead);
+        let name_bytes = if larger { self.name_bytes() } else { NAME_BYTES };
+        Sizes { tensor_overhead, type_zero, type_zero_bytes, name_bytes }
+    }
+
+    /// How many bytes of a very long name this ggml keeps, with the NUL; 0 where that cannot be asked.
+    fn name_bytes(&self) -> usize {
+        /// Larger than any tensor that is asked about, with a name that is longer than those bytes.
+        const ROOM: usize = 4 * LONGEST_NAMES;
+        let Some(set_name) = self.set_name else { return 0 };
+        let long = [&[b'n'; ROOM][..], &[0]].concat();
+        let mut words = vec![0usize; 2 * ROOM / size_of::<usize>()];
+        let tensor: *mut Tensor = words.as_mut_ptr().cast();
+        // SAFETY: the function is ggml's, by the contract of `find`, and writes a name of at most `ROOM` bytes and a NUL into
+        // a tensor. The words have room for both, and the name ends with NUL.
+        let _ = unsafe { set_name(tensor, long.as_ptr().cast()) };
+        words.iter().flat_map(|word| word.to_ne_bytes()).filter(|&byte| byte == b'n').count() + 1
     }
 
     /// Whether `data` and `name` of a tensor lie where [`Tensor`] has them.
     ///
     /// # Safety
-    /// `t` is a tensor of this ggml, whose sizes are [`Sizes::KNOWN`].
+    /// `t` is a tensor of this ggml, whose [`Sizes::longer_names`] is not `None`.
     #[must_use]
     pub unsafe fn fields_fit(&self, t: *const Tensor) -> bool {
-        // SAFETY: `t` is a tensor of this ggml, as large as `Tensor`, by the contract of this function. So all its fields
-        // are readable, wherever they lie.
+        // SAFETY: `t` is a tensor of this ggml, at least as large as `Tensor`, by the contract of this function. So all its
+        // fields are readable, wherever they lie.
         unsafe { (self.get_data)(t) == (*t).data && (self.get_name)(t) == (&raw const (*t).name).cast() }
     }
 
     /// Where this ggml looks for fields in a tensor that is made here; `None` when its tensors have another size.
     #[must_use]
     pub fn places(&self) -> Option<Places> {
-        if self.sizes().tensor_overhead != TENSOR_OVERHEAD {
-            return None;
-        }
+        let size = size_of::<Tensor>() + self.sizes().longer_names()?;
         // Every word holds its own distance from the start.
-        let words: Vec<usize> = (0..size_of::<Tensor>()).step_by(size_of::<usize>()).collect();
+        let words: Vec<usize> = (0..size).step_by(size_of::<usize>()).collect();
         let start = words.as_ptr();
         // SAFETY: the functions are ggml's, by the contract of `find`, and read within a tensor. The words are as many bytes
         // as a tensor of this ggml, and live until the call returns.
@@ -206,6 +234,63 @@ mod tests {
     unsafe extern "C-unwind" fn view_offset(t: *const Tensor) -> *mut c_void {
         // SAFETY: the tests pass a tensor, or as many bytes.
         unsafe { std::ptr::without_provenance_mut((*t).view_offs) }
+    }
+
+    extern "C-unwind" fn overhead_of_80() -> usize {
+        TENSOR_OVERHEAD + 16
+    }
+    /// As ggml with `GGML_MAX_NAME=N`.
+    unsafe extern "C-unwind" fn set_name<const N: usize>(t: *mut Tensor, text: *const c_char) -> *mut Tensor {
+        // SAFETY: the tests pass room for a tensor with such a name, and a text that ends with NUL.
+        unsafe {
+            let name = (&raw mut (*t).name).cast::<c_char>();
+            let mut i = 0;
+            while i < N - 1 && *text.add(i) != 0 {
+                *name.add(i) = *text.add(i);
+                i += 1;
+            }
+            *name.add(i) = 0;
+        }
+        t
+    }
+
+    #[test]
+    fn longer_names_are_measured_and_nothing_else_may_differ() {
+        let ggml = |set_name: Option<*mut c_void>| {
+            let find = |symbol: &CStr| match symbol.to_bytes() {
+                b"ggml_set_name" => set_name,
+                b"ggml_tensor_overhead" => Some(overhead_of_80 as *mut c_void),
+                b"ggml_get_data" => Some(data as *mut c_void),
+                b"ggml_get_name" => Some(name as *mut c_void),
+                b"ggml_type_size" => Some(four as *mut c_void),
+                b"ggml_blck_size" => Some(one as *mut c_void),
+                _ => Some(f32_name as *mut c_void),
+            };
+            // SAFETY: functions with the signatures of ggml's, in this program.
+            unsafe { CoreFunctions::find(&find) }.expect("all functions are there")
+        };
+        let fits = ggml(Some(set_name::<80> as *mut c_void));
+        assert_eq!(fits.sizes().longer_names(), Some(16));
+        assert_eq!(fits.places(), Some(Places::KNOWN));
+        // The tensor is larger for another reason, or the reason cannot be asked.
+        for other in [Some(set_name::<64> as *mut c_void), Some(set_name::<96> as *mut c_void), None] {
+            assert_eq!(ggml(other).sizes().longer_names(), None);
+        }
+        for odd in [8, 1040] {
+            let sizes = Sizes { tensor_overhead: TENSOR_OVERHEAD + odd, name_bytes: NAME_BYTES + 16, ..Sizes::KNOWN };
+            assert_eq!(sizes.longer_names(), None);
+        }
+    }
+
+    #[test]
+    fn what_the_backend_keeps_lies_behind_the_name() {
+        let mut words = [0usize; 64];
+        words[(256 + 64) / 8] = 7;
+        words[(256 + 80) / 8] = 9;
+        // SAFETY: words that are as many as a tensor with a name of 80 bytes has, and zeroes are valid in all its fields.
+        let tensor: &Tensor = unsafe { &*words.as_ptr().cast() };
+        // SAFETY: the field is read within the words.
+        unsafe { assert_eq!((tensor.extra(0).addr(), tensor.extra(16).addr()), (7, 9)) };
     }
 
     /// A ggml whose `ggml_tensor_overhead` and `ggml_get_data` are these.

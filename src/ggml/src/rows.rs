@@ -116,6 +116,9 @@ macro_rules! names_and_roles {
 
 row_functions!(names_and_roles);
 
+/// The function that has the role [`Role::Products`].
+pub const PRODUCTS: &str = "llamafile_sgemm";
+
 /// How many functions are hooked.
 pub const COUNT: usize = HOOKED.len();
 

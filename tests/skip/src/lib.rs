@@ -53,11 +53,15 @@ pub enum Need {
     Root,
     /// Containers, run by podman.
     Containers,
+    /// A root of Debian that debootstrap can make.
+    Debian,
+    /// Node.js and npm.
+    Node,
 }
 
 impl Need {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Avx2,
         Self::Avx512,
         Self::OldCpu,
@@ -73,6 +77,8 @@ impl Need {
         Self::Mount,
         Self::Root,
         Self::Containers,
+        Self::Debian,
+        Self::Node,
     ];
 
     /// Its name in `ZEN5TURBO_REQUIRE`.
@@ -94,6 +100,8 @@ impl Need {
             Self::Mount => "mount",
             Self::Root => "root",
             Self::Containers => "containers",
+            Self::Debian => "debian",
+            Self::Node => "node",
         }
     }
 

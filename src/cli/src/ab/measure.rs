@@ -79,7 +79,7 @@ fn why_idle(arm: &Arm, model: &str, stats: &Document) -> String {
     match interposition::examine(&arm.bench.path) {
         Ok(reach) if !reach.engages() => {
             let copies = reach.copies.iter().filter_map(|c| c.obstacle.as_ref());
-            for o in reach.obstacles.iter().chain(copies) {
+            for o in reach.obstacles.iter().chain(&reach.unknown).chain(copies) {
                 why += &format!("\nfound: {}; expected: {}; do: {}", o.found, o.expected, o.todo);
             }
         }

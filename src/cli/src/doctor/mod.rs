@@ -27,10 +27,10 @@ use check::{Kind, Report, Section};
 
 /// Tell what will engage here: machine, limits, and whether a program can be reached
 ///
-/// Every line is OK, limited (the shim engages, with less than it could have) or no (this keeps it from
-/// engaging), with what was expected and what to do. A program is read, not started; its libraries with
+/// Every line is OK, limited (the shim engages, with less than it could have), unknown (whether it engages cannot be
+/// told) or no (this keeps it from engaging), with what was expected and what to do. A program is read, not started; its libraries with
 /// ggml are loaded in a process of their own and asked for the sizes of their structures. Exit status: 0 when the shim will engage, or has
-/// engaged in the process; 1 when not, or when the target cannot be examined. With --all: 0 when processes load ggml and the
+/// engaged in the process; 1 when not, when that is not known, or when the target cannot be examined. With --all: 0 when processes load ggml and the
 /// shim has engaged in each of them.
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -142,8 +142,7 @@ fn machine(args: &Args, root: &Root, settings: &Settings) -> Section {
 /// `None` for a program that could not be read, such as a script.
 pub fn against(settings: &Settings, program: Option<&Reach>) -> Vec<Check> {
     let mut checks = cpu::gate_checks(&settings.cpu(), settings);
-    // What may still open a ggml in its own way is not refused.
-    if let Some(reach) = program.filter(|reach| !reach.unknown) {
+    if let Some(reach) = program {
         checks.extend(program::checks(reach));
     }
     checks.retain(|check| check.status == Status::No);

@@ -1,19 +1,20 @@
 //! What is active in a process that runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use zen5turbo_ggml::hooks::{self, COMPUTE};
+use zen5turbo_ggml::hooks::COMPUTE;
+use zen5turbo_ggml::rows::PRODUCTS;
 use zen5turbo_host::proc::{field_kib, open_regular};
 use zen5turbo_telemetry::Document;
 
 use super::check::{Check, Kind, Section};
 use crate::elf::Elf;
-use crate::interposition::file_name;
+use crate::interposition::{self, file_name};
 use crate::knobs::Settings;
 use crate::live::{self, Absent};
 use crate::maps::{DELETED, Mapping};
@@ -69,9 +70,9 @@ impl<'a> Process<'a> {
         format!("proc/{}/{name}", self.pid)
     }
 
-    /// Whether a library of ggml is loaded.
+    /// Whether a ggml is loaded: a library of its name, or one that has ggml inside.
     pub fn has_ggml(&self) -> bool {
-        self.maps.iter().any(Mapping::is_ggml)
+        self.maps.iter().any(Mapping::is_ggml) || self.libraries().iter().any(|(_, _, elf)| elf.ggml.defined)
     }
 
     fn new_section(&self) -> Section {
@@ -129,18 +130,23 @@ impl<'a> Process<'a> {
 
     /// Where the calls of every hooked function go, by library.
     fn hooks(&self, loaded: bool, shim: &str) -> Vec<Check> {
-        let hooks = hooks::reported();
         let mut checks = Vec::new();
         let mut states: BTreeMap<&str, Vec<Route>> = BTreeMap::new();
-        for (path, base) in self.libraries() {
-            let Some(elf) = self.elf(&path, &hooks) else { continue };
+        for (path, base, elf) in self.libraries() {
             for (name, slot) in &elf.slots {
                 let at = base.wrapping_sub(elf.first_address).wrapping_add(*slot);
                 let by = file_name(Path::new(&path));
                 states.entry(name).or_default().push(Route { by, to: self.target(at, &path) });
             }
         }
-        if !states.contains_key(COMPUTE) {
+        if !states.contains_key(COMPUTE) && states.contains_key(PRODUCTS) {
+            checks.push(Check::limited(
+                "process.ggml",
+                format!("no loaded library has {COMPUTE}, and products go through {PRODUCTS}"),
+                "a ggml since December 2024, for all products and attention",
+                "use a newer llama.cpp",
+            ));
+        } else if !states.contains_key(COMPUTE) {
             checks.push(Check::no(
                 "process.ggml",
                 format!("no loaded library calls {COMPUTE} through the loader"),
@@ -154,17 +160,18 @@ impl<'a> Process<'a> {
         checks
     }
 
-    /// The program and its ggml and llama libraries: path and first address.
-    fn libraries(&self) -> Vec<(String, u64)> {
+    /// The program and the libraries that have to do with ggml, under whatever name: path, first address, symbols.
+    fn libraries(&self) -> Vec<(String, u64, Elf)> {
+        let names = interposition::looked_for();
         let exe = fs::read_link(self.root.path(&self.file("exe"))).unwrap_or_default();
-        let mut found: Vec<(String, u64)> = Vec::new();
-        for mapping in self.maps.iter().filter(|m| m.offset == 0 && !m.is_shim()) {
-            let ours = mapping.is_ggml() || Path::new(&mapping.path) == exe;
-            if ours && !found.iter().any(|(path, _)| *path == mapping.path) {
-                found.push((mapping.path.clone(), mapping.start));
-            }
-        }
-        found
+        let mut seen = BTreeSet::new();
+        let firsts = self.maps.iter().filter(|m| m.offset == 0 && !m.is_shim() && seen.insert(m.path.as_str()));
+        let found = firsts.filter_map(|mapping| {
+            let elf = self.elf(&mapping.path, &names)?;
+            let ours = elf.ggml.defined || elf.ggml.imported || mapping.is_ggml() || Path::new(&mapping.path) == exe;
+            ours.then(|| (mapping.path.clone(), mapping.start, elf))
+        });
+        found.collect()
     }
 
     /// The file as the process sees it: it may have a root of its own.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use zen5turbo_ggml::KNOWN_RELEASES;
+use zen5turbo_ggml::abi::NAME_BYTES;
 use zen5turbo_ggml::hooks::COMPUTE;
 
 use super::check::{Check, Kind, Section, Status};
@@ -57,18 +58,20 @@ fn folder(target: &Path) -> Result<Vec<Section>> {
     let examined = interposition::programs(target).into_iter().filter_map(|path| interposition::examine(&path).ok());
     let mut reaches: Vec<Reach> = examined.filter(Reach::has_ggml).collect();
     if reaches.is_empty() {
-        reaches =
-            interposition::cpu_backends(target).iter().filter_map(|path| interposition::examine(path).ok()).collect();
+        reaches = interposition::backends(target).iter().filter_map(|path| interposition::examine(path).ok()).collect();
     }
     if reaches.is_empty() {
         bail!(
-            "no program that loads ggml and no libggml-cpu*.so in {}; expected a folder of llama.cpp programs or libraries",
+            "no program and no library with ggml in {}; expected a folder of llama.cpp programs or libraries, such as the one \
+             that holds libggml-cpu*.so",
             target.display()
         );
     }
     let mut sections: Vec<(String, Section)> = Vec::new();
     for reach in &reaches {
-        let findings = format!("{:?}{:?}{:?}{:?}", reach.copies, reach.losses, reach.obstacles, reach.missing);
+        let findings = (&reach.copies, &reach.losses, &reach.obstacles, &reach.partly, &reach.missing);
+        // The program's own name is in some of them.
+        let findings = format!("{findings:?}").replace(&format!("{:?}", reach.root).replace('"', ""), "");
         match sections.iter_mut().find(|(known, _)| *known == findings) {
             Some((_, section)) => section.subject += &format!(", {}", file_name(&reach.root)),
             None => {
@@ -108,7 +111,7 @@ pub fn checks(reach: &Reach) -> Vec<Check> {
     checks
 }
 
-/// What the dynamic loader makes of the program.
+/// What the dynamic loader makes of the program, and whether there is a ggml with the hook.
 fn loader(reach: &Reach) -> Vec<Check> {
     let mut checks: Vec<Check> =
         reach.obstacles.iter().map(|obstacle| Check::obstacle("program.loader", Status::No, obstacle)).collect();
@@ -116,6 +119,8 @@ fn loader(reach: &Reach) -> Vec<Check> {
         let found = format!("takes LD_PRELOAD, brings in {} files", reach.files.len());
         checks.push(Check::ok("program.loader", found));
     }
+    let open = reach.unknown.iter().map(|why| Check::obstacle("program.ggml", Status::Unknown, why));
+    checks.extend(open.chain(reach.partly.iter().map(|why| Check::obstacle("program.ggml", Status::Limited, why))));
     for (name, by) in &reach.missing {
         let found = format!("{name}, needed by {}, was not found", by.display());
         let todo = "set LD_LIBRARY_PATH as for running the program";
@@ -131,7 +136,11 @@ fn copies(reach: &Reach) -> Vec<Check> {
         let id = format!("ggml:{}", file_name(&copy.path));
         let later = if copy.opened_later { " (opened at run time)" } else { "" };
         match &copy.obstacle {
-            None => Check::ok(&id, format!("{}{later}: {COMPUTE} can be taken over", copy.path.display())),
+            None => {
+                let folder = copy.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+                let folder = folder.unwrap_or(Path::new(".")).display();
+                Check::ok(&id, format!("in {folder}{later}: {COMPUTE} can be taken over"))
+            }
             Some(obstacle) => Check::obstacle(&id, status, obstacle),
         }
     };
@@ -159,7 +168,11 @@ fn structures(reach: &Reach) -> Vec<Check> {
             }
             Ok(answers) => match answers.differences() {
                 none if none.is_empty() => {
-                    Check::ok(&id, format!("structures as known (a tensor takes {} bytes)", answers.overhead))
+                    let names = match answers.name_bytes {
+                        NAME_BYTES => String::new(),
+                        longer => format!(", with a name of {longer} instead of {NAME_BYTES}"),
+                    };
+                    Check::ok(&id, format!("structures as known (a tensor takes {} bytes{names})", answers.overhead))
                 }
                 found => {
                     let todo =

@@ -12,6 +12,7 @@ use super::check::Check;
 use crate::knobs::Settings;
 use crate::root::Root;
 use crate::text;
+use crate::threads::{Advice, advice};
 
 /// What the machine consists of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -166,7 +167,21 @@ pub fn checks(root: &Root, settings: &Settings) -> Vec<Check> {
         smt(root, &parts),
         allowed(root, &parts),
         threads(&CpuBudget::of_children(&root.path("")), settings),
+        advised(root, settings),
     ]
+}
+
+/// How many threads to ask a program for.
+fn advised(root: &Root, settings: &Settings) -> Check {
+    const ID: &str = "cpus.advice";
+    let Some(advice) = advice(root, &settings.cpu().brand) else { return Check::ok(ID, "not told") };
+    let Advice { prompt, generation, why } = advice;
+    let numbers = if prompt == generation {
+        format!("-t {prompt} for prompts and generation")
+    } else {
+        format!("-t {generation} for generation, -tb {prompt} for prompts")
+    };
+    Check::ok(ID, format!("{numbers}: {why}"))
 }
 
 /// How many threads a graph of a process gets that is started here, and what limits it.
@@ -197,10 +212,7 @@ fn threads(budget: &CpuBudget, settings: &Settings) -> Check {
 fn smt(root: &Root, parts: &Parts) -> Check {
     let control = root.read("sys/devices/system/cpu/smt/control").unwrap_or_else(|| "not told".into());
     let found = if parts.cpus > parts.cores {
-        format!(
-            "{} CPUs on {} cores (control: {control}); one thread per core is enough: -t {}",
-            parts.cpus, parts.cores, parts.cores
-        )
+        format!("{} CPUs on {} cores (control: {control})", parts.cpus, parts.cores)
     } else {
         format!("one CPU per core (control: {control})")
     };
@@ -265,10 +277,12 @@ mod tests {
         let line = "2 packages, 2 NUMA nodes, 4 dies, 4 L3 of 32.0 MiB for 2 cores, 8 cores, 16 CPUs (sysfs)";
         assert_eq!(parts.line(), line);
         let checks = checks(&root, &Settings::of([]));
-        assert!(checks[1].found.contains("-t 8"), "{checks:?}");
+        assert_eq!(checks[1].found, "16 CPUs on 8 cores (control: on)");
         assert_eq!((checks[2].status, checks[2].found.as_str()), (Status::Limited, "4 of 16 (0-3)"));
         let threads = "a graph gets at most 4 threads (CPUs allowed: 0-3)";
         assert_eq!((checks[3].id.as_str(), checks[3].found.as_str()), ("cpus.threads", threads));
+        let advice = "-t 4 for prompts and generation: one for each of 4 cores; they lie on 2 L3 caches (CCDs)";
+        assert!(checks[4].id == "cpus.advice" && checks[4].found.starts_with(advice), "{checks:?}");
     }
 
     #[test]

@@ -11,16 +11,20 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use zen5turbo_config::KernelChoice;
-use zen5turbo_host::GateMode;
 use zen5turbo_host::gate::EXIT_REFUSED;
+use zen5turbo_host::{Cpu, GateMode};
 
 use crate::doctor::{self, Check};
 use crate::interposition::{self, Reach};
 use crate::knobs::{Options, Settings};
 use crate::programs::find_program;
-use crate::shim;
+use crate::root::Root;
+use crate::{shim, threads};
 
 /// Start a program under the shim: sets LD_PRELOAD and the knobs, then becomes the program
+///
+/// With --threads auto, programs of llama.cpp also get -t and -tb with the numbers that doctor advises, unless they are
+/// given.
 ///
 /// Exit status: the program's own (128 + N in a shell when signal N ended it); 78 when it was not started
 /// because the shim could not engage, 126 when it cannot be executed, 127 when it is not found.
@@ -80,6 +84,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut command = Command::new(program);
     command
         .args(arguments)
+        .args(threads(program, arguments, &args.knobs))
         .env("LD_PRELOAD", shim::preload_list(&library, env::var_os("LD_PRELOAD").as_deref()))
         // For this command only: the shim would name it as a variable that it does not know.
         .env_remove("SHIM_LIB")
@@ -94,6 +99,27 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     eprintln!("zen5turbo: cannot start {}: {error}", program.to_string_lossy());
     Ok(ExitCode::from(if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_EXECUTE }))
+}
+
+/// With `--threads auto`: the options that give a program of llama.cpp a number of threads. What is added is said, and why.
+fn threads(program: &OsStr, arguments: &[OsString], knobs: &Options) -> Vec<OsString> {
+    if !knobs.variables().iter().any(|(name, value)| *name == "ZEN5TURBO_THREADS" && value == "auto") {
+        return Vec::new();
+    }
+    let advice = threads::advice(&Root::new(Path::new("/")), &Cpu::detect().brand);
+    let advice = advice.ok_or_else(|| "sysfs does not tell the CPUs".to_owned());
+    let options = advice.and_then(|advice| Ok((threads::options(program, arguments, &advice)?, advice.why)));
+    match options {
+        Ok((options, why)) => {
+            let words: Vec<_> = options.iter().map(|word| word.to_string_lossy()).collect();
+            eprintln!("zen5turbo: {} gets {}: {why}", program.to_string_lossy(), words.join(" "));
+            options
+        }
+        Err(why) => {
+            eprintln!("zen5turbo: {} gets no number of threads: {why}", program.to_string_lossy());
+            Vec::new()
+        }
+    }
 }
 
 /// Runs it to its end and tells what the shim did. The inner error is that of starting it.
@@ -137,33 +163,22 @@ fn examine(settings: &Settings, path: &Path) -> Vec<Check> {
         return Vec::new();
     }
     match &reach {
-        Ok(reach) if reach.unknown => note(reach),
+        Ok(Reach { unknown: Some(why), .. }) => {
+            eprintln!(
+                "zen5turbo: whether the shim will engage is not known: {}; it will if ggml is opened later",
+                why.found
+            );
+        }
         Ok(_) => {}
         Err(error) => eprintln!("zen5turbo: whether the shim will engage is not known: {error:#}"),
     }
     doctor::against(settings, reach.as_ref().ok())
 }
 
-fn note(reach: &Reach) {
-    for obstacle in &reach.obstacles {
-        eprintln!(
-            "zen5turbo: whether the shim will engage is not known: {}; it will if ggml is opened later",
-            obstacle.found
-        );
-    }
-}
-
 fn tell(program: &OsStr, against: &[Check], anyway: bool) {
     let what = if anyway { "is started all the same" } else { "was not started" };
     eprintln!("zen5turbo: {} {what}: the shim could not engage", program.to_string_lossy());
-    for check in against {
-        eprintln!("  found:    {}", check.found);
-        for (word, text) in [("expected:", &check.expected), ("do:", &check.remedy)] {
-            if let Some(text) = text {
-                eprintln!("  {word:<9} {text}");
-            }
-        }
-    }
+    against.iter().for_each(Check::tell);
     if !anyway {
         eprintln!("  --anyway starts it with the shim all the same; the exit status of this refusal is {EXIT_REFUSED}");
     }

@@ -73,7 +73,15 @@ pub fn find(bin: Option<&Path>, ggml: Option<&Path>, stop: &'static AtomicBool) 
 fn reachable(root: &Path) -> Result<Vec<PathBuf>> {
     let reach = interposition::examine(root)?;
     let of_copies = reach.copies.iter().filter_map(|copy| copy.obstacle.as_ref());
-    if let Some(against) = reach.obstacles.iter().chain(of_copies).next().filter(|_| !reach.engages()) {
+    if let Some(against) = reach
+        .obstacles
+        .iter()
+        .chain(&reach.unknown)
+        .chain(&reach.partly)
+        .chain(of_copies)
+        .next()
+        .filter(|_| reach.copies.iter().all(|copy| copy.obstacle.is_some()))
+    {
         bail!("{}: found: {}; expected: {}; do: {}", root.display(), against.found, against.expected, against.todo);
     }
     let good = reach.copies.into_iter().filter(|copy| copy.obstacle.is_none()).map(|copy| copy.path);

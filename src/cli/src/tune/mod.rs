@@ -480,3 +480,8 @@ fn cores() -> (usize, usize) {
     };
     Topology::read(Path::new(SYSFS)).and_then(of).unwrap_or((all, 1))
 }
+
+/// How many threads a graph of one column needs on this CPU, as the calibration file says that the shim reads.
+pub fn threads_of(cpu: &str) -> Option<usize> {
+    store::read(&store::quiet_place()?).ok()??.threads(cpu)
+}

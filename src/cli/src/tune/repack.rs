@@ -4,7 +4,7 @@
 use std::ffi::{c_int, c_void};
 
 use anyhow::{Result, ensure};
-use zen5turbo_ggml::abi::{InitParams, MOST_BUFFER_TYPES, Object, REPACK_BUFFER_TYPE, STATUS_SUCCESS, TYPE_F32};
+use zen5turbo_ggml::abi::{InitParams, MOST_BUFFER_TYPES, Object, REPACK_BUFFER_TYPES, STATUS_SUCCESS, TYPE_F32};
 use zen5turbo_ggml::checked::ggml_name;
 use zen5turbo_ggml::functions::{function, ggml_backend_dev_get_extra_bufts};
 use zen5turbo_host::memory::map::HUGE_PAGE;
@@ -48,8 +48,9 @@ impl Repack {
                 return Ok(None);
             }
             let types = (0..MOST_BUFFER_TYPES).map(|i| *list.add(i)).take_while(|object| !object.is_null());
+            let is_repack = |name: &str| REPACK_BUFFER_TYPES.contains(&name);
             let mut named =
-                types.filter(|&object| ggml_name((f.ggml_backend_buft_name)(object)) == Some(REPACK_BUFFER_TYPE));
+                types.filter(|&object| ggml_name((f.ggml_backend_buft_name)(object)).is_some_and(is_repack));
             let repack = |buffer_type| Self { buffer_type, device, buffer: None, context: std::ptr::null_mut() };
             Ok(named.next().map(repack))
         }

@@ -21,17 +21,25 @@ pub fn place(named: Option<&Path>) -> Result<PathBuf> {
     if let Some(named) = named {
         return Ok(named.to_owned());
     }
-    let settings = Settings::inherited();
-    match &settings.config().tune {
-        Tune::Off => {
-            eprintln!("zen5turbo: ZEN5TURBO_TUNE=off is set: the shim will not read the file until it is unset")
-        }
-        Tune::File(path) => return Ok(path.clone()),
-        Tune::Default => {}
+    if Settings::inherited().config().tune == Tune::Off {
+        eprintln!("zen5turbo: ZEN5TURBO_TUNE=off is set: the shim will not read the file until it is unset");
     }
-    let cache = proc::xdg_folder(env::var_os("XDG_CACHE_HOME"), env::var_os("HOME"), ".cache");
-    let cache = cache.context("found neither XDG_CACHE_HOME nor HOME; expected one of them, or --out FILE")?;
-    Ok(cache.join(calibration::PLACE))
+    let place = quiet_place().or_else(in_cache);
+    place.context("found neither XDG_CACHE_HOME nor HOME; expected one of them, or --out FILE")
+}
+
+/// The file that the shim reads, if it reads one.
+pub fn quiet_place() -> Option<PathBuf> {
+    match &Settings::inherited().config().tune {
+        Tune::Off => None,
+        Tune::File(path) => Some(path.clone()),
+        Tune::Default => in_cache(),
+    }
+}
+
+fn in_cache() -> Option<PathBuf> {
+    let cache = proc::xdg_folder(env::var_os("XDG_CACHE_HOME"), env::var_os("HOME"), ".cache")?;
+    Some(cache.join(calibration::PLACE))
 }
 
 /// What the file holds; `None` when there is none.

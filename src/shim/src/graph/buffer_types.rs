@@ -1,4 +1,4 @@
-//! Removes CPU_REPACK from ggml's list of extra buffer types. With it, llama.cpp copies weights into another layout
+//! Removes CPU_REPACK (CPU_AARCH64 before June 2025) from ggml's list of extra buffer types. With it, llama.cpp copies weights into another layout
 //! when it loads a model. The kernels of this library read the weights as they lie in the file.
 
 use std::ffi::{CStr, c_void};
@@ -11,7 +11,7 @@ use super::blas_device::{self, ManyColumns};
 use crate::config::{KernelChoice, Repack, config};
 use crate::gate::guard::guarded;
 use crate::gate::state;
-use crate::ggml::abi::{MOST_BUFFER_TYPES, REPACK_BUFFER_TYPE};
+use crate::ggml::abi::{MOST_BUFFER_TYPES, REPACK_BUFFER_TYPES};
 use crate::ggml::checked::{entries, ggml_name, is_address};
 use crate::ggml::functions::{
     function, ggml_backend_buft_name, ggml_backend_dev_get_extra_bufts, ggml_cpu_extra_compute_forward,
@@ -97,7 +97,7 @@ fn filtered(caller: &BoundLibrary, p: *mut c_void) -> *mut c_void {
             let original = unsafe { function(p) };
             let new = Box::into_raw(Box::new(List { original, name, answers: Mutex::new(Vec::new()) }));
             if slot.compare_exchange(list, new, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-                log!(debug, "weights are kept plain: CPU_REPACK is not offered to {}", caller.path);
+                log!(debug, "the list of buffer types is looked through for {}", caller.path);
                 return thunk as *mut c_void;
             }
             // Another thread has taken the slot meanwhile.
@@ -144,7 +144,11 @@ unsafe fn without_repack(list: &List, original: *mut *mut c_void) -> *mut *mut c
         if name.is_none() {
             stats::event_once(Reason::GgmlAnswerOdd);
         }
-        name != Some(REPACK_BUFFER_TYPE)
+        let repacks = name.is_some_and(|name| REPACK_BUFFER_TYPES.contains(&name));
+        if let Some(name) = name.filter(|_| repacks) {
+            log!(debug, "weights are kept plain: {name} is not offered");
+        }
+        !repacks
     });
     kept.push(std::ptr::null_mut());
     let filtered = Box::leak(kept.into_boxed_slice()).as_mut_ptr();

@@ -49,7 +49,7 @@ pub unsafe fn decide_unplaced(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<
     let (Some(src0), Some(src1)) = sources else { return Err(Reason::SourceMissing) };
     let weight = abi.weight_type(src0.ty).ok_or(Reason::TypeNotSupported)?;
     // SAFETY: `src0` is a source of `op`, so it is a tensor of the same ggml.
-    if unsafe { is_repacked(src0) } {
+    if unsafe { is_repacked(abi, src0) } {
         return Err(Reason::Repacked);
     }
     if kind == MatrixOp::MulMat && op.op_params[1] != HINT_NONE {
@@ -101,10 +101,12 @@ pub unsafe fn decide_unplaced(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<
 /// Whether a tensor, or the tensor of which it is a view, has a layout that its buffer type has made.
 ///
 /// # Safety
-/// `t` is a tensor of ggml.
-pub unsafe fn is_repacked(t: &Tensor) -> bool {
-    // SAFETY: `view_src` of a tensor of ggml is null or a tensor.
-    !t.extra.is_null() || unsafe { object(t.view_src.cast_const()) }.is_some_and(|viewed| !viewed.extra.is_null())
+/// `t` is a tensor of the ggml of `abi`.
+pub unsafe fn is_repacked(abi: &Abi, t: &Tensor) -> bool {
+    // SAFETY: `view_src` of a tensor of ggml is null or a tensor of the same ggml.
+    let viewed = unsafe { object(t.view_src.cast_const()) };
+    // SAFETY: both are tensors of the ggml of `abi`, which knows its names.
+    [Some(t), viewed].into_iter().flatten().any(|t| !unsafe { t.extra(abi.longer_names()) }.is_null())
 }
 
 /// MUL_MAT: weights are broadcast over the columns of `ne2` and `ne3`.

@@ -11,7 +11,7 @@ use crate::ggml::KNOWN_RELEASES;
 use crate::ggml::abi::Tensor;
 use crate::ggml::checked::{MAX_NODES, is_address, object};
 use crate::ggml::functions::{ggml_backend_cpu_set_use_ref, ggml_barrier};
-use crate::ggml::layout::{CoreFunctions, Sizes};
+use crate::ggml::layout::CoreFunctions;
 use crate::log;
 use crate::reason::Reason;
 use crate::stats;
@@ -62,6 +62,7 @@ const FUNCTIONS: usize = 64;
 /// The checked functions of one copy of ggml.
 pub struct Abi {
     functions: CoreFunctions,
+    longer_names: usize,
     /// Whether `ggml_compute_params` has `use_ref`.
     pub has_use_ref: bool,
     /// Per operation number: 0 if not asked yet, else the number of an [`Op`] as in [`Abi::op`].
@@ -85,8 +86,10 @@ impl Abi {
     pub unsafe fn probe(find: &dyn Fn(&CStr) -> Option<*mut c_void>) -> Option<Self> {
         // SAFETY: `find` gives the functions of a ggml that stays loaded, by the contract of this function.
         let functions = unsafe { CoreFunctions::find(find) }?;
-        (functions.sizes() == Sizes::KNOWN).then(|| Abi {
+        let longer_names = functions.sizes().longer_names()?;
+        Some(Abi {
             functions,
+            longer_names,
             has_use_ref: find(ggml_backend_cpu_set_use_ref.symbol()).is_some(),
             ops: [const { AtomicU8::new(0) }; 256],
             types: [const { AtomicU8::new(0) }; 256],
@@ -94,6 +97,12 @@ impl Abi {
             unaries: [const { AtomicU8::new(0) }; FUNCTIONS],
             checked: AtomicU8::new(0),
         })
+    }
+
+    /// Bytes that the name of a tensor has beyond those of [`Tensor`].
+    #[inline]
+    pub fn longer_names(&self) -> usize {
+        self.longer_names
     }
 
     /// ggml's own barrier.

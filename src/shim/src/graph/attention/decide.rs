@@ -44,7 +44,7 @@ pub unsafe fn decide(abi: &Abi, op: &Tensor, threads: usize) -> Result<Job, Reas
         return Err(Reason::DstNotF32);
     }
     // SAFETY: keys and values are sources of `op`, so they are tensors of the same ggml.
-    if [k, v].into_iter().any(|t| unsafe { is_repacked(t) }) {
+    if [k, v].into_iter().any(|t| unsafe { is_repacked(abi, t) }) {
         return Err(Reason::Repacked);
     }
     let half_mask = mask.is_none_or(|m| abi.weight_type(m.ty) == Some(WeightType::F16));
