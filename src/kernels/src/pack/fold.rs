@@ -28,16 +28,18 @@ pub(super) struct Fold<S: Lanes> {
 pub(super) struct Fold4<S: Lanes>(Fold<S>);
 
 impl<S: Lanes> Fold4<S> {
-    /// From signed bytes: unsigned scales where the type's codes have no offset, otherwise -32 to 31 and an offset of 4.
+    /// From unsigned bytes, less `bias`. The bias is zero where the type's codes have no offset; otherwise the offset is 4, and
+    /// the scales are -32 to 31.
     ///
     /// # Safety
     /// See [`Lanes`].
     #[inline(always)]
-    pub(super) unsafe fn new<W: Weight>(scales: S::I) -> Self {
+    pub(super) unsafe fn new<W: Weight>(four: S::I, bias: i32) -> Self {
         if W::SHAPE.offset == 0 {
-            return Fold4(Fold { flip: S::splat(0), times: scales, plus: S::splat(0) });
+            return Fold4(Fold { flip: S::splat(0), times: four, plus: S::splat(0) });
         }
         const { assert!(W::SHAPE.offset == 0 || (W::SHAPE.offset == 4 && W::TYPE.shape_on(false).offset == 124)) };
+        let scales = S::add_bytes(four, S::splat(i32::from_le_bytes([-bias as u8; 4])));
         let times = S::abs_bytes(scales);
         // the three upper bits of such a scale are its sign
         let flip = S::and(S::shr(scales, 5), S::splat(0x0707_0707));
@@ -100,13 +102,14 @@ mod tests {
         fn all<W: Weight>(scales: core::ops::Range<i32>, most: u32, offset: i32) {
             for first in scales.clone() {
                 let scale = |j: usize| (first - scales.start + 5 * j as i32) % scales.len() as i32 + scales.start;
-                let four = u32::from_le_bytes([0, 1, 2, 3].map(|j| scale(j) as u8));
+                let bias = -scales.start;
+                let four = u32::from_le_bytes([0, 1, 2, 3].map(|j| (scale(j) + bias) as u8));
                 for code in 0..=most {
                     let codes = [0, 1, 2, 3].map(|b| ((code + 3 * b) % (most + 1)) as u8);
                     for j in 0..4 {
                         // SAFETY: the portable ISA needs no features, and no pointer is used.
                         let got = unsafe {
-                            Fold4::<Scalar>::new::<W>([four; LANES])
+                            Fold4::<Scalar>::new::<W>([four; LANES], bias)
                                 .of(j)
                                 .apply::<W>([u32::from_le_bytes(codes); LANES])
                         };

@@ -35,7 +35,7 @@ impl Quantised for Q3K {
             S::or(S::and(S::shr(b, 4), four), S::and(S::shr(c, 2), top)),
         ];
         for (i, s) in scales.into_iter().enumerate() {
-            sink.scales(4 * i, S::add_bytes(s, S::splat(0xe0e0_e0e0_u32 as i32)));
+            sink.scales(4 * i, s, 32);
         }
         sink.d(S::half_lo(rows.halves::<S>(108)));
     }

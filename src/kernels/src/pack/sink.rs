@@ -2,7 +2,7 @@
 //! [`crate::micro::fused`], multiplies them at once. So every type has one piece of code that unpacks it.
 
 use super::fold::{Fold, Fold4};
-use super::{Quantised, Rows, sbyte, unrolled};
+use super::{Quantised, Rows, byte, unrolled};
 use crate::formats::{Codes, LINE, Shape};
 use crate::isa::Lanes;
 use core::marker::PhantomData;
@@ -28,12 +28,10 @@ pub trait Sink<S: Lanes> {
     unsafe fn min(&mut self, m: S::F);
     /// The integer scale of sub-block `s`.
     unsafe fn scale(&mut self, s: usize, v: S::I);
-    /// Those of sub-blocks `s` to `s + 3`, a multiple of four, as signed bytes.
+    /// Those of sub-blocks `s` to `s + 3`, `s` a multiple of four: unsigned bytes, less `bias`.
     #[inline(always)]
-    unsafe fn scales(&mut self, s: usize, four: S::I) {
-        for j in 0..4 {
-            self.scale(s + j, sbyte::<S>(four, j as u32));
-        }
+    unsafe fn scales(&mut self, s: usize, four: S::I, bias: i32) {
+        each_scale(self, s, four, bias);
     }
     /// The mins of sub-blocks `2 * pair` and `2 * pair + 1`, unsigned.
     unsafe fn mins(&mut self, pair: usize, even: S::I, odd: S::I);
@@ -45,6 +43,15 @@ pub trait Sink<S: Lanes> {
     unsafe fn codes(&mut self, s: usize, i: usize, v: S::I);
     /// Sub-block `s` is complete.
     unsafe fn close(&mut self, s: usize);
+}
+
+/// Hands four scales to `sink` one by one.
+#[inline(always)]
+unsafe fn each_scale<S: Lanes, K: Sink<S> + ?Sized>(sink: &mut K, s: usize, four: S::I, bias: i32) {
+    for j in 0..4 {
+        let v = byte::<S>(four, j as u32);
+        sink.scale(s + j, if bias == 0 { v } else { S::sub(v, S::splat(bias)) });
+    }
 }
 
 /// Stores everything to a record of a panel, see [`crate::formats`]. Unless `FOLD`, codes are never folded.
@@ -92,13 +99,11 @@ impl<W: Quantised, S: Lanes, const FOLD: bool> Sink<S> for Panel<W, S, FOLD> {
         }
     }
     #[inline(always)]
-    unsafe fn scales(&mut self, s: usize, four: S::I) {
+    unsafe fn scales(&mut self, s: usize, four: S::I, bias: i32) {
         if Self::FOLDED {
-            self.folds[s / 4].write(Fold4::new::<W>(four));
+            self.folds[s / 4].write(Fold4::new::<W>(four, bias));
         } else {
-            for j in 0..4 {
-                self.scale(s + j, sbyte::<S>(four, j as u32));
-            }
+            each_scale(self, s, four, bias);
         }
     }
     #[inline(always)]
