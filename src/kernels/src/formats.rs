@@ -10,6 +10,7 @@
 //! Float    (K = 16):   values 16 x 64 B, or pairs of bf16 8 x 64 B
 //! ```
 //! Blocks of 32 with sub-blocks have a `d` for each. A block of ggml that is longer than a record is several records.
+//! Folded codes ([`Codes::Folded`]) are multiplied by their integer scales already, and no scale is read.
 //! Signed codes of 8 bits are followed, behind all else, by their magnitudes where
 //! [`Lanes::ACC16`](crate::isa::Lanes::ACC16).
 //! A 64-byte line of codes holds, for one group of four consecutive `k`, four bytes of each row.
@@ -196,7 +197,18 @@ impl WeightType {
         if block > shape.block { block / shape.block } else { 1 }
     }
 
-    /// How its products are computed.
+    /// How its products by panels are computed (`acc16`: [`crate::isa::Lanes::ACC16`]). Scales of Q2_K and Q3_K are folded
+    /// into the codes where sums have 32 bits: a byte holds `3 * 15`, and `(0 - 4) * 31 = -124` to `(0 - 4) * -32 = 128`.
+    /// The largest sum of a super-block is `128 * 127 * 256 < 2^23`: exact as `f32`.
+    pub const fn shape_on(self, acc16: bool) -> Shape {
+        match self {
+            WeightType::Q2K if !acc16 => self.shape().folded(0),
+            WeightType::Q3K if !acc16 => self.shape().folded(124),
+            _ => self.shape(),
+        }
+    }
+
+    /// How its products are computed from codes and scales.
     pub const fn shape(self) -> Shape {
         use Codes::{Float, Narrow, Signed, Whole, Wide};
         match self {
@@ -209,7 +221,7 @@ impl WeightType {
             WeightType::Iq1S => super256(32, false, IQ1_OFFSET, Wide),
             WeightType::Iq1M => super256(16, false, IQ1_OFFSET, Narrow),
             WeightType::Tq1_0 | WeightType::Tq2_0 => super256(256, false, 1, Whole),
-            WeightType::Nvfp4 => Shape { sub: 16, ..block32(false, 12, Narrow) },
+            WeightType::Nvfp4 => Shape { sub: 16, sums: 16, ..block32(false, 12, Narrow) },
             WeightType::Q1_0 => block32(false, 8, Wide),
             WeightType::Q2_0 => block32(false, 1, Wide),
             WeightType::Q2K => super256(16, true, 0, Narrow),
@@ -245,6 +257,8 @@ pub enum Codes {
     Whole,
     /// Signed bytes, `-128..=127`: every product is widened at once.
     Signed,
+    /// Codes times the integer scales of their sub-blocks, plus [`Shape::offset`]: only for sums of 32 bits.
+    Folded,
     /// Not codes but values, as `f32`; activations are rounded as given.
     Float(Rounding),
     /// Pairs of `bf16` for `vdpbf16ps`, activations as well.
@@ -271,6 +285,8 @@ pub struct Shape {
     pub block: usize,
     /// Elements that share a scale: 16 or 32, or all 256 of a super-block, whose integer scale is one.
     pub sub: usize,
+    /// Elements that share an entry of [`Aux`]: those that share a minimum or, if there is none, a scale.
+    pub sums: usize,
     /// Whether a minimum is subtracted (K-quants) or added (Q4_1, Q5_1).
     pub min: bool,
     /// What is subtracted from an unsigned code to give its value (before the scale).
@@ -280,11 +296,11 @@ pub struct Shape {
 }
 
 const fn block32(min: bool, offset: i32, codes: Codes) -> Shape {
-    Shape { block: 32, sub: 32, min, offset, codes }
+    Shape { block: 32, sub: 32, sums: 32, min, offset, codes }
 }
 
 const fn super256(sub: usize, min: bool, offset: i32, codes: Codes) -> Shape {
-    Shape { block: 256, sub, min, offset, codes }
+    Shape { block: 256, sub, sums: sub, min, offset, codes }
 }
 
 /// Elements of a record of the float types. Small, because the last record of a row is filled up.
@@ -292,7 +308,7 @@ pub const FLOAT_RECORD: usize = 16;
 
 /// Values without scales: F16, BF16, F32.
 pub(crate) const fn float(codes: Codes) -> Shape {
-    Shape { block: FLOAT_RECORD, sub: FLOAT_RECORD, min: false, offset: 0, codes }
+    Shape { block: FLOAT_RECORD, sub: FLOAT_RECORD, sums: FLOAT_RECORD, min: false, offset: 0, codes }
 }
 
 /// Groups of four `k` in a block of `block` elements.
@@ -304,6 +320,12 @@ const fn groups(block: usize) -> usize {
 pub const LINE: usize = 4 * LANES;
 
 impl Shape {
+    /// The same super-block with its integer scales folded into the codes, to which `offset` is added then. The mins stay.
+    const fn folded(self, offset: i32) -> Self {
+        let sums = if self.min { self.sums } else { self.block };
+        Shape { sub: self.block, sums, offset, codes: Codes::Folded, ..self }
+    }
+
     const fn subs(self) -> usize {
         self.block / self.sub
     }
@@ -320,7 +342,7 @@ impl Shape {
 
     /// Byte offset of `d` in a record of a super-block; `dmin` follows it.
     pub const fn d_at(self) -> usize {
-        self.mins_at() + if self.min { self.subs() / 2 * LINE } else { 0 }
+        self.mins_at() + if self.min { self.block / self.sums / 2 * LINE } else { 0 }
     }
 
     /// Byte offset of the magnitudes of signed codes in a panel record, for ISAs that multiply into 16-bit
@@ -361,7 +383,7 @@ impl Shape {
         } else {
             Aux::SeedPair(self.offset)
         };
-        ActFormat { block: self.block, sub: self.sub, values, aux }
+        ActFormat { block: self.block, sub: self.sums, values, aux }
     }
 
     /// The activation format for products without panels.

@@ -17,17 +17,21 @@ const SIGNED: u8 = 2;
 const FLOAT: u8 = 3;
 const PAIRS: u8 = 4;
 const WHOLE: u8 = 5;
+const FOLDED: u8 = 6;
 
 impl<const BLOCK: usize, const SUB: usize, const MIN: bool, const CODES: u8> Structure for Of<BLOCK, SUB, MIN, CODES> {
     const SHAPE: Shape = Shape {
         block: BLOCK,
         sub: SUB,
+        // only Q2_K has folded codes and a minimum: for sixteen elements
+        sums: if CODES == FOLDED && MIN { 16 } else { SUB },
         min: MIN,
         offset: 0,
         codes: match CODES {
             WIDE => Codes::Wide,
             NARROW => Codes::Narrow,
             WHOLE => Codes::Whole,
+            FOLDED => Codes::Folded,
             _ => Codes::Signed,
         },
     };
@@ -101,9 +105,23 @@ macro_rules! isa_kernels {
             unsafe fn pack<W: Pack>(src: *const u8, stride: usize, blocks: usize, panel: *mut u8) {
                 for b in 0..blocks {
                     let rows = Rows::new::<W>(src, stride, b);
-                    let bytes = const { W::RECORDS * W::SHAPE.panel_record(<$lanes as crate::isa::Lanes>::ACC16) };
+                    let bytes = const { panel_record::<W>() };
                     W::pack::<$lanes>(&rows, panel.add(b * bytes));
                 }
+            }
+
+            const ACC16: bool = <$lanes as crate::isa::Lanes>::ACC16;
+
+            /// The structure of products on this ISA. That of pairs of `bf16` is their own.
+            const fn shape<W: Pack>() -> Shape {
+                match W::SHAPE.codes {
+                    Codes::Bf16Pairs => W::SHAPE,
+                    _ => W::TYPE.shape_on(ACC16),
+                }
+            }
+
+            const fn panel_record<W: Pack>() -> usize {
+                W::RECORDS * shape::<W>().panel_record(ACC16)
             }
 
             $(#[$attr])?
@@ -145,7 +163,8 @@ macro_rules! isa_kernels {
                     (256, 32, true, WIDE) => table256::<32, true, WIDE>(),
                     (256, 32, true, NARROW) => table256::<32, true, NARROW>(),
                     (256, 32, false, WIDE) => table256::<32, false, WIDE>(),
-                    (256, 256, false, WHOLE) => table256::<256, false, WHOLE>(),
+                    (256, 256, false, WHOLE | FOLDED) => table256::<256, false, WHOLE>(),
+                    (256, 256, true, FOLDED) => table256::<256, true, FOLDED>(),
                     (256, 32, false, SIGNED) => table256::<32, false, SIGNED>(),
                     (256, 16, false, SIGNED) => table256::<16, false, SIGNED>(),
                     (_, _, false, FLOAT) => const { &[$(values::<$fc>),*] },
@@ -160,7 +179,7 @@ macro_rules! isa_kernels {
                     WeightType::F32 => table_gemv::<crate::pack::F32>(),
                     _ => &[],
                 };
-                with::<W>(micro(W::SHAPE), gemv)
+                with::<W>(micro(shape::<W>()), gemv)
             }
 
             pub(super) const fn with<W: Pack>(
@@ -169,8 +188,8 @@ macro_rules! isa_kernels {
                 Kernel {
                     isa: $isa,
                     weight: W::TYPE,
-                    shape: W::SHAPE,
-                    act: W::SHAPE.act(<$lanes as crate::isa::Lanes>::ACC16),
+                    shape: shape::<W>(),
+                    act: shape::<W>().act(ACC16),
                     quantize: $quantize,
                     pack: pack::<W>,
                     micro,
@@ -179,7 +198,7 @@ macro_rules! isa_kernels {
                     fused: &[],
                     gemv_prefetch: &[],
                     domain: Domain::ALL,
-                    panel_record: W::RECORDS * W::SHAPE.panel_record(<$lanes as crate::isa::Lanes>::ACC16),
+                    panel_record: panel_record::<W>(),
                 }
             }
 
@@ -240,6 +259,7 @@ const fn codes(c: Codes) -> u8 {
         Codes::Float(_) => FLOAT,
         Codes::Bf16Pairs => PAIRS,
         Codes::Whole => WHOLE,
+        Codes::Folded => FOLDED,
     }
 }
 
@@ -278,6 +298,7 @@ mod avx512_fused;
 mod avx512_gemv;
 mod avx512_pair;
 mod f16_as_bf16;
+mod vnni256_few;
 
 /// The kernels of an ISA. Of two kernels for a product, the later one is faster.
 const fn lists(isa: Isa) -> [&'static [Kernel]; 7] {
@@ -285,7 +306,9 @@ const fn lists(isa: Isa) -> [&'static [Kernel]; 7] {
     match isa {
         Isa::Scalar => [&scalar::KERNELS, &[], &[], &[], &[], &[], &[]],
         Isa::Avx2 => [&avx2::KERNELS, &[], &[], &[], &[], &[], &[]],
-        Isa::Vnni256 => [&vnni256::KERNELS, from_ref(&vnni256_bf16::KERNEL), &[], &[], &[], &[], &[]],
+        Isa::Vnni256 => {
+            [&vnni256::KERNELS, from_ref(&vnni256_bf16::KERNEL), from_ref(&vnni256_few::KERNEL), &[], &[], &[], &[]]
+        }
         Isa::Avx512 => [
             &avx512::KERNELS,
             from_ref(&avx512_bf16::KERNEL),

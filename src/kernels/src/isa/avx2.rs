@@ -263,6 +263,17 @@ macro_rules! lanes_of_two_ymm {
                 [_mm256_abs_epi8(a[0]), _mm256_abs_epi8(a[1])]
             }
             #[inline(always)]
+            unsafe fn mul_words(a: Self::I, b: Self::I) -> Self::I {
+                [_mm256_mullo_epi16(a[0], b[0]), _mm256_mullo_epi16(a[1], b[1])]
+            }
+            #[inline(always)]
+            unsafe fn pick_bytes<const WHICH: u32>(a: Self::I) -> Self::I {
+                let which = WHICH as i32;
+                let (i1, i2, i3) = (which + 0x0404_0404, which + 0x0808_0808, which + 0x0c0c_0c0c);
+                let which = _mm256_broadcastsi128_si256(_mm_setr_epi32(which, i1, i2, i3));
+                [_mm256_shuffle_epi8(a[0], which), _mm256_shuffle_epi8(a[1], which)]
+            }
+            #[inline(always)]
             unsafe fn cvt(a: Self::I) -> Self::F {
                 [_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])]
             }

@@ -183,6 +183,20 @@ unsafe impl Lanes for Avx512 {
         _mm512_add_epi8(a, b)
     }
     #[inline(always)]
+    unsafe fn abs_bytes(a: __m512i) -> __m512i {
+        _mm512_abs_epi8(a)
+    }
+    #[inline(always)]
+    unsafe fn mul_words(a: __m512i, b: __m512i) -> __m512i {
+        _mm512_mullo_epi16(a, b)
+    }
+    #[inline(always)]
+    unsafe fn pick_bytes<const WHICH: u32>(a: __m512i) -> __m512i {
+        let which = WHICH as i32;
+        let (i1, i2, i3) = (which + 0x0404_0404, which + 0x0808_0808, which + 0x0c0c_0c0c);
+        _mm512_shuffle_epi8(a, _mm512_broadcast_i32x4(_mm_setr_epi32(which, i1, i2, i3)))
+    }
+    #[inline(always)]
     unsafe fn thirds(a: __m512i) -> __m512i {
         // a - 1 and half of a, their mean rounded down: three quarters of a, whose upper two bits are the result
         let b = _mm512_subs_epu8(a, _mm512_set1_epi8(1));

@@ -208,10 +208,13 @@ pub unsafe trait Lanes: Copy + 'static {
     /// Each unsigned byte times three, divided by 256.
     unsafe fn thirds(a: Self::I) -> Self::I;
 
-    /// Magnitudes of signed bytes, as unsigned bytes. Only called where [`Self::ACC16`].
-    unsafe fn abs_bytes(a: Self::I) -> Self::I {
-        a
-    }
+    /// Magnitudes of signed bytes, as unsigned bytes.
+    unsafe fn abs_bytes(a: Self::I) -> Self::I;
+    /// The low halves of products of 16-bit words.
+    unsafe fn mul_words(a: Self::I, b: Self::I) -> Self::I;
+    /// Byte `j` of each lane becomes the byte of that lane whose number (0 to 3) is byte `j` of `WHICH`, or zero where that
+    /// is 0x80.
+    unsafe fn pick_bytes<const WHICH: u32>(a: Self::I) -> Self::I;
 
     /// Signed integers to floats.
     unsafe fn cvt(a: Self::I) -> Self::F;

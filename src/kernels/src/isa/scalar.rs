@@ -100,6 +100,16 @@ unsafe impl Lanes for Scalar {
             u32::from_le_bytes(std::array::from_fn(|i| x[i].wrapping_add(y[i])))
         })
     }
+    unsafe fn abs_bytes(a: I) -> I {
+        a.map(|x| u32::from_le_bytes(x.to_le_bytes().map(|b| (b as i8).unsigned_abs())))
+    }
+    unsafe fn mul_words(a: I, b: I) -> I {
+        map2(a, b, |x, y| x.wrapping_mul(y) & 0xffff | (x >> 16).wrapping_mul(y >> 16) << 16)
+    }
+    unsafe fn pick_bytes<const WHICH: u32>(a: I) -> I {
+        let which = WHICH.to_le_bytes();
+        a.map(|x| u32::from_le_bytes(which.map(|i| if i == 0x80 { 0 } else { x.to_le_bytes()[i as usize] })))
+    }
     unsafe fn thirds(a: I) -> I {
         a.map(|x| u32::from_le_bytes(x.to_le_bytes().map(|b| ((3 * u16::from(b)) >> 8) as u8)))
     }

@@ -108,6 +108,6 @@ impl Kernel {
     /// Most bytes of a panel for a single tile. Q2_K has small blocks with many steps that are not products, and gains
     /// from two records at a time: with eight columns 114 GMAC/s, with one record 107 (`kernel-choices`).
     const fn single_tile_panel(&self) -> usize {
-        if self.shape.sub == 16 && self.shape.min { 2 * self.panel_record } else { SINGLE_TILE_PANEL }
+        if self.shape.sums == 16 && self.shape.min { 2 * self.panel_record } else { SINGLE_TILE_PANEL }
     }
 }

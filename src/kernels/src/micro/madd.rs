@@ -99,7 +99,7 @@ unsafe fn block_sums<T: Structure, const NC: usize>(codes: *const u8, act: *cons
     match shape.codes {
         Codes::Signed => dot32_signed::<NC>(codes, codes.add(shape.magnitudes_at()), act, 8),
         Codes::Float(_) | Codes::Bf16Pairs => unreachable!("values without codes"),
-        Codes::Whole => unreachable!("a super-block"),
+        Codes::Whole | Codes::Folded => unreachable!("a super-block"),
         Codes::Wide => dot16::<NC, true>(seed, codes, act, 8).map(|a| widen(a, one)),
         Codes::Narrow => {
             let lo = dot16::<NC, true>(seed, codes, act, 4).map(|a| widen(a, one));

@@ -150,10 +150,13 @@ pub unsafe fn super256<S: Dot, T: Structure, const NC: usize>(
             let start = if shape.min { [[S::splat(0); NC]; 2] } else { columns::<S, NC>(aux.add(4 * NC * s)) };
             let (codes, act) = (panel.add(s * groups * LINE), act.add(s * groups * NC * 4));
             let isum = dot_groups::<S, NC>(start, codes, apart, act, groups);
-            let scale = both::<S>(panel.add(shape.scales_at() + s * LINE), apart);
+            let one = shape.sub == 256;
+            let scale =
+                if one { [S::splatf(1.0); 2] } else { both::<S>(panel.add(shape.scales_at() + s * LINE), apart) };
             for c in 0..NC {
                 for r in 0..2 {
-                    sum[r][c] = S::fma(S::cvt(isum[r][c]), scale[r], sum[r][c]);
+                    let v = S::cvt(isum[r][c]);
+                    sum[r][c] = if one { v } else { S::fma(v, scale[r], sum[r][c]) };
                 }
             }
         }

@@ -9,6 +9,7 @@
 mod bits;
 mod block32;
 mod float;
+mod fold;
 mod grid;
 pub(crate) mod grid512;
 mod iq1;
@@ -41,7 +42,7 @@ pub use q2_k::Q2K;
 pub use q3_k::Q3K;
 pub use q4_k::{Q4K, Q5K};
 pub use q6_k::Q6K;
-pub use sink::Sink;
+pub use sink::{Sink, pack_records};
 pub use ternary::{Tq1_0, Tq2_0};
 
 use crate::formats::{LINE, Shape, WeightType};
@@ -65,7 +66,7 @@ pub trait Pack: Weight {
     ///
     /// # Safety
     /// Each of the rows must be readable for [`Weight::BYTES`] bytes, `rec` writable for
-    /// [`Shape::panel_record`] bytes for each record; see also [`Lanes`].
+    /// [`Shape::panel_record`] bytes of [`WeightType::shape_on`] for each record; see also [`Lanes`].
     unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8);
 }
 
@@ -90,7 +91,7 @@ pub trait Quantised: Weight {
 impl<W: Quantised> Pack for W {
     #[inline(always)]
     unsafe fn pack<S: Lanes>(rows: &Rows, rec: *mut u8) {
-        sink::pack_records::<W, S>(rows, rec);
+        sink::pack_records::<W, S, true>(rows, rec);
     }
 }
 

@@ -24,9 +24,7 @@ impl Quantised for Q2K {
         let four = S::splat(0x0f0f_0f0f);
         for (i, s) in rows.words4::<S>(0).into_iter().enumerate() {
             let (scale, min) = (S::and(s, four), S::and(S::shr(s, 4), four));
-            for j in 0..4 {
-                sink.scale(4 * i + j, byte::<S>(scale, j as u32));
-            }
+            sink.scales(4 * i, scale, 0);
             for p in 0..2 {
                 sink.mins(2 * i + p as usize, byte::<S>(min, 2 * p), byte::<S>(min, 2 * p + 1));
             }

@@ -7,7 +7,7 @@
 //!         upper bits, two for each of scales i, 4 + i, 8 + i, 12 + i
 //! ```
 
-use super::{Quantised, Rows, Sink, Weight, byte, unrolled};
+use super::{Quantised, Rows, Sink, Weight, unrolled};
 use crate::formats::WeightType;
 use crate::isa::Lanes;
 
@@ -34,11 +34,8 @@ impl Quantised for Q3K {
             S::or(S::and(S::shr(a, 4), four), S::and(c, top)),
             S::or(S::and(S::shr(b, 4), four), S::and(S::shr(c, 2), top)),
         ];
-        let bias = S::splat(32);
         for (i, s) in scales.into_iter().enumerate() {
-            for j in 0..4 {
-                sink.scale(4 * i + j, S::sub(byte::<S>(s, j as u32), bias));
-            }
+            sink.scales(4 * i, s, 32);
         }
         sink.d(S::half_lo(rows.halves::<S>(108)));
     }
