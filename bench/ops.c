@@ -35,6 +35,13 @@ static struct ggml_tensor *ids(int64_t used, int64_t tokens, int64_t all) {
     return t;
 }
 
+/* A mask of halves that hides nothing. */
+static struct ggml_tensor *halves(int64_t n0, int64_t n1) {
+    struct ggml_tensor *t = ggml_new_tensor_2d(c, GGML_TYPE_F16, n0, n1);
+    memset(t->data, 0, ggml_nbytes(t));
+    return t;
+}
+
 /* The operation with this number, for so many tokens; its name. Null after the last one. */
 static struct ggml_tensor *operation(int number, int64_t n, const char **name) {
 #define CASE(i, text, t) case i: *name = text; return t;
@@ -67,6 +74,17 @@ static struct ggml_tensor *operation(int number, int64_t n, const char **name) {
     CASE(25, "SSM_CONV 8192", ggml_ssm_conv(c, floats(n + 3, 8192, 1, 1), floats(4, 8192, 1, 1)))
     CASE(26, "GATED_DELTA_NET 128x32", ggml_gated_delta_net(c, floats(128, 16, n, 1), floats(128, 16, n, 1), floats(128, 32, n, 1), gates(32, n), gates(32, n), floats(128, 128, 32, 1), 1))
     CASE(27, "ADD view of experts 2048", ggml_add(c, floats(2048, n, 1, 1), ggml_view_2d(c, floats(2048, 8, n, 1), 2048, n, 8 * 2048 * 4, 2048 * 4)))
+    CASE(28, "SOFT_MAX 512 keys, 32 heads", ggml_soft_max_ext(c, floats(512, n, 32, 1), halves(512, n), 0.088f, 0.0f))
+    CASE(29, "SOFT_MAX 2560 keys, 32 heads", ggml_soft_max_ext(c, floats(2560, n, 32, 1), halves(2560, n), 0.088f, 0.0f))
+    CASE(30, "SOFT_MAX 128 experts", ggml_soft_max(c, floats(128, n, 1, 1)))
+    CASE(31, "SOFT_MAX 256 experts", ggml_soft_max(c, floats(256, n, 1, 1)))
+    CASE(32, "ARGSORT 64 experts", ggml_argsort(c, floats(64, n, 1, 1), GGML_SORT_ORDER_DESC))
+    CASE(33, "ARGSORT 128 experts", ggml_argsort(c, floats(128, n, 1, 1), GGML_SORT_ORDER_DESC))
+    CASE(34, "ARGSORT 256 experts", ggml_argsort(c, floats(256, n, 1, 1), GGML_SORT_ORDER_DESC))
+    CASE(35, "ARGSORT 512 experts", ggml_argsort(c, floats(512, n, 1, 1), GGML_SORT_ORDER_DESC))
+    CASE(36, "SSM_SCAN 128x64x48", ggml_ssm_scan(c, floats(128, 64, 48, 1), floats(64, 48, n, 1), floats(48, n, 1, 1), floats(1, 48, 1, 1), floats(128, 1, n, 1), floats(128, 1, n, 1), ids(1, 1, 1), 1))
+    CASE(37, "GELU_ERF 4096", ggml_gelu_erf(c, floats(4096, n, 1, 1)))
+    CASE(38, "GEGLU_ERF split 4096", ggml_geglu_erf_split(c, floats(4096, n, 1, 1), floats(4096, n, 1, 1)))
     }
     return NULL;
 }
@@ -97,7 +115,7 @@ int main(int argc, char **argv) {
                     struct ggml_tensor *again = ggml_dup_tensor(c, t);
                     void *data = again->data;
                     memcpy(again, t, sizeof *again);
-                    again->data = t->op == GGML_OP_GATED_DELTA_NET || tokens[k] > 1 ? t->data : data;
+                    again->data = t->op == GGML_OP_GATED_DELTA_NET || t->op == GGML_OP_SSM_SCAN || tokens[k] > 1 ? t->data : data;
                     ggml_build_forward_expand(graph, again);
                 }
                 struct ggml_cplan plan = ggml_graph_plan(graph, threads, NULL);

@@ -3,7 +3,10 @@
 use super::delta_net::DeltaNetFn;
 use super::elementwise::{BinaryFn, GluFn, UnaryFn};
 use super::norm::NormFn;
+use super::order::OrderFn;
+use super::soft_max::SoftMaxFn;
 use super::ssm_conv::SsmConvFn;
+use super::ssm_scan::SsmScanFn;
 use super::{Binary, Glu, Unary};
 use crate::isa::Isa;
 
@@ -11,8 +14,8 @@ use crate::isa::Isa;
 #[derive(Debug)]
 pub struct Functions {
     binary: [BinaryFn; 4],
-    glu: [GluFn; 5],
-    unary: [UnaryFn; 5],
+    glu: [GluFn; 6],
+    unary: [UnaryFn; 6],
     /// A row over its root mean square.
     pub rms_norm: NormFn,
     /// A row over its length.
@@ -21,6 +24,12 @@ pub struct Functions {
     pub ssm_conv: SsmConvFn,
     /// Rows of a state.
     pub delta_net: DeltaNetFn,
+    /// Rows of a state with one decay.
+    pub ssm_scan: SsmScanFn,
+    /// A row's soft max.
+    pub soft_max: SoftMaxFn,
+    /// A row's order.
+    pub order: OrderFn,
     /// The exponential, which the other functions use.
     pub exp: UnaryFn,
 }
@@ -52,8 +61,10 @@ macro_rules! isa_functions {
             use super::Functions;
             use super::super::delta_net::DeltaNet;
             use super::super::elementwise::{self, Bounds, One, Two, map1, map2, map_one};
+            use super::super::soft_max::SoftMax;
             use super::super::ssm_conv::SsmConv;
-            use super::super::{delta_net, norm, ssm_conv};
+            use super::super::ssm_scan::SsmScan;
+            use super::super::{delta_net, norm, order, soft_max, ssm_conv, ssm_scan};
 
             $(#[$attr])?
             unsafe fn with_one<T: Two>(a: *const f32, b: f32, to: *mut f32, n: usize) {
@@ -90,6 +101,21 @@ macro_rules! isa_functions {
                 delta_net::delta_net::<$lanes>(net, rows)
             }
 
+            $(#[$attr])?
+            unsafe fn scan(scan: &SsmScan, rows: core::ops::Range<usize>) {
+                ssm_scan::ssm_scan::<$lanes>(scan, rows)
+            }
+
+            $(#[$attr])?
+            unsafe fn soft_max(row: &SoftMax) {
+                soft_max::soft_max::<$lanes>(row)
+            }
+
+            $(#[$attr])?
+            unsafe fn order(x: *const f32, to: *mut i32, n: usize, largest_first: bool) {
+                order::order(x, to, n, largest_first)
+            }
+
             // in the order of `Binary`, `Glu` and `Unary`
             pub(super) static FUNCTIONS: Functions = Functions {
                 binary: [
@@ -104,6 +130,7 @@ macro_rules! isa_functions {
                     glu::<elementwise::SwigluOai>,
                     glu::<elementwise::GegluQuick>,
                     glu::<elementwise::SwigluClamp>,
+                    glu::<elementwise::GegluErf>,
                 ],
                 unary: [
                     one::<elementwise::Silu>,
@@ -111,11 +138,15 @@ macro_rules! isa_functions {
                     one::<elementwise::GeluQuick>,
                     one::<elementwise::Sigmoid>,
                     one::<elementwise::Tanh>,
+                    one::<elementwise::GeluErf>,
                 ],
                 rms_norm,
                 l2_norm,
                 ssm_conv,
                 delta_net,
+                ssm_scan: scan,
+                soft_max,
+                order,
                 exp: one::<elementwise::Exp>,
             };
         }

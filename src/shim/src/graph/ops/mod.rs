@@ -10,8 +10,11 @@ mod concat;
 mod elementwise;
 mod layout;
 mod norm;
+mod order;
 mod recurrent;
+mod scan;
 mod share;
+mod soft_max;
 
 use zen5turbo_kernels::ops::{Functions, Operation, functions};
 
@@ -93,6 +96,9 @@ unsafe fn compute_or_say_why(abi: &Abi, params: &ComputeParams, op: &Tensor, kin
             Operation::Concat => run(&concat::concat(op)?, threads),
             Operation::SsmConv => run(&recurrent::ssm_conv(op, functions)?, threads),
             Operation::GatedDeltaNet => run(&recurrent::delta_net(op, functions)?, threads),
+            Operation::SoftMax => run(&soft_max::soft_max(abi, op, functions)?, threads),
+            Operation::Argsort => run(&order::order(abi, op, functions)?, threads),
+            Operation::SsmScan => run(&scan::scan(abi, op, functions)?, threads),
         }
     }
 }
