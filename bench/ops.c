@@ -35,6 +35,12 @@ static struct ggml_tensor *ids(int64_t used, int64_t tokens, int64_t all) {
     return t;
 }
 
+static struct ggml_tensor *positions(int64_t tokens) {
+    struct ggml_tensor *t = ggml_new_tensor_1d(c, GGML_TYPE_I32, tokens);
+    for (int64_t i = 0; i < tokens; i++) ((int32_t *) t->data)[i] = 1000 + (int32_t) i;
+    return t;
+}
+
 /* A mask of halves that hides nothing. */
 static struct ggml_tensor *halves(int64_t n0, int64_t n1) {
     struct ggml_tensor *t = ggml_new_tensor_2d(c, GGML_TYPE_F16, n0, n1);
@@ -82,9 +88,12 @@ static struct ggml_tensor *operation(int number, int64_t n, const char **name) {
     CASE(33, "ARGSORT 128 experts", ggml_argsort(c, floats(128, n, 1, 1), GGML_SORT_ORDER_DESC))
     CASE(34, "ARGSORT 256 experts", ggml_argsort(c, floats(256, n, 1, 1), GGML_SORT_ORDER_DESC))
     CASE(35, "ARGSORT 512 experts", ggml_argsort(c, floats(512, n, 1, 1), GGML_SORT_ORDER_DESC))
-    CASE(36, "SSM_SCAN 128x64x48", ggml_ssm_scan(c, floats(128, 64, 48, 1), floats(64, 48, n, 1), floats(48, n, 1, 1), floats(1, 48, 1, 1), floats(128, 1, n, 1), floats(128, 1, n, 1), ids(1, 1, 1), 1))
+    CASE(36, "SSM_SCAN 128x64x48", ggml_ssm_scan(c, floats(128, 64, 48, 1), floats(64, 48, n, 1), floats(48, n, 1, 1), gates(48, 1), floats(128, 1, n, 1), floats(128, 1, n, 1), ids(1, 1, 1), 1))
     CASE(37, "GELU_ERF 4096", ggml_gelu_erf(c, floats(4096, n, 1, 1)))
     CASE(38, "GEGLU_ERF split 4096", ggml_geglu_erf_split(c, floats(4096, n, 1, 1), floats(4096, n, 1, 1)))
+    CASE(39, "ROPE 128x32, halves", ggml_rope_ext(c, floats(128, 32, n, 1), positions(n), NULL, 128, GGML_ROPE_TYPE_NEOX, 4096, 1e6f, 1.0f, 0.0f, 1.0f, 32.0f, 1.0f))
+    CASE(40, "ROPE 128x32, neighbours", ggml_rope_ext(c, floats(128, 32, n, 1), positions(n), NULL, 128, GGML_ROPE_TYPE_NORMAL, 4096, 5e5f, 1.0f, 0.0f, 1.0f, 32.0f, 1.0f))
+    CASE(41, "ROPE 64x8 of YaRN", ggml_rope_ext(c, floats(64, 8, n, 1), positions(n), NULL, 64, GGML_ROPE_TYPE_NEOX, 4096, 1.5e5f, 0.03125f, 1.0f, 1.0f, 32.0f, 1.0f))
     }
     return NULL;
 }

@@ -155,7 +155,7 @@ pub static KNOBS: &[Knob] = &[
         group: Group::Kernels,
         help: "Which operations that are no products zen5turbo computes",
         details: "The operations are add, sub, mul, div, glu, unary, rms_norm, l2_norm, concat, ssm_conv, \
-                  gated_delta_net, soft_max, argsort and ssm_scan. zen5turbo covers the layouts and functions in which it measured faster, and leaves the others to ggml. GELU \
+                  gated_delta_net, soft_max, argsort, ssm_scan and rope. zen5turbo covers the layouts and functions in which it measured faster, and leaves the others to ggml. GELU \
                   is exact, where ggml rounds it to F16.",
         words: &words(&OPS),
         other: Some(Other { text: "a list of operations such as mul,glu", help: "only these", placeholder: "LIST" }),

@@ -4,6 +4,7 @@ use super::delta_net::DeltaNetFn;
 use super::elementwise::{BinaryFn, GluFn, UnaryFn};
 use super::norm::NormFn;
 use super::order::OrderFn;
+use super::rope::{RopeFn, RotationsFn};
 use super::soft_max::SoftMaxFn;
 use super::ssm_conv::SsmConvFn;
 use super::ssm_scan::SsmScanFn;
@@ -30,6 +31,10 @@ pub struct Functions {
     pub soft_max: SoftMaxFn,
     /// A row's order.
     pub order: OrderFn,
+    /// Sines and cosines of a position.
+    pub rotations: RotationsFn,
+    /// A row turned by them.
+    pub rope: RopeFn,
     /// The exponential, which the other functions use.
     pub exp: UnaryFn,
 }
@@ -61,10 +66,11 @@ macro_rules! isa_functions {
             use super::Functions;
             use super::super::delta_net::DeltaNet;
             use super::super::elementwise::{self, Bounds, One, Two, map1, map2, map_one};
+            use super::super::rope::{Frequencies, Rope, Rotations};
             use super::super::soft_max::SoftMax;
             use super::super::ssm_conv::SsmConv;
             use super::super::ssm_scan::SsmScan;
-            use super::super::{delta_net, norm, order, soft_max, ssm_conv, ssm_scan};
+            use super::super::{delta_net, norm, order, rope, soft_max, ssm_conv, ssm_scan};
 
             $(#[$attr])?
             unsafe fn with_one<T: Two>(a: *const f32, b: f32, to: *mut f32, n: usize) {
@@ -116,6 +122,16 @@ macro_rules! isa_functions {
                 order::order(x, to, n, largest_first)
             }
 
+            $(#[$attr])?
+            unsafe fn rotations(frequencies: &Frequencies, position: i32, to: *mut Rotations) {
+                rope::rotations::<$lanes>(frequencies, position, to)
+            }
+
+            $(#[$attr])?
+            unsafe fn turn(row: &Rope, by: *const Rotations) {
+                rope::rope::<$lanes>(row, by)
+            }
+
             // in the order of `Binary`, `Glu` and `Unary`
             pub(super) static FUNCTIONS: Functions = Functions {
                 binary: [
@@ -147,6 +163,8 @@ macro_rules! isa_functions {
                 ssm_scan: scan,
                 soft_max,
                 order,
+                rotations,
+                rope: turn,
                 exp: one::<elementwise::Exp>,
             };
         }

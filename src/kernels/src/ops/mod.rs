@@ -9,6 +9,8 @@ mod functions;
 mod math;
 mod norm;
 mod order;
+mod rope;
+mod scalar;
 mod soft_max;
 mod ssm_conv;
 mod ssm_scan;
@@ -19,6 +21,7 @@ pub use elementwise::{BinaryFn, Bounds, GluFn, UnaryFn};
 pub use functions::{Functions, functions};
 pub use norm::NormFn;
 pub use order::{ORDERED, OrderFn};
+pub use rope::{Frequencies, LARGEST_ANGLE, PAIRS, Rope, RopeFn, RopeParameters, Rotations, RotationsFn};
 pub use soft_max::{RowMask, SoftMax, SoftMaxFn};
 pub use ssm_conv::{SsmConv, SsmConvFn, TAPS};
 pub use ssm_scan::{SsmScan, SsmScanFn};
@@ -77,6 +80,8 @@ operations! {
     Argsort = "ARGSORT",
     /// The recurrence of state-space models.
     SsmScan = "SSM_SCAN",
+    /// Pairs of elements turned by angles of the position.
+    Rope = "ROPE",
 }
 
 impl Operation {

@@ -11,6 +11,7 @@
 //! So a row stays in registers for some tokens, and is read and written once for them.
 
 use super::math::exp;
+use super::scalar::ln;
 use crate::isa::{LANES, Real};
 use core::mem::MaybeUninit;
 
@@ -114,21 +115,6 @@ pub(super) unsafe fn ssm_scan<S: Real>(scan: &SsmScan, rows: core::ops::Range<us
 /// Above, `softplus(x) = ln(1 + e^x)` is `x`, as in ggml.
 const LINEAR: f32 = 20.0;
 
-/// The natural logarithm of a number from 1 to `e^20`: `2 atanh(s)` of the fraction, with `s` below 0.172. The next term is
-/// below `s^17 / 17`, which is less than 1e-14. The C library's is not used, because this library would then need libm.
-fn ln(y: f32) -> f32 {
-    let bits = f64::from(y).to_bits();
-    // the exponent where the fraction is from about 0.707 to 1.414
-    let exponent = (bits.wrapping_add((1 << 52) - 0x6_a09e_667f_3bcd) >> 52) as i64 - 1023;
-    let fraction = f64::from_bits(bits.wrapping_sub((exponent as u64) << 52));
-    let s = (fraction - 1.0) / (fraction + 1.0);
-    let mut sum = 0.0;
-    for k in (0..8).rev() {
-        sum = sum * s * s + 1.0 / f64::from(2 * k + 1);
-    }
-    (2.0 * s * sum + exponent as f64 * std::f64::consts::LN_2) as f32
-}
-
 /// Some tokens of a head.
 struct Block<'a> {
     scan: &'a SsmScan,
@@ -181,18 +167,6 @@ impl Block<'_> {
             for (v, state) in state.iter().enumerate() {
                 S::storef(scan.after.add((row + r) * scan.len + v * LANES).cast(), *state);
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_logarithm_is_right_to_the_last_place() {
-        for i in 0..100_000 {
-            let y = 1.0 + ((i as f32) / 2500.0 - 20.0).exp();
-            let (got, expected) = (super::ln(y), f64::from(y).ln());
-            assert!((f64::from(got) - expected).abs() <= expected / (1u64 << 24) as f64, "{y}: {got}, not {expected}");
         }
     }
 }

@@ -1,11 +1,13 @@
-//! Soft max, order and scan, against short references in `f64`, on every ISA.
+//! Soft max, order, scan and rotary positions, against short references in `f64`, on every ISA.
 
 use half::f16;
 
 use super::data::Rng;
 use super::guard::{Guarded, Side};
 use super::ops::{EXTREMES, HALF_ULP, LENGTHS, UNDERFLOW, every, floats, is_near, same};
-use crate::ops::{ORDERED, RowMask, SoftMax, SsmScan};
+use crate::ops::{
+    Frequencies, LARGEST_ANGLE, ORDERED, Rope, RopeParameters, Rotations, RowMask, SoftMax, SsmScan,
+};
 
 #[test]
 fn a_soft_max_is_near_the_true_one_and_its_sink_has_a_part_of_the_sum() {
@@ -146,6 +148,94 @@ fn a_scan_is_what_its_definition_says() {
                     }
                     for ((&got, &expected), &size) in floats(to.bytes()).iter().zip(&out).zip(&sizes) {
                         assert!(is_near(got, expected, 0.0, size * 1e-5), "{isa:?} {len} {tokens}: {got}, not {expected}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Angles as ggml computes them, and their true sines and cosines. `yarn` mixes half of each angle.
+#[test]
+fn rotations_are_those_of_the_angles_of_a_position() {
+    for (isa, functions) in every() {
+        for dims in [2, 6, 32, 64, 80, 128, 256, 512] {
+            for position in [0, 1, -7, 511, 131_071, LARGEST_ANGLE as i32] {
+                for (base, factor) in [(1e4f32, None), (1e6, None), (5e5, Some(8.0f32))] {
+                    let of = RopeParameters { dims, original: 4096, floats: [base, 1.0, 0.0, 1.25, 32.0, 1.0] };
+                    let factors: Vec<f32> = (0..dims / 2).map(|i| if i % 2 == 0 { 1.0 } else { factor.unwrap_or(1.0) }).collect();
+                    let divisors = factor.map_or(std::ptr::null(), |_| factors.as_ptr());
+                    let frequencies = Frequencies::new(&of, divisors);
+                    let mut got = Rotations { sines: [9.0; 256], cosines: [9.0; 256] };
+                    // SAFETY: there are as many factors as pairs.
+                    unsafe { (functions.rotations)(&frequencies, position, &mut got) };
+                    let (mut theta, step) = (position as f32, base.powf(-2.0 / dims as f32));
+                    for i in 0..dims / 2 {
+                        let angle = f64::from(theta / factors[i]);
+                        let near = |got: f32, expected: f64| (f64::from(got) - 1.25 * expected).abs() <= 6.0 * HALF_ULP;
+                        let fits = near(got.sines[i], angle.sin()) && near(got.cosines[i], angle.cos());
+                        assert!(fits, "{isa:?} {dims} {position} {i}: {} {} of {angle}", got.sines[i], got.cosines[i]);
+                        theta *= step;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Pairs from 8 rotations on are extrapolated, up to 1 rotation interpolated, with a ramp between.
+#[test]
+fn yarn_turns_fast_pairs_as_trained_and_slow_ones_less() {
+    let (dims, position, scale) = (64, 100, 0.25f32);
+    let of = RopeParameters { dims, original: 4096, floats: [1e4, scale, 1.0, 1.0, 32.0, 1.0] };
+    let frequencies = Frequencies::new(&of, std::ptr::null());
+    let magnitude = 1.0 + 0.1 * f64::from(1.0 / scale).ln();
+    for (isa, functions) in every() {
+        let mut got = Rotations { sines: [0.0; 256], cosines: [0.0; 256] };
+        // SAFETY: no factors.
+        unsafe { (functions.rotations)(&frequencies, position, &mut got) };
+        let at = |rotations: f64| 64.0 * (4096.0 / (rotations * std::f64::consts::TAU)).ln() / (2.0 * 1e4f64.ln());
+        let (low, high) = (at(32.0).floor(), at(1.0).ceil());
+        for i in 0..dims / 2 {
+            let angle = f64::from(position) * 1e4f64.powf(-2.0 * i as f64 / 64.0);
+            let mix = 1.0 - ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+            let angle = angle * f64::from(scale) * (1.0 - mix) + angle * mix;
+            let near = |got: f32, expected: f64| (f64::from(got) - magnitude * expected).abs() <= 1e-4;
+            assert!(near(got.sines[i], angle.sin()) && near(got.cosines[i], angle.cos()), "{isa:?} {i}");
+        }
+    }
+}
+
+#[test]
+fn a_row_is_turned_in_pairs_and_the_rest_is_copied() {
+    let mut rng = Rng(11);
+    for (isa, functions) in every() {
+        for pairs in [1, 3, 15, 16, 17, 40, 64] {
+            let mut by = Rotations { sines: [0.0; 256], cosines: [0.0; 256] };
+            for i in 0..pairs {
+                (by.sines[i], by.cosines[i]) = (rng.unit(), rng.unit());
+            }
+            for (first, rest) in [(0, 0), (6, 0), (0, 5), (2, 8)] {
+                let n = first + 2 * pairs + rest;
+                let x: Vec<f32> = (0..n).map(|_| rng.unit()).collect();
+                for (neighbours, side, in_place) in
+                    [(false, Side::Start, false), (true, Side::End, false), (false, Side::End, true), (true, Side::Start, true)]
+                {
+                    let (gx, gto) = (Guarded::floats(&x, side), Guarded::new(4 * n, 4, side));
+                    let to = if in_place { &gx } else { &gto };
+                    let row = Rope { x: gx.ptr().cast(), to: to.ptr().cast(), n, first, pairs, neighbours };
+                    // SAFETY: the row has `n` elements, and there are as many rotations as pairs.
+                    unsafe { (functions.rope)(&row, &by) };
+                    to.check("the result");
+                    let mut expected: Vec<f64> = x.iter().map(|&x| x.into()).collect();
+                    for i in 0..pairs {
+                        let [a, b] = if neighbours { [2 * i, 2 * i + 1] } else { [i, pairs + i] }.map(|i| first + i);
+                        let (u, v) = (f64::from(x[a]), f64::from(x[b]));
+                        let (sin, cos) = (f64::from(by.sines[i]), f64::from(by.cosines[i]));
+                        (expected[a], expected[b]) = (u * cos - v * sin, u * sin + v * cos);
+                    }
+                    for (&got, &expected) in floats(to.bytes()).iter().zip(&expected) {
+                        assert!(is_near(got, expected, 0.0, 4.0 * HALF_ULP), "{isa:?} {pairs} {neighbours}: {got} {expected}");
                     }
                 }
             }

@@ -12,6 +12,7 @@ mod layout;
 mod norm;
 mod order;
 mod recurrent;
+mod rope;
 mod scan;
 mod share;
 mod soft_max;
@@ -98,6 +99,7 @@ unsafe fn compute_or_say_why(abi: &Abi, params: &ComputeParams, op: &Tensor, kin
             Operation::GatedDeltaNet => run(&recurrent::delta_net(op, functions)?, threads),
             Operation::SoftMax => run(&soft_max::soft_max(abi, op, functions)?, threads),
             Operation::Argsort => run(&order::order(abi, op, functions)?, threads),
+            Operation::Rope => run(&rope::rope(abi, op, functions)?, threads),
             Operation::SsmScan => run(&scan::scan(abi, op, functions)?, threads),
         }
     }
