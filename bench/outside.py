@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Where the time of a model goes beside the library's kernels, by perf.
 
-    bench/outside.py LLAMA_CPP LIBRARY MODEL... [--threads 2] [--rate 2000] [--lines 8] [--stock]
+    bench/outside.py LLAMA_CPP LIBRARY MODEL... [--threads 2] [--rate 2000] [--lines 8] [--stock] [--only TEST] [--more="-fa 0"]
 
 LLAMA_CPP is a folder with `bin`. llama-bench runs three tests on each model: a prompt of 512 tokens, 32 tokens, and 32
 tokens with 2048 before them. Loading, warming up, and the tokens before are left out: what llama-bench measures comes
@@ -37,6 +37,7 @@ parser.add_argument("--rate", default="2000", help="samples per second and threa
 parser.add_argument("--lines", type=int, default=8, help="functions to name for each test")
 parser.add_argument("--stock", action="store_true", help="without the library")
 parser.add_argument("--only", default="", help="only tests with this in their name")
+parser.add_argument("--more", default="", help="more options of llama-bench")
 args = parser.parse_args()
 
 
@@ -56,7 +57,7 @@ def samples(folder, model, options):
         env |= {"LD_PRELOAD": str(args.library.resolve()), "ZEN5TURBO_GATE": "off"}
     preload = [f"{name}={env.pop(name)}" for name in ("LD_PRELOAD",) if name in env]
     command = ["perf", "record", "-q", "-F", args.rate, "-e", "cpu-clock", "-o", data, "env", *preload,
-               args.llama / "bin/llama-bench", "-m", model, "-t", args.threads, "-o", "json", *options]
+               args.llama / "bin/llama-bench", "-m", model, "-t", args.threads, "-o", "json", *options, *args.more.split()]
     test, = json.loads(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
     seconds = sum(test["samples_ns"]) / 1e9
     script = ["perf", "script", "-i", data, "-G", "-F", "time,ip,sym,dso"]
