@@ -119,7 +119,7 @@ macro_rules! isa_functions {
 
             $(#[$attr])?
             unsafe fn order(x: *const f32, to: *mut i32, n: usize, largest_first: bool) {
-                order::order(x, to, n, largest_first)
+                order::order::<$lanes>(x, to, n, largest_first)
             }
 
             $(#[$attr])?
