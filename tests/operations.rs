@@ -102,7 +102,18 @@ fn assert_counted(run: &Outcome) {
         assert!(!quantised, "{reason}\n{stats}");
     }
     for op in [
-        "MUL", "GLU", "UNARY", "RMS_NORM", "L2_NORM", "CONCAT", "SSM_CONV", "GATED_DELTA_NET", "SOFT_MAX", "ARGSORT", "SSM_SCAN", "ROPE",
+        "MUL",
+        "GLU",
+        "UNARY",
+        "RMS_NORM",
+        "L2_NORM",
+        "CONCAT",
+        "SSM_CONV",
+        "GATED_DELTA_NET",
+        "SOFT_MAX",
+        "ARGSORT",
+        "SSM_SCAN",
+        "ROPE",
     ] {
         assert!(stats.other_taken(op) > 10, "{op}\n{stats}");
     }

@@ -59,7 +59,8 @@ const ERF_SMALL_END: f32 = 0.96;
 const ERF_ONE: f32 = 4.0;
 
 /// Fitted as [`EXP_MINUS`] is; the error is below half of a half unit in the last place.
-const ERF_SMALL: [f32; 6] = [0.128_379_14, -0.376_124_26, 0.112_811_21, -0.026_741_99, 0.004_957_959_5, -0.000_581_610_25];
+const ERF_SMALL: [f32; 6] =
+    [0.128_379_14, -0.376_124_26, 0.112_811_21, -0.026_741_99, 0.004_957_959_5, -0.000_581_610_25];
 
 /// The negative logarithm of `1 - erf x`. Its error, as one of `erf x`, is below a tenth of a half unit.
 const ERF_LARGE: [f32; 7] =

@@ -161,8 +161,7 @@ pub enum Unary {
 
 impl Unary {
     /// Every function, in the order of its number.
-    pub const ALL: [Self; 6] =
-        [Self::Silu, Self::Gelu, Self::GeluQuick, Self::Sigmoid, Self::Tanh, Self::GeluErf];
+    pub const ALL: [Self; 6] = [Self::Silu, Self::Gelu, Self::GeluQuick, Self::Sigmoid, Self::Tanh, Self::GeluErf];
 
     /// The function that `ggml_unary_op_name` calls so.
     #[must_use]

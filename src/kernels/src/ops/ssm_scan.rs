@@ -97,7 +97,11 @@ pub(super) unsafe fn ssm_scan<S: Real>(scan: &SsmScan, rows: core::ops::Range<us
         let block = Block { scan, steps, decays, first, n, from };
         let mut row = rows.start;
         while row + 2 <= rows.end && scan.len <= 128 {
-            if scan.len == 128 { block.rows::<S, 8, 2>(row) } else { block.rows::<S, 4, 2>(row) }
+            if scan.len == 128 {
+                block.rows::<S, 8, 2>(row)
+            } else {
+                block.rows::<S, 4, 2>(row)
+            }
             row += 2;
         }
         while row < rows.end {

@@ -5,9 +5,7 @@ use half::f16;
 use super::data::Rng;
 use super::guard::{Guarded, Side};
 use super::ops::{EXTREMES, HALF_ULP, LENGTHS, UNDERFLOW, every, floats, is_near, same};
-use crate::ops::{
-    Frequencies, LARGEST_ANGLE, ORDERED, Rope, RopeParameters, Rotations, RowMask, SoftMax, SsmScan,
-};
+use crate::ops::{Frequencies, LARGEST_ANGLE, ORDERED, Rope, RopeParameters, Rotations, RowMask, SoftMax, SsmScan};
 
 #[test]
 fn a_soft_max_is_near_the_true_one_and_its_sink_has_a_part_of_the_sum() {
@@ -50,14 +48,23 @@ fn a_soft_max_is_near_the_true_one_and_its_sink_has_a_part_of_the_sum() {
                     // a score is rounded twice, which its exponential shows as an error of the size of the score
                     let rounded = (score(i).abs().min(1e30) + most.abs()) * 3.0 * HALF_ULP;
                     let (expected, relative) = ((score(i) - most).exp() / sum, 20.0 * HALF_ULP + 2.0 * rounded);
-                    assert!(is_near(got, expected, relative, UNDERFLOW), "{isa:?} {n} {kind} {i}: {got}, not {expected}");
+                    assert!(
+                        is_near(got, expected, relative, UNDERFLOW),
+                        "{isa:?} {n} {kind} {i}: {got}, not {expected}"
+                    );
                 }
             }
         }
         let row = [f32::NEG_INFINITY; 20];
         let mut to = [0f32; 20];
-        let row =
-            SoftMax { x: row.as_ptr(), mask: RowMask::None, to: to.as_mut_ptr(), n: 20, scale: 1.0, sink: f32::NEG_INFINITY };
+        let row = SoftMax {
+            x: row.as_ptr(),
+            mask: RowMask::None,
+            to: to.as_mut_ptr(),
+            n: 20,
+            scale: 1.0,
+            sink: f32::NEG_INFINITY,
+        };
         // SAFETY: both have twenty elements.
         unsafe { (functions.soft_max)(&row) };
         assert!(to.iter().all(|v| v.is_nan()), "{isa:?}: no key is seen, which is no number in ggml either: {to:?}");
@@ -81,8 +88,11 @@ fn an_order_is_that_of_a_stable_sort_whatever_the_numbers_are() {
                     // SAFETY: both have `n` elements, and `n` is at most `ORDERED`.
                     unsafe { (functions.order)(gx.ptr().cast(), to.ptr().cast(), n, largest_first) };
                     to.check("the order");
-                    let got: Vec<usize> =
-                        to.bytes().chunks_exact(4).map(|b| u32::from_ne_bytes(b.try_into().unwrap()) as usize).collect();
+                    let got: Vec<usize> = to
+                        .bytes()
+                        .chunks_exact(4)
+                        .map(|b| u32::from_ne_bytes(b.try_into().unwrap()) as usize)
+                        .collect();
                     let mut expected: Vec<usize> = (0..n).collect();
                     let compare = |&a: &usize, &b: &usize| x[a].total_cmp(&x[b]);
                     expected.sort_by(|a, b| if largest_first { compare(b, a) } else { compare(a, b) });
@@ -110,7 +120,9 @@ fn a_scan_is_what_its_definition_says() {
                 for (r, row) in expected.chunks_exact_mut(len).enumerate() {
                     let input = f64::from(x[t * rows + r]) * step;
                     let of = |v: &[f32], i: usize| f64::from(v[t * len + i]);
-                    row.iter_mut().enumerate().for_each(|(i, s)| *s = *s * (step * f64::from(a)).exp() + of(&b, i) * input);
+                    row.iter_mut()
+                        .enumerate()
+                        .for_each(|(i, s)| *s = *s * (step * f64::from(a)).exp() + of(&b, i) * input);
                     let products = row.iter().enumerate().map(|(i, s)| s * of(&c, i));
                     let (sum, size) = products.fold((0.0, 0.0), |(s, z), p| (s + p, z + p.abs()));
                     out.push(sum);
@@ -144,10 +156,16 @@ fn a_scan_is_what_its_definition_says() {
                     after.check("the state");
                     // each token rounds a state a few times; decays make old errors smaller
                     for (i, (&got, &expected)) in floats(after.bytes()).iter().zip(&expected).enumerate() {
-                        assert!(is_near(got, expected, 1e-5, 2e-5), "{isa:?} {len} {tokens} {i}: {got}, not {expected}");
+                        assert!(
+                            is_near(got, expected, 1e-5, 2e-5),
+                            "{isa:?} {len} {tokens} {i}: {got}, not {expected}"
+                        );
                     }
                     for ((&got, &expected), &size) in floats(to.bytes()).iter().zip(&out).zip(&sizes) {
-                        assert!(is_near(got, expected, 0.0, size * 1e-5), "{isa:?} {len} {tokens}: {got}, not {expected}");
+                        assert!(
+                            is_near(got, expected, 0.0, size * 1e-5),
+                            "{isa:?} {len} {tokens}: {got}, not {expected}"
+                        );
                     }
                 }
             }
@@ -163,7 +181,8 @@ fn rotations_are_those_of_the_angles_of_a_position() {
             for position in [0, 1, -7, 511, 131_071, LARGEST_ANGLE as i32] {
                 for (base, factor) in [(1e4f32, None), (1e6, None), (5e5, Some(8.0f32))] {
                     let of = RopeParameters { dims, original: 4096, floats: [base, 1.0, 0.0, 1.25, 32.0, 1.0] };
-                    let factors: Vec<f32> = (0..dims / 2).map(|i| if i % 2 == 0 { 1.0 } else { factor.unwrap_or(1.0) }).collect();
+                    let factors: Vec<f32> =
+                        (0..dims / 2).map(|i| if i % 2 == 0 { 1.0 } else { factor.unwrap_or(1.0) }).collect();
                     let divisors = factor.map_or(std::ptr::null(), |_| factors.as_ptr());
                     let frequencies = Frequencies::new(&of, divisors);
                     let mut got = Rotations { sines: [9.0; 256], cosines: [9.0; 256] };
@@ -218,9 +237,12 @@ fn a_row_is_turned_in_pairs_and_the_rest_is_copied() {
             for (first, rest) in [(0, 0), (6, 0), (0, 5), (2, 8)] {
                 let n = first + 2 * pairs + rest;
                 let x: Vec<f32> = (0..n).map(|_| rng.unit()).collect();
-                for (neighbours, side, in_place) in
-                    [(false, Side::Start, false), (true, Side::End, false), (false, Side::End, true), (true, Side::Start, true)]
-                {
+                for (neighbours, side, in_place) in [
+                    (false, Side::Start, false),
+                    (true, Side::End, false),
+                    (false, Side::End, true),
+                    (true, Side::Start, true),
+                ] {
                     let (gx, gto) = (Guarded::floats(&x, side), Guarded::new(4 * n, 4, side));
                     let to = if in_place { &gx } else { &gto };
                     let row = Rope { x: gx.ptr().cast(), to: to.ptr().cast(), n, first, pairs, neighbours };
@@ -235,7 +257,10 @@ fn a_row_is_turned_in_pairs_and_the_rest_is_copied() {
                         (expected[a], expected[b]) = (u * cos - v * sin, u * sin + v * cos);
                     }
                     for (&got, &expected) in floats(to.bytes()).iter().zip(&expected) {
-                        assert!(is_near(got, expected, 0.0, 4.0 * HALF_ULP), "{isa:?} {pairs} {neighbours}: {got} {expected}");
+                        assert!(
+                            is_near(got, expected, 0.0, 4.0 * HALF_ULP),
+                            "{isa:?} {pairs} {neighbours}: {got} {expected}"
+                        );
                     }
                 }
             }

@@ -53,7 +53,9 @@ pub unsafe fn scan<'a>(abi: &Abi, op: &'a Tensor, functions: &Functions) -> Resu
     // which is zero then.
     holds(matches!(op.op_params[0], 0 | 1) && is_dense(op))?;
     holds(elements(op) == elements(x) + (len * rows * heads * sequences) as usize)?;
-    holds(abi.is_i32(ids.ty) && ids.ne == [sequences, 1, 1, 1] && ids.nb[0] == 4 && is_address::<i32>(ids.data.cast()))?;
+    holds(
+        abi.is_i32(ids.ty) && ids.ne == [sequences, 1, 1, 1] && ids.nb[0] == 4 && is_address::<i32>(ids.data.cast()),
+    )?;
     let numbers: *const i32 = ids.data.cast_const().cast();
     // SAFETY: `ids` has been checked: so many integers at an address of integers, by the contract of this function.
     let known = |i: i64| (0..state.ne[3]).contains(&i64::from(unsafe { *numbers.add(i as usize) }));

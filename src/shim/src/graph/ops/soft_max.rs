@@ -94,8 +94,7 @@ impl Job for SoftMaxJob {
             };
             // SAFETY: `soft_max` has checked that there is a sink for each head.
             let sink = if self.sinks.is_null() { f32::NEG_INFINITY } else { unsafe { *self.sinks.add(at[1]) } };
-            let row =
-                SoftMax { x: self.from.at(at), mask, to: self.to.at(at), n: self.n, scale: self.scale, sink };
+            let row = SoftMax { x: self.from.at(at), mask, to: self.to.at(at), n: self.n, scale: self.scale, sink };
             // SAFETY: `soft_max` has checked the tensors, whose rows have these elements. No other thread has this row.
             unsafe { (self.function)(&row) };
             next(&mut at, self.rows);
