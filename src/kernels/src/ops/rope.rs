@@ -181,8 +181,8 @@ unsafe fn magnitude<S: Real>(x: S::F) -> S::F {
 pub(super) unsafe fn rope<S: Real>(row: &Rope, by: *const Rotations) {
     let (pairs, end) = (row.pairs, row.first + 2 * row.pairs);
     if row.x != row.to.cast_const() {
-        row.to.copy_from_nonoverlapping(row.x, row.first);
-        row.to.add(end).copy_from_nonoverlapping(row.x.add(end), row.n - end);
+        copy::<S>(row.x, row.to, row.first);
+        copy::<S>(row.x.add(end), row.to.add(end), row.n - end);
     }
     let (x, to) = (row.x.add(row.first), row.to.add(row.first));
     let (sines, cosines) = ((&raw const (*by).sines).cast::<f32>(), (&raw const (*by).cosines).cast::<f32>());
@@ -220,5 +220,18 @@ pub(super) unsafe fn rope<S: Real>(row: &Rope, by: *const Rotations) {
         *to.add(2 * i) = a * cos - b * sin;
         *to.add(2 * i + 1) = a * sin + b * cos;
         i += 1;
+    }
+}
+
+/// Copies a few floats without a call.
+#[inline(always)]
+unsafe fn copy<S: Real>(from: *const f32, to: *mut f32, n: usize) {
+    let mut i = 0;
+    while i + LANES <= n {
+        S::storef(to.add(i).cast(), S::loadf(from.add(i).cast()));
+        i += LANES;
+    }
+    if i < n {
+        S::storef_n(to.add(i), S::loadf_n(from.add(i), n - i), n - i);
     }
 }

@@ -3,6 +3,7 @@
 use std::f64::consts::{LN_2, LOG2_E};
 
 /// The natural logarithm of a normal number above zero.
+#[inline(always)]
 pub fn ln(y: f32) -> f32 {
     ln64(y.into()) as f32
 }
@@ -19,6 +20,7 @@ pub fn power(base: f32, exponent: f32) -> f32 {
 }
 
 /// `2 atanh(s)` of the fraction, with `s` below 0.172: the next term is below `s^17 / 17`, which is less than 1e-14.
+#[inline(always)]
 fn ln64(y: f64) -> f64 {
     let bits = y.to_bits();
     // the exponent where the fraction is from about 0.707 to 1.414

@@ -93,9 +93,10 @@ unsafe fn scores<S: Real, const MASK: u8>(row: &SoftMax, mask: *const u8) -> f32
             v = S::addf(v, S::loadf_n(mask.add(4 * i).cast(), n));
         } else if MASK == HALVES {
             let mut halves = [0u16; LANES];
+            let (from, to) = (mask.cast::<u16>().add(i), halves.as_mut_ptr());
             let mut j = 0;
             while j < n {
-                halves[j] = mask.cast::<u16>().add(i + j).read();
+                *to.add(j) = from.add(j).read_volatile(); // one by one: a copy would be a call
                 j += 1;
             }
             v = S::addf(v, S::widen_halves(halves.as_ptr().cast()));

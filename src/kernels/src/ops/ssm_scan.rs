@@ -138,7 +138,8 @@ impl Block<'_> {
     #[inline(always)]
     unsafe fn rows<S: Real, const V: usize, const R: usize>(&self, row: usize) {
         let scan = self.scan;
-        let mut state = [[S::splatf(0.0); V]; R];
+        // not of zeroes, which would be a call
+        let mut state = [[S::loadf(self.from.add(row * scan.len).cast()); V]; R];
         for (r, state) in state.iter_mut().enumerate() {
             for (v, state) in state.iter_mut().enumerate() {
                 *state = S::loadf(self.from.add((row + r) * scan.len + v * LANES).cast());
