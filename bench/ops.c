@@ -11,6 +11,9 @@
 #include <string.h>
 #include <time.h>
 
+/* Nodes of a graph of one token. */
+#define NODES 200
+
 static struct ggml_context *c;
 
 static struct ggml_tensor *floats(int64_t n0, int64_t n1, int64_t n2, int64_t n3) {
@@ -32,6 +35,25 @@ static struct ggml_tensor *gates(int64_t heads, int64_t tokens) {
 static struct ggml_tensor *ids(int64_t used, int64_t tokens, int64_t all) {
     struct ggml_tensor *t = ggml_new_tensor_2d(c, GGML_TYPE_I32, used, tokens);
     for (int64_t i = 0; i < used * tokens; i++) ((int32_t *) t->data)[i] = (int32_t) (i * 7 % all);
+    return t;
+}
+
+/* The first rows of a longer tensor: for one token, each node sorts another row, as in a model. A row that is sorted again
+   and again is one that the CPU foresees. */
+static struct ggml_tensor *first_rows(int64_t n0, int64_t n1) {
+    return ggml_view_2d(c, floats(n0, n1 > NODES ? n1 : NODES, 1, 1), n0, n1, n0 * 4, 0);
+}
+
+static struct ggml_tensor *positions(int64_t tokens) {
+    struct ggml_tensor *t = ggml_new_tensor_1d(c, GGML_TYPE_I32, tokens);
+    for (int64_t i = 0; i < tokens; i++) ((int32_t *) t->data)[i] = 1000 + (int32_t) i;
+    return t;
+}
+
+/* A mask of halves that hides nothing. */
+static struct ggml_tensor *halves(int64_t n0, int64_t n1) {
+    struct ggml_tensor *t = ggml_new_tensor_2d(c, GGML_TYPE_F16, n0, n1);
+    memset(t->data, 0, ggml_nbytes(t));
     return t;
 }
 
@@ -67,6 +89,20 @@ static struct ggml_tensor *operation(int number, int64_t n, const char **name) {
     CASE(25, "SSM_CONV 8192", ggml_ssm_conv(c, floats(n + 3, 8192, 1, 1), floats(4, 8192, 1, 1)))
     CASE(26, "GATED_DELTA_NET 128x32", ggml_gated_delta_net(c, floats(128, 16, n, 1), floats(128, 16, n, 1), floats(128, 32, n, 1), gates(32, n), gates(32, n), floats(128, 128, 32, 1), 1))
     CASE(27, "ADD view of experts 2048", ggml_add(c, floats(2048, n, 1, 1), ggml_view_2d(c, floats(2048, 8, n, 1), 2048, n, 8 * 2048 * 4, 2048 * 4)))
+    CASE(28, "SOFT_MAX 512 keys, 32 heads", ggml_soft_max_ext(c, floats(512, n, 32, 1), halves(512, n), 0.088f, 0.0f))
+    CASE(29, "SOFT_MAX 2560 keys, 32 heads", ggml_soft_max_ext(c, floats(2560, n, 32, 1), halves(2560, n), 0.088f, 0.0f))
+    CASE(30, "SOFT_MAX 128 experts", ggml_soft_max(c, floats(128, n, 1, 1)))
+    CASE(31, "SOFT_MAX 256 experts", ggml_soft_max(c, floats(256, n, 1, 1)))
+    CASE(32, "ARGSORT 64 experts", ggml_argsort(c, first_rows(64, n), GGML_SORT_ORDER_DESC))
+    CASE(33, "ARGSORT 128 experts", ggml_argsort(c, first_rows(128, n), GGML_SORT_ORDER_DESC))
+    CASE(34, "ARGSORT 256 experts", ggml_argsort(c, first_rows(256, n), GGML_SORT_ORDER_DESC))
+    CASE(35, "ARGSORT 512 experts", ggml_argsort(c, first_rows(512, n), GGML_SORT_ORDER_DESC))
+    CASE(36, "SSM_SCAN 128x64x48", ggml_ssm_scan(c, floats(128, 64, 48, 1), floats(64, 48, n, 1), floats(48, n, 1, 1), gates(48, 1), floats(128, 1, n, 1), floats(128, 1, n, 1), ids(1, 1, 1), 1))
+    CASE(37, "GELU_ERF 4096", ggml_gelu_erf(c, floats(4096, n, 1, 1)))
+    CASE(38, "GEGLU_ERF split 4096", ggml_geglu_erf_split(c, floats(4096, n, 1, 1), floats(4096, n, 1, 1)))
+    CASE(39, "ROPE 128x32, halves", ggml_rope_ext(c, floats(128, 32, n, 1), positions(n), NULL, 128, GGML_ROPE_TYPE_NEOX, 4096, 1e6f, 1.0f, 0.0f, 1.0f, 32.0f, 1.0f))
+    CASE(40, "ROPE 128x32, neighbours", ggml_rope_ext(c, floats(128, 32, n, 1), positions(n), NULL, 128, GGML_ROPE_TYPE_NORMAL, 4096, 5e5f, 1.0f, 0.0f, 1.0f, 32.0f, 1.0f))
+    CASE(41, "ROPE 64x8 of YaRN", ggml_rope_ext(c, floats(64, 8, n, 1), positions(n), NULL, 64, GGML_ROPE_TYPE_NEOX, 4096, 1.5e5f, 0.03125f, 1.0f, 1.0f, 32.0f, 1.0f))
     }
     return NULL;
 }
@@ -90,14 +126,19 @@ int main(int argc, char **argv) {
             if (!t) return 0;
             if (strstr(name, only)) {
                 /* The same operation many times: a graph costs more than a small one. */
-                int nodes = tokens[k] == 1 ? 200 : 2;
+                int nodes = tokens[k] == 1 ? NODES : 2;
                 struct ggml_cgraph *graph = ggml_new_graph_custom(c, 1024, false);
                 ggml_build_forward_expand(graph, t);
                 for (int j = 1; j < nodes; j++) {
                     struct ggml_tensor *again = ggml_dup_tensor(c, t);
                     void *data = again->data;
                     memcpy(again, t, sizeof *again);
-                    again->data = t->op == GGML_OP_GATED_DELTA_NET || tokens[k] > 1 ? t->data : data;
+                    again->data = t->op == GGML_OP_GATED_DELTA_NET || t->op == GGML_OP_SSM_SCAN || tokens[k] > 1 ? t->data : data;
+                    if (t->op == GGML_OP_ARGSORT && tokens[k] == 1) {
+                        struct ggml_tensor *row = ggml_dup_tensor(c, t->src[0]);
+                        row->data = (char *) t->src[0]->data + j * t->src[0]->nb[1];
+                        again->src[0] = row;
+                    }
                     ggml_build_forward_expand(graph, again);
                 }
                 struct ggml_cplan plan = ggml_graph_plan(graph, threads, NULL);

@@ -118,7 +118,7 @@ fn attention_passes(tiers: impl IntoIterator<Item = Tier>) {
 }
 
 /// The operations that are no products, as the program names them, and as the statistics do.
-const OTHERS: [(&str, &str); 19] = [
+const OTHERS: [(&str, &str); 25] = [
     ("ADD", "ADD"),
     ("SUB", "SUB"),
     ("MUL", "MUL"),
@@ -138,6 +138,12 @@ const OTHERS: [(&str, &str); 19] = [
     ("CONCAT", "CONCAT"),
     ("SSM_CONV", "SSM_CONV"),
     ("GATED_DELTA_NET", "GATED_DELTA_NET"),
+    ("GEGLU_ERF", "GLU"),
+    ("GELU_ERF", "UNARY"),
+    ("SOFT_MAX", "SOFT_MAX"),
+    ("ARGSORT", "ARGSORT"),
+    ("SSM_SCAN", "SSM_SCAN"),
+    ("ROPE", "ROPE"),
 ];
 
 /// The program's names for the operations that are no products.

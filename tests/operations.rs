@@ -101,7 +101,20 @@ fn assert_counted(run: &Outcome) {
         let quantised = TYPES.iter().any(|ty| stats.declined("MUL_MAT", Some(ty)).contains_key(reason));
         assert!(!quantised, "{reason}\n{stats}");
     }
-    for op in ["MUL", "GLU", "UNARY", "RMS_NORM", "L2_NORM", "CONCAT", "SSM_CONV", "GATED_DELTA_NET"] {
+    for op in [
+        "MUL",
+        "GLU",
+        "UNARY",
+        "RMS_NORM",
+        "L2_NORM",
+        "CONCAT",
+        "SSM_CONV",
+        "GATED_DELTA_NET",
+        "SOFT_MAX",
+        "ARGSORT",
+        "SSM_SCAN",
+        "ROPE",
+    ] {
         assert!(stats.other_taken(op) > 10, "{op}\n{stats}");
     }
     stats.assert_healthy();

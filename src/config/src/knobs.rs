@@ -154,8 +154,8 @@ pub static KNOBS: &[Knob] = &[
         name: "ZEN5TURBO_OPS",
         group: Group::Kernels,
         help: "Which operations that are no products zen5turbo computes",
-        details: "The operations are add, sub, mul, div, glu, unary, rms_norm, l2_norm, concat, ssm_conv and \
-                  gated_delta_net. zen5turbo covers the layouts and functions in which it measured faster, and leaves the others to ggml. GELU \
+        details: "The operations are add, sub, mul, div, glu, unary, rms_norm, l2_norm, concat, ssm_conv, \
+                  gated_delta_net, soft_max, argsort, ssm_scan and rope. zen5turbo covers the layouts and functions in which it measured faster, and leaves the others to ggml. GELU \
                   is exact, where ggml rounds it to F16.",
         words: &words(&OPS),
         other: Some(Other { text: "a list of operations such as mul,glu", help: "only these", placeholder: "LIST" }),

@@ -220,6 +220,11 @@ macro_rules! lanes_of_two_ymm {
                 [_mm256_sub_epi32(a[0], b[0]), _mm256_sub_epi32(a[1], b[1])]
             }
             #[inline(always)]
+            unsafe fn count_above(count: Self::I, a: Self::I, b: Self::I) -> Self::I {
+                let above = [_mm256_cmpgt_epi32(a[0], b[0]), _mm256_cmpgt_epi32(a[1], b[1])];
+                [_mm256_sub_epi32(count[0], above[0]), _mm256_sub_epi32(count[1], above[1])]
+            }
+            #[inline(always)]
             unsafe fn shl(a: Self::I, n: u32) -> Self::I {
                 let n = _mm_cvtsi32_si128(n as i32); // a constant: becomes the immediate form
                 [_mm256_sll_epi32(a[0], n), _mm256_sll_epi32(a[1], n)]

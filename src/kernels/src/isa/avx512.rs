@@ -149,6 +149,10 @@ unsafe impl Lanes for Avx512 {
         _mm512_sub_epi32(a, b)
     }
     #[inline(always)]
+    unsafe fn count_above(count: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        _mm512_mask_sub_epi32(count, _mm512_cmpgt_epi32_mask(a, b), count, _mm512_set1_epi32(-1))
+    }
+    #[inline(always)]
     unsafe fn shl(a: __m512i, n: u32) -> __m512i {
         _mm512_sll_epi32(a, _mm_cvtsi32_si128(n as i32)) // a constant: becomes the immediate form
     }

@@ -190,6 +190,8 @@ pub unsafe trait Lanes: Copy + 'static {
     unsafe fn add(a: Self::I, b: Self::I) -> Self::I;
     /// 32-bit subtraction.
     unsafe fn sub(a: Self::I, b: Self::I) -> Self::I;
+    /// `count`, one more in lanes where `a` is above `b`, both signed.
+    unsafe fn count_above(count: Self::I, a: Self::I, b: Self::I) -> Self::I;
     /// 32-bit shift left by `n`, a constant at every call once inlined.
     unsafe fn shl(a: Self::I, n: u32) -> Self::I;
     /// 32-bit logical shift right.

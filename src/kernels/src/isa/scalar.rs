@@ -76,6 +76,9 @@ unsafe impl Lanes for Scalar {
     unsafe fn sub(a: I, b: I) -> I {
         map2(a, b, u32::wrapping_sub)
     }
+    unsafe fn count_above(count: I, a: I, b: I) -> I {
+        map2(count, map2(a, b, |a, b| u32::from(a as i32 > b as i32)), u32::wrapping_add)
+    }
     unsafe fn shl(a: I, n: u32) -> I {
         a.map(|x| x << n)
     }

@@ -1,6 +1,6 @@
 //! Functions of one and of two numbers, over rows.
 
-use super::math::{exp, gelu, tanh, times_sigmoid};
+use super::math::{exp, gelu, gelu_erf, tanh, times_sigmoid};
 use crate::isa::{LANES, Real};
 
 /// Writes the function of `a[i]` and `b` to `to[i]`, for `n` elements. `to` may be `a`.
@@ -103,6 +103,7 @@ two! {
     Geglu: |x, y, _| S::mulf(gelu::<S>(x), y);
     Swiglu: |x, y, _| S::mulf(times_sigmoid::<S>(x, x), y);
     GegluQuick: |x, y, _| S::mulf(quick::<S>(x), y);
+    GegluErf: |x, y, _| S::mulf(gelu_erf::<S>(x), y);
     SwigluOai: |x, y, Bounds { alpha, limit }| {
         let (x, y) = within::<S>(x, y, limit);
         S::mulf(times_sigmoid::<S>(x, S::mulf(x, S::splatf(alpha))), S::addf(y, S::splatf(1.0)))
@@ -144,6 +145,7 @@ one! {
     Silu: |x| times_sigmoid::<S>(x, x);
     Gelu: |x| gelu::<S>(x);
     GeluQuick: |x| quick::<S>(x);
+    GeluErf: |x| gelu_erf::<S>(x);
     Sigmoid: |x| times_sigmoid::<S>(S::splatf(1.0), x);
     Tanh: |x| tanh::<S>(x);
     Exp: |x| exp::<S>(x);

@@ -3,7 +3,11 @@
 use super::delta_net::DeltaNetFn;
 use super::elementwise::{BinaryFn, GluFn, UnaryFn};
 use super::norm::NormFn;
+use super::order::OrderFn;
+use super::rope::{RopeFn, RotationsFn};
+use super::soft_max::SoftMaxFn;
 use super::ssm_conv::SsmConvFn;
+use super::ssm_scan::SsmScanFn;
 use super::{Binary, Glu, Unary};
 use crate::isa::Isa;
 
@@ -11,8 +15,8 @@ use crate::isa::Isa;
 #[derive(Debug)]
 pub struct Functions {
     binary: [BinaryFn; 4],
-    glu: [GluFn; 5],
-    unary: [UnaryFn; 5],
+    glu: [GluFn; 6],
+    unary: [UnaryFn; 6],
     /// A row over its root mean square.
     pub rms_norm: NormFn,
     /// A row over its length.
@@ -21,6 +25,16 @@ pub struct Functions {
     pub ssm_conv: SsmConvFn,
     /// Rows of a state.
     pub delta_net: DeltaNetFn,
+    /// Rows of a state with one decay.
+    pub ssm_scan: SsmScanFn,
+    /// A row's soft max.
+    pub soft_max: SoftMaxFn,
+    /// A row's order.
+    pub order: OrderFn,
+    /// Sines and cosines of a position.
+    pub rotations: RotationsFn,
+    /// A row turned by them.
+    pub rope: RopeFn,
     /// The exponential, which the other functions use.
     pub exp: UnaryFn,
 }
@@ -52,8 +66,11 @@ macro_rules! isa_functions {
             use super::Functions;
             use super::super::delta_net::DeltaNet;
             use super::super::elementwise::{self, Bounds, One, Two, map1, map2, map_one};
+            use super::super::rope::{Frequencies, Rope, Rotations};
+            use super::super::soft_max::SoftMax;
             use super::super::ssm_conv::SsmConv;
-            use super::super::{delta_net, norm, ssm_conv};
+            use super::super::ssm_scan::SsmScan;
+            use super::super::{delta_net, norm, order, rope, soft_max, ssm_conv, ssm_scan};
 
             $(#[$attr])?
             unsafe fn with_one<T: Two>(a: *const f32, b: f32, to: *mut f32, n: usize) {
@@ -90,6 +107,31 @@ macro_rules! isa_functions {
                 delta_net::delta_net::<$lanes>(net, rows)
             }
 
+            $(#[$attr])?
+            unsafe fn scan(scan: &SsmScan, rows: core::ops::Range<usize>) {
+                ssm_scan::ssm_scan::<$lanes>(scan, rows)
+            }
+
+            $(#[$attr])?
+            unsafe fn soft_max(row: &SoftMax) {
+                soft_max::soft_max::<$lanes>(row)
+            }
+
+            $(#[$attr])?
+            unsafe fn order(x: *const f32, to: *mut i32, n: usize, largest_first: bool) {
+                order::order::<$lanes>(x, to, n, largest_first)
+            }
+
+            $(#[$attr])?
+            unsafe fn rotations(frequencies: &Frequencies, position: i32, to: *mut Rotations) {
+                rope::rotations::<$lanes>(frequencies, position, to)
+            }
+
+            $(#[$attr])?
+            unsafe fn turn(row: &Rope, by: *const Rotations) {
+                rope::rope::<$lanes>(row, by)
+            }
+
             // in the order of `Binary`, `Glu` and `Unary`
             pub(super) static FUNCTIONS: Functions = Functions {
                 binary: [
@@ -104,6 +146,7 @@ macro_rules! isa_functions {
                     glu::<elementwise::SwigluOai>,
                     glu::<elementwise::GegluQuick>,
                     glu::<elementwise::SwigluClamp>,
+                    glu::<elementwise::GegluErf>,
                 ],
                 unary: [
                     one::<elementwise::Silu>,
@@ -111,11 +154,17 @@ macro_rules! isa_functions {
                     one::<elementwise::GeluQuick>,
                     one::<elementwise::Sigmoid>,
                     one::<elementwise::Tanh>,
+                    one::<elementwise::GeluErf>,
                 ],
                 rms_norm,
                 l2_norm,
                 ssm_conv,
                 delta_net,
+                ssm_scan: scan,
+                soft_max,
+                order,
+                rotations,
+                rope: turn,
                 exp: one::<elementwise::Exp>,
             };
         }

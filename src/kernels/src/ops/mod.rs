@@ -8,14 +8,23 @@ mod elementwise;
 mod functions;
 mod math;
 mod norm;
+mod order;
+mod rope;
+mod scalar;
+mod soft_max;
 mod ssm_conv;
+mod ssm_scan;
 mod transpose;
 
 pub use delta_net::{DeltaNet, DeltaNetFn};
 pub use elementwise::{BinaryFn, Bounds, GluFn, UnaryFn};
 pub use functions::{Functions, functions};
 pub use norm::NormFn;
+pub use order::{ORDERED, OrderFn};
+pub use rope::{Frequencies, LARGEST_ANGLE, PAIRS, Rope, RopeFn, RopeParameters, Rotations, RotationsFn};
+pub use soft_max::{RowMask, SoftMax, SoftMaxFn};
 pub use ssm_conv::{SsmConv, SsmConvFn, TAPS};
+pub use ssm_scan::{SsmScan, SsmScanFn};
 pub use transpose::transpose;
 
 macro_rules! operations {
@@ -65,6 +74,14 @@ operations! {
     SsmConv = "SSM_CONV",
     /// The recurrence of gated delta networks.
     GatedDeltaNet = "GATED_DELTA_NET",
+    /// Exponentials of a row over their sum.
+    SoftMax = "SOFT_MAX",
+    /// The order of a row's numbers.
+    Argsort = "ARGSORT",
+    /// The recurrence of state-space models.
+    SsmScan = "SSM_SCAN",
+    /// Pairs of elements turned by angles of the position.
+    Rope = "ROPE",
 }
 
 impl Operation {
@@ -101,11 +118,14 @@ pub enum Glu {
     GegluQuick,
     /// [`Unary::Silu`] of `x'`, times `y'`, within a limit.
     SwigluClamp,
+    /// [`Unary::GeluErf`].
+    GegluErf,
 }
 
 impl Glu {
     /// Every unit, in the order of its number.
-    pub const ALL: [Self; 5] = [Self::Geglu, Self::Swiglu, Self::SwigluOai, Self::GegluQuick, Self::SwigluClamp];
+    pub const ALL: [Self; 6] =
+        [Self::Geglu, Self::Swiglu, Self::SwigluOai, Self::GegluQuick, Self::SwigluClamp, Self::GegluErf];
 
     /// The unit that `ggml_glu_op_name` calls so.
     #[must_use]
@@ -116,6 +136,7 @@ impl Glu {
             "SWIGLU_OAI" => Self::SwigluOai,
             "GEGLU_QUICK" => Self::GegluQuick,
             "SWIGLU_CLAMP" => Self::SwigluClamp,
+            "GEGLU_ERF" => Self::GegluErf,
             _ => return None,
         })
     }
@@ -134,11 +155,13 @@ pub enum Unary {
     Sigmoid,
     /// The hyperbolic tangent.
     Tanh,
+    /// `x / 2 (1 + erf(x / sqrt 2))`
+    GeluErf,
 }
 
 impl Unary {
     /// Every function, in the order of its number.
-    pub const ALL: [Self; 5] = [Self::Silu, Self::Gelu, Self::GeluQuick, Self::Sigmoid, Self::Tanh];
+    pub const ALL: [Self; 6] = [Self::Silu, Self::Gelu, Self::GeluQuick, Self::Sigmoid, Self::Tanh, Self::GeluErf];
 
     /// The function that `ggml_unary_op_name` calls so.
     #[must_use]
@@ -149,6 +172,7 @@ impl Unary {
             "GELU_QUICK" => Self::GeluQuick,
             "SIGMOID" => Self::Sigmoid,
             "TANH" => Self::Tanh,
+            "GELU_ERF" => Self::GeluErf,
             _ => return None,
         })
     }

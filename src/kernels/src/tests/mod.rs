@@ -22,6 +22,8 @@ mod harness;
 #[cfg(test)]
 mod ops;
 #[cfg(test)]
+mod ops_rows;
+#[cfg(test)]
 mod products;
 #[cfg(test)]
 mod property;

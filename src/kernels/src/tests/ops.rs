@@ -6,21 +6,21 @@ use crate::isa::Isa;
 use crate::ops::{Binary, Bounds, DeltaNet, Functions, Glu, Operation, SsmConv, TAPS, Unary, functions, transpose};
 
 /// Half a unit in the last place of one.
-const HALF_ULP: f64 = 1.0 / (1u64 << 24) as f64;
+pub const HALF_ULP: f64 = 1.0 / (1u64 << 24) as f64;
 
 /// Where an exponential overflows, a quotient by it is zero instead of a number below this one.
-const UNDERFLOW: f64 = 3e-37;
+pub const UNDERFLOW: f64 = 3e-37;
 
 /// The functions of every ISA that this CPU has.
-fn every() -> impl Iterator<Item = (Isa, &'static Functions)> {
+pub fn every() -> impl Iterator<Item = (Isa, &'static Functions)> {
     Isa::ALL.into_iter().filter_map(|isa| Some((isa, functions(isa)?)))
 }
 
 /// Lengths around the ends of vectors, and long ones.
-const LENGTHS: [usize; 12] = [1, 2, 7, 8, 15, 16, 17, 31, 33, 48, 100, 257];
+pub const LENGTHS: [usize; 12] = [1, 2, 7, 8, 15, 16, 17, 31, 33, 48, 100, 257];
 
 /// Numbers at the ends of the range, and such as are none.
-const EXTREMES: [f32; 22] = [
+pub const EXTREMES: [f32; 22] = [
     0.0,
     -0.0,
     1e-45,
@@ -75,17 +75,17 @@ fn guarded1(a: &[f32], run: impl Fn(*const f32, *mut f32)) -> Vec<f32> {
     guarded2(a, a, |a, _, to| run(a, to))
 }
 
-fn floats(bytes: &[u8]) -> Vec<f32> {
+pub fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|b| f32::from_ne_bytes(b.try_into().unwrap())).collect()
 }
 
 /// Bit by bit; all that are no numbers are the same.
-fn same(a: &[f32], b: &[f32]) -> bool {
+pub fn same(a: &[f32], b: &[f32]) -> bool {
     a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()))
 }
 
 /// Whether `got` is `expected`, up to a relative and an absolute error.
-fn is_near(got: f32, expected: f64, relative: f64, absolute: f64) -> bool {
+pub fn is_near(got: f32, expected: f64, relative: f64, absolute: f64) -> bool {
     let rounded = expected as f32;
     if !rounded.is_finite() {
         return got.to_bits() == rounded.to_bits() || (got.is_nan() && rounded.is_nan());
@@ -100,7 +100,7 @@ fn names_are_those_of_ggml_and_each_finds_its_operation() {
     }
     assert!(Glu::ALL.iter().enumerate().all(|(i, &glu)| glu as usize == i));
     assert!(Unary::ALL.iter().enumerate().all(|(i, &unary)| unary as usize == i));
-    assert_eq!((Operation::named("MUL_MAT"), Glu::named("GEGLU_ERF"), Unary::named("ABS")), (None, None, None));
+    assert_eq!((Operation::named("MUL_MAT"), Glu::named("REGLU"), Unary::named("ABS")), (None, None, None));
 }
 
 #[test]
@@ -143,9 +143,23 @@ fn the_exponential_is_near_the_true_one_over_its_whole_range() {
     }
 }
 
-/// The true function, and its relative error: that of a sigmoid of `u` grows with the error of `u`, half a unit for every
-/// rounding, times `u`.
-fn unary(unary: Unary, x: f64) -> (f64, f64) {
+/// The error function: its series; from 3 on, the continued fraction of what is left to one.
+fn erf(x: f64) -> f64 {
+    if x.abs() < 3.0 {
+        let (mut term, mut sum) = (x, x);
+        for n in 1..100 {
+            term *= -x * x / f64::from(n);
+            sum += term / f64::from(2 * n + 1);
+        }
+        return 2.0 / std::f64::consts::PI.sqrt() * sum;
+    }
+    let fraction = (1..60).rev().fold(x.abs(), |f, n| x.abs() + f64::from(n) / 2.0 / f);
+    (1.0 - (-x * x).exp() / std::f64::consts::PI.sqrt() / fraction).copysign(x)
+}
+
+/// The true function, and its relative and absolute error. The relative one of a sigmoid of `u` grows with the error of `u`,
+/// half a unit for every rounding, times `u`. A sum of one and the error function has an absolute one.
+fn unary(unary: Unary, x: f64) -> (f64, f64, f64) {
     let sigmoid = |u: f64| 1.0 / (1.0 + (-u).exp());
     let (value, u, roundings) = match unary {
         Unary::Silu => (x / (1.0 + (-x).exp()), 0.0, 0.0),
@@ -157,9 +171,12 @@ fn unary(unary: Unary, x: f64) -> (f64, f64) {
         Unary::GeluQuick => (x / (1.0 + (-1.702 * x).exp()), 1.702 * x, 2.0),
         Unary::Sigmoid => (sigmoid(x), 0.0, 0.0),
         Unary::Tanh => (x.tanh(), 0.0, 0.0),
+        Unary::GeluErf if x < -16.0 => (-0.0, 0.0, 0.0),
+        Unary::GeluErf => (x / 2.0 * (1.0 + erf(x / 2.0f64.sqrt())), 0.0, 0.0),
     };
     let u = if u.is_finite() { u.abs().min(104.0) } else { 0.0 };
-    (value, (8.0 + roundings * u) * HALF_ULP)
+    let absolute = if unary == Unary::GeluErf && x.is_finite() { 4.0 * HALF_ULP * x.abs().min(16.0) } else { 0.0 };
+    (value, (8.0 + roundings * u) * HALF_ULP, absolute + UNDERFLOW)
 }
 
 #[test]
@@ -174,8 +191,8 @@ fn functions_of_one_number_are_near_the_true_ones() {
                 // SAFETY: as many floats as the row has.
                 let got = guarded1(&x, |x_at, to| unsafe { function(x_at, to, x.len()) });
                 for (&x, &got) in x.iter().zip(&got) {
-                    let (expected, relative) = unary(kind, f64::from(x));
-                    let near = is_near(got, expected, relative, UNDERFLOW);
+                    let (expected, relative, absolute) = unary(kind, f64::from(x));
+                    let near = is_near(got, expected, relative, absolute);
                     assert!(near, "{isa:?} {kind:?}({x}) = {got}, not {expected}");
                 }
             }
@@ -183,7 +200,7 @@ fn functions_of_one_number_are_near_the_true_ones() {
     }
 }
 
-fn glu(kind: Glu, x: f64, y: f64, bounds: Bounds) -> (f64, f64) {
+fn glu(kind: Glu, x: f64, y: f64, bounds: Bounds) -> (f64, f64, f64) {
     let (limit, alpha) = (f64::from(bounds.limit), f64::from(bounds.alpha));
     let clamped = |v: f64, low: f64| {
         if v > limit {
@@ -195,22 +212,23 @@ fn glu(kind: Glu, x: f64, y: f64, bounds: Bounds) -> (f64, f64) {
         }
     };
     let (gate, other) = (clamped(x, f64::NEG_INFINITY), clamped(y, -limit));
-    let (value, relative) = match kind {
+    let (value, relative, absolute) = match kind {
         Glu::Geglu => unary(Unary::Gelu, x),
         Glu::Swiglu => unary(Unary::Silu, x),
         Glu::GegluQuick => unary(Unary::GeluQuick, x),
         Glu::SwigluClamp => unary(Unary::Silu, gate),
         Glu::SwigluOai => {
             let u = alpha * gate;
-            (gate / (1.0 + (-u).exp()), (8.0 + 2.0 * u.abs().min(104.0)) * HALF_ULP)
+            (gate / (1.0 + (-u).exp()), (8.0 + 2.0 * u.abs().min(104.0)) * HALF_ULP, UNDERFLOW)
         }
+        Glu::GegluErf => unary(Unary::GeluErf, x),
     };
     let factor = match kind {
         Glu::SwigluClamp => other,
         Glu::SwigluOai => other + 1.0,
         _ => y,
     };
-    (value * factor, relative + 4.0 * HALF_ULP)
+    (value * factor, relative + 4.0 * HALF_ULP, absolute)
 }
 
 #[test]
@@ -224,9 +242,9 @@ fn gated_linear_units_are_near_the_true_ones() {
                     // SAFETY: as many floats as the rows have.
                     let got = guarded2(x, y, |x_at, y_at, to| unsafe { function(x_at, y_at, to, x.len(), bounds) });
                     for ((&x, &y), &got) in x.iter().zip(y).zip(&got) {
-                        let (expected, relative) = glu(kind, f64::from(x), f64::from(y), bounds);
+                        let (expected, relative, absolute) = glu(kind, f64::from(x), f64::from(y), bounds);
                         // `y + 1` loses what is small beside one
-                        let absolute = (UNDERFLOW
+                        let absolute = (absolute
                             + f64::from(x).abs().min(100.0)
                                 * HALF_ULP
                                 * 4.0

@@ -19,7 +19,7 @@ use zen5turbo_kernels::ops::Operation;
 pub const NAME: &CStr = c"zen5turbo-live";
 
 /// Of the layout: to be raised with every change of it.
-pub const VERSION: u64 = 5;
+pub const VERSION: u64 = 6;
 
 /// The first word, as the bytes of a text.
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"zen5live");

@@ -145,7 +145,7 @@ fn what_is_cut_lies_or_is_of_another_version_is_refused_in_one_line() {
         assert!(said(&whole[..cut]).contains(&format!("{cut} bytes that say")), "{cut}");
     }
     assert!(said(&words(&[(0, 1)])).contains("no live statistics"));
-    assert!(said(&words(&[(1, 1)])).contains("of layout 1; expected layout 5"));
+    assert!(said(&words(&[(1, 1)])).contains("of layout 1; expected layout 6"));
     assert!(said(&words(&[(1, 1)])[..16]).contains("of layout 1"));
     assert!(said(&words(&[(2, BYTES as u64 + 8)])).contains("that say to be"));
     assert!(said(&words(&[(5, TEXT_BYTES as u64 + 1)])).contains("a text of"));
