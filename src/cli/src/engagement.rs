@@ -116,6 +116,37 @@ impl Threads {
     }
 }
 
+/// Barriers of the graphs of one class, on average.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Barriers {
+    /// At the end of an operation, where the threads wait for each other.
+    pub between: f64,
+    /// At the end of an operation, where they do not wait.
+    pub skipped: f64,
+    /// Inside operations.
+    pub inside: f64,
+}
+
+impl Barriers {
+    /// From the object of a class of graphs; `None` where there are no barriers.
+    pub fn of(graphs: &Value) -> Option<Self> {
+        let count = number(&graphs[member::COUNT]) as f64;
+        let of = |key: &str| number(&graphs[member::BARRIERS][key]) as f64 / count.max(1.0);
+        let barriers = Self { between: of(member::BETWEEN), skipped: of(member::SKIPPED), inside: of(member::INSIDE) };
+        (barriers != Self::default()).then_some(barriers)
+    }
+
+    /// `181 in a graph of one column, 22 of them inside operations; 36 more are skipped`
+    pub fn line(&self) -> String {
+        let skipped = match self.skipped {
+            none if none < 0.5 => String::new(),
+            some => format!("; {some:.0} more are skipped"),
+        };
+        let all = self.between + self.inside;
+        format!("{all:.0} in a graph of one column, {:.0} of them inside operations{skipped}", self.inside)
+    }
+}
+
 /// A statistics file, or several merged.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
@@ -129,6 +160,8 @@ pub struct Stats {
     /// Whether a graph was computed; older files do not tell.
     pub computed: Option<bool>,
     pub threads: Threads,
+    /// Of graphs of one column.
+    pub barriers: Option<Barriers>,
     pub config: BTreeMap<String, String>,
     /// Copies of ggml: path, what became of it.
     pub ggml: Vec<(String, String)>,
@@ -180,6 +213,7 @@ impl Stats {
             tier: text_of(&root[member::TIER]),
             computed: root[member::COMPUTED].as_bool(),
             threads: Threads::of(&root),
+            barriers: Barriers::of(&root[member::GRAPHS]["1"]),
             config: entries(&root[member::CONFIG]).filter_map(|(k, v)| Some((k.clone(), text_of(v)?))).collect(),
             ggml: ggml
                 .iter()
@@ -358,6 +392,20 @@ mod tests {
             threads(r#"{"threads":{"asked":2,"used":2,"budget":4,"lost_mcpu":500},"threads_limit":"CPUs online"}"#);
         assert_eq!(all.line(), "asked 2, used 2 (CPUs online); others had 0.50 CPUs that they could have used");
         assert_eq!((all.is_capped(), all.line_of_all()), (false, None));
+    }
+
+    #[test]
+    fn barriers_are_told_for_each_graph_of_one_column() {
+        let of = |skipped: u64| {
+            let text = format!(
+                r#"{{"graphs":{{"1":{{"count":10,"barriers":{{"between":1590,"skipped":{skipped},"inside":220}}}},
+                    "many":{{"count":1,"barriers":{{"between":7}}}}}}}}"#
+            );
+            Stats::parse(&text).unwrap().barriers.unwrap().line()
+        };
+        assert_eq!(of(360), "181 in a graph of one column, 22 of them inside operations; 36 more are skipped");
+        assert_eq!(of(0), "181 in a graph of one column, 22 of them inside operations");
+        assert_eq!(Stats::parse(r#"{"graphs":{"1":{"count":3}}}"#).unwrap().barriers, None);
     }
 
     #[test]

@@ -40,6 +40,9 @@ fn render(stats: &Stats) -> String {
     if let Some(threads) = stats.threads.line_of_all() {
         out += &text::facts(&[("threads", threads)]);
     }
+    if let Some(barriers) = stats.barriers {
+        out += &text::facts(&[("barriers", barriers.line())]);
+    }
     let mut table = text::table();
     table.set_header(["operation", "type", "taken", "time", "weights read", "GMAC/s", "kernels", "declined"]);
     for ((op, kind), c) in &stats.ops {

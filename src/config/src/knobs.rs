@@ -288,6 +288,17 @@ pub static KNOBS: &[Knob] = &[
         get: |c| word_of(&c.barrier, &BARRIERS).to_owned(),
     },
     Knob {
+        name: "ZEN5TURBO_BARRIERS",
+        group: Group::Threads,
+        help: "Whether the threads of a graph wait for each other after an operation that zen5turbo computes",
+        details: "They always wait where the program can abort a graph.",
+        words: &words(&NEEDLESS_BARRIERS),
+        other: None,
+        unset: "",
+        set: |c, v| choose(&mut c.barriers, v, &NEEDLESS_BARRIERS),
+        get: |c| word_of(&c.barriers, &NEEDLESS_BARRIERS).to_owned(),
+    },
+    Knob {
         name: "ZEN5TURBO_LOG",
         group: Group::Reporting,
         help: "What is written to stderr",

@@ -58,6 +58,8 @@ pub struct Config {
     pub threads: Threads,
     /// `ZEN5TURBO_BARRIER`: whether the threads of a graph wait for each other at our barrier.
     pub barrier: bool,
+    /// `ZEN5TURBO_BARRIERS`: whether threads do not wait after an operation where the next one is independent of it.
+    pub barriers: bool,
     /// `ZEN5TURBO_LOG`.
     pub log: LogLevel,
     /// `ZEN5TURBO_STATS`: where statistics are written, `%p` not yet replaced.
@@ -94,6 +96,7 @@ impl Default for Config {
             pin: Pin::Auto,
             threads: Threads::Auto,
             barrier: true,
+            barriers: true,
             log: LogLevel::Off,
             stats: None,
             live: true,

@@ -206,6 +206,11 @@ pub(crate) static THREADS: Choices<Threads, 2> = [
 pub(crate) static BARRIERS: Choices<bool, 2> =
     [(true, word("auto", "asleep where other processes need the CPUs")), (false, word("off", "as ggml does"))];
 
+pub(crate) static NEEDLESS_BARRIERS: Choices<bool, 2> = [
+    (true, word("auto", "not where the next operation uses nothing of the ones before")),
+    (false, word("all", "always")),
+];
+
 choice! {
     /// How much is written to stderr.
     #[derive(PartialOrd, Ord)]

@@ -62,12 +62,20 @@ pub mod member {
     pub const POOLS: &str = "pools";
     /// Thousandths of a CPU that were lost to others.
     pub const LOST_MCPU: &str = "lost_mcpu";
-    /// Graphs by their columns; each with [`COUNT`], [`COLUMNS`] and [`NS`].
+    /// Graphs by their columns; each with [`COUNT`], [`COLUMNS`], [`NS`] and [`BARRIERS`].
     pub const GRAPHS: &str = "graphs";
     /// How many.
     pub const COUNT: &str = "count";
     /// Columns, added up.
     pub const COLUMNS: &str = "columns";
+    /// Barriers of graphs; with [`BETWEEN`], [`SKIPPED`] and [`INSIDE`].
+    pub const BARRIERS: &str = "barriers";
+    /// At the end of an operation, where the threads wait for each other.
+    pub const BETWEEN: &str = "between";
+    /// At the end of an operation, where they do not wait.
+    pub const SKIPPED: &str = "skipped";
+    /// Inside operations.
+    pub const INSIDE: &str = "inside";
     /// Operations by name and weight type; each with the six members that follow.
     pub const OPS: &str = "ops";
     /// Calls that were computed here.
@@ -195,6 +203,11 @@ pub fn graphs<N: Number>(j: &mut Json, counters: &Counters<N>, names: &impl Name
         j.number(COUNT, graphs.count.get());
         j.number(COLUMNS, graphs.columns.get());
         j.number(NS, graphs.ns.get());
+        j.open(Some(BARRIERS));
+        j.number(BETWEEN, graphs.barriers.between.get());
+        j.number(SKIPPED, graphs.barriers.skipped.get());
+        j.number(INSIDE, graphs.barriers.inside.get());
+        j.close();
         j.close();
     }
     j.close();

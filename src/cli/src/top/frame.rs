@@ -8,7 +8,7 @@ use serde_json::Value;
 use zen5turbo_host::proc::field_kib;
 use zen5turbo_telemetry::document::member;
 
-use crate::engagement::{Op, Stats, Threads};
+use crate::engagement::{Barriers, Op, Stats, Threads};
 use crate::live::{self, Absent};
 use crate::root::Root;
 
@@ -115,6 +115,8 @@ pub struct Graphs {
     pub columns_per_second: Option<f64>,
     /// Share of the time in which such a graph ran.
     pub share: Option<f64>,
+    /// Since the start.
+    pub barriers: Option<Barriers>,
 }
 
 /// One operation on one weight type that was taken over.
@@ -263,6 +265,7 @@ fn graphs(now: &Value, before: Option<&Value>, seconds: Option<f64>) -> Vec<Grap
                 per_second: rate(member::COUNT),
                 columns_per_second: rate(member::COLUMNS),
                 share: rate(member::NS).map(|ns| ns / 1e9),
+                barriers: Barriers::of(value),
             }
         })
         .collect();
@@ -320,7 +323,8 @@ pub mod tests {
         let n = seconds;
         let statistics = json!({
             "program": "llama-cli", "state": "active", "isa": "avx512vnni",
-            "graphs": {"1": {"count": 40 * n, "columns": 40 * n, "ns": n * 800_000_000},
+            "graphs": {"1": {"count": 40 * n, "columns": 40 * n, "ns": n * 800_000_000,
+                             "barriers": {"between": 6000 * n, "skipped": 1000 * n, "inside": 400 * n}},
                        "many": {"count": 2, "columns": 1000, "ns": 5}},
             "ops": {"MUL_MAT": {
                 "q4_K": {"taken": 100 * n, "ns": n * 500_000_000, "bytes": n * 4_000_000_000, "mac": n * 1_000_000_000,

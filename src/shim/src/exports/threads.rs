@@ -15,7 +15,7 @@ use crate::loader::{Scope, caller, only_definer, pool_functions};
 use crate::log;
 use crate::reason::Reason;
 use crate::stats;
-use crate::threads::{barrier, pools};
+use crate::threads::{barrier, node_ends, pools};
 
 /// `struct ggml_threadpool * ggml_threadpool_new(struct ggml_threadpool_params *)`.
 ///
@@ -102,7 +102,7 @@ unsafe extern "C-unwind" fn barrier_of(pool: *mut c_void, from: usize) {
     // `committed`, because threads that use different barriers compute wrong results.
     let waited = committed(|| {
         fault(Fault::Barrier);
-        barrier::wait(pool)
+        node_ends::passes(from) || barrier::wait(pool)
     });
     if waited {
         return;

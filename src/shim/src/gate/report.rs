@@ -29,7 +29,10 @@ use crate::{rows, threads, tuning};
 ///            capped, pools,           graphs with fewer threads than asked for; pools that replace the program's pools
 ///            lost_mcpu,               mean CPU time that threads lost to other processes, in thousandths of a CPU
 ///            sleeps: { count, us } }  waits at barriers that ended in sleep
-/// graphs:  { columns: { count, columns, ns } }
+/// graphs:  { columns: { count, columns, ns,
+///            barriers: { between,     barriers at the end of an operation, where the threads wait for each other
+///                        skipped,     the same, where they do not wait
+///                        inside } } } barriers inside operations
 /// ops:     { MUL_MAT: { q4_K: { taken, ns, bytes, mac, kernels: {regime: name},
 ///                               declined: {reason: n} } } }    FLASH_ATTN_EXT: by the type of its keys
 /// direct:  { ... }                    see [`rows::report`]

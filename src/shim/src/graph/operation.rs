@@ -10,6 +10,7 @@ use crate::ggml::checked::object;
 use crate::loader::{Abi, BoundLibrary, Op};
 use crate::reason::Reason;
 use crate::stats::{self, OpKind};
+use crate::threads::node_ends::{self, After};
 
 /// Computes an operation if the graph's plan says so; returns whether it was computed. The plan has made the decision
 /// before, so all threads of the graph come to the same answer.
@@ -24,6 +25,18 @@ pub unsafe fn compute(caller: &BoundLibrary, params: &ComputeParams, op: &Tensor
         return false;
     }
     let plan = context::find(params.wdata);
+    node_ends::arrive(op);
+    // SAFETY: the conditions are those of this function.
+    let computed = unsafe { compute_planned(abi, plan, params, op) };
+    if computed {
+        node_ends::leave(plan.map_or(After::Wait, |plan| plan.independent.after(op)));
+    }
+    computed
+}
+
+/// See [`compute`].
+#[inline]
+unsafe fn compute_planned(abi: &Abi, plan: Option<&Plan>, params: &ComputeParams, op: &Tensor) -> bool {
     let (kind, weights, reason) = match abi.op(op.op) {
         Op::Matrix(kind) => {
             let node = plan.and_then(|plan| plan.find(op));
@@ -55,7 +68,7 @@ pub unsafe fn compute(caller: &BoundLibrary, params: &ComputeParams, op: &Tensor
                 Err(reason) => (OpKind::FlashAttnExt, op.src[1], reason),
             }
         }
-        Op::Ordinary | Op::Opaque => return false,
+        Op::Ordinary | Op::View | Op::Opaque => return false,
     };
     // Thread 0 counts for all. If the parameters are odd, the number of this thread may be wrong, so every thread
     // counts.

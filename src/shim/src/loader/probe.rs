@@ -44,6 +44,8 @@ pub enum Op {
     Matrix(MatrixOp),
     /// `FLASH_ATTN_EXT`.
     Attention,
+    /// A view of a tensor, or a tensor that is not computed.
+    View,
     /// Another operation, which writes nothing but its result.
     Ordinary,
     /// An operation of the program's own, which may write anywhere.
@@ -141,7 +143,8 @@ impl Abi {
             2 => Op::Opaque,
             3 => Op::Matrix(MatrixOp::MulMat),
             4 => Op::Matrix(MatrixOp::MulMatId),
-            _ => Op::Attention,
+            5 => Op::Attention,
+            _ => Op::View,
         }
     }
 
@@ -152,6 +155,7 @@ impl Abi {
             Some("MUL_MAT") => (3, Op::Matrix(MatrixOp::MulMat)),
             Some("MUL_MAT_ID") => (4, Op::Matrix(MatrixOp::MulMatId)),
             Some("FLASH_ATTN_EXT") => (5, Op::Attention),
+            Some("NONE" | "VIEW" | "RESHAPE" | "PERMUTE" | "TRANSPOSE") => (6, Op::View),
             Some(n) if !n.starts_with("MAP_CUSTOM") && !n.starts_with("CUSTOM") => (1, Op::Ordinary),
             _ => (2, Op::Opaque),
         };

@@ -11,8 +11,10 @@ mod layout;
 mod publish;
 mod read;
 
-pub use layout::{Buffers, Cell, Copies, Counters, Graphs, NAME, OPS, Prefetch, REASONS, Segment, TEXT_BYTES, TYPES};
-pub use layout::{GRAPH_CLASSES, Threads, VERSION, Weights};
+pub use layout::{
+    Barriers, Buffers, Cell, Copies, Counters, Graphs, NAME, OPS, Prefetch, REASONS, Segment, TEXT_BYTES,
+};
+pub use layout::{GRAPH_CLASSES, TYPES, Threads, VERSION, Weights};
 pub use publish::Published;
 pub use read::{Snapshot, Unreadable, begins_like_one, is_segment, may_be_segment, parse, read};
 
