@@ -5,8 +5,8 @@
 //! reads or writes, and reads nothing that one of them writes. ggml gives several tensors the same memory one after the
 //! other, so addresses are compared, not tensors.
 //!
-//! Only operations that this library computes are in spans: it is known what they read, write and share. All other
-//! operations have a barrier before and after them.
+//! Operations that this library computes are in spans, and a few of ggml's of which it is known what they read, write
+//! and share. All other operations have a barrier before and after them.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,7 +16,7 @@ use super::index::Index;
 use crate::ggml::abi::Tensor;
 use crate::threads::node_ends::After;
 
-/// Memory of the plan that the threads use together in one operation.
+/// Memory that the threads use together in one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shared {
     /// None, or only what belongs to this operation alone.
@@ -25,6 +25,8 @@ pub enum Shared {
     Activations(u64),
     /// The partial sums of attention.
     Sums,
+    /// ggml's work buffer, where each thread has a part whose size the operation decides.
+    Work,
 }
 
 impl Shared {
@@ -32,7 +34,7 @@ impl Shared {
     fn conflicts(self, other: Self) -> bool {
         match (self, other) {
             (Self::Activations(a), Self::Activations(b)) => a != b,
-            (Self::Sums, Self::Sums) => true,
+            (Self::Sums, Self::Sums) | (Self::Work, Self::Work) => true,
             _ => false,
         }
     }
@@ -53,9 +55,9 @@ pub struct Access {
 pub enum Step {
     /// It computes nothing, such as a view.
     Nothing,
-    /// It is left to ggml, or its conduct is not known.
+    /// Its conduct is not known.
     Unknown,
-    /// It is computed here.
+    /// Only what is told here is read, written and shared, and the threads do not wait for each other at ggml's barrier.
     Known(Access),
 }
 
@@ -156,7 +158,7 @@ impl Independent {
         self.index.build(self.pairs.iter().map(|(op, _)| *op));
     }
 
-    /// What follows an operation that this library has computed.
+    /// What follows an operation.
     #[inline]
     pub fn after(&self, op: *const Tensor) -> After {
         match self.index.find(op, |i| self.pairs[i].0) {

@@ -78,7 +78,7 @@ fn all_threads_wait_before_and_after_what_is_not_known_and_views_do_not_count() 
 
 #[test]
 fn memory_that_the_threads_share_is_used_for_one_thing_at_a_time() {
-    use Shared::{Activations, Nothing, Sums};
+    use Shared::{Activations, Nothing, Sums, Work};
     for (first, second, waited) in [
         (Activations(1), Activations(1), false),
         (Activations(1), Activations(2), true),
@@ -86,6 +86,8 @@ fn memory_that_the_threads_share_is_used_for_one_thing_at_a_time() {
         (Nothing, Activations(1), false),
         (Sums, Sums, true),
         (Sums, Activations(1), false),
+        (Work, Work, true),
+        (Work, Activations(1), false),
     ] {
         let steps = [sharing(first, 10..20), sharing(Nothing, 20..30), sharing(second, 30..40)];
         assert_eq!(waits(steps), [false, waited, true], "{first:?} {second:?}");

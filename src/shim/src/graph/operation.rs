@@ -28,9 +28,11 @@ pub unsafe fn compute(caller: &BoundLibrary, params: &ComputeParams, op: &Tensor
     node_ends::arrive(op);
     // SAFETY: the conditions are those of this function.
     let computed = unsafe { compute_planned(abi, plan, params, op) };
-    if computed {
-        node_ends::leave(plan.map_or(After::Wait, |plan| plan.independent.after(op)));
-    }
+    let after = match plan {
+        Some(plan) if check(abi, params, plan).is_ok() => plan.independent.after(op),
+        _ => After::Wait,
+    };
+    node_ends::leave(after, computed);
     computed
 }
 
@@ -68,7 +70,7 @@ unsafe fn compute_planned(abi: &Abi, plan: Option<&Plan>, params: &ComputeParams
                 Err(reason) => (OpKind::FlashAttnExt, op.src[1], reason),
             }
         }
-        Op::Ordinary | Op::View | Op::Opaque => return false,
+        Op::Ordinary | Op::Simple { .. } | Op::View | Op::Opaque => return false,
     };
     // Thread 0 counts for all. If the parameters are odd, the number of this thread may be wrong, so every thread
     // counts.
@@ -89,6 +91,13 @@ fn planned<'a, N, J>(
 ) -> Result<(&'a Plan, &'a N, &'a J), Reason> {
     let (Some(plan), Some((node, decision))) = (plan, node) else { return Err(Reason::NoGraphContext) };
     let job = decision.as_ref().map_err(|reason| *reason)?;
+    check(abi, params, plan)?;
+    Ok((plan, node, job))
+}
+
+/// Whether the threads of a graph do what its plan says. The answer is the same for all threads and all operations.
+#[inline]
+fn check(abi: &Abi, params: &ComputeParams, plan: &Plan) -> Result<(), Reason> {
     if abi.has_use_ref && params.use_ref {
         return Err(Reason::UseRef);
     }
@@ -98,7 +107,7 @@ fn planned<'a, N, J>(
     if params.nth as usize > plan.threads {
         return Err(Reason::TooManyThreads);
     }
-    Ok((plan, node, job))
+    Ok(())
 }
 
 /// Counts an operation that ggml computes, by the type of its weights (of attention: its keys).

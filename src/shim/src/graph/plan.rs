@@ -250,7 +250,7 @@ impl Plan {
                 // SAFETY: `op` is an attention of this graph, whose tensors are allocated by the contract of this
                 // function.
                 Op::Attention => unsafe { self.attention.push(abi, op, threads) },
-                Op::Ordinary | Op::View => {}
+                Op::Ordinary | Op::Simple { .. } | Op::View => {}
                 Op::Opaque => (last, last_ids) = (None, None),
             }
             // An operation that writes over the activations or the ids makes the quantised ones invalid.

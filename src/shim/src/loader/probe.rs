@@ -46,6 +46,12 @@ pub enum Op {
     Attention,
     /// A view of a tensor, or a tensor that is not computed.
     View,
+    /// `ROPE`, `SCALE` or `SET_ROWS`. In every release, the threads of such an operation read its sources, write its
+    /// result, share nothing, and do not wait for each other.
+    Simple {
+        /// Whether each thread uses its part of the graph's work buffer.
+        uses_work: bool,
+    },
     /// Another operation, which writes nothing but its result.
     Ordinary,
     /// An operation of the program's own, which may write anywhere.
@@ -144,7 +150,9 @@ impl Abi {
             3 => Op::Matrix(MatrixOp::MulMat),
             4 => Op::Matrix(MatrixOp::MulMatId),
             5 => Op::Attention,
-            _ => Op::View,
+            6 => Op::View,
+            7 => Op::Simple { uses_work: true },
+            _ => Op::Simple { uses_work: false },
         }
     }
 
@@ -156,6 +164,9 @@ impl Abi {
             Some("MUL_MAT_ID") => (4, Op::Matrix(MatrixOp::MulMatId)),
             Some("FLASH_ATTN_EXT") => (5, Op::Attention),
             Some("NONE" | "VIEW" | "RESHAPE" | "PERMUTE" | "TRANSPOSE") => (6, Op::View),
+            // ROPE keeps its sines and cosines in the work buffer.
+            Some("ROPE") => (7, Op::Simple { uses_work: true }),
+            Some("SCALE" | "SET_ROWS") => (8, Op::Simple { uses_work: false }),
             Some(n) if !n.starts_with("MAP_CUSTOM") && !n.starts_with("CUSTOM") => (1, Op::Ordinary),
             _ => (2, Op::Opaque),
         };

@@ -22,7 +22,7 @@ use crate::ggml::abi::Tensor;
 /// The barriers of a graph.
 pub type Barriers = live::Barriers<u64>;
 
-/// What follows an operation that this library has computed.
+/// What follows an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
     /// All threads wait for each other.
@@ -51,8 +51,11 @@ struct Place {
 
 /// Where a thread is in its graph.
 struct Thread {
-    /// Set when this library has computed an operation, until the barrier that ends it.
-    after: Cell<Option<After>>,
+    /// What follows the operation of this thread, until the next barrier. Unless it is `Wait`, that barrier ends the
+    /// operation.
+    after: Cell<After>,
+    /// Whether this library has computed the operation, until the barrier that ends it.
+    computed: Cell<bool>,
     /// Whether this is the first thread of a graph, which counts for all.
     first: Cell<bool>,
     places: [Cell<Place>; PLACES],
@@ -72,7 +75,8 @@ struct Thread {
 thread_local! {
     static THREAD: Thread = const {
         Thread {
-            after: Cell::new(None),
+            after: Cell::new(After::Wait),
+            computed: Cell::new(false),
             first: Cell::new(false),
             places: [const { Cell::new(Place { from: 0, calls: 0, ends: false }) }; PLACES],
             skipped: Cell::new(0),
@@ -130,7 +134,8 @@ impl Drop for Counting {
 #[inline]
 pub fn arrive(op: *const Tensor) {
     THREAD.with(|thread| {
-        thread.after.set(None);
+        thread.after.set(After::Wait);
+        thread.computed.set(false);
         let expected = thread.expected.replace(ptr::null());
         if expected.is_null() {
             return;
@@ -143,11 +148,12 @@ pub fn arrive(op: *const Tensor) {
     });
 }
 
-/// This library has computed this thread's part of an operation.
+/// This library has computed this thread's part of the operation, or leaves it to ggml.
 #[inline]
-pub fn leave(after: After) {
+pub fn leave(after: After, computed: bool) {
     THREAD.with(|thread| {
-        thread.after.set(Some(after));
+        thread.after.set(after);
+        thread.computed.set(computed);
         if let After::Pass(next) | After::Watch(next) = after
             && thread.first.get()
         {
@@ -162,10 +168,10 @@ pub fn leave(after: After) {
 #[inline]
 pub fn passes(from: usize) -> bool {
     THREAD.with(|thread| {
-        let after = thread.after.take();
-        let pass = matches!(after, Some(After::Pass(_)));
+        let pass = matches!(thread.after.replace(After::Wait), After::Pass(_));
+        let ends = thread.computed.replace(false);
         if thread.first.get() {
-            thread.count(from, after.is_some(), pass);
+            thread.count(from, ends, pass);
         }
         pass
     })
@@ -247,7 +253,7 @@ mod tests {
     /// An operation of this library, with `after` behind it, and the barrier that ends it.
     fn ours(number: usize, after: After, from: usize) -> bool {
         arrive(op(number));
-        leave(after);
+        leave(after, true);
         passes(from)
     }
 
@@ -255,10 +261,12 @@ mod tests {
     fn the_place_where_our_operations_end_tells_the_ends_of_the_others() {
         let counting = Counting::start();
         arrive(op(1)); // ggml's, with two barriers inside
+        leave(After::Wait, false);
         assert!(!passes(0x2001) && !passes(0x2002) && !passes(0x1001));
         assert!(!ours(2, After::Wait, 0x1001));
         inside();
         arrive(op(3));
+        leave(After::Wait, false);
         assert!(!passes(0x1001));
         let seen = counting.end();
         assert_eq!(seen.barriers, Barriers { between: 3, skipped: 0, inside: 3 });
@@ -287,7 +295,7 @@ mod tests {
         let watched = |after: &dyn Fn()| {
             let counting = Counting::start();
             arrive(op(1));
-            leave(After::Watch(op(2)));
+            leave(After::Watch(op(2)), true);
             after();
             counting.end().met
         };
