@@ -290,8 +290,8 @@ pub static KNOBS: &[Knob] = &[
     Knob {
         name: "ZEN5TURBO_BARRIERS",
         group: Group::Threads,
-        help: "Whether the threads of a graph wait for each other after an operation that zen5turbo computes",
-        details: "They always wait where the program can abort a graph.",
+        help: "After which operations the threads of a graph wait for each other",
+        details: "Where the program can abort a graph, it is always `all`.",
         words: &words(&NEEDLESS_BARRIERS),
         other: None,
         unset: "",

@@ -207,8 +207,8 @@ pub(crate) static BARRIERS: Choices<bool, 2> =
     [(true, word("auto", "asleep where other processes need the CPUs")), (false, word("off", "as ggml does"))];
 
 pub(crate) static NEEDLESS_BARRIERS: Choices<bool, 2> = [
-    (true, word("auto", "not where the next operation uses nothing of the ones before")),
-    (false, word("all", "always")),
+    (true, word("auto", "all but those after which the next one uses nothing of the ones before")),
+    (false, word("all", "all, as in ggml")),
 ];
 
 choice! {
