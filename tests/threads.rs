@@ -212,6 +212,54 @@ fn threads_that_wait_for_each_other_sleep_where_there_are_more_of_them_than_cpus
     }
 }
 
+/// The barriers of graphs of this class of columns: where threads wait after an operation, where they do not, and those inside
+/// operations.
+fn barriers(stats: &Stats, columns: &str) -> [u64; 3] {
+    ["between", "skipped", "inside"].map(|kind| stats.number(&format!("/graphs/{columns}/barriers/{kind}")))
+}
+
+#[test]
+fn threads_do_not_wait_where_the_next_operation_uses_nothing_of_the_ones_before() {
+    let dir = work_dir();
+    for build in BUILDS {
+        let program = build.pools(&dir);
+        for threads in [1, 2, 3, 8] {
+            let of = |setting: &str| {
+                let program = Program::engaged(&program).knob("THREADS", "off").knob("BARRIERS", setting);
+                run(program, &format!("side_by_side {threads} aborted_anywhere {threads}"))
+            };
+            let (auto, all) = (of("auto"), of("all"));
+            for columns in ["1", "many"] {
+                let (auto, all) = (barriers(auto.stats(), columns), barriers(all.stats(), columns));
+                // Where a barrier is compiled into the loop over operations, nobody sees it.
+                let seen = build != Build::Clang;
+                assert_eq!((auto[1] > 0, all[1]), (seen, 0), "{build:?} {threads} {columns}: {auto:?} {all:?}");
+                let sum = |barriers: [u64; 3]| [barriers[0] + barriers[1], barriers[2]];
+                assert_eq!(sum(auto), sum(all), "{build:?} {threads} {columns}");
+            }
+            assert_eq!(auto.stats().events("barriers_odd"), 0, "{build:?} {threads}");
+        }
+    }
+}
+
+/// Each number is computed by the same instructions in the same order.
+#[test]
+fn a_model_writes_the_same_with_and_without_the_needless_barriers() {
+    for threads in ["1", "2", "3", "8"] {
+        let of = |setting: &str| {
+            let program = Program::engaged(llama("llama-completion")).knob("THREADS", "off").knob("BARRIERS", setting);
+            let program = program.arg("-m").arg(gemma()).arg("-p").arg(PROMPT);
+            program.args("-no-cnv --no-warmup --temp 0 --seed 1 -n 12 -t").arg(threads).run().success()
+        };
+        let (auto, all) = (of("auto"), of("all"));
+        assert!(all.stdout.contains("Wednesday"), "{all}");
+        assert_eq!(auto.stdout, all.stdout, "{threads}");
+        assert!(barriers(auto.stats(), "1")[1] > 0, "{threads} {}", auto.stats());
+        assert_eq!(barriers(all.stats(), "1")[1], 0, "{threads}");
+        auto.stats().assert_healthy();
+    }
+}
+
 /// Copies of the CPU backend and of its base, whose bytes `change` has changed and whose names begin with `name`; their paths.
 fn changed(dir: &TempDir, build: Build, change: impl Fn(Vec<u8>) -> Vec<u8>, name: &str) -> [PathBuf; 2] {
     ["cpu", "base"].map(|part| {

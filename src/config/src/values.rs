@@ -235,6 +235,11 @@ pub(crate) static THREADS: Choices<Threads, 2> = [
 pub(crate) static BARRIERS: Choices<bool, 2> =
     [(true, word("auto", "asleep where other processes need the CPUs")), (false, word("off", "as ggml does"))];
 
+pub(crate) static NEEDLESS_BARRIERS: Choices<bool, 2> = [
+    (false, word("all", "all, as in ggml")),
+    (true, word("auto", "all but those after which the next one uses nothing of the ones before")),
+];
+
 choice! {
     /// How much is written to stderr.
     #[derive(PartialOrd, Ord)]

@@ -92,9 +92,12 @@ pub struct CPlan {
     pub n_threads: c_int,
     /// Only there when the library exports `ggml_threadpool_new`.
     pub threadpool: Object,
+    /// `bool (*abort_callback)(void *)`: asked by the first thread after each operation; 0 for none. Only there when the
+    /// library exports `ggml_threadpool_new`.
+    pub abort_callback: usize,
 }
 
-const _: () = assert!(size_of::<CPlan>() == 32);
+const _: () = assert!(size_of::<CPlan>() == 40);
 
 /// `struct ggml_threadpool_params`. Its places are compared with the library's before it is used.
 #[repr(C)]

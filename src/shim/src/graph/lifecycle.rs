@@ -3,9 +3,11 @@
 use std::ffi::c_void;
 use std::time::Instant;
 
-use crate::config::Fault;
+use crate::config::{Fault, config};
 
 use super::context::ActiveGraph;
+use super::independent::Expectation;
+use super::steps;
 use crate::buffers::large;
 use crate::gate::guard::{fault, guarded};
 use crate::gate::state;
@@ -14,6 +16,7 @@ use crate::ggml::checked::object;
 use crate::loader::{Abi, BoundLibrary};
 use crate::log::log;
 use crate::reason::Reason;
+use crate::threads::node_ends::Counting;
 use crate::threads::{self, Graph};
 use crate::weights::copies;
 use crate::{placement, stats, tuning};
@@ -23,12 +26,13 @@ pub struct RunningGraph {
     prepared: Option<Prepared>,
     started: Instant,
     returned: bool,
+    counting: Counting,
 }
 
 impl RunningGraph {
     /// A graph that begins now and was prepared before.
     pub fn begin(prepared: Option<Prepared>) -> Self {
-        Self { prepared, started: Instant::now(), returned: false }
+        Self { prepared, started: Instant::now(), returned: false, counting: Counting::start() }
     }
 
     /// The graph has ended without a throw.
@@ -45,11 +49,15 @@ impl Drop for RunningGraph {
             // kept.
             std::mem::forget(prepared.active.take());
         }
+        let (seen, returned) = (self.counting.end(), self.returned);
         guarded((), move || {
-            let columns = prepared.as_ref().and_then(|prepared| prepared.columns);
+            let planned = prepared.as_ref().and_then(|prepared| prepared.planned);
             drop(prepared);
-            if let Some(columns) = columns {
-                stats::graph(columns, ns);
+            if let Some(Planned { columns, expectation }) = planned {
+                stats::graph(columns, ns, seen.barriers);
+                if returned && !expectation.compare(seen.met) {
+                    stats::event(Reason::BarriersOdd);
+                }
             }
             placement::leave();
             copies::graph_ended();
@@ -60,11 +68,18 @@ impl Drop for RunningGraph {
 
 /// A prepared graph. Dropping it undoes the preparation.
 pub struct Prepared {
-    /// The columns of its plan; `None` when the graph has no plan.
-    columns: Option<usize>,
+    /// `None` when the graph has no plan.
+    planned: Option<Planned>,
     active: Option<ActiveGraph>,
     threads: usize,
     _graph: Graph,
+}
+
+/// What is kept of a plan until the graph has ended.
+#[derive(Clone, Copy)]
+struct Planned {
+    columns: usize,
+    expectation: Expectation,
 }
 
 /// Plans the graph, and chooses the threads that compute it. `None` when the structures of this ggml are not known, or
@@ -81,40 +96,60 @@ pub unsafe fn prepare(caller: &BoundLibrary, cgraph: *mut c_void, cplan: *mut CP
     };
     let all = threads::count(asked);
     // SAFETY: `cgraph` is the graph that the program lets `caller` compute, by the contract of this function.
-    let planned = unsafe { plan_graph(abi, caller, cgraph, work_data, all) };
-    let one_column = planned.as_ref().is_some_and(|(_, columns)| *columns == 1);
+    let planned = unsafe { plan_graph(abi, caller, cgraph, cplan, work_data, all) };
+    let one_column = planned.as_ref().is_some_and(|(_, planned)| planned.columns == 1);
     let (threads, whole) = if one_column { threads::count_for_one_column(all) } else { (all, false) };
     // SAFETY: `cplan` is the plan that the program gave to `caller`, whose structures are known. It lives until the
     // graph ends.
     let graph = unsafe { Graph::start(caller, cplan, threads, whole) };
-    let (active, columns) = planned.unzip();
-    Some(Prepared { columns, active, threads: all, _graph: graph })
+    let (active, planned) = planned.unzip();
+    Some(Prepared { planned, active, threads: all, _graph: graph })
 }
 
-/// Plans the graph for this many threads. Also returns its columns.
+/// Plans the graph for this many threads.
 unsafe fn plan_graph(
     abi: &Abi,
     caller: &BoundLibrary,
     cgraph: *mut c_void,
+    cplan: *mut CPlan,
     work_data: *mut c_void,
     threads: usize,
-) -> Option<(ActiveGraph, usize)> {
+) -> Option<(ActiveGraph, Planned)> {
     if !caller.has_hook() || work_data.is_null() {
         return None; // the threads find the plan by the work buffer
     }
     tuning::resolve(state::isa(), |name| caller.find(name));
-    let mut columns = 0;
+    // SAFETY: `cplan` is a plan that `prepare` has checked.
+    let may_pass = config().barriers && unsafe { no_thread_leaves_early(caller, &*cplan) };
+    let mut planned = None;
     let active = ActiveGraph::start(work_data, threads, |plan, pin| {
         fault(Fault::Plan);
         // SAFETY: the graph belongs to the ggml of `caller`. The program allocates its tensors before it computes the
         // graph.
         unsafe { plan.make(abi, cgraph, threads, pin) }
-        columns = plan.columns;
+        if may_pass {
+            // SAFETY: the plan was just made for this graph.
+            unsafe { steps::find_independent(plan, abi, cgraph) };
+        } else {
+            plan.independent.clear();
+        }
+        planned = Some(Planned { columns: plan.columns, expectation: plan.independent.expectation() });
     });
     stats::flush_names();
     if active.is_none() {
         stats::event(Reason::PlanFull);
         log!(debug, "too many graphs at once: one is left to ggml");
     }
-    active.map(|active| (active, columns))
+    active.zip(planned)
+}
+
+/// Whether all threads come to all operations. With a callback that can abort the graph, the first thread tells the
+/// others before the barrier at which operation they leave. Without that barrier they could have gone on already, and
+/// would wait for ever.
+///
+/// # Safety
+/// The program gave `cplan` to the `ggml_graph_compute` of `caller`, whose structures are known.
+unsafe fn no_thread_leaves_early(caller: &BoundLibrary, cplan: &CPlan) -> bool {
+    // The callback's place is known in releases that have pools.
+    caller.pools().is_some() && cplan.abort_callback == 0
 }

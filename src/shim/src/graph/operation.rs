@@ -1,6 +1,6 @@
 //! One thread's call for one operation of a graph.
 
-use crate::config::Fault;
+use crate::config::{Fault, config};
 
 use super::plan::Plan;
 use super::{context, execute, ops};
@@ -10,6 +10,7 @@ use crate::ggml::checked::object;
 use crate::loader::{Abi, BoundLibrary, Op};
 use crate::reason::Reason;
 use crate::stats::{self, OpKind};
+use crate::threads::node_ends::{self, After};
 
 /// Computes an operation if the graph's plan says so; returns whether it was computed. The plan has made the decision
 /// before, so all threads of the graph come to the same answer.
@@ -23,9 +24,32 @@ pub unsafe fn compute(caller: &BoundLibrary, params: &ComputeParams, op: &Tensor
     if !unsafe { abi.fits(op) } {
         return false;
     }
-    let (kind, weights, reason) = match abi.op(op.op) {
+    // While all threads wait after each operation, only products and attention need the plan.
+    let may_pass = config().barriers;
+    let kind = abi.op(op.op);
+    let plan = match kind {
+        Op::Matrix(_) | Op::Attention => context::find(params.wdata),
+        _ if may_pass => context::find(params.wdata),
+        _ => None,
+    };
+    if may_pass {
+        node_ends::arrive(op);
+    }
+    // SAFETY: the conditions are those of this function, and `op` is of this kind.
+    let computed = unsafe { compute_as(kind, abi, plan, params, op) };
+    let after = match plan {
+        Some(plan) if may_pass && check(abi, params, plan).is_ok() => plan.independent.after(op),
+        _ => After::Wait,
+    };
+    node_ends::leave(after, computed);
+    computed
+}
+
+/// See [`compute`]. `kind` is what the number of `op` means, and `plan` is that of its graph.
+#[inline]
+unsafe fn compute_as(kind: Op, abi: &Abi, plan: Option<&Plan>, params: &ComputeParams, op: &Tensor) -> bool {
+    let (kind, weights, reason) = match kind {
         Op::Matrix(kind) => {
-            let plan = context::find(params.wdata);
             let node = plan.and_then(|plan| plan.find(op));
             match planned(abi, params, plan, node.map(|node| (node, &node.decision))) {
                 Ok((plan, node, job)) => {
@@ -41,7 +65,6 @@ pub unsafe fn compute(caller: &BoundLibrary, params: &ComputeParams, op: &Tensor
             }
         }
         Op::Attention => {
-            let plan = context::find(params.wdata);
             let node = plan.and_then(|plan| plan.attention.find(op));
             match planned(abi, params, plan, node.map(|node| (node, &node.decision))) {
                 Ok((plan, node, job)) => {
@@ -58,7 +81,7 @@ pub unsafe fn compute(caller: &BoundLibrary, params: &ComputeParams, op: &Tensor
         }
         // SAFETY: `params` and `op` are what ggml passed to the hook, and `op` is of this kind.
         Op::Other(kind) => return unsafe { ops::compute(abi, params, op, kind) },
-        Op::Ordinary | Op::Opaque => return false,
+        Op::Ordinary | Op::Simple { .. } | Op::View | Op::Opaque => return false,
     };
     // Thread 0 counts for all. If the parameters are odd, the number of this thread may be wrong, so every thread
     // counts.
@@ -79,6 +102,13 @@ fn planned<'a, N, J>(
 ) -> Result<(&'a Plan, &'a N, &'a J), Reason> {
     let (Some(plan), Some((node, decision))) = (plan, node) else { return Err(Reason::NoGraphContext) };
     let job = decision.as_ref().map_err(|reason| *reason)?;
+    check(abi, params, plan)?;
+    Ok((plan, node, job))
+}
+
+/// Whether the threads of a graph do what its plan says. The answer is the same for all threads and all operations.
+#[inline]
+fn check(abi: &Abi, params: &ComputeParams, plan: &Plan) -> Result<(), Reason> {
     if abi.has_use_ref && params.use_ref {
         return Err(Reason::UseRef);
     }
@@ -88,7 +118,7 @@ fn planned<'a, N, J>(
     if params.nth as usize > plan.threads {
         return Err(Reason::TooManyThreads);
     }
-    Ok((plan, node, job))
+    Ok(())
 }
 
 /// Counts an operation that ggml computes, by the type of its weights (of attention: its keys).

@@ -14,6 +14,7 @@ use zen5turbo_kernels::kernel::{Blocking, Tiles};
 use super::attention::Attentions;
 use super::dense::{Columns, Pieces};
 use super::experts::Experts;
+use super::independent::Independent;
 use super::index::Index;
 use super::padded::Padded;
 use super::policy::{self, Selection};
@@ -51,9 +52,9 @@ pub struct Plan {
     private_bytes: usize,
     /// Offset in the scratch of the partial sums of attention, which threads add up.
     partial_at: usize,
-    /// The id of the activations that each thread has quantised for itself; at index `threads`, the id of the shared
-    /// ones. 0 for none.
-    pub prepared: Vec<Padded<AtomicU64>>,
+    /// For each thread, the id of the activations that it has quantised for itself, and the id of the ones that it has
+    /// last quantised together with the others. 0 for none. Only this thread reads and writes them.
+    pub prepared: Vec<Padded<[AtomicU64; 2]>>,
     /// The id of the picks that each thread has grouped by expert.
     pub grouped: Vec<Padded<AtomicU64>>,
     /// How panels are cut.
@@ -64,6 +65,8 @@ pub struct Plan {
     arrived: Vec<Padded<AtomicBool>>,
     /// With shares: for each product, the number of the next piece on each NUMA node.
     next_of_nodes: Vec<Padded<AtomicUsize>>,
+    /// After which operations threads do not wait; see [`super::steps`].
+    pub independent: Independent,
 }
 
 /// One matrix product.
@@ -170,6 +173,7 @@ impl Plan {
             team: Team::new(),
             arrived: Vec::new(),
             next_of_nodes: Vec::new(),
+            independent: Independent::new(),
         }
     }
 
@@ -246,7 +250,7 @@ impl Plan {
                 // SAFETY: `op` is an attention of this graph, whose tensors are allocated by the contract of this
                 // function.
                 Op::Attention => unsafe { self.attention.push(abi, op, threads) },
-                Op::Ordinary | Op::Other(_) => {}
+                Op::Ordinary | Op::Other(_) | Op::Simple { .. } | Op::View => {}
                 Op::Opaque => (last, last_ids) = (None, None),
             }
             // An operation that writes over the activations or the ids makes the quantised ones invalid.
@@ -274,7 +278,7 @@ impl Plan {
             }
         }
         self.prepared.clear();
-        self.prepared.resize_with(threads + 1, Padded::default);
+        self.prepared.resize_with(threads, Padded::default);
         self.grouped.clear();
         self.grouped.resize_with(threads, Padded::default);
         self.arrived.clear();
@@ -507,7 +511,7 @@ unsafe fn act_key(op: &Tensor, job: &Job) -> ActKey {
 }
 
 /// The addresses of a tensor's elements; empty when there is no tensor.
-fn extent(abi: &Abi, t: Option<&Tensor>) -> Range<usize> {
+pub fn extent(abi: &Abi, t: Option<&Tensor>) -> Range<usize> {
     t.map_or(0..0, |t| t.extent(abi.weight_type(t.ty)))
 }
 

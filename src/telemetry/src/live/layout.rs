@@ -19,7 +19,7 @@ use zen5turbo_kernels::ops::Operation;
 pub const NAME: &CStr = c"zen5turbo-live";
 
 /// Of the layout: to be raised with every change of it.
-pub const VERSION: u64 = 5;
+pub const VERSION: u64 = 6;
 
 /// The first word, as the bytes of a text.
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"zen5live");
@@ -92,6 +92,20 @@ pub struct Graphs<N> {
     pub columns: N,
     /// From the first thread's start to its end, nanoseconds.
     pub ns: N,
+    /// Barriers, as the first thread comes to them.
+    pub barriers: Barriers<N>,
+}
+
+/// Barriers of graphs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Barriers<N> {
+    /// At the end of an operation, where the threads wait for each other.
+    pub between: N,
+    /// At the end of an operation, where they do not wait.
+    pub skipped: N,
+    /// Inside operations.
+    pub inside: N,
 }
 
 /// Threads of graphs, and how they wait for each other.

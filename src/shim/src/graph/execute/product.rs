@@ -91,8 +91,8 @@ impl<'a> Worker<'a> {
     unsafe fn activations(&self, quantize: impl Fn(usize, usize, *mut u8)) -> *const u8 {
         let (plan, act) = (self.plan, &self.job.act);
         let (ith, nth) = (self.params.ith as usize, self.params.nth as usize);
+        let [prepared, prepared_together] = &plan.prepared[ith].0;
         if act.private {
-            let prepared = &plan.prepared[ith].0;
             if prepared.load(Ordering::Relaxed) != act.id {
                 quantize(0, 1, self.private);
                 prepared.store(act.id, Ordering::Relaxed);
@@ -100,19 +100,16 @@ impl<'a> Worker<'a> {
             return self.private;
         }
         let shared = plan.shared_activations();
-        let prepared = &plan.prepared[plan.threads].0;
-        // Thread 0 changes this after the barrier, so all threads read the old value here.
-        if prepared.load(Ordering::Relaxed) != act.id {
-            // No thread reads the activations of the product before: all threads have passed ggml's barrier between the
-            // nodes.
+        // Every thread has come through the same products, so all threads decide alike.
+        if prepared_together.load(Ordering::Relaxed) != act.id {
+            // No thread reads the activations of a product before: `super::steps` keeps the barrier between products
+            // with different shared activations.
             quantize(ith, nth, shared);
             if nth > 1 {
                 // SAFETY: all threads of the graph come here; the pool and the barrier are those of its ggml.
                 unsafe { barrier::meet(self.params.threadpool, self.abi.barrier()) };
             }
-            if ith == 0 {
-                prepared.store(act.id, Ordering::Relaxed);
-            }
+            prepared_together.store(act.id, Ordering::Relaxed);
         }
         shared
     }
