@@ -43,10 +43,8 @@ fn read(path: &Path) -> Vec<Record> {
 fn limit(name: &str) -> f64 {
     if name.starts_with("backend/") {
         5e-3 // four layers: a code that is rounded the other way changes all that follow
-    } else if name.starts_with("layers ") {
+    } else if name.starts_with("layers ") || name.contains("into the same memory") {
         1e-4 // products follow each other: a code that is rounded the other way changes all that follow
-    } else if name.contains("into the same memory") {
-        1e-4 // two layers: a code that is rounded the other way changes the second one
     } else if name.contains("q4_1") || name.contains("q5_1") {
         5e-5 // stock rounds the sums of the activations to F16
     } else {
@@ -110,9 +108,6 @@ fn assert_counted(run: &Outcome) {
     assert_eq!(run.stderr, "");
 }
 
-/// Types of this ggml without kernels: what they are left with is `type_not_supported`.
-const UNKNOWN: [&str; 5] = ["iq2_xxs", "iq2_xs", "iq3_xxs", "iq3_s", "iq2_s"];
-
 #[test]
 fn every_quantised_weight_type_of_this_ggml_is_known() {
     let dir = work_dir();
@@ -121,7 +116,7 @@ fn every_quantised_weight_type_of_this_ggml_is_known() {
     let all: Vec<_> = run.stdout.lines().collect();
     assert!(all.len() > 20, "{run}");
     for name in &all {
-        assert!(TYPES.contains(name) || UNKNOWN.contains(name), "no kernel has the type {name}");
+        assert!(TYPES.contains(name), "no kernel has the type {name}");
     }
     for name in TYPES {
         assert!(all.contains(&name), "this ggml has no type {name}");

@@ -4,12 +4,10 @@
 //! magnitudes has four elements of sub-block `l` of 16. So four `vpdpbusd` give the sums of all sixteen sub-blocks,
 //! which one vector of scales multiplies. The signs negate the activations. One more column costs only this.
 
-use super::{Operands, sum, sums16, touch_next_page};
+use super::{Operands, Row, product};
 use crate::formats::{Order, RowsRecord, SPACED, rows256};
-use crate::isa::LANES;
 use crate::pack::grid512::Grid512;
 use core::arch::x86_64::*;
-use core::mem::MaybeUninit;
 
 /// The order of the activations of all these types.
 pub const ORDER: Order = Order::Octets;
@@ -53,30 +51,15 @@ unsafe fn step<W: Grid512, const NC: usize>(
 /// See [`super::GemvFn`].
 #[inline(always)]
 pub unsafe fn product_grid<W: Grid512, const NC: usize>(o: Operands) {
-    const PLACES: [RowsRecord; 2] = [rows256(false), rows256(true)];
-    // Computes all rows, one after the other, as for other types: see `super::product`.
-    let places = &PLACES[usize::from(o.k > SPACED)];
-    let mut sums = [[MaybeUninit::<__m512>::uninit(); LANES]; NC];
-    let mut first = 0;
-    while first + LANES <= o.rows {
-        for r in 0..LANES {
-            let p = o.weights.add((first + r) * o.stride);
-            touch_next_page(p, o.stride);
-            let acc = row::<W, NC>(o, p, places);
-            for c in 0..NC {
-                sums[c][r].write(acc[c]);
-            }
-        }
-        for (c, sums) in sums.iter().enumerate() {
-            _mm512_storeu_ps((*o.dst.add(c)).add(first), sums16(sums));
-        }
-        first += LANES;
-    }
-    for r in first..o.rows {
-        let acc = row::<W, NC>(o, o.weights.add(r * o.stride), places);
-        for (c, &acc) in acc.iter().enumerate() {
-            (*o.dst.add(c)).add(r).write_unaligned(sum(acc));
-        }
+    if o.k > SPACED { product::<Blocks<W, true>, NC>(o) } else { product::<Blocks<W, false>, NC>(o) }
+}
+
+struct Blocks<W, const CLOSE: bool>(W);
+
+impl<W: Grid512, const CLOSE: bool, const NC: usize> Row<NC> for Blocks<W, CLOSE> {
+    #[inline(always)]
+    unsafe fn row(o: Operands, p: *const u8) -> [__m512; NC] {
+        row::<W, NC>(o, p, &const { rows256(CLOSE) })
     }
 }
 

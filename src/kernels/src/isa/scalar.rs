@@ -101,7 +101,7 @@ unsafe impl Lanes for Scalar {
         })
     }
     unsafe fn thirds(a: I) -> I {
-        a.map(|x| u32::from_le_bytes(x.to_le_bytes().map(|b| (3 * u16::from(b) >> 8) as u8)))
+        a.map(|x| u32::from_le_bytes(x.to_le_bytes().map(|b| ((3 * u16::from(b)) >> 8) as u8)))
     }
     unsafe fn cvt(a: I) -> F {
         a.map(|x| x as i32 as f32)

@@ -63,7 +63,7 @@ pub unsafe fn tanh<S: Real>(x: S::F) -> S::F {
     // Cephes' coefficients (tanhf.c)
     let z = S::mulf(x, x);
     let mut p = S::splatf(-5.704_988_7e-3);
-    for c in [2.063_908_9e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328_2e-1] {
+    for c in [2.063_909e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1] {
         p = S::fma(p, z, S::splatf(c));
     }
     let small = S::fma(S::mulf(p, z), x, x);

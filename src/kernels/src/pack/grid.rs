@@ -15,7 +15,7 @@ pub trait Grid: Grid512 {
     /// lowest.
     ///
     /// # Safety
-    /// `block` is readable for [`Weight::BYTES`] bytes; `s` is below eight.
+    /// `block` is readable for a block; `s` is below eight.
     unsafe fn sub_block(block: *const u8, s: usize) -> [u64; 4];
 }
 

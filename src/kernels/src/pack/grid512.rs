@@ -192,7 +192,7 @@ unsafe fn upper_bits(p: *const u8, shifts: [i16; 4]) -> __m512i {
     let all = _mm512_set1_epi64(p.cast::<i64>().read_unaligned());
     // four words of a quarter, with zero below and a byte on top
     const fn four(byte: i64) -> i64 {
-        0x0080_0080_0080_0080 | byte * 0x0100_0100_0100_0100
+        0x0080_0080_0080_0080 | (byte * 0x0100_0100_0100_0100)
     }
     const BYTES: [i64; 8] = [four(0), four(1), four(2), four(3), four(4), four(5), four(6), four(7)];
     let bytes = _mm512_shuffle_epi8(all, load(BYTES.as_ptr().cast()));

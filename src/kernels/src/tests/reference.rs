@@ -193,7 +193,7 @@ pub fn weight(t: WeightType, b: &[u8], e: usize) -> Element {
                 160..240 => (b[32 + e % 16], (e - 160) / 16),
                 _ => (b[48 + e % 4], (e - 240) / 4),
             };
-            let digit = u16::from(byte.wrapping_mul(3u8.pow(n as u32))) * 3 >> 8;
+            let digit = (u16::from(byte.wrapping_mul(3u8.pow(n as u32))) * 3) >> 8;
             Element { offset: half(b, 52), ..scaled(half(b, 52) * (f64::from(digit) - 1.0)) }
         }
         WeightType::Tq2_0 => {

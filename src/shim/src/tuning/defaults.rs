@@ -99,7 +99,7 @@ static TABLE: &[Row] = &[
     // from two columns on ours is 1.6 to 82 times as fast there. With fewer bits one column counts as no clear difference.
     row("iq1_s",   EVEN_1,             EVEN_1,             EVEN_1,             EVEN_1),
     row("iq1_m",   EVEN_1,             EVEN_1,             EVEN_1,             EVEN_1),
-    row("tq1_0",   EVEN_1,             EVEN_1,             EVEN_1,             EVEN_1),
+    row("tq1_0",   EVEN_1,             EVEN_1,             LOST_1,             EVEN_1),
     row("tq2_0",   EVEN_1,             EVEN_1,             WINS,               WINS),
     row("nvfp4",   EVEN_1,             EVEN_1,             WINS,               WINS),
     row("q1_0",    EVEN_1,             EVEN_1,             WINS,               WINS),
