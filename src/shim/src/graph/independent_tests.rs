@@ -1,6 +1,9 @@
 //! Checks which operations need a barrier between them, and that a graph without the others computes what a graph with
 //! all barriers computes.
 
+// Lists of sources, each with one source.
+#![allow(clippy::single_range_in_vec_init)]
+
 use super::*;
 
 /// A tensor without sources and without memory.
