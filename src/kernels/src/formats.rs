@@ -41,7 +41,6 @@
 //! ```
 
 use crate::isa::LANES;
-use crate::pack::IQ1_OFFSET;
 
 /// Weight types of ggml with kernels here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,6 +75,9 @@ pub enum WeightType {
     Bf16,
     F32,
 }
+
+/// What is added to a code of IQ1_S and IQ1_M to make it unsigned: `8 * (grid + 2) + 8 * delta`.
+const IQ1_OFFSET: i32 = 16;
 
 impl WeightType {
     /// Every type.

@@ -1,8 +1,8 @@
 //! Products without panels (GEMV): every row of weights is read once, as it lies in memory, by a few columns at most.
 //! Packing costs more than it saves where few columns share a panel.
 //!
-//! [`float`] has F16, BF16 and F32 weights on every ISA. `block32` and `ternary` have quantised weights and one column,
-//! `sums256` one or two, `grid256` types with a grid and a few columns, with AVX-512 in 512-bit registers: sixteen 32-bit
+//! [`float`] has F16, BF16 and F32 weights on every ISA. `block32` has quantised weights and one column,
+//! `sums256` one or two (with the steps of `super256`, `q2_k` and `ternary`), `grid256` types with a grid and a few columns, with AVX-512 in 512-bit registers: sixteen 32-bit
 //! lanes, which are added up at the end of a row.
 //!
 //! Every row is computed by itself. So the cuts of a product do not change a result.
@@ -20,7 +20,6 @@ pub(crate) use block32::{Block32, product32};
 pub(crate) use dot::dot32;
 pub(crate) use grid256::{ORDER as GRID_ORDER, product_grid};
 pub(crate) use sums256::{Step256, product256};
-pub(crate) use ternary::{Ternary, product_ternary};
 
 use crate::isa::LANES;
 use crate::prefetch::GemvPrefetch;

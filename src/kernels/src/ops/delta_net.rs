@@ -13,6 +13,7 @@
 
 use super::math::exp;
 use crate::isa::{LANES, Real};
+use core::mem::MaybeUninit;
 
 /// Most tokens that a row stays in registers for: their decays lie on the stack.
 const TOKENS: usize = 256;
@@ -64,23 +65,27 @@ pub type DeltaNetFn = unsafe fn(net: &DeltaNet, rows: core::ops::Range<usize>);
 /// See [`DeltaNetFn`].
 #[inline(always)]
 pub(super) unsafe fn delta_net<S: Real>(net: &DeltaNet, rows: core::ops::Range<usize>) {
-    let mut decays = [0f32; TOKENS];
+    // not zeroed as a whole, which would be a call
+    let mut memory = MaybeUninit::<[f32; TOKENS]>::uninit();
+    let decays = memory.as_mut_ptr().cast::<f32>();
     let mut first = 0;
     while first < net.tokens {
         let n = (net.tokens - first).min(TOKENS);
+        // the last vector may not be whole
+        S::storef(decays.add((n - 1) / LANES * LANES).cast(), S::splatf(0.0));
         let mut i = 0;
         while i < n {
-            decays[i] = *net.gate.0.add((first + i) * net.gate.1);
+            *decays.add(i) = *net.gate.0.add((first + i) * net.gate.1);
             i += 1;
         }
         i = 0;
         while i < n {
-            let at = decays.as_mut_ptr().add(i).cast();
+            let at = decays.add(i).cast();
             S::storef(at, exp::<S>(S::loadf(at)));
             i += LANES;
         }
         let from = if first == 0 { net.before } else { net.after.cast_const() };
-        let block = Block { net, decays: decays.as_ptr(), first, n, from };
+        let block = Block { net, decays, first, n, from };
         let mut row = rows.start;
         while row + 2 <= rows.end {
             if net.len == 128 {

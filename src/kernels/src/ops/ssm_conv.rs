@@ -1,6 +1,7 @@
 //! The convolution along tokens of state-space models: each channel has a few weights of its own.
 
 use crate::isa::{LANES, Real};
+use core::mem::MaybeUninit;
 
 /// The weights of a channel.
 pub const TAPS: usize = 4;
@@ -63,19 +64,21 @@ unsafe fn one(conv: &SsmConv, channel: usize, token: usize) -> f32 {
 #[inline(always)]
 unsafe fn tile<S: Real>(conv: &SsmConv, channel: usize, token: usize) {
     // by channels first, because the tokens of a channel lie side by side
-    let mut sums = [[0f32; LANES]; LANES];
-    for (c, sums) in sums.iter_mut().enumerate() {
+    // not zeroed, which would be a call: all of it is written below
+    let mut memory = MaybeUninit::<[[f32; LANES]; LANES]>::uninit();
+    let sums = memory.as_mut_ptr().cast::<[f32; LANES]>();
+    for c in 0..LANES {
         let (x, w) = (conv.input.0.add((channel + c) * conv.input.1 + token), conv.weights.add((channel + c) * TAPS));
         let mut sum = S::mulf(S::loadf(x.cast()), S::bcastf(w.cast()));
         for i in 1..TAPS {
             sum = S::fma(S::loadf(x.add(i).cast()), S::bcastf(w.add(i).cast()), sum);
         }
-        S::storef(sums.as_mut_ptr().cast(), sum);
+        S::storef(sums.add(c).cast(), sum);
     }
     for t in 0..LANES {
         let mut row = [0f32; LANES];
         for c in 0..LANES {
-            row[c] = sums[c][t];
+            row[c] = *sums.add(c).cast::<f32>().add(t);
         }
         S::storef(conv.output.0.add((token + t) * conv.output.1 + channel).cast(), S::loadf(row.as_ptr().cast()));
     }

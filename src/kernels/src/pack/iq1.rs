@@ -18,9 +18,6 @@ use super::{Quantised, Rows, Sink, Weight, byte, unrolled};
 use crate::formats::WeightType;
 use crate::isa::Lanes;
 
-/// What is added to a code to make it unsigned: `8 * (grid + 2) + 8 * delta`.
-pub(crate) const IQ1_OFFSET: i32 = 16;
-
 /// Plus or minus one in every byte of the lanes, for carries from byte to byte to cancel: minus where bit `at` of the lane
 /// is set.
 #[inline(always)]

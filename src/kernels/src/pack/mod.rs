@@ -30,7 +30,6 @@ pub use block32::{Iq4Nl, Mxfp4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 pub(crate) use block32::{MXFP4_VALUES_U, e8m0_half};
 pub use float::{Bf16, Bf16Pairs, F16, F32, FloatWeight, pack_f16_as_bf16};
 pub use grid::Grid;
-pub(crate) use iq1::IQ1_OFFSET;
 pub use iq1::{Iq1M, Iq1S};
 pub(crate) use iq1_grid::NIBBLES as IQ1_NIBBLES;
 pub use iq2::{Iq2S, Iq2Xs, Iq2Xxs};

@@ -1,9 +1,7 @@
 //! Kernels for one column of quantised weights, or two, without panels, in 512-bit registers.
 
 use super::*;
-use crate::gemv::{
-    Block32, GRID_ORDER, GemvFn, Operands, Step256, Ternary, product_grid, product_ternary, product32, product256,
-};
+use crate::gemv::{Block32, GRID_ORDER, GemvFn, Operands, Step256, product_grid, product32, product256};
 use crate::pack::grid512::Grid512;
 use crate::pack::*;
 
@@ -26,7 +24,6 @@ macro_rules! product {
 }
 product!(block32; Block32, product32);
 product!(super256, NC; Step256, product256);
-product!(ternary; Ternary, product_ternary);
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn grid256<W: Grid512, const NC: usize>(
@@ -78,10 +75,6 @@ const fn grid<W: Grid512 + Pack>() -> Kernel {
 /// columns, it is 424 and 516; with five 357 and 449, so 334 and 422 (Zen 4, 2026-11-30, `2026-11-30-amd-epyc-iq.md`).
 const GRID_COLUMNS: usize = 5;
 
-const fn kernel_ternary<W: Ternary + Pack>(most_k: usize) -> Kernel {
-    kernel::<W>(W::ORDER, const { [&[ternary::<W, false>], &[ternary::<W, true>]] }, most_k)
-}
-
 /// Longest rows of super-blocks whose quantised column stays in the level-1 cache beside the weights. A longer column is
 /// read from the level-2 cache for every row; [`super::avx512_fused`] reads it once for sixteen rows. Blocks of 32 have
 /// larger records. Longer than [`SPACED`] they lie without gaps, and q4_0 falls from 27 GB/s to 10 (`kernel-choices`).
@@ -111,7 +104,7 @@ pub(super) static KERNELS: [Kernel; 18] = [
     grid::<Iq2S>(),
     grid::<Iq3Xxs>(),
     grid::<Iq3S>(),
-    kernel_ternary::<Tq2_0>(LONG),
+    kernel256::<Tq2_0>(LONG),
 ];
 
 /// Longest rows of [`TWO`] for types that read many bytes. Zen 4, 2026-11-30, two columns of q6_K by rows and fused: 4096
