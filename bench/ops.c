@@ -66,6 +66,8 @@ static struct ggml_tensor *operation(int number, int64_t n, const char **name) {
     CASE(24, "CONCAT rows 128x(16+16)", ggml_concat(c, floats(128, 16, n, 1), floats(128, 16, n, 1), 1))
     CASE(25, "SSM_CONV 8192", ggml_ssm_conv(c, floats(n + 3, 8192, 1, 1), floats(4, 8192, 1, 1)))
     CASE(26, "GATED_DELTA_NET 128x32", ggml_gated_delta_net(c, floats(128, 16, n, 1), floats(128, 16, n, 1), floats(128, 32, n, 1), gates(32, n), gates(32, n), floats(128, 128, 32, 1), 1))
+    CASE(28, "RMS_NORM MUL 2560", ggml_mul(c, ggml_rms_norm(c, floats(2560, n, 1, 1), 1e-6f), floats(2560, 1, 1, 1)))
+    CASE(29, "RMS_NORM MUL heads 128x32", ggml_mul(c, ggml_rms_norm(c, floats(128, 32, n, 1), 1e-6f), floats(128, 1, 1, 1)))
     CASE(27, "ADD view of experts 2048", ggml_add(c, floats(2048, n, 1, 1), ggml_view_2d(c, floats(2048, 8, n, 1), 2048, n, 8 * 2048 * 4, 2048 * 4)))
     }
     return NULL;

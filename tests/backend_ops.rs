@@ -113,7 +113,7 @@ fn attention_passes(tiers: impl IntoIterator<Item = Tier>) {
 }
 
 /// The operations that are no products, as the program names them, and as the statistics do.
-const OTHERS: [(&str, &str); 19] = [
+const OTHERS: [(&str, &str); 21] = [
     ("ADD", "ADD"),
     ("SUB", "SUB"),
     ("MUL", "MUL"),
@@ -129,6 +129,9 @@ const OTHERS: [(&str, &str); 19] = [
     ("SIGMOID", "UNARY"),
     ("TANH", "UNARY"),
     ("RMS_NORM", "RMS_NORM"),
+    // ggml fuses these two and computes them by another function than the rest.
+    ("RMS_NORM_MUL_ADD", "RMS_NORM"),
+    ("RMS_NORM_MUL_ROPE", "RMS_NORM"),
     ("L2_NORM", "L2_NORM"),
     ("CONCAT", "CONCAT"),
     ("SSM_CONV", "SSM_CONV"),
@@ -166,6 +169,16 @@ fn others_pass(tiers: impl IntoIterator<Item = Tier>) {
 
 /// How many of them the suite of this llama.cpp has.
 const OTHER_OPERATIONS: u64 = 500;
+
+#[test]
+fn a_norm_that_ggml_has_fused_with_its_weights_is_taken() {
+    let run = suite("RMS_NORM_MUL_ADD", "auto", None);
+    let stats = run.stats();
+    assert!(stats.other_taken("RMS_NORM") >= 10, "{stats}");
+    // Otherwise ggml has not fused them.
+    assert_eq!(stats.other_declined("MUL", "stock_is_faster"), 0, "{stats}");
+    stats.assert_healthy();
+}
 
 #[test]
 fn a_setting_chooses_the_operations_that_are_no_products() {

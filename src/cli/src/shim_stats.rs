@@ -113,11 +113,11 @@ impl Threads {
 /// Barriers of the graphs of one class, on average.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Barriers {
-    /// At the end of an operation, where the threads wait for each other.
+    /// ggml's, where the threads wait for each other: behind nearly every operation, and inside some.
     pub between: f64,
-    /// At the end of an operation, where they do not wait.
+    /// ggml's, where they do not wait.
     pub skipped: f64,
-    /// Inside operations.
+    /// Inside products and attention that this library computes.
     pub inside: f64,
 }
 
@@ -135,14 +135,14 @@ impl Barriers {
         Self::of(statistics.graphs.get("1")?)
     }
 
-    /// `181 in a graph of one column, 22 of them inside operations; 36 more are skipped`
+    /// `181 in a graph of one column, 22 of them inside products and attention; 36 more are skipped`
     pub fn line(&self) -> String {
         let skipped = match self.skipped {
             none if none < 0.5 => String::new(),
             some => format!("; {some:.0} more are skipped"),
         };
         let all = self.between + self.inside;
-        format!("{all:.0} in a graph of one column, {:.0} of them inside operations{skipped}", self.inside)
+        format!("{all:.0} in a graph of one column, {:.0} of them inside products and attention{skipped}", self.inside)
     }
 }
 
@@ -290,8 +290,11 @@ mod tests {
             );
             Barriers::of_one_column(&parse(&text).unwrap()).unwrap().line()
         };
-        assert_eq!(of(360), "181 in a graph of one column, 22 of them inside operations; 36 more are skipped");
-        assert_eq!(of(0), "181 in a graph of one column, 22 of them inside operations");
+        assert_eq!(
+            of(360),
+            "181 in a graph of one column, 22 of them inside products and attention; 36 more are skipped"
+        );
+        assert_eq!(of(0), "181 in a graph of one column, 22 of them inside products and attention");
         assert_eq!(Barriers::of_one_column(&parse(r#"{"graphs":{"1":{"count":3}}}"#).unwrap()), None);
     }
 

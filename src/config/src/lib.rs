@@ -60,8 +60,8 @@ pub struct Config {
     pub threads: Threads,
     /// `ZEN5TURBO_BARRIER`: whether the threads of a graph wait for each other at our barrier.
     pub barrier: bool,
-    /// `ZEN5TURBO_BARRIERS`: whether threads do not wait after an operation where the next one is independent of it.
-    pub barriers: bool,
+    /// `ZEN5TURBO_TOGETHER`: whether products that read the same activations are computed together.
+    pub together: bool,
     /// `ZEN5TURBO_LOG`.
     pub log: LogLevel,
     /// `ZEN5TURBO_STATS`: where statistics are written, `%p` not yet replaced.
@@ -99,8 +99,7 @@ impl Default for Config {
             pin: Pin::Auto,
             threads: Threads::Auto,
             barrier: true,
-            // Two threads gain 1.0 to 1.5 % with `auto`; more were not measured (Zen 4, 2026-11-30, bench/records).
-            barriers: false,
+            together: true,
             log: LogLevel::Off,
             stats: None,
             live: true,

@@ -235,10 +235,8 @@ pub(crate) static THREADS: Choices<Threads, 2> = [
 pub(crate) static BARRIERS: Choices<bool, 2> =
     [(true, word("auto", "asleep where other processes need the CPUs")), (false, word("off", "as ggml does"))];
 
-pub(crate) static NEEDLESS_BARRIERS: Choices<bool, 2> = [
-    (false, word("all", "all, as in ggml")),
-    (true, word("auto", "all but those after which the next one uses nothing of the ones before")),
-];
+pub(crate) static TOGETHER: Choices<bool, 2> =
+    [(true, word("auto", "where they use no memory of each other")), (false, word("off", "one by one, as in ggml"))];
 
 choice! {
     /// How much is written to stderr.

@@ -162,11 +162,11 @@ members! {
 
     /// Barriers of graphs.
     pub struct Barriers {
-        /// At the end of an operation, where the threads wait for each other.
+        /// ggml's, where the threads wait for each other: behind nearly every operation, and inside some.
         between: u64,
-        /// At the end of an operation, where they do not wait.
+        /// ggml's, where they do not wait.
         skipped: u64,
-        /// Inside operations.
+        /// Inside products and attention that this library computes.
         inside: u64,
     }
 

@@ -101,7 +101,7 @@ reasons! {
     PoolParamsUnknown = "pool_params_unknown",
     /// More thread pools than the table of them has room for.
     PoolTableFull = "pool_table_full",
-    /// ggml came to the operations of a graph in another order than in an equal graph before: no barrier is skipped any more.
+    /// A barrier behind an operation, at which threads were not to wait, did not come: no barrier is skipped any more.
     BarriersOdd = "barriers_odd",
     /// A function for pools was called by a pointer, and several copies of ggml have one: whose it is is not known.
     PoolOwnerUnknown = "pool_owner_unknown",

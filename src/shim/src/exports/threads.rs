@@ -78,7 +78,7 @@ unsafe extern "C-unwind" fn barrier_of(pool: *mut c_void, from: usize) {
     // `committed`, because threads that use different barriers compute wrong results.
     let waited = committed(|| {
         fault(Fault::Barrier);
-        node_ends::passes(from) || barrier::wait(pool)
+        node_ends::passes() || barrier::wait(pool)
     });
     if waited {
         return;

@@ -1,13 +1,13 @@
 //! What is done before and after a graph is computed.
 
 use std::ffi::c_void;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crate::config::{Fault, config};
 
 use super::context::ActiveGraph;
-use super::independent::Expectation;
-use super::steps;
+use super::together;
 use crate::buffers::large;
 use crate::gate::guard::{fault, guarded};
 use crate::gate::state;
@@ -16,7 +16,7 @@ use crate::ggml::checked::object;
 use crate::loader::{Abi, BoundLibrary};
 use crate::log::log;
 use crate::reason::Reason;
-use crate::threads::node_ends::Counting;
+use crate::threads::node_ends::{self, Counting, Ends};
 use crate::threads::{self, Graph};
 use crate::weights::copies;
 use crate::{placement, stats, tuning};
@@ -35,9 +35,13 @@ impl RunningGraph {
         Self { prepared, started: Instant::now(), returned: false, counting: Counting::start() }
     }
 
-    /// The graph has ended without a throw.
-    pub fn returned(mut self) {
+    /// The graph, which `caller` has computed, has ended without a throw.
+    pub fn returned(mut self, caller: &BoundLibrary) {
         self.returned = true;
+        let plan = self.prepared.as_ref().and_then(|prepared| prepared.active.as_ref()).map(ActiveGraph::plan);
+        if plan.is_some_and(|plan| plan.ends == Ends::Watch && plan.one_barrier_came()) {
+            caller.one_barrier_ends.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -49,15 +53,12 @@ impl Drop for RunningGraph {
             // kept.
             std::mem::forget(prepared.active.take());
         }
-        let (seen, returned) = (self.counting.end(), self.returned);
+        let barriers = self.counting.end();
         guarded((), move || {
-            let planned = prepared.as_ref().and_then(|prepared| prepared.planned);
+            let columns = prepared.as_ref().and_then(|prepared| prepared.columns);
             drop(prepared);
-            if let Some(Planned { columns, expectation }) = planned {
-                stats::graph(columns, ns, seen.barriers);
-                if returned && !expectation.compare(seen.met) {
-                    stats::event(Reason::BarriersOdd);
-                }
+            if let Some(columns) = columns {
+                stats::graph(columns, ns, barriers);
             }
             placement::leave();
             copies::graph_ended();
@@ -68,18 +69,11 @@ impl Drop for RunningGraph {
 
 /// A prepared graph. Dropping it undoes the preparation.
 pub struct Prepared {
-    /// `None` when the graph has no plan.
-    planned: Option<Planned>,
+    /// The columns of its plan; `None` when the graph has no plan.
+    columns: Option<usize>,
     active: Option<ActiveGraph>,
     threads: usize,
     _graph: Graph,
-}
-
-/// What is kept of a plan until the graph has ended.
-#[derive(Clone, Copy)]
-struct Planned {
-    columns: usize,
-    expectation: Expectation,
 }
 
 /// Plans the graph, and chooses the threads that compute it. `None` when the structures of this ggml are not known, or
@@ -97,16 +91,16 @@ pub unsafe fn prepare(caller: &BoundLibrary, cgraph: *mut c_void, cplan: *mut CP
     let all = threads::count(asked);
     // SAFETY: `cgraph` is the graph that the program lets `caller` compute, by the contract of this function.
     let planned = unsafe { plan_graph(abi, caller, cgraph, cplan, work_data, all) };
-    let one_column = planned.as_ref().is_some_and(|(_, planned)| planned.columns == 1);
+    let one_column = planned.as_ref().is_some_and(|(_, columns)| *columns == 1);
     let (threads, whole) = if one_column { threads::count_for_one_column(all) } else { (all, false) };
     // SAFETY: `cplan` is the plan that the program gave to `caller`, whose structures are known. It lives until the
     // graph ends.
     let graph = unsafe { Graph::start(caller, cplan, threads, whole) };
-    let (active, planned) = planned.unzip();
-    Some(Prepared { planned, active, threads: all, _graph: graph })
+    let (active, columns) = planned.unzip();
+    Some(Prepared { columns, active, threads: all, _graph: graph })
 }
 
-/// Plans the graph for this many threads.
+/// Plans the graph for this many threads. Also returns its columns.
 unsafe fn plan_graph(
     abi: &Abi,
     caller: &BoundLibrary,
@@ -114,33 +108,42 @@ unsafe fn plan_graph(
     cplan: *mut CPlan,
     work_data: *mut c_void,
     threads: usize,
-) -> Option<(ActiveGraph, Planned)> {
+) -> Option<(ActiveGraph, usize)> {
     if !caller.has_hook() || work_data.is_null() {
         return None; // the threads find the plan by the work buffer
     }
     tuning::resolve(state::isa(), |name| caller.find(name));
     // SAFETY: `cplan` is a plan that `prepare` has checked.
-    let may_pass = config().barriers && unsafe { no_thread_leaves_early(caller, &*cplan) };
-    let mut planned = None;
+    let no_thread_leaves_early = unsafe { no_thread_leaves_early(caller, &*cplan) };
+    let ends = if no_thread_leaves_early && threads > 1 { expected_ends(caller) } else { Ends::Wait };
+    let mut columns = 0;
     let active = ActiveGraph::start(work_data, threads, |plan, pin| {
         fault(Fault::Plan);
         // SAFETY: the graph belongs to the ggml of `caller`. The program allocates its tensors before it computes the
         // graph.
         unsafe { plan.make(abi, cgraph, threads, pin) }
-        if may_pass {
+        if config().together {
             // SAFETY: the plan was just made for this graph.
-            unsafe { steps::find_independent(plan, abi, cgraph) };
-        } else {
-            plan.independent.clear();
+            unsafe { together::find(plan, abi, cgraph) };
+            plan.ends = ends;
         }
-        planned = Some(Planned { columns: plan.columns, expectation: plan.independent.expectation() });
+        columns = plan.columns;
     });
     stats::flush_names();
     if active.is_none() {
         stats::event(Reason::PlanFull);
         log!(debug, "too many graphs at once: one is left to ggml");
     }
-    active.zip(planned)
+    active.map(|active| (active, columns))
+}
+
+/// What threads do behind a product for which nothing was left to do.
+fn expected_ends(caller: &BoundLibrary) -> Ends {
+    match caller.one_barrier_ends.load(Ordering::Relaxed) {
+        _ if node_ends::are_odd() => Ends::Wait,
+        true => Ends::Pass,
+        false => Ends::Watch,
+    }
 }
 
 /// Whether all threads come to all operations. With a callback that can abort the graph, the first thread tells the

@@ -45,14 +45,8 @@ pub enum Op {
     Matrix(MatrixOp),
     /// `FLASH_ATTN_EXT`.
     Attention,
-    /// A view of a tensor, or a tensor that is not computed.
+    /// A view of a tensor, or a tensor that is not computed. ggml skips it, and asks no hook.
     View,
-    /// `ROPE`, `SCALE` or `SET_ROWS`. In every release, the threads of such an operation read its sources, write its
-    /// result, share nothing, and do not wait for each other. It is always left to ggml.
-    Simple {
-        /// Whether each thread uses its part of the graph's work buffer.
-        uses_work: bool,
-    },
     /// An operation that is no product, and that this library may compute. It writes nothing but its result.
     Other(Operation),
     /// An operation that is always left to ggml, and writes nothing but its result.
@@ -62,7 +56,7 @@ pub enum Op {
 }
 
 /// In [`Abi::ops`], the number of the first [`Op::Other`].
-const FIRST_OTHER: u8 = 9;
+const FIRST_OTHER: u8 = 7;
 
 /// Numbers of units and functions that are remembered. ggml 0.26 has 22 functions and 7 units.
 const FUNCTIONS: usize = 64;
@@ -166,8 +160,6 @@ impl Abi {
             4 => Op::Matrix(MatrixOp::MulMatId),
             5 => Op::Attention,
             6 => Op::View,
-            7 => Op::Simple { uses_work: true },
-            8 => Op::Simple { uses_work: false },
             n => Operation::ALL.get(usize::from(n - FIRST_OTHER)).map_or(Op::Opaque, |&other| Op::Other(other)),
         }
     }
@@ -180,9 +172,6 @@ impl Abi {
             Some("MUL_MAT_ID") => (4, Op::Matrix(MatrixOp::MulMatId)),
             Some("FLASH_ATTN_EXT") => (5, Op::Attention),
             Some("NONE" | "VIEW" | "RESHAPE" | "PERMUTE" | "TRANSPOSE") => (6, Op::View),
-            // ROPE keeps its sines and cosines in the work buffer.
-            Some("ROPE") => (7, Op::Simple { uses_work: true }),
-            Some("SCALE" | "SET_ROWS") => (8, Op::Simple { uses_work: false }),
             Some(n) if !n.starts_with("MAP_CUSTOM") && !n.starts_with("CUSTOM") => match Operation::named(n) {
                 Some(other) => (FIRST_OTHER + other as u8, Op::Other(other)),
                 None => (1, Op::Ordinary),
@@ -284,8 +273,8 @@ mod tests {
 
     /// Otherwise the graph's plan would not know that this library computes them.
     #[test]
-    fn an_operation_that_is_simple_or_a_view_is_always_left_to_ggml() {
-        for name in ["NONE", "VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE", "ROPE", "SCALE", "SET_ROWS"] {
+    fn a_view_is_never_computed() {
+        for name in ["NONE", "VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE"] {
             assert_eq!(Operation::named(name), None, "{name}");
         }
     }

@@ -1,18 +1,17 @@
-//! Tells the barriers that end an operation from those inside operations, counts both, and lets threads pass the ones
-//! that the plan of a graph found needless.
+//! Counts the barriers of a graph, and lets threads pass the barrier behind an operation for which nothing was left to
+//! do (see [`crate::graph`]: products that are computed together).
 //!
-//! ggml calls `ggml_barrier` after nearly every operation, and some operations call it themselves. When this library
-//! has computed an operation, the next barrier of that thread ends it. The return address of that call is where ggml's
-//! loop over operations calls the barrier: other calls from there end operations too.
+//! Behind such an operation nobody has anything to wait for: all threads have waited before it, and none of them has done
+//! anything since. That holds whatever follows. So a barrier is passed only if this thread has seen the barrier before the
+//! operation, and if that came right behind the operation that the plan expects.
 //!
-//! A barrier is passed without waiting only in a graph like one that was watched before. The first thread of a watched
-//! graph has seen that ggml called exactly one barrier between the two operations, and computed no other operation
-//! between them. So nothing is assumed about how a release of ggml walks through a graph, which operations it fuses,
-//! and whether it computes views.
+//! Which barrier ends an operation is not assumed. In the first graphs that a copy of ggml computes, all threads wait, and
+//! each one watches: between an operation that the hook has computed and the next one of the graph, exactly one barrier
+//! must come. It does not come in a ggml whose barrier is compiled into its loop over operations, so nothing is passed there.
 
 use std::cell::Cell;
 use std::ptr;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
 use zen5turbo_telemetry::live;
@@ -22,68 +21,68 @@ use crate::ggml::abi::Tensor;
 /// The barriers of a graph.
 pub type Barriers = live::Barriers<u64>;
 
-/// What follows an operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum After {
-    /// All threads wait for each other.
+/// What the threads of a graph do at the barrier behind an operation for which nothing was left to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ends {
+    /// They wait.
+    #[default]
     Wait,
-    /// The threads go on with this operation without waiting.
-    Pass(*const Tensor),
-    /// All threads wait for each other. The first one watches whether this operation is really the next one.
-    Watch(*const Tensor),
+    /// They wait, and watch whether one barrier comes.
+    Watch,
+    /// They go on.
+    Pass,
 }
 
-/// Places in a graph from which barriers are called, at most; calls from further places count as inside.
-const PLACES: usize = 12;
+/// The operations before and after one for which nothing was left to do, views not counted. Null where there is none.
+#[derive(Clone, Copy, Debug)]
+pub struct Between {
+    pub before: *const Tensor,
+    pub after: *const Tensor,
+}
 
-/// The addresses behind calls of a barrier that ends an operation. A copy of ggml has one or two of them.
-static NODE_ENDS: [AtomicUsize; 16] = [const { AtomicUsize::new(0) }; 16];
+impl Between {
+    /// No operations.
+    pub const NONE: Self = Self { before: ptr::null(), after: ptr::null() };
+}
 
-/// Calls of a barrier from one place.
+/// What this thread does at the next barrier.
 #[derive(Clone, Copy)]
-struct Place {
-    /// The return address.
-    from: usize,
-    calls: u64,
-    /// An operation that this library has computed ended here.
-    ends: bool,
+enum Next {
+    Wait,
+    Pass,
+    /// Waits; after one barrier, this operation must come.
+    Watch(*const Tensor),
 }
 
 /// Where a thread is in its graph.
 struct Thread {
-    /// What follows the operation of this thread, until the next barrier. Unless it is `Wait`, that barrier ends the
-    /// operation.
-    after: Cell<After>,
-    /// Whether this library has computed the operation, until the barrier that ends it.
-    computed: Cell<bool>,
     /// Whether this is the first thread of a graph, which counts for all.
     first: Cell<bool>,
-    places: [Cell<Place>; PLACES],
-    skipped: Cell<u64>,
-    /// Barriers inside operations of this library, and calls for which no place was left.
-    inside: Cell<u64>,
-    /// The operation that must come next; null when none is expected.
-    expected: Cell<*const Tensor>,
-    /// Barriers since the operation before.
-    passed: Cell<u32>,
-    /// How many operations came as expected.
-    met: Cell<usize>,
-    /// Whether anything else came.
+    counts: Cell<Barriers>,
+    /// The last operation that came.
+    last: Cell<*const Tensor>,
+    /// Whether all threads have done since then what they had to do: a barrier has come.
+    settled: Cell<bool>,
+    next: Cell<Next>,
+    /// Barriers since `next` was set.
+    barriers: Cell<u32>,
+    /// The graph that is watched, how often one barrier came in it, and whether it ever was not so.
+    graph: Cell<u64>,
+    found: Cell<u64>,
     odd: Cell<bool>,
 }
 
 thread_local! {
     static THREAD: Thread = const {
         Thread {
-            after: Cell::new(After::Wait),
-            computed: Cell::new(false),
             first: Cell::new(false),
-            places: [const { Cell::new(Place { from: 0, calls: 0, ends: false }) }; PLACES],
-            skipped: Cell::new(0),
-            inside: Cell::new(0),
-            expected: Cell::new(ptr::null()),
-            passed: Cell::new(0),
-            met: Cell::new(0),
+            counts: Cell::new(Barriers { between: 0, skipped: 0, inside: 0 }),
+            last: Cell::new(ptr::null()),
+            settled: Cell::new(false),
+            next: Cell::new(Next::Wait),
+            barriers: Cell::new(0),
+            graph: Cell::new(0),
+            found: Cell::new(0),
             odd: Cell::new(false),
         }
     };
@@ -96,29 +95,21 @@ pub struct Counting {
     counts: bool,
 }
 
-/// What the first thread of a graph has seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
-    pub barriers: Barriers,
-    /// How many operations came as the plan expected; `None` if anything else came.
-    pub met: Option<usize>,
-}
-
 impl Counting {
     /// Begins to count.
     pub fn start() -> Self {
         THREAD.with(|thread| {
             let counts = !thread.first.replace(true);
             if counts {
-                thread.clear();
+                thread.counts.set(Barriers::default());
             }
             Self { counts }
         })
     }
 
-    /// What was seen since the start.
-    pub fn end(&self) -> Seen {
-        if self.counts { THREAD.with(Thread::seen) } else { Seen::default() }
+    /// What was counted since the start.
+    pub fn end(&self) -> Barriers {
+        if self.counts { THREAD.with(|thread| thread.counts.get()) } else { Barriers::default() }
     }
 }
 
@@ -130,48 +121,81 @@ impl Drop for Counting {
     }
 }
 
-/// This thread begins an operation of ggml's list.
-#[inline]
-pub fn arrive(op: *const Tensor) {
-    THREAD.with(|thread| {
-        thread.after.set(After::Wait);
-        thread.computed.set(false);
-        let expected = thread.expected.replace(ptr::null());
-        if expected.is_null() {
-            return;
-        }
-        if expected == op && thread.passed.get() == 1 {
-            thread.met.set(thread.met.get() + 1);
-        } else {
-            thread.odd.set(true);
-        }
-    });
+/// How this thread has come to an operation.
+#[derive(Clone, Copy)]
+pub struct Arrival {
+    /// The operation before.
+    before: *const Tensor,
+    settled: bool,
 }
 
-/// This library has computed this thread's part of the operation, or leaves it to ggml.
-#[inline]
-pub fn leave(after: After, computed: bool) {
-    THREAD.with(|thread| {
-        thread.after.set(after);
-        thread.computed.set(computed);
-        if let After::Pass(next) | After::Watch(next) = after
-            && thread.first.get()
-        {
-            thread.expected.set(next);
-            thread.passed.set(0);
-        }
-    });
+/// Whether a barrier that was to be passed has not come: no barrier is passed any more.
+static ODD: AtomicBool = AtomicBool::new(false);
+
+/// See [`ODD`].
+pub fn are_odd() -> bool {
+    ODD.load(Relaxed)
 }
 
-/// ggml has called a barrier on this thread, and continues at `from` after it. Returns whether the thread goes on
-/// without waiting. The answer is the same for all threads of a graph.
+/// This thread begins an operation, or operations that ggml has fused: the first and the last of them. `None` when a
+/// barrier that this thread was to pass has not come, which cannot be.
 #[inline]
-pub fn passes(from: usize) -> bool {
+pub fn arrive(first: *const Tensor, last: *const Tensor) -> Option<Arrival> {
     THREAD.with(|thread| {
-        let pass = matches!(thread.after.replace(After::Wait), After::Pass(_));
-        let ends = thread.computed.replace(false);
+        let next = thread.next.replace(Next::Wait);
+        if let Next::Watch(expected) = next {
+            if expected == first && thread.barriers.get() == 1 {
+                thread.found.set(thread.found.get() + 1);
+            } else {
+                thread.odd.set(true);
+            }
+        }
+        let arrival = Arrival { before: thread.last.replace(last), settled: thread.settled.replace(false) };
+        if matches!(next, Next::Pass) {
+            ODD.store(true, Relaxed);
+            return None;
+        }
+        Some(arrival)
+    })
+}
+
+/// Nothing was left to do for the operation of this arrival. `graph` is the number of the graph. Returns how often one
+/// barrier came behind such an operation of it, if it was always one.
+#[inline]
+pub fn leave(arrival: Arrival, between: Between, ends: Ends, graph: u64) -> Option<u64> {
+    THREAD.with(|thread| {
+        if thread.graph.replace(graph) != graph {
+            thread.found.set(0);
+            thread.odd.set(false);
+        }
+        // Behind the last operation of a graph, ggml has other reasons to wait.
+        if arrival.settled && arrival.before == between.before && !between.after.is_null() {
+            thread.barriers.set(0);
+            thread.next.set(match ends {
+                Ends::Wait => Next::Wait,
+                Ends::Watch => Next::Watch(between.after),
+                Ends::Pass => Next::Pass,
+            });
+        }
+        (!thread.odd.get()).then(|| thread.found.get())
+    })
+}
+
+/// ggml has called a barrier on this thread. Returns whether the thread goes on without waiting. The answer is the same
+/// for all threads of a graph.
+#[inline]
+pub fn passes() -> bool {
+    THREAD.with(|thread| {
+        let pass = matches!(thread.next.get(), Next::Pass);
+        if pass {
+            thread.next.set(Next::Wait);
+        }
+        thread.barriers.set(thread.barriers.get().saturating_add(1));
+        thread.settled.set(true);
         if thread.first.get() {
-            thread.count(from, ends, pass);
+            let mut counts = thread.counts.get();
+            *(if pass { &mut counts.skipped } else { &mut counts.between }) += 1;
+            thread.counts.set(counts);
         }
         pass
     })
@@ -180,66 +204,10 @@ pub fn passes(from: usize) -> bool {
 /// The threads meet inside an operation of this library.
 #[inline]
 pub fn inside() {
-    THREAD.with(|thread| thread.inside.set(thread.inside.get() + 1));
-}
-
-impl Thread {
-    fn clear(&self) {
-        for place in &self.places {
-            place.set(Place { from: 0, calls: 0, ends: false });
-        }
-        self.skipped.set(0);
-        self.inside.set(0);
-        self.expected.set(ptr::null());
-        self.met.set(0);
-        self.odd.set(false);
-    }
-
-    fn count(&self, from: usize, ends: bool, pass: bool) {
-        self.passed.set(self.passed.get() + 1);
-        if pass {
-            self.skipped.set(self.skipped.get() + 1);
-            return;
-        }
-        for place in &self.places {
-            let Place { from: at, calls, ends: ended } = place.get();
-            if at == from || calls == 0 {
-                place.set(Place { from, calls: calls + 1, ends: ended | ends });
-                return;
-            }
-        }
-        self.inside.set(self.inside.get() + 1);
-    }
-
-    fn seen(&self) -> Seen {
-        let mut barriers = Barriers { between: 0, skipped: self.skipped.get(), inside: self.inside.get() };
-        for place in self.places.iter().map(Cell::get).filter(|place| place.calls > 0) {
-            if ends_operations(place.from, place.ends) {
-                barriers.between += place.calls;
-            } else {
-                barriers.inside += place.calls;
-            }
-        }
-        // An operation that was expected and has not come is odd as well.
-        let odd = self.odd.get() || !self.expected.get().is_null();
-        Seen { barriers, met: (!odd).then_some(self.met.get()) }
-    }
-}
-
-/// Whether barriers that are called from here end operations. `seen`: one of them did; that is remembered.
-fn ends_operations(from: usize, seen: bool) -> bool {
-    for known in &NODE_ENDS {
-        match known.load(Relaxed) {
-            0 if seen => {
-                known.store(from, Relaxed);
-                return true;
-            }
-            0 => return false,
-            at if at == from => return true,
-            _ => {}
-        }
-    }
-    seen
+    THREAD.with(|thread| {
+        let counts = thread.counts.get();
+        thread.counts.set(Barriers { inside: counts.inside + 1, ..counts });
+    });
 }
 
 #[cfg(test)]
@@ -250,80 +218,94 @@ mod tests {
         ptr::without_provenance(number * 336)
     }
 
-    /// An operation of this library, with `after` behind it, and the barrier that ends it.
-    fn ours(number: usize, after: After, from: usize) -> bool {
-        arrive(op(number));
-        leave(after, true);
-        passes(from)
+    fn computed(number: usize) {
+        assert!(arrive(op(number), op(number)).is_some());
+        assert!(!passes());
+    }
+
+    /// Nothing is left to do for operation 2, after operation 1.
+    fn done(ends: Ends, graph: u64) -> Option<u64> {
+        let arrival = arrive(op(2), op(2)).expect("no barrier is missing");
+        leave(arrival, Between { before: op(1), after: op(3) }, ends, graph)
     }
 
     #[test]
-    fn the_place_where_our_operations_end_tells_the_ends_of_the_others() {
+    fn the_barrier_behind_an_operation_is_passed_once_when_the_one_before_was_seen() {
         let counting = Counting::start();
-        arrive(op(1)); // ggml's, with two barriers inside
-        leave(After::Wait, false);
-        assert!(!passes(0x2001) && !passes(0x2002) && !passes(0x1001));
-        assert!(!ours(2, After::Wait, 0x1001));
-        inside();
-        arrive(op(3));
-        leave(After::Wait, false);
-        assert!(!passes(0x1001));
-        let seen = counting.end();
-        assert_eq!(seen.barriers, Barriers { between: 3, skipped: 0, inside: 3 });
-        assert_eq!(seen.met, Some(0));
-        drop(counting);
-        // The place is remembered for graphs of which nothing is computed here.
-        let counting = Counting::start();
-        arrive(op(1));
-        assert!(!passes(0x1001) && !passes(0x2001));
-        assert_eq!(counting.end().barriers, Barriers { between: 1, skipped: 0, inside: 1 });
+        computed(1);
+        done(Ends::Pass, 1);
+        assert!(passes());
+        assert!(!passes());
+        computed(3);
+        assert_eq!(counting.end(), Barriers { between: 3, skipped: 1, inside: 0 });
+        // The barrier before is missing, or another operation was before.
+        arrive(op(1), op(1));
+        done(Ends::Pass, 1);
+        assert!(!passes());
+        computed(4);
+        done(Ends::Pass, 1);
+        assert!(!passes());
+        // Two in a row.
+        computed(1);
+        done(Ends::Pass, 1);
+        assert!(passes());
+        let again = arrive(op(5), op(5)).expect("no barrier is missing");
+        leave(again, Between { before: op(2), after: op(3) }, Ends::Pass, 1);
+        assert!(passes());
+        // The last one of a graph.
+        computed(1);
+        let last = arrive(op(2), op(2)).expect("no barrier is missing");
+        leave(last, Between { before: op(1), after: ptr::null() }, Ends::Pass, 1);
+        assert!(!passes());
+        // Fused ones.
+        arrive(op(6), op(1));
+        assert!(!passes());
+        done(Ends::Pass, 1);
+        assert!(passes());
     }
 
     #[test]
-    fn a_barrier_is_passed_once_and_only_behind_the_operation_that_the_plan_names() {
-        let counting = Counting::start();
-        assert!(ours(1, After::Pass(op(2)), 0x3001));
-        arrive(op(2));
-        assert!(!passes(0x3001), "ggml's");
-        assert!(!passes(0x3001));
-        let seen = counting.end();
-        assert_eq!((seen.met, seen.barriers.skipped), (Some(1), 1));
+    fn a_barrier_that_was_to_be_passed_and_does_not_come_is_told() {
+        computed(1);
+        done(Ends::Pass, 2);
+        assert!(arrive(op(3), op(3)).is_none());
+        assert!(!passes() && are_odd());
     }
 
     #[test]
-    fn every_other_way_through_the_graph_is_odd() {
-        let watched = |after: &dyn Fn()| {
-            let counting = Counting::start();
-            arrive(op(1));
-            leave(After::Watch(op(2)), true);
+    fn a_graph_is_as_expected_where_one_barrier_comes_behind_each_such_operation() {
+        let watched = |graph: u64, after: &dyn Fn()| {
+            computed(1);
+            assert_eq!(done(Ends::Watch, graph), Some(0), "another graph");
             after();
-            counting.end().met
+            computed(1);
+            done(Ends::Watch, graph)
         };
-        let barrier = || assert!(!passes(0x4001));
-        assert_eq!(watched(&|| (barrier(), arrive(op(2))).0), Some(1));
-        assert_eq!(watched(&|| arrive(op(2))), None, "no barrier, or one that is compiled into the loop");
-        assert_eq!(watched(&|| (barrier(), barrier(), arrive(op(2))).0), None, "an operation without the hook");
-        assert_eq!(watched(&|| (barrier(), arrive(op(3))).0), None, "another operation");
-        assert_eq!(watched(&barrier), None, "none");
-        assert_eq!(watched(&|| ()), None);
+        let barrier = || assert!(!passes());
+        assert_eq!(watched(11, &|| (barrier(), computed(3)).1), Some(1));
+        assert_eq!(watched(12, &|| computed(3)), None, "one that is compiled into the loop");
+        assert_eq!(watched(13, &|| (barrier(), barrier(), computed(3)).2), None, "an operation without the hook");
+        assert_eq!(watched(14, &|| (barrier(), computed(4)).1), None, "another operation");
+        assert_eq!(watched(15, &barrier), None, "another graph, which begins with another operation");
     }
 
     #[test]
     fn other_threads_pass_but_do_not_count() {
-        assert!(ours(1, After::Pass(op(2)), 0x5001));
-        assert!(!ours(2, After::Wait, 0x5001));
-        let counting = Counting::start();
-        assert_eq!(counting.end(), Seen { barriers: Barriers::default(), met: Some(0) });
+        computed(1);
+        done(Ends::Pass, 3);
+        assert!(passes());
+        assert_eq!(Counting::start().end(), Barriers::default());
     }
 
     #[test]
     fn a_graph_inside_another_one_is_not_counted() {
         let outer = Counting::start();
-        assert!(!ours(1, After::Wait, 0x6001));
+        computed(1);
         let inner = Counting::start();
-        assert_eq!(inner.end(), Seen::default());
+        assert_eq!(inner.end(), Barriers::default());
         drop(inner);
-        assert!(!ours(2, After::Wait, 0x6001));
-        assert_eq!(outer.end().barriers.between, 2);
+        computed(2);
+        inside();
+        assert_eq!(outer.end(), Barriers { between: 2, skipped: 0, inside: 1 });
     }
 }

@@ -100,11 +100,11 @@ pub struct Graphs<N> {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Barriers<N> {
-    /// At the end of an operation, where the threads wait for each other.
+    /// ggml's, where the threads wait for each other: behind nearly every operation, and inside some.
     pub between: N,
-    /// At the end of an operation, where they do not wait.
+    /// ggml's, where they do not wait.
     pub skipped: N,
-    /// Inside operations.
+    /// Inside products and attention that this library computes.
     pub inside: N,
 }
 
