@@ -99,6 +99,13 @@ int main(int argc, char **argv) {
                     struct ggml_tensor *again = ggml_dup_tensor(c, t);
                     void *data = again->data;
                     memcpy(again, t, sizeof *again);
+                    if (t->src[0] && t->src[0]->op == GGML_OP_RMS_NORM) {
+                        /* A norm that ggml fuses has one reader. */
+                        struct ggml_tensor *norm = again->src[0] = ggml_dup_tensor(c, t->src[0]);
+                        void *own = norm->data;
+                        memcpy(norm, t->src[0], sizeof *norm);
+                        norm->data = own;
+                    }
                     again->data = t->op == GGML_OP_GATED_DELTA_NET || tokens[k] > 1 ? t->data : data;
                     ggml_build_forward_expand(graph, again);
                 }

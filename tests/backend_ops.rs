@@ -174,9 +174,9 @@ const OTHER_OPERATIONS: u64 = 500;
 fn a_norm_that_ggml_has_fused_with_its_weights_is_taken() {
     let run = suite("RMS_NORM_MUL_ADD", "auto", None);
     let stats = run.stats();
-    assert!(stats.other_taken("RMS_NORM") >= 10, "{stats}");
-    // Otherwise ggml has not fused them.
-    assert_eq!(stats.other_declined("MUL", "stock_is_faster"), 0, "{stats}");
+    // Where ggml has not fused them, it asks for the product as well.
+    let single = stats.other_declined("MUL", "stock_is_faster");
+    assert!(stats.other_taken("RMS_NORM") >= single + 10, "{stats}");
     stats.assert_healthy();
 }
 

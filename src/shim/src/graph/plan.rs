@@ -17,7 +17,6 @@ use super::experts::Experts;
 use super::index::Index;
 use super::padded::Padded;
 use super::policy::{self, Selection};
-use super::together::Groups;
 use crate::buffers::large;
 use crate::buffers::scratch::Scratch;
 use crate::ggml::abi::{OP_NONE, TENSOR_FLAG_INPUT, Tensor};
@@ -67,8 +66,6 @@ pub struct Plan {
     arrived: Vec<Padded<AtomicBool>>,
     /// With shares: for each product, the number of the next piece on each NUMA node.
     next_of_nodes: Vec<Padded<AtomicUsize>>,
-    /// See [`super::together`].
-    pub groups: Groups,
     /// What threads do behind a product that they have computed together with an earlier one.
     pub ends: Ends,
     /// A number that no other plan has had.
@@ -199,7 +196,6 @@ impl Plan {
             team: Team::new(),
             arrived: Vec::new(),
             next_of_nodes: Vec::new(),
-            groups: Groups::new(),
             ends: Ends::Wait,
             number: 0,
         }

@@ -10,7 +10,6 @@
 //! not tensors.
 
 use std::ffi::c_void;
-use std::mem;
 use std::ops::Range;
 
 use super::plan::{Activations, Plan, extent};
@@ -29,8 +28,7 @@ const MOST_BETWEEN: usize = 16;
 /// # Safety
 /// `plan` was just made for `cgraph`, with `abi`.
 pub unsafe fn find(plan: &mut Plan, abi: &Abi, cgraph: *mut c_void) {
-    let mut groups = mem::take(&mut plan.groups);
-    groups.end();
+    let mut groups = Groups::default();
     let mut places = 0..plan.nodes.len();
     let mut before: *const Tensor = std::ptr::null();
     let mut joined_last: Option<usize> = None;
@@ -65,7 +63,6 @@ pub unsafe fn find(plan: &mut Plan, abi: &Abi, cgraph: *mut c_void) {
         }
         before = op;
     }
-    plan.groups = groups;
 }
 
 /// The addresses that an operation uses. An empty range stands for nothing.
@@ -117,7 +114,7 @@ struct Open {
 
 /// Finds the groups while a plan is made.
 #[derive(Default)]
-pub struct Groups {
+struct Groups {
     open: Option<Open>,
     /// What was read and written since the first product of the group, by this product and all later operations.
     reads: Vec<Range<usize>>,
@@ -136,11 +133,6 @@ fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
 }
 
 impl Groups {
-    /// No groups; takes no memory.
-    pub const fn new() -> Self {
-        Self { open: None, reads: Vec::new(), writes: Vec::new() }
-    }
-
     /// Ends the group: what follows may use any memory.
     fn end(&mut self) {
         self.open = None;
