@@ -27,41 +27,6 @@ pub unsafe fn compute(caller: &BoundLibrary, params: &ComputeParams, op: &Tensor
         return false;
     }
     let arrival = config().together.then(|| arrive(op, op)).flatten();
-    // SAFETY: the conditions are those of this function.
-    unsafe { compute_as(abi, arrival, params, op) }
-}
-
-/// Tells the barriers that this thread comes to an operation, or to two that ggml has fused.
-#[inline]
-fn arrive(first: *const Tensor, last: *const Tensor) -> Option<Arrival> {
-    let arrival = node_ends::arrive(first, last);
-    if arrival.is_none() {
-        stats::event(Reason::BarriersOdd);
-    }
-    arrival
-}
-
-/// The same for a RMS_NORM and the MUL after it, of which ggml writes only the result of the MUL.
-///
-/// # Safety
-/// `params`, `norm` and `mul` are what ggml passed to the hook of fused operations of `caller`'s ggml.
-#[inline]
-pub unsafe fn compute_norm_mul(caller: &BoundLibrary, params: &ComputeParams, norm: &Tensor, mul: &Tensor) -> bool {
-    let Some(abi) = &caller.abi else { return false };
-    // SAFETY: both are tensors of the ggml of `caller`, by the contract of this function.
-    if !unsafe { abi.fits(norm) && abi.fits(mul) } {
-        return false;
-    }
-    if config().together {
-        arrive(norm, mul);
-    }
-    // SAFETY: the conditions are those of this function.
-    unsafe { ops::compute_norm_mul(abi, params, norm, mul) }
-}
-
-/// See [`compute`].
-#[inline]
-unsafe fn compute_as(abi: &Abi, arrival: Option<Arrival>, params: &ComputeParams, op: &Tensor) -> bool {
     let (kind, weights, reason) = match abi.op(op.op) {
         Op::Matrix(kind) => {
             let plan = context::find(params.wdata);
@@ -116,6 +81,34 @@ unsafe fn compute_as(abi: &Abi, arrival: Option<Arrival>, params: &ComputeParams
     false
 }
 
+/// Tells the barriers that this thread comes to an operation, or to two that ggml has fused.
+#[inline]
+fn arrive(first: *const Tensor, last: *const Tensor) -> Option<Arrival> {
+    let arrival = node_ends::arrive(first, last);
+    if arrival.is_none() {
+        stats::event(Reason::BarriersOdd);
+    }
+    arrival
+}
+
+/// The same for a RMS_NORM and the MUL after it, of which ggml writes only the result of the MUL.
+///
+/// # Safety
+/// `params`, `norm` and `mul` are what ggml passed to the hook of fused operations of `caller`'s ggml.
+#[inline]
+pub unsafe fn compute_norm_mul(caller: &BoundLibrary, params: &ComputeParams, norm: &Tensor, mul: &Tensor) -> bool {
+    let Some(abi) = &caller.abi else { return false };
+    // SAFETY: both are tensors of the ggml of `caller`, by the contract of this function.
+    if !unsafe { abi.fits(norm) && abi.fits(mul) } {
+        return false;
+    }
+    if config().together {
+        arrive(norm, mul);
+    }
+    // SAFETY: the conditions are those of this function.
+    unsafe { ops::compute_norm_mul(abi, params, norm, mul) }
+}
+
 /// The planned job of a node, or the reason why it is not computed here. The answer is the same for all threads.
 #[inline]
 fn planned<'a, N, J>(
@@ -126,13 +119,6 @@ fn planned<'a, N, J>(
 ) -> Result<(&'a Plan, &'a N, &'a J), Reason> {
     let (Some(plan), Some((node, decision))) = (plan, node) else { return Err(Reason::NoGraphContext) };
     let job = decision.as_ref().map_err(|reason| *reason)?;
-    check(abi, params, plan)?;
-    Ok((plan, node, job))
-}
-
-/// Whether the threads of a graph do what its plan says. The answer is the same for all threads and all operations.
-#[inline]
-fn check(abi: &Abi, params: &ComputeParams, plan: &Plan) -> Result<(), Reason> {
     if abi.has_use_ref && params.use_ref {
         return Err(Reason::UseRef);
     }
@@ -142,7 +128,7 @@ fn check(abi: &Abi, params: &ComputeParams, plan: &Plan) -> Result<(), Reason> {
     if params.nth as usize > plan.threads {
         return Err(Reason::TooManyThreads);
     }
-    Ok(())
+    Ok((plan, node, job))
 }
 
 /// Counts an operation that ggml computes, by the type of its weights (of attention: its keys).
