@@ -103,6 +103,8 @@ static struct ggml_tensor *operation(int number, int64_t n, const char **name) {
     CASE(39, "ROPE 128x32, halves", ggml_rope_ext(c, floats(128, 32, n, 1), positions(n), NULL, 128, GGML_ROPE_TYPE_NEOX, 4096, 1e6f, 1.0f, 0.0f, 1.0f, 32.0f, 1.0f))
     CASE(40, "ROPE 128x32, neighbours", ggml_rope_ext(c, floats(128, 32, n, 1), positions(n), NULL, 128, GGML_ROPE_TYPE_NORMAL, 4096, 5e5f, 1.0f, 0.0f, 1.0f, 32.0f, 1.0f))
     CASE(41, "ROPE 64x8 of YaRN", ggml_rope_ext(c, floats(64, 8, n, 1), positions(n), NULL, 64, GGML_ROPE_TYPE_NEOX, 4096, 1.5e5f, 0.03125f, 1.0f, 1.0f, 32.0f, 1.0f))
+    CASE(42, "RMS_NORM MUL 2560", ggml_mul(c, ggml_rms_norm(c, floats(2560, n, 1, 1), 1e-6f), floats(2560, 1, 1, 1)))
+    CASE(43, "RMS_NORM MUL heads 128x32", ggml_mul(c, ggml_rms_norm(c, floats(128, 32, n, 1), 1e-6f), floats(128, 1, 1, 1)))
     }
     return NULL;
 }
@@ -138,6 +140,13 @@ int main(int argc, char **argv) {
                         struct ggml_tensor *row = ggml_dup_tensor(c, t->src[0]);
                         row->data = (char *) t->src[0]->data + j * t->src[0]->nb[1];
                         again->src[0] = row;
+                    }
+                    if (t->src[0] && t->src[0]->op == GGML_OP_RMS_NORM) {
+                        /* A norm that ggml fuses has one reader. */
+                        struct ggml_tensor *norm = again->src[0] = ggml_dup_tensor(c, t->src[0]);
+                        void *own = norm->data;
+                        memcpy(norm, t->src[0], sizeof *norm);
+                        norm->data = own;
                     }
                     ggml_build_forward_expand(graph, again);
                 }

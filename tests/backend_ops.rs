@@ -118,7 +118,7 @@ fn attention_passes(tiers: impl IntoIterator<Item = Tier>) {
 }
 
 /// The operations that are no products, as the program names them, and as the statistics do.
-const OTHERS: [(&str, &str); 25] = [
+const OTHERS: [(&str, &str); 27] = [
     ("ADD", "ADD"),
     ("SUB", "SUB"),
     ("MUL", "MUL"),
@@ -134,6 +134,9 @@ const OTHERS: [(&str, &str); 25] = [
     ("SIGMOID", "UNARY"),
     ("TANH", "UNARY"),
     ("RMS_NORM", "RMS_NORM"),
+    // ggml fuses these two and computes them by another function than the rest.
+    ("RMS_NORM_MUL_ADD", "RMS_NORM"),
+    ("RMS_NORM_MUL_ROPE", "RMS_NORM"),
     ("L2_NORM", "L2_NORM"),
     ("CONCAT", "CONCAT"),
     ("SSM_CONV", "SSM_CONV"),
@@ -204,6 +207,16 @@ fn assert_others_were_taken(run: &Outcome) {
 
 /// How many of them the suite of this llama.cpp has, at least.
 const OTHER_OPERATIONS: u64 = 1000;
+
+#[test]
+fn a_norm_that_ggml_has_fused_with_its_weights_is_taken() {
+    let run = suite("RMS_NORM_MUL_ADD", "auto", None);
+    let stats = run.stats();
+    // Where ggml has not fused them, it asks for the product as well.
+    let single = stats.other_declined("MUL", "stock_is_faster");
+    assert!(stats.other_taken("RMS_NORM") >= single + 10, "{stats}");
+    stats.assert_healthy();
+}
 
 #[test]
 fn a_setting_chooses_the_operations_that_are_no_products() {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use zen5turbo_telemetry::Document;
 
-use crate::shim_stats::{self, Threads, or_unknown, single_functions};
+use crate::shim_stats::{self, Barriers, Threads, or_unknown, single_functions};
 use crate::text;
 
 /// Show a file written by ZEN5TURBO_STATS=FILE as a table
@@ -41,6 +41,9 @@ fn render(stats: &Document) -> String {
     }
     if let Some(threads) = Threads::of(stats).line_of_all() {
         out += &text::facts(&[("threads", threads)]);
+    }
+    if let Some(barriers) = Barriers::of_one_column(stats) {
+        out += &text::facts(&[("barriers", barriers.line())]);
     }
     let mut table = text::table();
     table.set_header(["operation", "type", "taken", "time", "weights read", "GMAC/s", "kernels", "declined"]);

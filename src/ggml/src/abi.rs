@@ -68,6 +68,9 @@ pub const TENSOR_OVERHEAD: usize = OBJECT_SIZE + size_of::<Tensor>();
 /// `GGML_TENSOR_FLAG_INPUT`: the program sets the tensor anew for every graph.
 pub const TENSOR_FLAG_INPUT: i32 = 1;
 
+/// `GGML_TENSOR_FLAG_COMPUTE`: ggml skips nodes without it. Not in older releases.
+pub const TENSOR_FLAG_COMPUTE: i32 = 16;
+
 /// `GGML_TYPE_F32` in every release.
 pub const TYPE_F32: c_int = 0;
 
@@ -107,9 +110,12 @@ pub struct CPlan {
     pub n_threads: c_int,
     /// Only there when the library exports `ggml_threadpool_new`.
     pub threadpool: Object,
+    /// `bool (*abort_callback)(void *)`: asked by the first thread after each operation; 0 for none. Only there when the
+    /// library exports `ggml_threadpool_new`.
+    pub abort_callback: usize,
 }
 
-const _: () = assert!(size_of::<CPlan>() == 32);
+const _: () = assert!(size_of::<CPlan>() == 40);
 
 /// `struct ggml_threadpool_params`. Its places are compared with the library's before it is used.
 #[repr(C)]

@@ -213,6 +213,7 @@ mod tests {
             work_data: std::ptr::without_provenance_mut(at),
             n_threads,
             threadpool: std::ptr::null_mut(),
+            abort_callback: 0,
         };
         assert!(plan(1, 0).usable().is_some() && plan(MAX_THREADS, 8192).usable().is_some());
         for bad in [plan(0, 8192), plan(-1, 8192), plan(MAX_THREADS + 1, 8192), plan(c_int::MAX, 8192), plan(1, 1)] {

@@ -140,6 +140,10 @@ functions! {
     ggml_cpu_extra_compute_forward(*mut ComputeParams, *mut Tensor) -> bool;
     /// `bool ggml_cpu_extra_work_size(int n_threads, const struct ggml_tensor *, size_t *)`
     ggml_cpu_extra_work_size(c_int, *const Tensor, *mut usize) -> bool;
+    /// `void ggml_compute_forward_rms_norm_mul_fused(const struct ggml_compute_params *, struct ggml_tensor * dst_rms_norm,
+    /// struct ggml_tensor * dst_mul)`: a RMS_NORM and the MUL after it, of which only the result of the MUL is written. Not
+    /// in releases before 2026.
+    ggml_compute_forward_rms_norm_mul_fused(*const ComputeParams, *mut Tensor, *mut Tensor);
     /// `enum ggml_status ggml_graph_compute(struct ggml_cgraph *, struct ggml_cplan *)`
     ggml_graph_compute(Object, *mut CPlan) -> c_int;
     /// `void ggml_barrier(struct ggml_threadpool *)`

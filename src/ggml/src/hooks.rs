@@ -5,8 +5,8 @@ use std::ffi::CStr;
 
 use crate::functions::{
     ggml_aligned_free, ggml_aligned_malloc, ggml_backend_reg_get_proc_address, ggml_barrier,
-    ggml_cpu_extra_compute_forward, ggml_cpu_extra_work_size, ggml_graph_compute, ggml_threadpool_free,
-    ggml_threadpool_new,
+    ggml_compute_forward_rms_norm_mul_fused, ggml_cpu_extra_compute_forward, ggml_cpu_extra_work_size,
+    ggml_graph_compute, ggml_threadpool_free, ggml_threadpool_new,
 };
 use crate::rows;
 
@@ -44,13 +44,15 @@ pub const REPORTED: [Hook; 5] = [
 ];
 
 /// Hooks that go with a reported one, or without which little is lost.
-const OTHERS: [&str; 24] = [
+const OTHERS: [&str; 25] = [
     // Buffers of ours are given back.
     ggml_aligned_free.name(),
     // As many threads as there are CPUs; some programs call these by pointers that a registry gives them.
     ggml_threadpool_new.name(),
     ggml_threadpool_free.name(),
     ggml_barrier.name(),
+    // A norm and the product with its weights, which ggml computes together without asking [`COMPUTE`].
+    ggml_compute_forward_rms_norm_mul_fused.name(),
     // Mappings of a model are gone.
     "munmap",
     "mremap",

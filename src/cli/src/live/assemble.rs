@@ -87,7 +87,10 @@ mod tests {
             "kernels_in_use": {"MUL_MAT": {"q4_K": {"1": "avx2"}}}});
         let document = statistics(&snapshot(&text.to_string())).unwrap();
         let value = serde_json::to_value(&document).unwrap();
-        assert_eq!(value["graphs"], json!({"1": {"count": 2, "columns": 0, "ns": 0}}));
+        assert_eq!(
+            value["graphs"],
+            json!({"1": {"count": 2, "columns": 0, "ns": 0, "barriers": {"between": 0, "skipped": 0, "inside": 0}}})
+        );
         let q4 = &value["ops"]["MUL_MAT"]["q4_K"];
         assert_eq!((&q4["taken"], &q4["kernels"]), (&json!(5), &json!({"1": "avx2"})));
         assert_eq!(value["ops"]["MUL_MAT_ID"]["type_64"]["declined"], json!({"b": 3}));

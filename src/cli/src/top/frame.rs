@@ -9,7 +9,7 @@ use zen5turbo_telemetry::document::{self, ByName, Document};
 
 use crate::live::{self, Absent};
 use crate::root::Root;
-use crate::shim_stats::{Threads, or_unknown};
+use crate::shim_stats::{Barriers, Threads, or_unknown};
 
 /// A process at one moment.
 #[derive(Clone, Debug)]
@@ -114,6 +114,8 @@ pub struct Graphs {
     pub columns_per_second: Option<f64>,
     /// Share of the time in which such a graph ran.
     pub share: Option<f64>,
+    /// Since the start.
+    pub barriers: Option<Barriers>,
 }
 
 /// One operation on one weight type that was taken over.
@@ -255,6 +257,7 @@ fn graphs(
                 per_second: rate(|graphs| graphs.count),
                 columns_per_second: rate(|graphs| graphs.columns),
                 share: rate(|graphs| graphs.ns).map(|ns| ns / 1e9),
+                barriers: Barriers::of(now),
             }
         })
         .collect();
@@ -317,7 +320,8 @@ pub mod tests {
         let n = seconds;
         let statistics = json!({
             "program": "llama-cli", "state": "active", "isa": "avx512vnni",
-            "graphs": {"1": {"count": 40 * n, "columns": 40 * n, "ns": n * 800_000_000},
+            "graphs": {"1": {"count": 40 * n, "columns": 40 * n, "ns": n * 800_000_000,
+                             "barriers": {"between": 6000 * n, "skipped": 1000 * n, "inside": 400 * n}},
                        "many": {"count": 2, "columns": 1000, "ns": 5}},
             "ops": {"MUL_MAT": {
                 "q4_K": {"taken": 100 * n, "ns": n * 500_000_000, "bytes": n * 4_000_000_000, "mac": n * 1_000_000_000,

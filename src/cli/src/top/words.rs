@@ -19,6 +19,10 @@ pub fn facts(frame: &Frame, limit: Option<&Kept>) -> Vec<(&'static str, String)>
     if frame.threads.asked > 0 {
         facts.push(("threads", frame.threads.line()));
     }
+    let one_column = frame.graphs.iter().find(|graphs| graphs.columns == "1");
+    if let Some(barriers) = one_column.and_then(|graphs| graphs.barriers) {
+        facts.push(("barriers", barriers.line()));
+    }
     facts.push(("weights", weights(frame, limit)));
     let copies = frame.copies;
     // With the default settings nothing is copied on one NUMA node.

@@ -189,8 +189,8 @@ fn rotations_are_those_of_the_angles_of_a_position() {
                     // SAFETY: there are as many factors as pairs.
                     unsafe { (functions.rotations)(&frequencies, position, &mut got) };
                     let (mut theta, step) = (position as f32, base.powf(-2.0 / dims as f32));
-                    for i in 0..dims / 2 {
-                        let angle = f64::from(theta / factors[i]);
+                    for (i, factor) in factors.iter().enumerate() {
+                        let angle = f64::from(theta / factor);
                         let near = |got: f32, expected: f64| (f64::from(got) - 1.25 * expected).abs() <= 6.0 * HALF_ULP;
                         let fits = near(got.sines[i], angle.sin()) && near(got.cosines[i], angle.cos());
                         assert!(fits, "{isa:?} {dims} {position} {i}: {} {} of {angle}", got.sines[i], got.cosines[i]);

@@ -27,3 +27,4 @@ mod ops;
 mod padded;
 mod plan;
 mod policy;
+mod together;

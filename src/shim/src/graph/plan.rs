@@ -26,6 +26,7 @@ use crate::log::{self, LogLevel, log};
 use crate::placement::{self, Matrices, Team};
 use crate::reason::Reason;
 use crate::stats;
+use crate::threads::node_ends::{Between, Ends};
 use crate::tuning;
 use crate::weights::sources::Pin;
 use crate::weights::{copies, reader};
@@ -34,9 +35,13 @@ use crate::weights::{copies, reader};
 /// are quantised once, by all threads together.
 const PRIVATE_ELEMENTS: usize = 8 << 10;
 
+/// The number of the next plan.
+static NUMBER: AtomicU64 = AtomicU64::new(1);
+
 /// The plan of one graph.
 pub struct Plan {
-    nodes: Vec<Node>,
+    /// The products, in the order of the graph.
+    pub nodes: Vec<Node>,
     index: Index,
     /// The attentions of the graph, which have their own plan.
     pub attention: Attentions,
@@ -51,11 +56,8 @@ pub struct Plan {
     private_bytes: usize,
     /// Offset in the scratch of the partial sums of attention, which threads add up.
     partial_at: usize,
-    /// The id of the activations that each thread has quantised for itself; at index `threads`, the id of the shared
-    /// ones. 0 for none.
-    pub prepared: Vec<Padded<AtomicU64>>,
-    /// The id of the picks that each thread has grouped by expert.
-    pub grouped: Vec<Padded<AtomicU64>>,
+    /// What each thread has done in this graph.
+    pub progress: Vec<Padded<Progress>>,
     /// How panels are cut.
     pub blocking: Blocking,
     /// On which NUMA nodes the threads run, and which rows belong to which node.
@@ -64,11 +66,30 @@ pub struct Plan {
     arrived: Vec<Padded<AtomicBool>>,
     /// With shares: for each product, the number of the next piece on each NUMA node.
     next_of_nodes: Vec<Padded<AtomicUsize>>,
+    /// What threads do behind a product that they have computed together with an earlier one.
+    pub ends: Ends,
+    /// A number that no other plan has had.
+    pub number: u64,
+}
+
+/// What a thread has done in a graph. Only this thread writes it, and the others read it when the graph has ended.
+#[derive(Default)]
+pub struct Progress {
+    /// The id of the activations that it has quantised for itself; 0 for none.
+    pub private: AtomicU64,
+    /// The id of the activations that it has last quantised together with the others; 0 for none.
+    pub shared: AtomicU64,
+    /// The id of the picks that it has grouped by expert.
+    pub grouped: AtomicU64,
+    /// The position, plus 1, of the first product of the last group that it has computed; 0 for none.
+    pub group: AtomicUsize,
+    /// How often one barrier has come behind a product for which nothing was left to do; 0 if it was not always one.
+    pub barriers: AtomicU64,
 }
 
 /// One matrix product.
 pub struct Node {
-    op: *const Tensor,
+    pub op: *const Tensor,
     pub kind: MatrixOp,
     /// Number of the weight type.
     pub ty: u8,
@@ -81,7 +102,13 @@ pub struct Node {
     /// The place of its weights in the order of pages (see [`reader`]), if the model does not fit in memory.
     pub place: Option<u32>,
     /// Its position in the plan.
-    number: usize,
+    pub number: usize,
+    /// The position of the first product of its group, if it is computed together with earlier ones.
+    pub first: Option<usize>,
+    /// The position of the next product of its group.
+    pub next_together: Option<usize>,
+    /// The operations around it, if it is computed together with earlier products.
+    pub between: Between,
 }
 
 /// A product that is computed here.
@@ -164,12 +191,13 @@ impl Plan {
             panel_bytes: 0,
             private_bytes: 0,
             partial_at: 0,
-            prepared: Vec::new(),
-            grouped: Vec::new(),
+            progress: Vec::new(),
             blocking: Blocking::MEASURED,
             team: Team::new(),
             arrived: Vec::new(),
             next_of_nodes: Vec::new(),
+            ends: Ends::Wait,
+            number: 0,
         }
     }
 
@@ -182,6 +210,8 @@ impl Plan {
         self.nodes.clear();
         self.attention.clear();
         self.columns = 0;
+        self.number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        self.ends = Ends::Wait;
         self.threads = threads;
         self.team = Team::of(threads);
         self.blocking = tuning::blocking();
@@ -246,7 +276,7 @@ impl Plan {
                 // SAFETY: `op` is an attention of this graph, whose tensors are allocated by the contract of this
                 // function.
                 Op::Attention => unsafe { self.attention.push(abi, op, threads) },
-                Op::Ordinary | Op::Other(_) => {}
+                Op::Ordinary | Op::Other(_) | Op::View => {}
                 Op::Opaque => (last, last_ids) = (None, None),
             }
             // An operation that writes over the activations or the ids makes the quantised ones invalid.
@@ -273,10 +303,8 @@ impl Plan {
                 }
             }
         }
-        self.prepared.clear();
-        self.prepared.resize_with(threads + 1, Padded::default);
-        self.grouped.clear();
-        self.grouped.resize_with(threads, Padded::default);
+        self.progress.clear();
+        self.progress.resize_with(threads, Padded::default);
         self.arrived.clear();
         self.next_of_nodes.clear();
         if self.team.is_attentive() {
@@ -315,7 +343,27 @@ impl Plan {
             next: Padded::default(),
             place: None,
             number: self.nodes.len(),
+            first: None,
+            next_together: None,
+            between: Between::NONE,
         }
+    }
+
+    /// Whether thread `ith` has computed the product already, together with an earlier one. The answer is the same for all
+    /// threads.
+    #[inline]
+    pub fn is_done(&self, node: &Node, ith: usize) -> bool {
+        node.first.is_some_and(|first| self.progress[ith].0.group.load(Ordering::Relaxed) == first + 1)
+    }
+
+    /// Whether exactly one barrier came on every thread behind each product for which nothing was left to do, and there
+    /// was such a product. The graph has ended.
+    pub fn one_barrier_came(&self) -> bool {
+        let came = |progress: &Padded<Progress>| progress.0.barriers.load(Ordering::Relaxed);
+        self.progress.first().is_some_and(|first| {
+            let first = came(first);
+            first > 0 && self.progress.iter().all(|progress| came(progress) == first)
+        })
     }
 
     /// Reports the weights of this graph to [`reader`] and [`copies`], and lets products read the copies of their
@@ -507,7 +555,7 @@ unsafe fn act_key(op: &Tensor, job: &Job) -> ActKey {
 }
 
 /// The addresses of a tensor's elements; empty when there is no tensor.
-fn extent(abi: &Abi, t: Option<&Tensor>) -> Range<usize> {
+pub fn extent(abi: &Abi, t: Option<&Tensor>) -> Range<usize> {
     t.map_or(0..0, |t| t.extent(abi.weight_type(t.ty)))
 }
 

@@ -18,7 +18,8 @@ use super::symbols::{Library, next};
 use crate::gate::state::{self, State};
 use crate::ggml::functions::{
     Function, ggml_aligned_free, ggml_aligned_malloc, ggml_backend_reg_get_proc_address,
-    ggml_cpu_extra_compute_forward, ggml_cpu_extra_work_size, ggml_graph_compute,
+    ggml_compute_forward_rms_norm_mul_fused, ggml_cpu_extra_compute_forward, ggml_cpu_extra_work_size,
+    ggml_graph_compute,
 };
 use crate::ggml::hooks::blas;
 use crate::ggml::{KNOWN_RELEASES, rows};
@@ -35,6 +36,7 @@ pub struct BoundLibrary {
     pub path: String,
     /// The originals of ggml's functions; `None` for a function that the library does not see.
     pub compute_forward: Option<ggml_cpu_extra_compute_forward>,
+    pub norm_mul: Option<ggml_compute_forward_rms_norm_mul_fused>,
     pub work_size: Option<ggml_cpu_extra_work_size>,
     pub graph_compute: Option<ggml_graph_compute>,
     pub get_proc_address: Option<ggml_backend_reg_get_proc_address>,
@@ -44,6 +46,8 @@ pub struct BoundLibrary {
     pub rows: [AtomicPtr<c_void>; rows::COUNT],
     /// Whether it frees its large buffers through the hook (see [`crate::buffers::large`]), once known.
     pub returns_buffers: OnceLock<bool>,
+    /// Whether it is known that the threads of its graphs end each operation with one call of the hooked barrier.
+    pub one_barrier_ends: AtomicBool,
     /// ggml's functions for pools of threads, once they were asked for.
     pools: OnceLock<Option<PoolFunctions>>,
     /// Its originals in a BLAS library, once they were asked for.
@@ -99,6 +103,7 @@ fn resolve(address: usize) -> Option<&'static BoundLibrary> {
         range: object.range,
         scope,
         compute_forward: scope.function(ggml_cpu_extra_compute_forward),
+        norm_mul: scope.function(ggml_compute_forward_rms_norm_mul_fused),
         work_size: scope.function(ggml_cpu_extra_work_size),
         graph_compute: scope.function(ggml_graph_compute),
         get_proc_address: scope.function(ggml_backend_reg_get_proc_address),
@@ -106,6 +111,7 @@ fn resolve(address: usize) -> Option<&'static BoundLibrary> {
         aligned_free: scope.function(ggml_aligned_free),
         rows: std::array::from_fn(|_| AtomicPtr::default()),
         returns_buffers: OnceLock::new(),
+        one_barrier_ends: AtomicBool::new(false),
         pools: OnceLock::new(),
         blas: OnceLock::new(),
         // SAFETY: a scope finds the functions of one ggml by their names. The reference to the library keeps it, and what it

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use super::libraries::caller;
 use super::scope::{Scope, find_definer, only_definer};
 use crate::gate::guard::guarded;
-use crate::ggml::functions::{Function, ggml_aligned_free, ggml_barrier};
+use crate::ggml::functions::{Function, ggml_aligned_free, ggml_barrier, ggml_compute_forward_rms_norm_mul_fused};
 use crate::reason::Reason;
 use crate::stats;
 
@@ -30,6 +30,12 @@ pub fn barrier(from: usize) -> Option<ggml_barrier> {
     static ONLY: OnceLock<Option<ggml_barrier>> = OnceLock::new();
     let own = guarded(None, || caller(from)).and_then(|caller| caller.abi.as_ref()).map(|abi| abi.barrier());
     own.or_else(|| once(&ONLY, ggml_barrier, only_definer))
+}
+
+/// The function for a norm and its weights of the only ggml, for a call from no library that is known.
+pub fn norm_mul() -> Option<ggml_compute_forward_rms_norm_mul_fused> {
+    static ONLY: OnceLock<Option<ggml_compute_forward_rms_norm_mul_fused>> = OnceLock::new();
+    once(&ONLY, ggml_compute_forward_rms_norm_mul_fused, only_definer)
 }
 
 /// The `ggml_aligned_free` for a call from `from`, else that of any copy of ggml; in all copies it is libc's `free`.

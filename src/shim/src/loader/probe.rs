@@ -45,6 +45,8 @@ pub enum Op {
     Matrix(MatrixOp),
     /// `FLASH_ATTN_EXT`.
     Attention,
+    /// A view of a tensor, or a tensor that is not computed. ggml skips it, and asks no hook.
+    View,
     /// An operation that is no product, and that this library may compute. It writes nothing but its result.
     Other(Operation),
     /// An operation that is always left to ggml, and writes nothing but its result.
@@ -54,7 +56,7 @@ pub enum Op {
 }
 
 /// In [`Abi::ops`], the number of the first [`Op::Other`].
-const FIRST_OTHER: u8 = 6;
+const FIRST_OTHER: u8 = 7;
 
 /// Numbers of units and functions that are remembered. ggml 0.26 has 22 functions and 7 units.
 const FUNCTIONS: usize = 64;
@@ -166,6 +168,7 @@ impl Abi {
             3 => Op::Matrix(MatrixOp::MulMat),
             4 => Op::Matrix(MatrixOp::MulMatId),
             5 => Op::Attention,
+            6 => Op::View,
             n => Operation::ALL.get(usize::from(n - FIRST_OTHER)).map_or(Op::Opaque, |&other| Op::Other(other)),
         }
     }
@@ -177,6 +180,7 @@ impl Abi {
             Some("MUL_MAT") => (3, Op::Matrix(MatrixOp::MulMat)),
             Some("MUL_MAT_ID") => (4, Op::Matrix(MatrixOp::MulMatId)),
             Some("FLASH_ATTN_EXT") => (5, Op::Attention),
+            Some("NONE" | "VIEW" | "RESHAPE" | "PERMUTE" | "TRANSPOSE") => (6, Op::View),
             Some(n) if !n.starts_with("MAP_CUSTOM") && !n.starts_with("CUSTOM") => match Operation::named(n) {
                 Some(other) => (FIRST_OTHER + other as u8, Op::Other(other)),
                 None => (1, Op::Ordinary),
@@ -269,5 +273,18 @@ impl Abi {
         }
         self.types[number as usize].store(found.map_or(1, |i| i as u8 + 2), Ordering::Relaxed);
         found.map(|i| WeightType::ALL[i])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Otherwise the graph's plan would not know that this library computes them.
+    #[test]
+    fn a_view_is_never_computed() {
+        for name in ["NONE", "VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE"] {
+            assert_eq!(Operation::named(name), None, "{name}");
+        }
     }
 }

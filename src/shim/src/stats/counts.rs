@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use zen5turbo_kernels::ops::Operation;
 use zen5turbo_telemetry::OpKind;
-use zen5turbo_telemetry::live::Cell;
+use zen5turbo_telemetry::live::{Barriers, Cell};
 
 use super::names::{TYPES, type_name};
 use super::place::counters;
@@ -21,8 +21,8 @@ fn cell(op: OpKind, ty: u8) -> &'static Cell<AtomicU64> {
     &counters().cells[op as usize][usize::from(ty).min(TYPES)]
 }
 
-/// Counts one computed graph, with its columns of activations and its time.
-pub fn graph(columns: usize, ns: u64) {
+/// Counts one computed graph, with its columns of activations, its time, and its barriers.
+pub fn graph(columns: usize, ns: u64, barriers: Barriers<u64>) {
     let class = match columns {
         0 | 1 => columns,
         2..=16 => 2,
@@ -32,6 +32,9 @@ pub fn graph(columns: usize, ns: u64) {
     graphs.count.fetch_add(1, Relaxed);
     graphs.columns.fetch_add(columns as u64, Relaxed);
     graphs.ns.fetch_add(ns, Relaxed);
+    graphs.barriers.between.fetch_add(barriers.between, Relaxed);
+    graphs.barriers.skipped.fetch_add(barriers.skipped, Relaxed);
+    graphs.barriers.inside.fetch_add(barriers.inside, Relaxed);
 }
 
 /// Called when a graph has ended, whether this library or ggml computed it.

@@ -10,6 +10,7 @@
 pub mod barrier;
 mod budget;
 mod graph;
+pub mod node_ends;
 pub mod pools;
 mod pressure;
 

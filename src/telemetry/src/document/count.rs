@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::{
-    About, Amount, Buffers, ByName, Copied, Copies, Document, Graphs, Memory, Operation, OtherOperation, Prefetch,
-    Sleeps, Threads, Weights,
+    About, Amount, Barriers, Buffers, ByName, Copied, Copies, Document, Graphs, Memory, Operation, OtherOperation,
+    Prefetch, Sleeps, Threads, Weights,
 };
 use crate::live::{Cell, Counters};
 
@@ -50,7 +50,7 @@ impl Document {
             graphs: graphs
                 .map(|(class, graphs)| {
                     let (count, columns, ns) = (graphs.count.get(), graphs.columns.get(), graphs.ns.get());
-                    (names.graphs(class), Graphs { count, columns, ns })
+                    (names.graphs(class), Graphs { count, columns, ns, barriers: barriers(&graphs.barriers) })
                 })
                 .collect(),
             ops: operations(counters, names),
@@ -60,6 +60,10 @@ impl Document {
             ..Self::default()
         }
     }
+}
+
+fn barriers<N: Number>(barriers: &crate::live::Barriers<N>) -> Barriers {
+    Barriers { between: barriers.between.get(), skipped: barriers.skipped.get(), inside: barriers.inside.get() }
 }
 
 fn threads<N: Number>(threads: &crate::live::Threads<N>) -> Threads {

@@ -92,6 +92,20 @@ pub struct Graphs<N> {
     pub columns: N,
     /// From the first thread's start to its end, nanoseconds.
     pub ns: N,
+    /// Barriers, as the first thread comes to them.
+    pub barriers: Barriers<N>,
+}
+
+/// Barriers of graphs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Barriers<N> {
+    /// ggml's, where the threads wait for each other: behind nearly every operation, and inside some.
+    pub between: N,
+    /// ggml's, where they do not wait.
+    pub skipped: N,
+    /// Inside products and attention that this library computes.
+    pub inside: N,
 }
 
 /// Threads of graphs, and how they wait for each other.

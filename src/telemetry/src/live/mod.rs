@@ -11,7 +11,9 @@ mod layout;
 mod publish;
 mod read;
 
-pub use layout::{Buffers, Cell, Copies, Counters, Graphs, NAME, OPS, Prefetch, REASONS, Segment, TEXT_BYTES, TYPES};
+pub use layout::{
+    Barriers, Buffers, Cell, Copies, Counters, Graphs, NAME, OPS, Prefetch, REASONS, Segment, TEXT_BYTES, TYPES,
+};
 pub use layout::{GRAPH_CLASSES, OTHER_OPS, Threads, VERSION, Weights};
 pub use publish::Published;
 pub use read::{Snapshot, Unreadable, begins_like_one, is_segment, may_be_segment, parse, read};

@@ -17,12 +17,30 @@ use crate::stats;
 use crate::threads::barrier;
 use crate::weights::reader;
 
-/// Computes this thread's share of `job`. Every thread of the graph calls this for every job, because the barrier
-/// inside needs all threads; no thread can decline after the plan's decision.
+/// Computes this thread's share of `job`, and of the products that are computed together with it. Every thread of the
+/// graph calls this for every job, because the barrier inside needs all threads; no thread can decline after the plan's
+/// decision.
 ///
 /// # Safety
 /// `params` is what ggml passed for the graph that `plan` describes, `params.nth <= plan.threads`.
 pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &ComputeParams) {
+    // SAFETY: the conditions are those of this function.
+    unsafe { run_one(plan, node, job, abi, params) };
+    if node.first.is_some() || node.next_together.is_none() {
+        return;
+    }
+    let mut last = node;
+    while let Some(next) = last.next_together.map(|next| &plan.nodes[next])
+        && let Ok(job) = &next.decision
+    {
+        // SAFETY: the same. `together` has found that the product may run now.
+        unsafe { run_one(plan, next, job, abi, params) };
+        last = next;
+    }
+    plan.progress[params.ith as usize].0.group.store(node.number + 1, Ordering::Relaxed);
+}
+
+unsafe fn run_one(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &ComputeParams) {
     let ith = params.ith as usize;
     let started = (ith == 0).then(Instant::now);
     plan.arrive(ith);
@@ -45,7 +63,7 @@ pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &Compu
                 }
             },
             Work::Experts(experts) => {
-                let grouped = &plan.grouped[ith].0;
+                let grouped = &plan.progress[ith].0.grouped;
                 let done = grouped.load(Ordering::Relaxed) == job.group_id;
                 let groups = experts.ids.group(memory, done);
                 grouped.store(job.group_id, Ordering::Relaxed);
@@ -91,28 +109,25 @@ impl<'a> Worker<'a> {
     unsafe fn activations(&self, quantize: impl Fn(usize, usize, *mut u8)) -> *const u8 {
         let (plan, act) = (self.plan, &self.job.act);
         let (ith, nth) = (self.params.ith as usize, self.params.nth as usize);
+        let progress = &plan.progress[ith].0;
         if act.private {
-            let prepared = &plan.prepared[ith].0;
-            if prepared.load(Ordering::Relaxed) != act.id {
+            if progress.private.load(Ordering::Relaxed) != act.id {
                 quantize(0, 1, self.private);
-                prepared.store(act.id, Ordering::Relaxed);
+                progress.private.store(act.id, Ordering::Relaxed);
             }
             return self.private;
         }
         let shared = plan.shared_activations();
-        let prepared = &plan.prepared[plan.threads].0;
-        // Thread 0 changes this after the barrier, so all threads read the old value here.
-        if prepared.load(Ordering::Relaxed) != act.id {
-            // No thread reads the activations of the product before: all threads have passed ggml's barrier between the
-            // nodes.
+        // Every thread has come through the same products, so all threads decide alike.
+        if progress.shared.load(Ordering::Relaxed) != act.id {
+            // No thread reads the activations of a product before: products that are computed together have the same
+            // ones, and all threads have passed ggml's barrier behind the others.
             quantize(ith, nth, shared);
             if nth > 1 {
                 // SAFETY: all threads of the graph come here; the pool and the barrier are those of its ggml.
                 unsafe { barrier::meet(self.params.threadpool, self.abi.barrier()) };
             }
-            if ith == 0 {
-                prepared.store(act.id, Ordering::Relaxed);
-            }
+            progress.shared.store(act.id, Ordering::Relaxed);
         }
         shared
     }

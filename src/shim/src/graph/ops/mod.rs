@@ -45,12 +45,50 @@ trait Job {
 /// `params` and `op`, an operation of this kind, are what ggml passed to the operation hook of the ggml of `abi`.
 #[inline]
 pub unsafe fn compute(abi: &Abi, params: &ComputeParams, op: &Tensor, kind: Operation) -> bool {
+    // SAFETY: `params` and `op` are those of ggml, by the contract of this function. ggml computes the operation now, so
+    // its tensors are allocated.
+    counted(params, kind, || unsafe {
+        let (functions, threads) = ready(abi, params, op, kind)?;
+        match kind {
+            Operation::Add | Operation::Sub | Operation::Mul | Operation::Div => {
+                run(&elementwise::binary(op, kind, functions)?, threads)
+            }
+            Operation::Glu => run(&elementwise::glu(abi, op, functions)?, threads),
+            Operation::Unary => run(&elementwise::unary(abi, op, functions)?, threads),
+            Operation::RmsNorm => run(&norm::norm(op, functions.rms_norm)?, threads),
+            Operation::L2Norm => run(&norm::norm(op, functions.l2_norm)?, threads),
+            Operation::Concat => run(&concat::concat(op)?, threads),
+            Operation::SsmConv => run(&recurrent::ssm_conv(op, functions)?, threads),
+            Operation::GatedDeltaNet => run(&recurrent::delta_net(op, functions)?, threads),
+            Operation::SoftMax => run(&soft_max::soft_max(abi, op, functions)?, threads),
+            Operation::Argsort => run(&order::order(abi, op, functions)?, threads),
+            Operation::Rope => run(&rope::rope(abi, op, functions)?, threads),
+            Operation::SsmScan => run(&scan::scan(abi, op, functions)?, threads),
+        }
+    })
+}
+
+/// The same for a RMS_NORM and the MUL after it, which counts as a RMS_NORM. Nothing is written to the norm's result.
+///
+/// # Safety
+/// `params`, `norm` and `mul` are what ggml passed to the hook of fused operations of the ggml of `abi`.
+#[inline]
+pub unsafe fn compute_norm_mul(abi: &Abi, params: &ComputeParams, norm: &Tensor, mul: &Tensor) -> bool {
+    // SAFETY: as in `compute`.
+    counted(params, Operation::RmsNorm, || unsafe {
+        let (functions, threads) = ready(abi, params, mul, Operation::RmsNorm)?;
+        run(&norm::norm_mul(norm, mul, functions.rms_norm)?, threads)
+    })
+}
+
+/// Counts an operation that `compute` has computed, with its bytes, or has not, with the reason.
+#[inline]
+fn counted(params: &ComputeParams, kind: Operation, compute: impl FnOnce() -> Result<u64, Reason>) -> bool {
     let config = config();
     if config.kernels == KernelChoice::Off || !config.ops.have(kind) {
         return false; // the user knows, and the document holds the settings: nothing to count
     }
-    // SAFETY: `params` and `op` are those of ggml, by the contract of this function.
-    match unsafe { compute_or_say_why(abi, params, op, kind) } {
+    match compute() {
         Ok(bytes) => {
             if params.ith == 0 {
                 stats::other_taken(kind, bytes);
@@ -70,12 +108,18 @@ pub unsafe fn compute(abi: &Abi, params: &ComputeParams, op: &Tensor, kind: Oper
 /// elements takes 0.06 us in ggml and 0.20 us here, one of 2048 elements 6.6 and 4.0 (Zen 4, 2026-11-30).
 const FEWEST_ELEMENTS: i64 = 256;
 
-/// The same for sorting, of which an element takes longer: 64 numbers take 0.33 us in ggml and 0.37 here, 128 numbers 4.3 and
-/// 0.9 (Zen 4, 2026-11-30).
+/// The same for sorting, of which an element takes longer: 64 numbers take 0.33 us in ggml and 0.37 here, 128 numbers 4.3
+/// in ggml (Zen 4, 2026-11-30).
 const FEWEST_TO_SORT: i64 = 128;
 
-/// The bytes of an operation that was computed, or why it is left to ggml.
-unsafe fn compute_or_say_why(abi: &Abi, params: &ComputeParams, op: &Tensor, kind: Operation) -> Result<u64, Reason> {
+/// The functions and the threads for an operation of this kind, or why it is left to ggml.
+#[inline]
+fn ready(
+    abi: &Abi,
+    params: &ComputeParams,
+    op: &Tensor,
+    kind: Operation,
+) -> Result<(&'static Functions, Threads), Reason> {
     if abi.has_use_ref && params.use_ref {
         return Err(Reason::UseRef);
     }
@@ -86,28 +130,8 @@ unsafe fn compute_or_say_why(abi: &Abi, params: &ComputeParams, op: &Tensor, kin
     if op.ne.iter().product::<i64>() < fewest {
         return Err(Reason::StockIsFaster);
     }
-    let functions: &'static Functions = functions(state::isa()).ok_or(Reason::OpNotSupported)?;
-    let threads = Threads { ith: params.ith as usize, nth: params.nth as usize };
-    // SAFETY: `op` is an operation of this kind of the ggml of `abi`, by the contract of `compute`. Its tensors are
-    // allocated, because ggml computes it now.
-    unsafe {
-        match kind {
-            Operation::Add | Operation::Sub | Operation::Mul | Operation::Div => {
-                run(&elementwise::binary(op, kind, functions)?, threads)
-            }
-            Operation::Glu => run(&elementwise::glu(abi, op, functions)?, threads),
-            Operation::Unary => run(&elementwise::unary(abi, op, functions)?, threads),
-            Operation::RmsNorm => run(&norm::norm(op, functions.rms_norm)?, threads),
-            Operation::L2Norm => run(&norm::norm(op, functions.l2_norm)?, threads),
-            Operation::Concat => run(&concat::concat(op)?, threads),
-            Operation::SsmConv => run(&recurrent::ssm_conv(op, functions)?, threads),
-            Operation::GatedDeltaNet => run(&recurrent::delta_net(op, functions)?, threads),
-            Operation::SoftMax => run(&soft_max::soft_max(abi, op, functions)?, threads),
-            Operation::Argsort => run(&order::order(abi, op, functions)?, threads),
-            Operation::Rope => run(&rope::rope(abi, op, functions)?, threads),
-            Operation::SsmScan => run(&scan::scan(abi, op, functions)?, threads),
-        }
-    }
+    let functions = functions(state::isa()).ok_or(Reason::OpNotSupported)?;
+    Ok((functions, Threads { ith: params.ith as usize, nth: params.nth as usize }))
 }
 
 /// # Safety
