@@ -64,7 +64,7 @@ const ERF_SMALL: [f32; 6] =
 
 /// The negative logarithm of `1 - erf x`. Its error, as one of `erf x`, is below a tenth of a half unit.
 const ERF_LARGE: [f32; 7] =
-    [0.000_262_520_8, 1.127_403, 0.637_635_53, 0.103_538_394, -0.022_039_43, 0.002_996_654_7, -0.000_191_234_43];
+    [0.000_262_520_77, 1.127_403, 0.637_635_5, 0.103_538_394, -0.022_039_43, 0.002_996_654_7, -0.000_191_234_43];
 
 /// The error function, up to two units in the last place.
 #[inline(always)]
