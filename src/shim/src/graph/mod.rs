@@ -14,6 +14,7 @@ pub mod blas_device;
 pub mod blas_route;
 pub mod buffer_types;
 mod by_columns;
+mod claims;
 mod context;
 mod dense;
 mod execute;
@@ -27,3 +28,5 @@ mod ops;
 mod padded;
 mod plan;
 mod policy;
+#[cfg(test)]
+mod scaling_tests;
