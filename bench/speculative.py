@@ -39,8 +39,8 @@ MODES = {
     "draft-clients": (CLIENTS, ("--spec-type", "draft-simple", "-md", "DRAFT")),
 }
 PROMPT_BYTES = 1500
-# A context that holds a prompt and an answer.
-CONTEXT = 1024
+# Tokens of a context that are left free beside a prompt, which has no more tokens than bytes, and an answer.
+SPARE = 16
 FIELDS = ["date", "cpu", "kernel", "program", "kernels", "model", "mode", "threads", "arm", "round", "position", "prompt", "prompt_tokens",
           "tokens", "drafted", "accepted", "first_ms", "begin_ms", "end_ms", "fault"]  # fmt: skip
 # A share that is lower by more than so many standard errors is lower.
@@ -67,6 +67,7 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=128, help="length of an answer")
+    parser.add_argument("--bytes", type=int, default=PROMPT_BYTES, help="length of a prompt")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model", type=pathlib.Path, default=server.ROOT / ".deps/models/gemma-3-270m-q4_k_m.gguf")
     parser.add_argument("--draft", type=pathlib.Path, help=f"default: the model as {DRAFT_TYPE}")
@@ -79,8 +80,8 @@ def arguments():
     unknown = set(options.modes) - set(MODES)
     if unknown:
         parser.error(f"found the modes {', '.join(sorted(unknown))}; expected some of {', '.join(MODES)}")
-    if min(options.rounds, options.prompts, options.tokens, options.threads) < 1:
-        parser.error("--rounds, --prompts, --tokens and --threads must be at least 1")
+    if min(options.rounds, options.prompts, options.tokens, options.bytes, options.threads) < 1:
+        parser.error("--rounds, --prompts, --tokens, --bytes and --threads must be at least 1")
     needed = [options.model, options.lib, options.bin / "llama-server", *filter(None, [options.draft])]
     for path in [] if options.summary else needed:
         if not path.exists():
@@ -88,14 +89,14 @@ def arguments():
     return options
 
 
-def texts(count):
+def texts(count, size):
     """The beginnings of so many files, in a fixed order: pages and code in turns."""
     source = server.ROOT / ".deps/llama.cpp/src"
     pages, code = sorted(source.glob("docs/**/*.md")), sorted(source.glob("src/*.cpp"))
-    files = [path for pair in zip(pages, code) for path in pair if path.stat().st_size > 2 * PROMPT_BYTES]
+    files = [path for pair in zip(pages, code) for path in pair if path.stat().st_size > 2 * size]
     if len(files) < count:
         sys.exit(f"error: --prompts {count}: {source} has {len(files)} files that are long enough")
-    return [path.read_text(errors="replace")[:PROMPT_BYTES] for path in files[:count]]
+    return [path.read_text(errors="replace")[:size] for path in files[:count]]
 
 
 @contextlib.contextmanager
@@ -113,7 +114,7 @@ def draft_model(options):
 
 
 def measure(options):
-    prompts = texts(options.prompts)
+    prompts = texts(options.prompts, options.bytes)
     rows = []
     with draft_model(options) as draft, recording(options, "speculative", FIELDS, program=options.version) as (_, add):
         for turn in range(options.rounds):
@@ -132,7 +133,7 @@ def run(options, mode, arm, prompts, draft):
     """All prompts, asked by the clients of a mode: a row for each."""
     clients, words = MODES[mode]
     words = [draft if word == "DRAFT" else word for word in words]
-    words += ["-m", options.model, "-t", options.threads, "-np", clients, "-c", clients * CONTEXT, "--no-webui"]
+    words += ["-m", options.model, "-t", options.threads, "-np", clients, "-c", clients * (options.bytes + options.tokens + SPARE), "--no-webui"]
     if options.threads != 1 and draft in words:
         words += ["-td", options.threads]
     left = queue.Queue()
@@ -142,7 +143,7 @@ def run(options, mode, arm, prompts, draft):
     try:
         with server.Server(arm, words, options.bin / "llama-server", options.lib) as running:
             # The first tokens of a process are no measurement: pages are read, memory is touched for the first time.
-            running.ask("/completion", body(prompts[0], 8))
+            running.ask("/completion", body(prompts[0], 2))
             start = time.monotonic()
 
             def client():
