@@ -12,6 +12,9 @@ use crate::ggml::abi::Tensor;
 /// Pieces for each thread. They are small, so that the others do not wait long for a thread that is held up.
 pub const PIECES_PER_THREAD: usize = 8;
 
+/// A share that is larger by one part in so many is as good as the smallest one.
+const ALIKE: usize = 20;
+
 /// The fewest columns of a piece if the columns are cut too. Each piece packs the weights again, which must pay.
 const FEWEST_COLUMNS: usize = 64;
 
@@ -120,7 +123,9 @@ impl Pieces {
     /// Cuts these panels, each of `panel_bytes`, of `slices` products for `threads` threads.
     pub fn new(panels: Range<usize>, panel_bytes: usize, tiles: Tiles, slices: usize, threads: usize) -> Self {
         let work = claims::work(panels.len() * slices * panel_bytes, tiles.columns);
-        let each = claims::pieces_per_thread(work, threads).min(PIECES_PER_THREAD);
+        let most = claims::pieces_per_thread(work, threads).min(PIECES_PER_THREAD);
+        // Columns are cut as well where there are many, so that a piece can be as small as it needs to be.
+        let each = if tiles.columns < 2 * FEWEST_COLUMNS { even(panels.len() * slices, threads, most) } else { most };
         Self::cut(panels, tiles, slices, threads, each)
     }
 
@@ -156,6 +161,19 @@ impl Pieces {
         let tiles = col * self.tiles / self.tile_groups..(col + 1) * self.tiles / self.tile_groups;
         (slice, panel(row)..panel(row + 1), tiles)
     }
+}
+
+/// The largest number of pieces for each thread, `most` at most, with which no thread gets much more than the others: 896
+/// panels for 64 threads are 14 for each in two pieces of 7, and up to 16 in four of 3 or 4.
+fn even(panels: usize, threads: usize, most: usize) -> usize {
+    // Panels of the thread that gets most, see `cut`.
+    let longest = |each: usize| match panels / (threads * each) {
+        1 if each > 1 => panels.div_ceil(threads),
+        _ => each * panels.div_ceil(threads * each),
+    };
+    let best = (1..=most).map(longest).min().unwrap_or(0);
+    let enough = best + best / ALIKE;
+    (1..=most).rev().find(|&each| longest(each) <= enough).unwrap_or(1)
 }
 
 #[cfg(test)]
