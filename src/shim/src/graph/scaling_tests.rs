@@ -157,14 +157,14 @@ fn plain_product(shape: &Shape, columns: usize, threads: usize, nodes: usize, by
     let queues: Vec<_> = (0..nodes).map(|_| AtomicUsize::new(0)).collect();
     let shares = shares(threads, nodes);
     let mut workers: Vec<Worker<'_>> = Vec::new();
-    for node in 0..nodes {
+    for (node, queue) in queues.iter().enumerate() {
         let (mine, of_node) = (shares.panels(shape.panels(), node), shares.threads(node));
         let pieces = match by {
             By::Plan => Pieces::new(mine, shape.panel_bytes(), tiles, 1, of_node),
             By::Each(each) => Pieces::cut(mine, tiles, 1, of_node, each),
         };
         for rank in 0..of_node {
-            let mut turns = claim_pieces(rank, of_node, pieces.count, &queues[node]);
+            let mut turns = claim_pieces(rank, of_node, pieces.count, queue);
             let next = move || {
                 let (_, panels, cols) = pieces.get(turns.next()?);
                 let columns = tiles.start(cols.end) - tiles.start(cols.start);
@@ -195,12 +195,12 @@ fn product_of_experts(shape: &Shape, tokens: usize, threads: usize, nodes: usize
     let queues: Vec<_> = (0..nodes).map(|_| AtomicUsize::new(0)).collect();
     let shares = shares(threads, nodes);
     let mut workers: Vec<Worker<'_>> = Vec::new();
-    for node in 0..nodes {
+    for (node, queue) in queues.iter().enumerate() {
         let (mine, of_node) = (shares.panels(shape.panels(), node), shares.threads(node));
         let cut = Cut::new(mine, shape.panel_bytes(), of_node);
         for rank in 0..of_node {
             let groups = &groups;
-            let mut turns = claim_cut(cut.cursor(groups), rank, of_node, &queues[node]);
+            let mut turns = claim_cut(cut.cursor(groups), rank, of_node, queue);
             let next = move || {
                 let (e, panels) = turns.next()?;
                 Some(claims::work(panels.len() * shape.panel_bytes(), groups.of(e).1.len()) / BYTES_PER_NS)
