@@ -467,7 +467,7 @@ synth_base() {
     [[ -z $1 ]] || sizes=("${SYNTH_MOE[@]}")
     step "synthetic ${1}f16 model: ${sizes[*]}"
     python=$(venv)/bin/python
-    "$python" "$ROOT/scripts/make_model.py" "$2" "${sizes[@]}" \
+    "$python" "$ROOT/scripts/synthetic_model.py" "$2" "${sizes[@]}" \
         --vocab-from "$(llama_source)/models/ggml-vocab-llama-spm.gguf"
 }
 
@@ -479,7 +479,7 @@ setup_synth() {
         prefix=
         [[ $type != moe-* ]] || prefix=moe-
         quant=${type#moe-}
-        key=$(short_hash "$LLAMA_VERSION" "${SYNTH_DENSE[*]}" "${SYNTH_MOE[*]}" "$(<"$ROOT/scripts/make_model.py")")
+        key=$(short_hash "$LLAMA_VERSION" "${SYNTH_DENSE[*]}" "${SYNTH_MOE[*]}" "$(<"$ROOT/scripts/synthetic_model.py")")
         file=$STORE/models/synth-$key-$type.gguf
         if [[ ! -e $file ]]; then
             base=$STORE/models/synth-$key-${prefix}base.f16

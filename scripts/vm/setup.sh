@@ -60,12 +60,12 @@ setup_guest_kernel() {
 }
 
 # guest_model_key OPTION...: names a model by everything it is made from.
-guest_model_key() { short_hash "$LLAMA_VERSION" "$*" "$(<"$ROOT/scripts/make_model.py")"; }
+guest_model_key() { short_hash "$LLAMA_VERSION" "$*" "$(<"$ROOT/scripts/synthetic_model.py")"; }
 
 # make_guest_model FILE OPTION...: writes an f16 model.
 make_guest_model() {
     step "synthetic model for the guest: ${*:2}"
-    "$(venv)/bin/python" "$ROOT/scripts/make_model.py" "$@" \
+    "$(venv)/bin/python" "$ROOT/scripts/synthetic_model.py" "$@" \
         --vocab-from "$(llama_source)/models/ggml-vocab-llama-spm.gguf"
 }
 

@@ -190,23 +190,30 @@ fn notes(job: &Job<'_>, path: &Path) -> Vec<String> {
         if whole { "all of".to_owned() } else { format!("{layers} of the {} layers of", model.of) },
         model.name,
     )];
-    if !whole {
-        notes.push(format!(
-            "The model takes about {:.1} times as long for a token; ratios are the model's as far as these go: {} of its {} tokens are here, so that the output matrix has the model's share of the time.",
-            f64::from(model.of) / f64::from(layers),
-            model.tokens(layers),
-            model.vocabulary
-        ));
-        let first = if model.lead > 0 {
-            format!(" {} of {layers} layers is dense, where the model has {} of {}.", model.lead, model.lead, model.of)
-        } else {
-            String::new()
-        };
-        notes.push(format!(
-            "What a slice cannot tell: in a prompt the last layer computes the feed-forward of the last token alone, which is 1 layer of {layers} here and 1 of {} in the model, so that attention weighs more in prompts here; caches hold more of a slice than of the model.{first}",
-            model.of
-        ));
+    let times = f64::from(model.of) / f64::from(layers);
+    if whole {
+        return notes;
     }
+    if model.gives == Gives::ImageVectors {
+        notes.push(format!(
+            "The model takes about {times:.1} times as long for an image; its layers are all alike. What a slice cannot tell: cutting the image into patches and the projection at the end weigh more here; caches hold more of a slice than of the model."
+        ));
+        return notes;
+    }
+    notes.push(format!(
+        "The model takes about {times:.1} times as long for a token; ratios are the model's as far as these go: {} of its {} tokens are here, so that the output matrix has the model's share of the time.",
+        model.tokens(layers),
+        model.vocabulary
+    ));
+    let first = if model.lead > 0 {
+        format!(" {} of {layers} layers is dense, where the model has {} of {}.", model.lead, model.lead, model.of)
+    } else {
+        String::new()
+    };
+    notes.push(format!(
+        "What a slice cannot tell: in a prompt the last layer computes the feed-forward of the last token alone, which is 1 layer of {layers} here and 1 of {} in the model, so that attention weighs more in prompts here; caches hold more of a slice than of the model.{first}",
+        model.of
+    ));
     notes
 }
 
@@ -252,6 +259,8 @@ mod tests {
         }
         assert!(notes("glm-4.5-air", 3).contains("1 of 3 layers is dense"));
         assert!(!notes("bge-base", 12).contains("cannot tell"));
+        let tower = notes("gemma-3-4b-vision", 9);
+        assert!(tower.contains("3.0 times as long for an image") && !tower.contains("tokens"), "{tower}");
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Cuts the rows of the picked experts into pieces, which threads take one by one.
 //!
 //! Experts have very different numbers of columns, so the pieces are cut by work and not by expert. Later pieces are
-//! smaller, so that the others do not wait long for a thread that is held up. Pieces are numbered in the order in which
-//! the rows lie in memory, and every thread makes the same cut.
+//! smaller, so that the others do not wait long for a thread that is held up. With many threads there are fewer pieces, of
+//! equal size: see [`claims`]. Pieces are numbered in the order in which the rows lie in memory, and every thread makes
+//! the same cut.
 
 use std::ops::Range;
 
+use super::claims::{self, WEIGHTS_IN_COLUMNS};
 use super::groups::Groups;
 
 /// The size of a piece is the rest of the work, divided by this and by the number of threads (guided self-scheduling).
@@ -18,16 +20,14 @@ const REST_PER_THREAD: usize = 4;
 /// gained anything certain in prompts.)
 const FINEST_PER_THREAD: usize = 16;
 
-/// The cost of reading and unpacking the weights, as a number of columns that cost the same. (Products of 768 x 2048
-/// q4_K from memory, AMD EPYC, Zen 4, 2026-11-30: 84 us with one column, 152 with 8, 456 with 32, 618 with 48.)
-const WEIGHTS_IN_COLUMNS: usize = 10;
-
 /// The cut of a product of experts: the panels of every expert (all panels, or the panels of one NUMA node), and the
 /// number of threads.
 #[derive(Clone, Copy)]
 pub struct Cut {
     first: usize,
     panels: usize,
+    /// Bytes of a panel.
+    panel_bytes: usize,
     threads: usize,
 }
 
@@ -37,6 +37,8 @@ pub struct Cursor<'a> {
     groups: &'a Groups<'a>,
     /// Work of all experts.
     total: usize,
+    /// Pieces that each thread can take without waiting for the queue.
+    each: usize,
     /// Work of the experts before the current one.
     before: usize,
     /// The current expert: its index among the picked experts.
@@ -46,13 +48,15 @@ pub struct Cursor<'a> {
 }
 
 impl Cut {
-    pub fn new(panels: Range<usize>, threads: usize) -> Self {
-        Cut { first: panels.start, panels: panels.len(), threads }
+    pub fn new(panels: Range<usize>, panel_bytes: usize, threads: usize) -> Self {
+        Cut { first: panels.start, panels: panels.len(), panel_bytes, threads }
     }
 
     pub fn cursor<'a>(self, groups: &'a Groups<'a>) -> Cursor<'a> {
         let total = groups.active().iter().map(|&e| self.work(groups, e)).sum();
-        Cursor { cut: self, groups, total, before: 0, active: 0, number: 0 }
+        let bytes = total * self.panel_bytes / (1 + WEIGHTS_IN_COLUMNS);
+        let each = claims::pieces_per_thread(bytes, self.threads).min(FINEST_PER_THREAD);
+        Cursor { cut: self, groups, total, each, before: 0, active: 0, number: 0 }
     }
 
     /// The work of expert `e`.
@@ -64,13 +68,20 @@ impl Cut {
 impl Cursor<'_> {
     /// Expert and panels of piece `i`; `None` after the last one.
     pub fn piece(&mut self, i: usize) -> Option<(usize, Range<usize>)> {
-        let Cut { first, panels, threads } = self.cut;
+        let Cut { first, panels, threads, .. } = self.cut;
         while let Some(&e) = self.groups.active().get(self.active) {
             let work = self.cut.work(self.groups, e);
-            let rest = self.total - self.before;
-            let target = (rest / (threads * REST_PER_THREAD)).max(self.total / (threads * FINEST_PER_THREAD)).max(1);
-            // A single thread takes each expert whole.
-            let count = if threads == 1 { panels.min(1) } else { work.div_ceil(target).min(panels) };
+            let count = if threads == 1 {
+                // A single thread takes each expert whole.
+                panels.min(1)
+            } else if self.each < FINEST_PER_THREAD {
+                // Claims cost time here, so no more pieces than that. All are alike if the experts have the same work.
+                (work * threads * self.each / self.total.max(1)).clamp(1, panels.max(1)).min(panels)
+            } else {
+                let rest = self.total - self.before;
+                let target = (rest / (threads * REST_PER_THREAD)).max(self.total / (threads * FINEST_PER_THREAD));
+                work.div_ceil(target.max(1)).min(panels)
+            };
             if i < self.number + count {
                 let j = i - self.number;
                 return Some((e as usize, first + j * panels / count..first + (j + 1) * panels / count));
@@ -104,11 +115,13 @@ mod tests {
     fn pieces_of_all_nodes_cover_every_picked_expert_once_in_order() {
         for counts in COUNTS {
             with_groups(counts, |groups| {
-                for (panels, threads) in [(1, 2), (2, 3), (7, 1), (48, 2), (48, 96)] {
+                for (panels, bytes, threads) in
+                    [(1, 64, 2), (2, 1 << 20, 3), (7, 9, 1), (48, 9000, 2), (48, 9000, 96), (48, 1 << 20, 96)]
+                {
                     for cut in [0, 1, panels / 2, panels] {
                         let mut once = vec![0; counts.len() * panels];
                         for (range, threads) in [(0..cut, 1), (cut..panels, threads)] {
-                            let mut cursor = Cut::new(range, threads).cursor(groups);
+                            let mut cursor = Cut::new(range, bytes, threads).cursor(groups);
                             let mut last = None;
                             for i in 0.. {
                                 let Some((e, mine)) = cursor.piece(i) else { break };
@@ -129,7 +142,7 @@ mod tests {
     #[test]
     fn a_cursor_that_skips_pieces_finds_the_same_ones() {
         with_groups(&[3, 0, 500, 1, 20], |groups| {
-            let cut = Cut::new(2..50, 4);
+            let cut = Cut::new(2..50, 1 << 20, 4);
             let mut each = cut.cursor(groups);
             let all: Vec<_> = (0..).map_while(|i| each.piece(i)).collect();
             for step in [2, 3, 7] {
@@ -145,7 +158,7 @@ mod tests {
     fn no_piece_is_more_than_its_share_of_the_work() {
         with_groups(&[1, 900, 3, 3, 30, 200], |groups| {
             for threads in [2, 5, 16] {
-                let cut = Cut::new(0..400, threads);
+                let cut = Cut::new(0..400, 1 << 20, threads);
                 let mut cursor = cut.cursor(groups);
                 for i in 0.. {
                     let Some((e, panels)) = cursor.piece(i) else { break };

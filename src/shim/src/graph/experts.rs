@@ -57,13 +57,18 @@ impl Experts {
             },
             kernels,
             column_bytes: kernels.column_bytes(selection.k),
-            cut: Cut::new(0..selection.rows.div_ceil(LANES), threads),
+            cut: Cut::new(0..selection.rows.div_ceil(LANES), LANES * src0.nb[1], threads),
         }
     }
 
     /// Lets the product read the copy of its weights, which lies `distance` bytes from the program's own.
     pub fn read_copy(&mut self, distance: usize) {
         self.weights = self.weights.wrapping_add(distance);
+    }
+
+    /// The cut of these panels of every expert.
+    pub fn cut_of(&self, panels: Range<usize>, threads: usize) -> Cut {
+        Cut::new(panels, LANES * self.row_stride, threads)
     }
 
     /// The number of experts that can be picked at most.
@@ -196,7 +201,7 @@ mod tests {
             ids: Ids { data: ids.as_ptr().cast(), nb: [4, 4 * USED, 0, 0], used: USED, tokens: 1, experts: 2 },
             kernels,
             column_bytes: kernels.column_bytes(K),
-            cut: Cut::new(0..ROWS.div_ceil(LANES), 1),
+            cut: Cut::new(0..ROWS.div_ceil(LANES), LANES * row, 1),
         };
         #[repr(align(64))]
         #[derive(Clone, Copy)]

@@ -8,12 +8,12 @@
 //! So all threads of a graph read the same decision.
 //!
 //! Operations of other kinds ([`ops`]) need no plan.
-
 mod attention;
 pub mod blas_device;
 pub mod blas_route;
 pub mod buffer_types;
 mod by_columns;
+mod claims;
 mod context;
 mod dense;
 mod execute;
@@ -27,4 +27,6 @@ mod ops;
 mod padded;
 mod plan;
 mod policy;
+#[cfg(test)]
+mod scaling_tests;
 mod together;

@@ -470,7 +470,7 @@ impl Job {
         let (src0, src1) = unsafe { (&*op.src[0], &*op.src[1]) };
         let (work, columns, quantised, matrices) = if kind == MatrixOp::MulMat {
             let columns = Columns::new(op, src0, src1, &selection);
-            let pieces = Pieces::new(0..selection.rows.div_ceil(LANES), columns.tiles, columns.slices, threads);
+            let pieces = columns.pieces(0..selection.rows.div_ceil(LANES), threads);
             let (n, slices) = (columns.per_slice * columns.slices, columns.slices);
             (Work::Dense(columns, pieces), n, n, slices)
         } else {

@@ -4,17 +4,17 @@ use super::*;
 use crate::graph::execute::claim_pieces::claim_pieces;
 
 /// How often every panel is computed when `nth` threads reach a product in this order, and each of them takes `at_once`
-/// pieces at a time.
-fn computed(plan: &Plan, nth: usize, panels: usize, order: &[usize], at_once: usize) -> Vec<u8> {
+/// pieces at a time, of a cut into `each` pieces for each thread.
+fn computed(plan: &Plan, nth: usize, panels: usize, order: &[usize], [at_once, each]: [usize; 2]) -> Vec<u8> {
     let tiles = Tiles::new(1, 4);
-    let of_all = Pieces::new(0..panels, tiles, 1, plan.threads);
+    let of_all = Pieces::cut(0..panels, tiles, 1, plan.threads, each);
     let node = &plan.nodes[0];
     let mut threads: Vec<_> = order
         .iter()
         .map(|&ith| match plan.share(node, ith, nth, panels) {
             None => (of_all, claim_pieces(ith, nth, of_all.count, &node.next.0)),
             Some(Share { panels, rank, threads, next }) => {
-                let pieces = Pieces::new(panels, tiles, 1, threads);
+                let pieces = Pieces::cut(panels, tiles, 1, threads, each);
                 (pieces, claim_pieces(rank, threads, pieces.count, next))
             }
         })
@@ -39,7 +39,7 @@ fn every_panel_is_computed_once_whoever_comes_when_and_however_few_come() {
     for team in teams {
         for nth in 1..=team.len() {
             for panels in [1, 2, 5, 31, 200] {
-                for at_once in [1, 3, usize::MAX] {
+                for take in [[1, 8], [3, 8], [usize::MAX, 8], [1, 1], [usize::MAX, 1]] {
                     let mut order: Vec<_> = (0..nth).collect();
                     for _ in 0..2 {
                         let mut plan = Plan::new();
@@ -60,8 +60,8 @@ fn every_panel_is_computed_once_whoever_comes_when_and_however_few_come() {
                         });
                         let nodes = plan.team.shares.expect("shares").nodes;
                         plan.next_of_nodes.resize_with(nodes, Padded::default);
-                        let counts = computed(&plan, nth, panels, &order, at_once);
-                        assert!(counts.iter().all(|&n| n == 1), "{team:?} {nth} {panels} {at_once}: {counts:?}");
+                        let counts = computed(&plan, nth, panels, &order, take);
+                        assert!(counts.iter().all(|&n| n == 1), "{team:?} {nth} {panels} {take:?}: {counts:?}");
                         order.reverse();
                     }
                 }

@@ -33,11 +33,10 @@ use crate::reason::Reason;
 use crate::stats;
 use setup::{Machine, Placement, Setup, decide};
 pub use shares::Shares;
-pub use weights::Matrices;
-use weights::Seen;
+pub use weights::{Matrices, Seen};
 
 /// The smallest page that is placed by its own address.
-const HUGE_PAGE: usize = 2 << 20;
+pub const HUGE_PAGE: usize = 2 << 20;
 
 /// In this many graphs, with `auto`, each thread checks whether the program has changed its affinity.
 const WATCHED_GRAPHS: u32 = 8;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use zen5turbo_kernels::isa::LANES;
 
-use super::claim_pieces::claim_pieces;
+use super::claim_pieces::{claim_cut, claim_pieces};
 use crate::ggml::abi::ComputeParams;
 use crate::graph::dense::{Columns, Pieces};
 use crate::graph::expert_pieces::Cut;
@@ -58,7 +58,7 @@ unsafe fn run_one(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &Compu
             Work::Dense(columns, pieces) => match worker.share(node) {
                 None => dense(&worker, columns, pieces, [ith, params.nth as usize], &node.next.0),
                 Some(Share { panels, rank, threads, next }) => {
-                    let pieces = Pieces::new(panels, columns.tiles, columns.slices, threads);
+                    let pieces = columns.pieces(panels, threads);
                     dense(&worker, columns, &pieces, [rank, threads], next);
                 }
             },
@@ -68,9 +68,12 @@ unsafe fn run_one(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &Compu
                 let groups = experts.ids.group(memory, done);
                 grouped.store(job.group_id, Ordering::Relaxed);
                 match worker.share(node) {
-                    None => picked(&worker, experts, &groups, experts.cut, &node.next.0),
-                    Some(Share { panels, threads, next, .. }) => {
-                        picked(&worker, experts, &groups, Cut::new(panels, threads), next);
+                    None => {
+                        let workers = [ith, params.nth as usize];
+                        picked(&worker, experts, (&groups, experts.cut), workers, &node.next.0);
+                    }
+                    Some(Share { panels, rank, threads, next }) => {
+                        picked(&worker, experts, (&groups, experts.cut_of(panels, threads)), [rank, threads], next);
                     }
                 }
             }
@@ -162,14 +165,19 @@ unsafe fn dense(
     }
 }
 
-/// MUL_MAT_ID.
-unsafe fn picked(worker: &Worker<'_>, experts: &Experts, groups: &Groups<'_>, cut: Cut, next: &AtomicUsize) {
-    let mut cursor = cut.cursor(groups);
+/// MUL_MAT_ID, computed by thread `rank` of the `workers` that share the pieces.
+unsafe fn picked(
+    worker: &Worker<'_>,
+    experts: &Experts,
+    (groups, cut): (&Groups<'_>, Cut),
+    [rank, workers]: [usize; 2],
+    next: &AtomicUsize,
+) {
     // SAFETY: `policy` has checked the tensors, and the scratch has room for all columns. One thread quantises each
     // tile, and one thread computes each piece.
     unsafe {
         let act = worker.activations(|first, step, to| experts.quantize(groups, first, step, to));
-        while let Some(piece) = cursor.piece(next.fetch_add(1, Ordering::Relaxed)) {
+        for piece in claim_cut(cut.cursor(groups), rank, workers, next) {
             experts.multiply(groups, piece, act, &worker.plan.blocking, worker.panel);
         }
     }
