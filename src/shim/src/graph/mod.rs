@@ -8,6 +8,7 @@
 //! So all threads of a graph read the same decision.
 //!
 //! Operations of other kinds ([`ops`]) need no plan.
+
 mod attention;
 pub mod blas_device;
 pub mod blas_route;
