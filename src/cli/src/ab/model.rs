@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, bail, ensure};
 use zen5turbo_host::memory::map::{self, SMALL_PAGE};
 
+use crate::page_cache;
+
 /// The first bytes of a GGUF file, and the versions of the format that llama.cpp reads.
 const MAGIC: &[u8; 4] = b"GGUF";
 const VERSIONS: std::ops::RangeInclusive<u32> = 1..=3;
@@ -56,11 +58,7 @@ impl Model {
         for part in &self.parts {
             let what = || format!("cannot drop the model {} from the page cache", part.display());
             let file = File::open(part).with_context(what)?;
-            // SAFETY: the call has no memory effects; the descriptor is open.
-            let error = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
-            if error != 0 {
-                return Err(io::Error::from_raw_os_error(error)).with_context(what);
-            }
+            page_cache::forget(&file).with_context(what)?;
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ pub mod interleave;
 pub mod interrupt;
 pub mod llama_bench;
 pub mod page;
+pub mod page_cache;
 pub mod process;
 pub mod programs;
 pub mod record;

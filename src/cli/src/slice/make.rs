@@ -20,7 +20,7 @@ use super::table::{Fill, Gives, Model, Shape};
 use super::tokens;
 use crate::interrupt::Interrupted;
 use crate::process::{self, Watch};
-use crate::{shim, text};
+use crate::{page_cache, shim, text};
 
 /// Rows of a matrix that are quantised.
 const SEED_ROWS: u64 = 256;
@@ -219,7 +219,10 @@ fn grow(small: &[u8], shapes: &[Shape], to: &Path, stop: &AtomicBool) -> Result<
         }
         out.write_all(gguf::padding(full.size)).with_context(what)?;
     }
-    out.flush().with_context(what)
+    let file = out.into_inner().map_err(std::io::IntoInnerError::into_error).with_context(what)?;
+    // What is written lies in small pages, and what is read in large ones, from which weights are read up to a third faster
+    // (Zen 4, Linux 6.18, 2026-11-30: 136 tokens/s instead of 100). So the first reader has to read it from the disk.
+    file.sync_all().and_then(|()| page_cache::forget(&file)).with_context(what)
 }
 
 /// Writes the rows of `seed` until there are as many as `full` has. Each time they come again they are turned by one span
