@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use zen5turbo_tests::{Need, Program, Stats, skip, smollm2, work_dir};
+use zen5turbo_tests::{Need, Program, SHIPPED, Stats, skip, smollm2, work_dir};
 
 /// The time that it takes for everything to have happened once.
 #[test]
@@ -19,7 +19,10 @@ fn a_server_under_load_for_longer_keeps_its_answers_and_its_size() {
 
 fn soak(duration: &str) {
     let dir = work_dir();
+    // A program is started without the variables of this one; the soak has to take the same library.
+    let which = std::env::var_os(SHIPPED).unwrap_or_default();
     let run = Program::new(env!("CARGO_BIN_EXE_soak"))
+        .var(SHIPPED, which)
         .arg("--duration")
         .arg(duration)
         .args("--context 1024 --out")

@@ -62,10 +62,12 @@ pub fn need(path: impl AsRef<Path>, command: &str) -> PathBuf {
     path
 }
 
-/// Whether the tests take what `scripts/package.sh` builds, as in `scripts/test.sh`, which then builds the library and the command in
-/// the release profile once.
+/// The variable that is set where the tests take what `scripts/package.sh` builds, as in `scripts/test.sh`, which then builds the
+/// library and the command in the release profile once. Empty is as not set.
+pub const SHIPPED: &str = "ZEN5TURBO_SHIPPED";
+
 fn takes_what_is_shipped() -> bool {
-    std::env::var_os("ZEN5TURBO_SHIPPED").is_some()
+    std::env::var_os(SHIPPED).is_some_and(|value| !value.is_empty())
 }
 
 /// The library under test.

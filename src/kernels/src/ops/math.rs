@@ -42,11 +42,29 @@ pub unsafe fn times_sigmoid<S: Real>(a: S::F, x: S::F) -> S::F {
 /// sqrt(2 / pi)
 const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 
-/// Gelu by the hyperbolic tangent (<https://arxiv.org/abs/1606.08415>): `x / 2 (1 + tanh u)` is `x / (1 + e^-2u)`.
+/// To the eleven bits of a half-precision number, by Veltkamp's splitting: below `2^115`, where the product is finite.
+#[inline(always)]
+unsafe fn to_eleven_bits<S: Real>(x: S::F) -> S::F {
+    let far = S::mulf(x, S::splatf(8193.0));
+    S::subf(far, S::subf(far, x))
+}
+
+/// Gelu by the hyperbolic tangent (<https://arxiv.org/abs/1606.08415>): `x / 2 (1 + tanh u)` is `x / (1 + e^-2u)`. Argument
+/// and result are rounded to half precision below 10, as in the table that ggml takes it from: exact values are further from
+/// ggml's answers (mean KL divergence with Gemma 3 270M 0.0065 instead of 0.0063) and no nearer to those of F32.
 #[inline(always)]
 pub unsafe fn gelu<S: Real>(x: S::F) -> S::F {
     // Below -16 the result is zero; that of minus infinity is not a number otherwise. A NaN stays.
     let x = S::maxf(S::splatf(-16.0), x);
+    // From 10 on it is the argument itself.
+    let above = S::maxf(S::splatf(0.0), S::subf(x, S::splatf(10.0)));
+    let below = S::subf(S::splatf(0.0), S::maxf(S::splatf(-10.0), S::subf(S::splatf(0.0), x)));
+    let x = to_eleven_bits::<S>(below);
+    S::addf(to_eleven_bits::<S>(gelu_unrounded::<S>(x)), above)
+}
+
+#[inline(always)]
+unsafe fn gelu_unrounded<S: Real>(x: S::F) -> S::F {
     let cubic = S::fma(S::mulf(x, x), S::splatf(0.044_715), S::splatf(1.0));
     let u2 = S::mulf(S::mulf(x, S::splatf(2.0 * SQRT_2_OVER_PI)), cubic);
     times_sigmoid::<S>(x, u2)

@@ -164,7 +164,9 @@ fn unary(unary: Unary, x: f64) -> (f64, f64, f64) {
     let (value, u, roundings) = match unary {
         Unary::Silu => (x / (1.0 + (-x).exp()), 0.0, 0.0),
         Unary::Gelu if x < -16.0 => (-0.0, 0.0, 0.0),
+        Unary::Gelu if x > 10.0 => (x, 0.0, 0.0),
         Unary::Gelu => {
+            let x = eleven_bits(x);
             let u = 2.0 * (2.0 / std::f64::consts::PI).sqrt() * x * (1.0 + 0.044715 * x * x);
             (x / (1.0 + (-u).exp()), u, 6.0)
         }
@@ -176,7 +178,23 @@ fn unary(unary: Unary, x: f64) -> (f64, f64, f64) {
     };
     let u = if u.is_finite() { u.abs().min(104.0) } else { 0.0 };
     let absolute = if unary == Unary::GeluErf && x.is_finite() { 4.0 * HALF_ULP * x.abs().min(16.0) } else { 0.0 };
-    (value, (8.0 + roundings * u) * HALF_ULP, absolute + UNDERFLOW)
+    // The result is rounded to eleven bits as well. An argument between two neighbours may go to either.
+    let between = (eleven_bits(x) - x).abs() >= 0.999 * 2.0f64.powi(x.abs().log2().floor() as i32 - 11);
+    let half = match unary {
+        Unary::Gelu if between => 2.0f64.powi(-11) + 2.0f64.powi(-10) * (1.0 + u),
+        Unary::Gelu => 2.0f64.powi(-11),
+        _ => 0.0,
+    };
+    (value, (8.0 + roundings * u) * HALF_ULP + half, absolute + UNDERFLOW)
+}
+
+/// Rounded as a half-precision number is, whatever the exponent.
+fn eleven_bits(x: f64) -> f64 {
+    if x == 0.0 || !x.is_finite() {
+        return x;
+    }
+    let step = 2.0f64.powi(x.abs().log2().floor() as i32 - 10);
+    (x / step).round() * step
 }
 
 #[test]
