@@ -18,5 +18,6 @@ fn without_flash_attention_the_products_of_the_cache_are_taken_over() {
     let (run, same) = compare_with_stock(&llama("llama-perplexity"), 2, "-fa off", start);
     assert!(run.stats().taken("MUL_MAT", Some("f16")) > 0, "{}", run.stats());
     assert_eq!(run.stats().taken("FLASH_ATTN_EXT", None), 0, "{}", run.stats());
-    assert!(same >= 95.0, "same top token: {same} %");
+    // 95 as above, less two standard errors: of 510 tokens the share has one of 1.0 %.
+    assert!(same >= 93.0, "same top token: {same} %");
 }
