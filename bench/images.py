@@ -55,12 +55,7 @@ def arguments():
     parser.add_argument("--tokens", type=int, default=32, help="length of the answer")
     parser.add_argument("--size", type=int, default=896, help="width and height of the image")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--bin", type=pathlib.Path, default=server.BIN)
-    parser.add_argument("--lib", type=pathlib.Path, default=server.LIB)
-    parser.add_argument("--version", default="?", help="of the shim, for the record")
-    parser.add_argument("--out", type=pathlib.Path, default=server.ROOT / "bench/records")
-    options = parser.parse_args()
-    options.kernels = None
+    options = server.options(parser)
     for path in (options.model, options.mmproj, options.lib, options.bin / "llama-server"):
         if not path.exists():
             parser.error(f"there is no {path}; zen5turbo slice makes the models, scripts/setup.sh and cargo build --release the others")

@@ -21,6 +21,17 @@ START_LIMIT = 120  # seconds from the start of the program to the first healthy 
 ANSWER_LIMIT = 600
 
 
+def options(parser):
+    """The arguments, with those that every bench of a server has."""
+    parser.add_argument("--bin", type=pathlib.Path, default=BIN)
+    parser.add_argument("--lib", type=pathlib.Path, default=LIB)
+    parser.add_argument("--version", default="?", help="of the shim, for the record")
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "bench/records")
+    found = parser.parse_args()
+    found.kernels = None
+    return found
+
+
 class Failed(Exception):
     """The server did not start, or did not answer as it should."""
 

@@ -71,12 +71,7 @@ def arguments():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model", type=pathlib.Path, default=server.ROOT / ".deps/models/gemma-3-270m-q4_k_m.gguf")
     parser.add_argument("--draft", type=pathlib.Path, help=f"default: the model as {DRAFT_TYPE}")
-    parser.add_argument("--bin", type=pathlib.Path, default=server.BIN)
-    parser.add_argument("--lib", type=pathlib.Path, default=server.LIB)
-    parser.add_argument("--version", default="?", help="of the shim, for the record")
-    parser.add_argument("--out", type=pathlib.Path, default=server.ROOT / "bench/records")
-    options = parser.parse_args()
-    options.kernels = None
+    options = server.options(parser)
     unknown = set(options.modes) - set(MODES)
     if unknown:
         parser.error(f"found the modes {', '.join(sorted(unknown))}; expected some of {', '.join(MODES)}")

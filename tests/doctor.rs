@@ -1,6 +1,5 @@
 //! `zen5turbo doctor` on programs that can and cannot be reached, and on processes that run.
 
-use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -10,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 use zen5turbo_tests::{
-    CONTAINER, Fixture, MILAN, Need, Outcome, Program, Refusal, ZEN5, clean_environment, command, dl_backends,
+    CONTAINER, Fixture, MILAN, Need, Outcome, Program, Refusal, Waiting, ZEN5, clean_environment, command, dl_backends,
     fake_ggml, gemma, llama, llama_dl, shim, skip, work_dir,
 };
 
@@ -273,34 +272,6 @@ fn the_verdict_follows_from_cpu_and_gate() {
 
 // ---- processes -------------------------------------------------------------------------------------
 
-/// A program that has computed and waits for the end of its input.
-struct Waiting(Child);
-
-impl Waiting {
-    fn start(program: &Path, args: &[PathBuf], vars: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(program);
-        command.args(args).env("WAIT", "1").envs(vars.iter().copied());
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the program can be started");
-        let mut line = String::new();
-        let stdout = child.stdout.as_mut().expect("stdout is piped");
-        BufReader::new(stdout).read_line(&mut line).expect("a pipe can be read");
-        assert!(line.contains("computed"), "{line:?}");
-        Self(child)
-    }
-
-    fn doctor(&self) -> Outcome {
-        doctor(self.0.id().to_string())
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
-    }
-}
-
 /// A program that is not linked with ggml and opens backends with RTLD_LOCAL.
 fn late() -> (TempDir, PathBuf) {
     let dir = work_dir();
@@ -314,16 +285,16 @@ fn the_hooks_of_a_process_are_followed_to_the_shim() {
     let shim = shim();
     let vars = [("LD_PRELOAD", shim.to_str().expect("UTF-8")), ("ZEN5TURBO_GATE", "off")];
     let process = Waiting::start(&program, &[], &vars);
-    let run = process.doctor().success();
+    let run = doctor(process.pid().to_string()).success();
     assert!(run.stdout.contains("active: libggml-cpu.so calls the shim"), "{run}");
     assert!(run.stdout.contains("setting:ZEN5TURBO_GATE"), "{run}");
     assert!(run.stdout.ends_with("verdict: has engaged\n"), "{run}");
     assert!(run.stdout.contains("live: taken over: MUL_MAT q8_0"), "{run}");
-    let report = json(process.0.id().to_string());
+    let report = json(process.pid().to_string());
     let sections = report["sections"].as_array().expect("sections");
     assert!(sections.iter().any(|s| s["statistics"]["ops"]["MUL_MAT"]["q8_0"]["taken"] == 2), "{report:#}");
     let silent = Waiting::start(&program, &[], &[vars[0], vars[1], ("ZEN5TURBO_LIVE", "off")]);
-    let run = silent.doctor().success();
+    let run = doctor(silent.pid().to_string()).success();
     assert!(run.stdout.contains("start it with ZEN5TURBO_STATS=FILE"), "{run}");
 }
 
@@ -344,12 +315,12 @@ fn the_threads_of_a_graph_are_told_with_what_limits_them() {
     ];
     let on_one_cpu = ["-c".into(), cpu.clone().into(), program.clone()];
     let process = Waiting::start(Path::new("taskset"), &on_one_cpu, &vars);
-    let pid = process.0.id().to_string();
+    let pid = process.pid().to_string();
     let words = format!("asked 4, used 1 (CPUs allowed: {cpu})");
     assert_eq!(check(&json(&pid), "process.threads")["found"], words.as_str());
     let all = Program::new(command()).args("doctor --all").run();
     let line = format!("  threads     {words}");
-    assert!(part(&all.stdout, process.0.id()).lines().any(|found| found == line), "{all}");
+    assert!(part(&all.stdout, process.pid()).lines().any(|found| found == line), "{all}");
     let top = Program::new(command()).args("top --once --interval 0.05").arg(&pid).run().success();
     assert!(top.stdout.contains(&format!("threads      {words}\n")), "{top}");
     drop(process);
@@ -374,23 +345,23 @@ fn the_hooks_of_stripped_backends_opened_with_rtld_local_are_followed_too() {
         ("ZEN5TURBO_STATS", stats.to_str().expect("UTF-8")),
     ];
     let process = Waiting::start(&program, &dl_backends(), &vars);
-    let run = process.doctor().success();
+    let run = doctor(process.pid().to_string()).success();
     let hook = run.stdout.lines().find(|line| line.contains("process.hook:ggml_cpu_extra_compute_forward"));
     assert!(hook.is_some_and(|line| line.contains("active: libggml-cpu-")), "{run}");
     // The file was written when the first graph had been computed.
-    assert!(dir.path().join(format!("{}.json", process.0.id())).is_file(), "{run}");
+    assert!(dir.path().join(format!("{}.json", process.pid())).is_file(), "{run}");
     assert!(!run.stdout.contains("will be written"), "{run}");
 }
 
 #[test]
 fn a_process_without_the_shim_or_switched_off_has_not_engaged() {
     let (_dir, program) = fake_ggml("", "");
-    let run = Waiting::start(&program, &[], &[]).doctor().exit(1);
+    let run = doctor(Waiting::start(&program, &[], &[]).pid().to_string()).exit(1);
     assert!(run.stdout.contains("verdict: has not engaged: ") && run.stdout.contains("not loaded"), "{run}");
     assert!(run.stdout.contains("zen5turbo run -- PROGRAM ARGS"), "{run}");
     let shim = shim();
     let vars = [("LD_PRELOAD", shim.to_str().expect("UTF-8")), ("ZEN5TURBO", "0")];
-    let run = Waiting::start(&program, &[], &vars).doctor().exit(1);
+    let run = doctor(Waiting::start(&program, &[], &vars).pid().to_string()).exit(1);
     assert!(run.stdout.contains("ZEN5TURBO=0: the shim is switched off"), "{run}");
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
-use zen5turbo_tests::{Fixture, Outcome, Program, command, fake_ggml, shim, work_dir};
+use zen5turbo_tests::{Fixture, Outcome, Program, Waiting, command, fake_ggml, shim, work_dir};
 
 fn doctor(target: impl AsRef<Path>) -> Outcome {
     Program::new(command()).arg("doctor").arg("--lib").arg(shim()).args("--gate off").arg(target.as_ref()).run()
@@ -123,12 +123,16 @@ fn a_module_with_ggml_inside_offers_all_hooks_and_its_process_has_engaged() {
         .build(&dir, "program");
     let run = Program::engaged(&program).run().success();
     assert_eq!(run.stats().taken("MUL_MAT", Some("q8_0")), 2, "{run}");
-    let process = Waiting::start(&program);
-    let run = doctor(process.0.id().to_string()).success();
+    let process = {
+        let shim = shim();
+        let vars = [("LD_PRELOAD", shim.to_str().expect("UTF-8")), ("ZEN5TURBO_GATE", "off")];
+        Waiting::start(&program, &[], &vars)
+    };
+    let run = doctor(process.pid().to_string()).success();
     assert!(run.stdout.contains("active: _module.abi3.so calls the shim"), "{run}");
     assert_eq!(verdict(&run), "verdict: has engaged", "{run}");
     let all = Program::new(command()).args("doctor --all").run();
-    let part = all.stdout.split("process ").find(|part| part.starts_with(&format!("{} ", process.0.id())));
+    let part = all.stdout.split("process ").find(|part| part.starts_with(&format!("{} ", process.pid())));
     assert!(
         part.is_some_and(|part| part.contains("has engaged") && part.contains("libzen5turbo.so is loaded")),
         "{all}"
@@ -164,29 +168,4 @@ fn a_folder_of_programs_that_fail_alike_is_told_once() {
     let run = doctor(dir.path()).exit(1);
     assert_eq!(run.stdout.matches("\nprogram ").count(), 1, "{run}");
     assert!(run.stdout.contains("llama-cli, llama-server, program"), "{run}");
-}
-
-/// A program that has computed and waits for the end of its input.
-struct Waiting(std::process::Child);
-
-impl Waiting {
-    fn start(program: &Path) -> Self {
-        use std::io::{BufRead, BufReader};
-        use std::process::{Command, Stdio};
-        let mut command = Command::new(program);
-        command.env("WAIT", "1").env("LD_PRELOAD", shim()).env("ZEN5TURBO_GATE", "off");
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it can be started");
-        let mut line = String::new();
-        let stdout = child.stdout.as_mut().expect("stdout is piped");
-        let _ = BufReader::new(stdout).read_line(&mut line).expect("a pipe can be read");
-        assert!(line.contains("computed"), "{line:?}");
-        Self(child)
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
-    }
 }

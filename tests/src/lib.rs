@@ -21,6 +21,7 @@ mod outcome;
 mod pages;
 mod program;
 mod refusal;
+mod waiting;
 
 pub use cold::Cold;
 pub use container::{Container, Engine, OLLAMA, only_program, unpacked};
@@ -34,6 +35,7 @@ pub use outcome::{Outcome, Stats};
 pub use pages::{Mapping, Snapshot, buffers, cached, copies};
 pub use program::{Program, TIME_LIMIT, clean_environment};
 pub use refusal::{CONTAINER, Refusal};
+pub use waiting::Waiting;
 pub use zen5turbo_skip::{Need, skip};
 
 use std::path::{Path, PathBuf};

@@ -22,12 +22,17 @@ pub struct Advice {
     pub why: String,
 }
 
+/// The CPUs that a process may use that is started here.
+pub fn allowed(root: &Root) -> Option<CpuSet> {
+    let list = root.field("proc/self/status", "Cpus_allowed_list").and_then(|list| CpuSet::parse(&list));
+    list.or_else(|| cpuset::affinity().ok())
+}
+
 /// For a process that is started here. `None` where sysfs does not tell the CPUs.
 pub fn advice(root: &Root, cpu: &str) -> Option<Advice> {
     let topology = Topology::read(&root.path("sys/devices/system"))?;
-    let list = root.field("proc/self/status", "Cpus_allowed_list").and_then(|list| CpuSet::parse(&list));
     let online: CpuSet = topology.nodes.iter().flat_map(|node| node.cpus.iter()).collect();
-    let allowed = list.or_else(|| cpuset::affinity().ok()).unwrap_or(online);
+    let allowed = allowed(root).unwrap_or(online);
     let nodes: Vec<usize> = topology.nodes.iter().map(|node| node.id).collect();
     let cores = topology.spread_cores(&allowed, &nodes);
     let measured = root.is_machine().then(|| tune::threads_of(cpu)).flatten();

@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use zen5turbo_config::Threads;
 use zen5turbo_host::CpuBudget;
 use zen5turbo_host::cpu_budget::Limit;
-use zen5turbo_host::cpuset::{self, CpuSet};
+use zen5turbo_host::cpuset::CpuSet;
 use zen5turbo_host::topology::Topology;
 
 use super::check::Check;
 use crate::knobs::Settings;
 use crate::root::Root;
 use crate::text;
-use crate::threads::{Advice, advice};
+use crate::threads::{self, Advice, advice};
 
 /// What the machine consists of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -221,8 +221,7 @@ fn smt(root: &Root, parts: &Parts) -> Check {
 
 fn allowed(root: &Root, parts: &Parts) -> Check {
     const ID: &str = "cpus.allowed";
-    let list = root.field("proc/self/status", "Cpus_allowed_list").and_then(|list| CpuSet::parse(&list));
-    let Some(set) = list.or_else(|| cpuset::affinity().ok()) else {
+    let Some(set) = threads::allowed(root) else {
         return Check::ok(ID, "not told");
     };
     let found = format!("{} of {} ({set})", set.len(), parts.cpus);
