@@ -232,7 +232,9 @@ def lower_share(ours, theirs):
     (mine, drafted), (other, drafted_other) = share(ours), share(theirs)
     rounds = len({row["round"] for row in ours})
     if not drafted or not drafted_other:
-        return f"{drafted_other} were drafted with stock, and {drafted} here" if drafted < drafted_other and not drafted else ""
+        # A count has its square root as standard error: of one draft or two nothing can be told.
+        fewer = not drafted and drafted_other > ERRORS * drafted_other**0.5
+        return f"{drafted_other} were drafted with stock, and {drafted} here" if fewer else ""
     pooled = (mine * drafted + other * drafted_other) / (drafted + drafted_other)
     error = (pooled * (1 - pooled) * (1 / drafted + 1 / drafted_other) * rounds) ** 0.5
     prompts = [{prompt: share(of)[0] for (prompt,), of in groups(rows, "prompt").items() if share(of)[1]} for rows in (ours, theirs)]
