@@ -55,6 +55,16 @@ fn with_allocators(dir: &TempDir, orders: &[Shim], program: impl Fn() -> Program
 
 #[test]
 fn two_models_are_mapped_copied_and_unmapped_while_other_threads_allocate() {
+    two_models(&[Shim::First]);
+}
+
+#[test]
+#[ignore = "nightly"]
+fn two_models_are_mapped_copied_and_unmapped_with_the_allocator_before_the_shim() {
+    two_models(&[Shim::Last]);
+}
+
+fn two_models(orders: &[Shim]) {
     let dir = work_dir();
     let (program, model) = copied_fixture(&dir);
     for pages in ["thp", "auto"] {
@@ -62,7 +72,7 @@ fn two_models_are_mapped_copied_and_unmapped_while_other_threads_allocate() {
         let mode = if pages == "thp" { "two" } else { "replaced" };
         with_allocators(
             &dir,
-            &[Shim::First, Shim::Last],
+            orders,
             || {
                 Program::engaged(&program)
                     .knob("KERNELS", "avx2")

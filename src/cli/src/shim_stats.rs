@@ -119,10 +119,8 @@ impl Threads {
 /// Barriers of the graphs of one class, on average.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Barriers {
-    /// ggml's, where the threads wait for each other: behind nearly every operation, and inside some.
+    /// ggml's: behind nearly every operation, and inside some.
     pub between: f64,
-    /// ggml's, where they do not wait.
-    pub skipped: f64,
     /// Inside products and attention that this library computes.
     pub inside: f64,
 }
@@ -130,10 +128,10 @@ pub struct Barriers {
 impl Barriers {
     /// Of graphs of one class; `None` where there are no barriers.
     pub fn of(graphs: &document::Graphs) -> Option<Self> {
-        let document::Barriers { between, skipped, inside } = graphs.barriers;
+        let document::Barriers { between, inside } = graphs.barriers;
         let mean = |all: u64| all as f64 / graphs.count.max(1) as f64;
         let any = graphs.barriers != document::Barriers::default();
-        any.then(|| Self { between: mean(between), skipped: mean(skipped), inside: mean(inside) })
+        any.then(|| Self { between: mean(between), inside: mean(inside) })
     }
 
     /// Of graphs of one column.
@@ -141,14 +139,10 @@ impl Barriers {
         Self::of(statistics.graphs.get("1")?)
     }
 
-    /// `181 in a graph of one column, 22 of them inside products and attention; 36 more are skipped`
+    /// `181 in a graph of one column, 22 of them inside products and attention`
     pub fn line(&self) -> String {
-        let skipped = match self.skipped {
-            none if none < 0.5 => String::new(),
-            some => format!("; {some:.0} more are skipped"),
-        };
         let all = self.between + self.inside;
-        format!("{all:.0} in a graph of one column, {:.0} of them inside products and attention{skipped}", self.inside)
+        format!("{all:.0} in a graph of one column, {:.0} of them inside products and attention", self.inside)
     }
 }
 
@@ -291,18 +285,10 @@ mod tests {
 
     #[test]
     fn barriers_are_told_for_each_graph_of_one_column() {
-        let of = |skipped: u64| {
-            let text = format!(
-                r#"{{"graphs":{{"1":{{"count":10,"barriers":{{"between":1590,"skipped":{skipped},"inside":220}}}},
-                    "many":{{"count":1,"barriers":{{"between":7}}}}}}}}"#
-            );
-            Barriers::of_one_column(&parse(&text).unwrap()).unwrap().line()
-        };
-        assert_eq!(
-            of(360),
-            "181 in a graph of one column, 22 of them inside products and attention; 36 more are skipped"
-        );
-        assert_eq!(of(0), "181 in a graph of one column, 22 of them inside products and attention");
+        let text = r#"{"graphs":{"1":{"count":10,"barriers":{"between":1590,"inside":220}},
+                                 "many":{"count":1,"barriers":{"between":7}}}}"#;
+        let line = Barriers::of_one_column(&parse(text).unwrap()).unwrap().line();
+        assert_eq!(line, "181 in a graph of one column, 22 of them inside products and attention");
         assert_eq!(Barriers::of_one_column(&parse(r#"{"graphs":{"1":{"count":3}}}"#).unwrap()), None);
     }
 

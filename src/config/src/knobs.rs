@@ -301,17 +301,6 @@ pub static KNOBS: &[Knob] = &[
         get: |c| word_of(&c.barrier, &BARRIERS).to_owned(),
     },
     Knob {
-        name: "ZEN5TURBO_TOGETHER",
-        group: Group::Threads,
-        help: "Whether products that read the same activations are computed together",
-        details: "`auto`: Q, K and V of an attention, or gate and up of a feed-forward network, without a barrier between them. Behind the later ones the threads do not wait, unless the program can abort the graph. With two threads it gains nothing; more were not measured.",
-        words: &words(&TOGETHER),
-        other: None,
-        unset: "",
-        set: |c, v| choose(&mut c.together, v, &TOGETHER),
-        get: |c| word_of(&c.together, &TOGETHER).to_owned(),
-    },
-    Knob {
         name: "ZEN5TURBO_LOG",
         group: Group::Reporting,
         help: "What is written to stderr",

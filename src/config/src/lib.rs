@@ -60,8 +60,6 @@ pub struct Config {
     pub threads: Threads,
     /// `ZEN5TURBO_BARRIER`: whether the threads of a graph wait for each other at our barrier.
     pub barrier: bool,
-    /// `ZEN5TURBO_TOGETHER`: whether products that read the same activations are computed together.
-    pub together: bool,
     /// `ZEN5TURBO_LOG`.
     pub log: LogLevel,
     /// `ZEN5TURBO_STATS`: where statistics are written, `%p` not yet replaced.
@@ -100,7 +98,6 @@ impl Default for Config {
             threads: Threads::Auto,
             barrier: true,
             // How much faster it is was not measured; it takes 8 to 12 % of the barriers of a token (2026-11-30, bench/records).
-            together: false,
             log: LogLevel::Off,
             stats: None,
             live: true,

@@ -235,9 +235,6 @@ pub(crate) static THREADS: Choices<Threads, 2> = [
 pub(crate) static BARRIERS: Choices<bool, 2> =
     [(true, word("auto", "asleep where other processes need the CPUs")), (false, word("off", "as ggml does"))];
 
-pub(crate) static TOGETHER: Choices<bool, 2> =
-    [(false, word("off", "one by one, as in ggml")), (true, word("auto", "where they use no memory of each other"))];
-
 choice! {
     /// How much is written to stderr.
     #[derive(PartialOrd, Ord)]

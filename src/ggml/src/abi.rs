@@ -68,9 +68,6 @@ pub const TENSOR_OVERHEAD: usize = OBJECT_SIZE + size_of::<Tensor>();
 /// `GGML_TENSOR_FLAG_INPUT`: the program sets the tensor anew for every graph.
 pub const TENSOR_FLAG_INPUT: i32 = 1;
 
-/// `GGML_TENSOR_FLAG_COMPUTE`: ggml skips nodes without it. Not in older releases.
-pub const TENSOR_FLAG_COMPUTE: i32 = 16;
-
 /// `GGML_TYPE_F32` in every release.
 pub const TYPE_F32: c_int = 0;
 

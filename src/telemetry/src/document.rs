@@ -162,10 +162,8 @@ members! {
 
     /// Barriers of graphs.
     pub struct Barriers {
-        /// ggml's, where the threads wait for each other: behind nearly every operation, and inside some.
+        /// ggml's: behind nearly every operation, and inside some.
         between: u64,
-        /// ggml's, where they do not wait.
-        skipped: u64,
         /// Inside products and attention that this library computes.
         inside: u64,
     }
@@ -410,7 +408,7 @@ mod tests {
             "computed": true,
             "threads": {"asked": 8, "used": 2, "budget": 2, "capped": 5, "pools": 1, "lost_mcpu": 40,
                         "sleeps": {"count": 3, "us": 9}},
-            "graphs": {"1": {"count": 1, "columns": 1, "ns": 5, "barriers": {"between": 9, "skipped": 2, "inside": 1}}},
+            "graphs": {"1": {"count": 1, "columns": 1, "ns": 5, "barriers": {"between": 9, "inside": 1}}},
             "ops": {"MUL_MAT": {"q4_K": {"taken": 90, "ns": 5, "bytes": 6, "mac": 7, "kernels": {"gemv": "avx512"},
                                          "declined": {"use_ref": 10}}}, "FLASH_ATTN_EXT": {}},
             "other_ops": {"MUL": {"taken": 1, "bytes": 2, "declined": {"shape_not_supported": 3}}},

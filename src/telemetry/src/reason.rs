@@ -101,8 +101,6 @@ reasons! {
     PoolParamsUnknown = "pool_params_unknown",
     /// More thread pools than the table of them has room for.
     PoolTableFull = "pool_table_full",
-    /// A barrier behind an operation, at which threads were not to wait, did not come: no barrier is skipped any more.
-    BarriersOdd = "barriers_odd",
     /// A function for pools was called by a pointer, and several copies of ggml have one: whose it is is not known.
     PoolOwnerUnknown = "pool_owner_unknown",
     /// NUMA: sysfs or procfs does not tell the nodes, CPUs or affinity.

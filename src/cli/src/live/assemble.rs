@@ -89,7 +89,7 @@ mod tests {
         let value = serde_json::to_value(&document).unwrap();
         assert_eq!(
             value["graphs"],
-            json!({"1": {"count": 2, "columns": 0, "ns": 0, "barriers": {"between": 0, "skipped": 0, "inside": 0}}})
+            json!({"1": {"count": 2, "columns": 0, "ns": 0, "barriers": {"between": 0, "inside": 0}}})
         );
         let q4 = &value["ops"]["MUL_MAT"]["q4_K"];
         assert_eq!((&q4["taken"], &q4["kernels"]), (&json!(5), &json!({"1": "avx2"})));

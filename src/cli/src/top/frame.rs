@@ -321,7 +321,7 @@ pub mod tests {
         let statistics = json!({
             "program": "llama-cli", "state": "active", "isa": "avx512vnni",
             "graphs": {"1": {"count": 40 * n, "columns": 40 * n, "ns": n * 800_000_000,
-                             "barriers": {"between": 6000 * n, "skipped": 1000 * n, "inside": 400 * n}},
+                             "barriers": {"between": 6000 * n, "inside": 400 * n}},
                        "many": {"count": 2, "columns": 1000, "ns": 5}},
             "ops": {"MUL_MAT": {
                 "q4_K": {"taken": 100 * n, "ns": n * 500_000_000, "bytes": n * 4_000_000_000, "mac": n * 1_000_000_000,

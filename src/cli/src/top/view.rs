@@ -186,7 +186,7 @@ mod tests {
             "llama-cli (process 7): active, kernels avx512vnni",
             "generating 40.0 graphs of one column a second",
             "threads    asked 8, used 2 (CPU quota 200000/100000 us of /sys/fs/cgroup/a)",
-            "barriers   160 in a graph of one column, 10 of them inside products and attention; 25 more are skipped",
+            "barriers   160 in a graph of one column, 10 of them inside products and attention",
             "4.00 GB/s read, 8.00 GB/s while products run",
             "50 % of the weights that products read are on huge pages",
             "columns/s, at most 40",

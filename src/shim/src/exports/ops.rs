@@ -154,6 +154,6 @@ unsafe extern "C-unwind" fn graph_compute(cgraph: *mut c_void, cplan: *mut CPlan
     let running = RunningGraph::begin(guarded(None, || unsafe { lifecycle::prepare(caller, cgraph, cplan) }));
     // SAFETY: the original is called with its own arguments. It may throw, because a callback of the program may.
     let status = unsafe { original(cgraph, cplan) };
-    running.returned(caller);
+    running.returned();
     status
 }

@@ -11,7 +11,7 @@ use crate::ggml::abi::PoolParams;
 use crate::ggml::functions;
 use crate::loader::{originals, pool_functions};
 use crate::log;
-use crate::threads::{barrier, node_ends, pools};
+use crate::threads::{barrier, counting, pools};
 
 /// `struct ggml_threadpool * ggml_threadpool_new(struct ggml_threadpool_params *)`.
 ///
@@ -78,7 +78,8 @@ unsafe extern "C-unwind" fn barrier_of(pool: *mut c_void, from: usize) {
     // `committed`, because threads that use different barriers compute wrong results.
     let waited = committed(|| {
         fault(Fault::Barrier);
-        node_ends::passes() || barrier::wait(pool)
+        counting::between();
+        barrier::wait(pool)
     });
     if waited {
         return;

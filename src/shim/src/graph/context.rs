@@ -61,15 +61,6 @@ impl ActiveGraph {
     }
 }
 
-impl ActiveGraph {
-    /// The plan of a graph that has ended.
-    pub fn plan(&self) -> &Plan {
-        // SAFETY: only the thread that claimed the slot writes the plan, before this object was made. The slot is free
-        // for others when this object is dropped.
-        unsafe { &*SLOTS[self.slot].plan.get() }
-    }
-}
-
 impl Drop for ActiveGraph {
     fn drop(&mut self) {
         // The threads of the graph have passed its last barrier, so none of them is inside a node.

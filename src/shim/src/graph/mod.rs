@@ -30,4 +30,3 @@ mod plan;
 mod policy;
 #[cfg(test)]
 mod scaling_tests;
-mod together;

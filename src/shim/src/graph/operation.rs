@@ -1,8 +1,6 @@
 //! One thread's call for one operation of a graph.
 
-use std::sync::atomic::Ordering;
-
-use crate::config::{Fault, config};
+use crate::config::Fault;
 
 use super::plan::Plan;
 use super::{context, execute, ops};
@@ -12,7 +10,6 @@ use crate::ggml::checked::object;
 use crate::loader::{Abi, BoundLibrary, Op};
 use crate::reason::Reason;
 use crate::stats::{self, OpKind};
-use crate::threads::node_ends::{self, Arrival};
 
 /// Computes an operation if the graph's plan says so; returns whether it was computed. The plan has made the decision
 /// before, so all threads of the graph come to the same answer.
@@ -26,20 +23,11 @@ pub unsafe fn compute(caller: &BoundLibrary, params: &ComputeParams, op: &Tensor
     if !unsafe { abi.fits(op) } {
         return false;
     }
-    let arrival = config().together.then(|| arrive(op, op)).flatten();
     let (kind, weights, reason) = match abi.op(op.op) {
         Op::Matrix(kind) => {
             let plan = context::find(params.wdata);
             let node = plan.and_then(|plan| plan.find(op));
             match planned(abi, params, plan, node.map(|node| (node, &node.decision))) {
-                Ok((plan, node, _)) if plan.is_done(node, params.ith as usize) => {
-                    if let Some(arrival) = arrival {
-                        let barriers = node_ends::leave(arrival, node.between, plan.ends, plan.number);
-                        let progress = &plan.progress[params.ith as usize].0;
-                        progress.barriers.store(barriers.unwrap_or(0), Ordering::Relaxed);
-                    }
-                    return true;
-                }
                 Ok((plan, node, job)) => {
                     if params.ith == 0 {
                         fault(Fault::Product);
@@ -81,16 +69,6 @@ pub unsafe fn compute(caller: &BoundLibrary, params: &ComputeParams, op: &Tensor
     false
 }
 
-/// Tells the barriers that this thread comes to an operation, or to two that ggml has fused.
-#[inline]
-fn arrive(first: *const Tensor, last: *const Tensor) -> Option<Arrival> {
-    let arrival = node_ends::arrive(first, last);
-    if arrival.is_none() {
-        stats::event(Reason::BarriersOdd);
-    }
-    arrival
-}
-
 /// The same for a RMS_NORM and the MUL after it, of which ggml writes only the result of the MUL.
 ///
 /// # Safety
@@ -101,9 +79,6 @@ pub unsafe fn compute_norm_mul(caller: &BoundLibrary, params: &ComputeParams, no
     // SAFETY: both are tensors of the ggml of `caller`, by the contract of this function.
     if !unsafe { abi.fits(norm) && abi.fits(mul) } {
         return false;
-    }
-    if config().together {
-        arrive(norm, mul);
     }
     // SAFETY: the conditions are those of this function.
     unsafe { ops::compute_norm_mul(abi, params, norm, mul) }

@@ -26,7 +26,6 @@ use crate::log::{self, LogLevel, log};
 use crate::placement::{self, Matrices, Team};
 use crate::reason::Reason;
 use crate::stats;
-use crate::threads::node_ends::{Between, Ends};
 use crate::tuning;
 use crate::weights::sources::Pin;
 use crate::weights::{copies, reader};
@@ -34,9 +33,6 @@ use crate::weights::{copies, reader};
 /// Up to this many elements, every thread quantises the activations for itself, which needs no barrier. More elements
 /// are quantised once, by all threads together.
 const PRIVATE_ELEMENTS: usize = 8 << 10;
-
-/// The number of the next plan.
-static NUMBER: AtomicU64 = AtomicU64::new(1);
 
 /// The plan of one graph.
 pub struct Plan {
@@ -66,10 +62,6 @@ pub struct Plan {
     arrived: Vec<Padded<AtomicBool>>,
     /// With shares: for each product, the number of the next piece on each NUMA node.
     next_of_nodes: Vec<Padded<AtomicUsize>>,
-    /// What threads do behind a product that they have computed together with an earlier one.
-    pub ends: Ends,
-    /// A number that no other plan has had.
-    pub number: u64,
 }
 
 /// What a thread has done in a graph. Only this thread writes it, and the others read it when the graph has ended.
@@ -81,10 +73,6 @@ pub struct Progress {
     pub shared: AtomicU64,
     /// The id of the picks that it has grouped by expert.
     pub grouped: AtomicU64,
-    /// The position, plus 1, of the first product of the last group that it has computed; 0 for none.
-    pub group: AtomicUsize,
-    /// How often one barrier has come behind a product for which nothing was left to do; 0 if it was not always one.
-    pub barriers: AtomicU64,
 }
 
 /// One matrix product.
@@ -103,12 +91,6 @@ pub struct Node {
     pub place: Option<u32>,
     /// Its position in the plan.
     pub number: usize,
-    /// The position of the first product of its group, if it is computed together with earlier ones.
-    pub first: Option<usize>,
-    /// The position of the next product of its group.
-    pub next_together: Option<usize>,
-    /// The operations around it, if it is computed together with earlier products.
-    pub between: Between,
 }
 
 /// A product that is computed here.
@@ -196,8 +178,6 @@ impl Plan {
             team: Team::new(),
             arrived: Vec::new(),
             next_of_nodes: Vec::new(),
-            ends: Ends::Wait,
-            number: 0,
         }
     }
 
@@ -210,8 +190,6 @@ impl Plan {
         self.nodes.clear();
         self.attention.clear();
         self.columns = 0;
-        self.number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        self.ends = Ends::Wait;
         self.threads = threads;
         self.team = Team::of(threads);
         self.blocking = tuning::blocking();
@@ -343,27 +321,7 @@ impl Plan {
             next: Padded::default(),
             place: None,
             number: self.nodes.len(),
-            first: None,
-            next_together: None,
-            between: Between::NONE,
         }
-    }
-
-    /// Whether thread `ith` has computed the product already, together with an earlier one. The answer is the same for all
-    /// threads.
-    #[inline]
-    pub fn is_done(&self, node: &Node, ith: usize) -> bool {
-        node.first.is_some_and(|first| self.progress[ith].0.group.load(Ordering::Relaxed) == first + 1)
-    }
-
-    /// Whether exactly one barrier came on every thread behind each product for which nothing was left to do, and there
-    /// was such a product. The graph has ended.
-    pub fn one_barrier_came(&self) -> bool {
-        let came = |progress: &Padded<Progress>| progress.0.barriers.load(Ordering::Relaxed);
-        self.progress.first().is_some_and(|first| {
-            let first = came(first);
-            first > 0 && self.progress.iter().all(|progress| came(progress) == first)
-        })
     }
 
     /// Reports the weights of this graph to [`reader`] and [`copies`], and lets products read the copies of their

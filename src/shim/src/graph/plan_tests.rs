@@ -54,9 +54,6 @@ fn every_panel_is_computed_once_whoever_comes_when_and_however_few_come() {
                             place: None,
                             next: Padded::default(),
                             number: 0,
-                            first: None,
-                            next_together: None,
-                            between: Between::NONE,
                         });
                         let nodes = plan.team.shares.expect("shares").nodes;
                         plan.next_of_nodes.resize_with(nodes, Padded::default);

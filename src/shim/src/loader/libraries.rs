@@ -46,8 +46,6 @@ pub struct BoundLibrary {
     pub rows: [AtomicPtr<c_void>; rows::COUNT],
     /// Whether it frees its large buffers through the hook (see [`crate::buffers::large`]), once known.
     pub returns_buffers: OnceLock<bool>,
-    /// Whether it is known that the threads of its graphs end each operation with one call of the hooked barrier.
-    pub one_barrier_ends: AtomicBool,
     /// ggml's functions for pools of threads, once they were asked for.
     pools: OnceLock<Option<PoolFunctions>>,
     /// Its originals in a BLAS library, once they were asked for.
@@ -111,7 +109,6 @@ fn resolve(address: usize) -> Option<&'static BoundLibrary> {
         aligned_free: scope.function(ggml_aligned_free),
         rows: std::array::from_fn(|_| AtomicPtr::default()),
         returns_buffers: OnceLock::new(),
-        one_barrier_ends: AtomicBool::new(false),
         pools: OnceLock::new(),
         blas: OnceLock::new(),
         // SAFETY: a scope finds the functions of one ggml by their names. The reference to the library keeps it, and what it

@@ -33,7 +33,6 @@ pub fn graph(columns: usize, ns: u64, barriers: Barriers<u64>) {
     graphs.columns.fetch_add(columns as u64, Relaxed);
     graphs.ns.fetch_add(ns, Relaxed);
     graphs.barriers.between.fetch_add(barriers.between, Relaxed);
-    graphs.barriers.skipped.fetch_add(barriers.skipped, Relaxed);
     graphs.barriers.inside.fetch_add(barriers.inside, Relaxed);
 }
 

@@ -27,7 +27,7 @@ use zen5turbo_host::cpuset::{CpuSet, MAX_CPUS};
 use zen5turbo_host::thread::{sleep_while, wake_all};
 use zen5turbo_host::topology::{SYSFS, Topology};
 
-use super::node_ends;
+use super::counting;
 use crate::ggml::functions::ggml_barrier;
 use crate::stats;
 
@@ -296,7 +296,7 @@ pub fn wait(pool: *mut c_void) -> bool {
 /// All threads of the graph call this. ggml gave them `pool`, and `original` is the barrier of that ggml.
 #[inline]
 pub unsafe fn meet(pool: *mut c_void, original: ggml_barrier) {
-    node_ends::inside();
+    counting::inside();
     if !wait(pool) {
         // SAFETY: the barrier is called with its own pool by all threads of the graph, by the contract of this function.
         unsafe { original(pool) };

@@ -9,8 +9,8 @@
 
 pub mod barrier;
 mod budget;
+pub mod counting;
 mod graph;
-pub mod node_ends;
 pub mod pools;
 mod pressure;
 

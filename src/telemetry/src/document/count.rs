@@ -63,7 +63,7 @@ impl Document {
 }
 
 fn barriers<N: Number>(barriers: &crate::live::Barriers<N>) -> Barriers {
-    Barriers { between: barriers.between.get(), skipped: barriers.skipped.get(), inside: barriers.inside.get() }
+    Barriers { between: barriers.between.get(), inside: barriers.inside.get() }
 }
 
 fn threads<N: Number>(threads: &crate::live::Threads<N>) -> Threads {

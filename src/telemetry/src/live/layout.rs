@@ -19,7 +19,7 @@ use zen5turbo_kernels::ops::Operation;
 pub const NAME: &CStr = c"zen5turbo-live";
 
 /// Of the layout: to be raised with every change of it.
-pub const VERSION: u64 = 6;
+pub const VERSION: u64 = 7;
 
 /// The first word, as the bytes of a text.
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"zen5live");
@@ -100,10 +100,8 @@ pub struct Graphs<N> {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Barriers<N> {
-    /// ggml's, where the threads wait for each other: behind nearly every operation, and inside some.
+    /// ggml's: behind nearly every operation, and inside some.
     pub between: N,
-    /// ggml's, where they do not wait.
-    pub skipped: N,
     /// Inside products and attention that this library computes.
     pub inside: N,
 }

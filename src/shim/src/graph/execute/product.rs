@@ -17,30 +17,12 @@ use crate::stats;
 use crate::threads::barrier;
 use crate::weights::reader;
 
-/// Computes this thread's share of `job`, and of the products that are computed together with it. Every thread of the
-/// graph calls this for every job, because the barrier inside needs all threads; no thread can decline after the plan's
-/// decision.
+/// Computes this thread's share of `job`. Every thread of the graph calls this for every job, because the barrier inside
+/// needs all threads; no thread can decline after the plan's decision.
 ///
 /// # Safety
 /// `params` is what ggml passed for the graph that `plan` describes, `params.nth <= plan.threads`.
 pub unsafe fn run(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &ComputeParams) {
-    // SAFETY: the conditions are those of this function.
-    unsafe { run_one(plan, node, job, abi, params) };
-    if node.first.is_some() || node.next_together.is_none() {
-        return;
-    }
-    let mut last = node;
-    while let Some(next) = last.next_together.map(|next| &plan.nodes[next])
-        && let Ok(job) = &next.decision
-    {
-        // SAFETY: the same. `together` has found that the product may run now.
-        unsafe { run_one(plan, next, job, abi, params) };
-        last = next;
-    }
-    plan.progress[params.ith as usize].0.group.store(node.number + 1, Ordering::Relaxed);
-}
-
-unsafe fn run_one(plan: &Plan, node: &Node, job: &Job, abi: &Abi, params: &ComputeParams) {
     let ith = params.ith as usize;
     let started = (ith == 0).then(Instant::now);
     plan.arrive(ith);
@@ -123,8 +105,7 @@ impl<'a> Worker<'a> {
         let shared = plan.shared_activations();
         // Every thread has come through the same products, so all threads decide alike.
         if progress.shared.load(Ordering::Relaxed) != act.id {
-            // No thread reads the activations of a product before: products that are computed together have the same
-            // ones, and all threads have passed ggml's barrier behind the others.
+            // No thread reads the activations of a product before: all threads have passed ggml's barrier behind it.
             quantize(ith, nth, shared);
             if nth > 1 {
                 // SAFETY: all threads of the graph come here; the pool and the barrier are those of its ggml.
