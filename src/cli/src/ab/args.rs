@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::serve::options::ServeArgs;
 use crate::knobs::values;
 
 /// Measure off/on side by side with your own llama-bench
@@ -105,8 +106,10 @@ pub struct Args {
     /// Longest time for one run, seconds
     #[arg(long, value_name = "S", default_value_t = 1800)]
     pub timeout: u64,
-    /// More arguments for llama-bench, in every arm
-    #[arg(last = true, value_name = "LLAMA-BENCH ARGS")]
+    #[command(flatten)]
+    pub serve: ServeArgs,
+    /// More arguments for llama-bench, or llama-server with --serve, in every arm
+    #[arg(last = true, value_name = "LLAMA ARGS")]
     pub more: Vec<String>,
 }
 
