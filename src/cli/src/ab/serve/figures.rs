@@ -25,6 +25,9 @@ const COMPARED: [(Name, Better, &str); 9] = [
 /// The highest rate at which the bounds hold.
 pub const HIGHEST_RATE: Name = "highest_rate_requests_per_s";
 
+/// 1 where both bounds hold at the rate that was given, else 0.
+pub const WITHIN_BOUNDS: Name = "within_bounds";
+
 /// Which direction of a quantity is good; `None` for those that are not compared.
 pub fn better(name: &str) -> Option<Better> {
     COMPARED.iter().find(|(known, ..)| *known == name).map(|(_, better, _)| *better)
@@ -32,7 +35,12 @@ pub fn better(name: &str) -> Option<Better> {
 
 /// A quantity for readers.
 pub fn title(name: &str) -> &str {
-    COMPARED.iter().find(|(known, ..)| *known == name).map_or(name, |(.., title)| title)
+    match name {
+        "requests_per_s" => "requests/s",
+        "rate_requests_per_s" => "rate, requests/s",
+        WITHIN_BOUNDS => "within the bounds (1: yes, 0: no)",
+        _ => COMPARED.iter().find(|(known, ..)| *known == name).map_or(name, |(.., title)| title),
+    }
 }
 
 /// Values by name, in the order in which they are shown.
@@ -76,11 +84,13 @@ impl Figures {
         }
     }
 
-    /// Tokens of all answers, by the time in which they were made, prompts included.
+    /// Tokens of all answers, by the time in which they were made, prompts included; and with the tokens of prompts that
+    /// were not found in the cache.
     pub fn add_throughput(&mut self, counts: &Counts, wall_s: f64) {
         let computed = counts.prompt_tokens.saturating_sub(counts.prompt_tokens_cached);
         self.add("tokens_per_s", counts.tokens as f64 / wall_s);
         self.add("tokens_with_prompts_per_s", (counts.tokens + computed) as f64 / wall_s);
+        self.add("requests_per_s", counts.answered as f64 / wall_s);
     }
 }
 

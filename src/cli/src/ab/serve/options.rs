@@ -80,7 +80,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "RATE", requires = "serve", value_parser = rate)]
     pub rate: Option<f64>,
     /// Shortest time for one rate, seconds: a high rate gets more requests
-    #[arg(long, value_name = "S", requires = "serve", default_value_t = 10.0, value_parser = positive)]
+    #[arg(long, value_name = "S", requires = "serve", default_value_t = 20.0, value_parser = positive)]
     pub rate_seconds: f64,
     /// Bound of the 99th percentile of the time to the first token, ms (MLPerf's for Llama 2 70B)
     #[arg(long, value_name = "MS", requires = "serve", default_value_t = 2000.0, value_parser = positive)]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 use super::client::{Answer, End};
-use super::figures::{Counts, Figures, HIGHEST_RATE, above_p99};
+use super::figures::{Counts, Figures, HIGHEST_RATE, WITHIN_BOUNDS, above_p99};
 use super::load::{self, Late, Loaded, Pace};
 use super::options::Scenario;
 use super::plan::Plan;
@@ -104,19 +104,18 @@ pub fn run(plan: &Plan, scenario: Scenario, server: &mut Server, hint: f64) -> R
         Scenario::SingleStream => {
             let loaded = steady(plan, server, SINGLE, &Pace::OneByOne, scenario, &mut outcome)?;
             outcome.figures.add_latencies(&loaded.answers);
-            outcome.figures.add_throughput(&outcome.counts, loaded.wall_s);
+            outcome.figures.add("tokens_per_s", outcome.counts.tokens as f64 / loaded.wall_s);
         }
         Scenario::Offline => {
             let loaded = steady(plan, server, OFFLINE, &Pace::AtOnce, scenario, &mut outcome)?;
             outcome.figures.add_throughput(&outcome.counts, loaded.wall_s);
-            outcome.figures.add("requests_per_s", outcome.counts.answered as f64 / loaded.wall_s);
         }
         Scenario::Server => match plan.rate {
             Some(rate) => {
                 let probe = probe(plan, server, rate, FIXED, false, &mut outcome)?;
                 outcome.figures.add("rate_requests_per_s", rate);
                 append(&mut outcome.figures, &probe.figures);
-                outcome.figures.add("within_bounds", f64::from(u8::from(probe.within)));
+                outcome.figures.add(WITHIN_BOUNDS, f64::from(u8::from(probe.within)));
                 outcome.probes.push(probe);
             }
             None => search(plan, server, hint, &mut outcome)?,
