@@ -249,9 +249,8 @@ fn a_server_that_dies_midway_is_told_and_what_was_finished_is_kept() {
     assert_eq!(bench.json()["runs"].as_array().unwrap().len(), 1);
 }
 
-#[test]
-fn ctrl_c_ends_the_server_and_keeps_what_was_finished() {
-    let bench = Bench::new();
+/// Ctrl-C in the middle of the second server; its number, which it wrote itself.
+fn interrupted(bench: &Bench) -> String {
     bench.set("hang-at", "13");
     let mut command = bench.serve("1", "--scenarios single-stream");
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -265,7 +264,33 @@ fn ctrl_c_ends_the_server_and_keeps_what_was_finished() {
     let out = child.wait_with_output().unwrap();
     assert_eq!((out.status.code(), out.status.signal()), (Some(130), None), "{}", stderr(&out));
     assert_shows(&stderr(&out), &["interrupted: 1 server was measured"]);
-    let pid = fs::read_to_string(bench.path("pid")).unwrap();
+    fs::read_to_string(bench.path("pid")).unwrap()
+}
+
+/// Whether no process of this number computes: one that nobody has reaped yet is gone as well.
+fn is_gone(pid: &str) -> bool {
     let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    assert!(state.is_empty() || state.contains(") Z ") || state.contains(") X "), "{pid} still lives: {state}");
+    state.is_empty() || state.contains(") Z ") || state.contains(") X ")
+}
+
+#[test]
+fn ctrl_c_ends_the_server_and_keeps_what_was_finished() {
+    let pid = interrupted(&Bench::new());
+    assert!(is_gone(&pid), "{pid} still lives");
+}
+
+#[test]
+fn ctrl_c_ends_a_server_that_a_script_has_started() {
+    let bench = Bench::new();
+    fs::rename(bench.path("llama-server"), bench.path("real-server")).unwrap();
+    bench.set("llama-server", "#!/bin/sh\n\"$(dirname \"$0\")/real-server\" \"$@\"\nexit $?\n");
+    let mode = fs::metadata(bench.path("real-server")).unwrap().permissions();
+    fs::set_permissions(bench.path("llama-server"), mode).unwrap();
+    let pid = interrupted(&bench);
+    // Its parent cannot wait for it any more.
+    let begin = Instant::now();
+    while !is_gone(&pid) {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{pid} still lives");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

@@ -154,6 +154,10 @@ impl Prepared {
         let mut args = <Alone as clap::Parser>::try_parse_from(words)
             .map_err(|error| anyhow!("the options of ab: {}", error.to_string().lines().next().unwrap_or_default()))?
             .args;
+        ensure!(
+            !args.serve.serve,
+            "found --serve among the options of ab; expected those of llama-bench: give --serve to zen5turbo ab itself"
+        );
         let plan = planned(&mut args)?;
         Ok(Prepared { args, plan })
     }

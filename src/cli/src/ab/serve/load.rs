@@ -49,7 +49,7 @@ pub struct Loaded {
 ///
 /// # Errors
 /// The server ended or is late, or this command is to end. The server is killed then, and no client waits any more.
-pub fn run(server: &mut Server, requests: &[Request], pace: &Pace, late: Option<Late>, what: &str) -> Result<Loaded> {
+pub fn run(server: &Server, requests: &[Request], pace: &Pace, late: Option<Late>, what: &str) -> Result<Loaded> {
     let hang_up = AtomicBool::new(false);
     let began: Vec<AtomicBool> = requests.iter().map(|_| AtomicBool::new(false)).collect();
     let client = server.client.clone();

@@ -132,11 +132,11 @@ fn warm_up(plan: &Plan, measured: &mut Measured, progress: &Progress) -> Result<
     measured.context = longest / 2 + u64::from(plan.kind.tokens) + SPARE;
     for (a, arm) in plan.arms.iter().enumerate().filter(|(_, arm)| !matches!(arm.role, Role::Again(_))) {
         progress.warm_up(&plan.model.name(), &arm.name);
-        let mut server = Server::start(plan, a, 1, measured.context)?;
+        let server = Server::start(plan, a, 1, measured.context)?;
         if a == 0 {
             ask_about(&server.client, &requests, plan, measured)?;
         }
-        first_tokens(plan, &mut server)?;
+        first_tokens(plan, &server)?;
         if let Some(stats) = server.end()?.filter(|stats| stats.taken() == 0) {
             idle.push(why_idle(arm, &plan.model.name(), &stats));
         }
@@ -163,7 +163,7 @@ fn ask_about(client: &Client, requests: &[Request], plan: &Plan, measured: &mut 
 }
 
 /// The first tokens of a process are no measurement: pages are read, memory is touched for the first time.
-fn first_tokens(plan: &Plan, server: &mut Server) -> Result<()> {
+fn first_tokens(plan: &Plan, server: &Server) -> Result<()> {
     let mut request = plan.text.requests(&plan.kind, u64::from(u32::MAX), 1).remove(0);
     (request.tokens, request.hang_up_after) = (2, None);
     let no = AtomicBool::new(false);
@@ -183,11 +183,11 @@ fn one_server(
     (arm, pair, position): (usize, u32, usize),
     hint: &mut Option<f64>,
 ) -> Result<Run> {
-    let mut server = Server::start(plan, arm, plan.clients, measured.context)?;
-    first_tokens(plan, &mut server)?;
+    let server = Server::start(plan, arm, plan.clients, measured.context)?;
+    first_tokens(plan, &server)?;
     let mut outcomes = Vec::new();
     for &scenario in &plan.scenarios {
-        let outcome = scenario::run(plan, scenario, &mut server, hint.unwrap_or(1.0))?;
+        let outcome = scenario::run(plan, scenario, &server, hint.unwrap_or(1.0))?;
         let found = match scenario {
             // A little below what the server does at most, nobody waits for long.
             Scenario::Offline | Scenario::SingleStream if pair == 1 => {

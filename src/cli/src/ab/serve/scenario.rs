@@ -98,7 +98,7 @@ impl Outcome {
 ///
 /// # Errors
 /// Those of [`load::run`].
-pub fn run(plan: &Plan, scenario: Scenario, server: &mut Server, hint: f64) -> Result<Outcome> {
+pub fn run(plan: &Plan, scenario: Scenario, server: &Server, hint: f64) -> Result<Outcome> {
     let mut outcome = Outcome::new(scenario);
     match scenario {
         Scenario::SingleStream => {
@@ -127,7 +127,7 @@ pub fn run(plan: &Plan, scenario: Scenario, server: &mut Server, hint: f64) -> R
 /// The requests of a scenario in which no client hangs up.
 fn steady(
     plan: &Plan,
-    server: &mut Server,
+    server: &Server,
     group: u64,
     pace: &Pace,
     scenario: Scenario,
@@ -141,7 +141,7 @@ fn steady(
     Ok(loaded)
 }
 
-fn search(plan: &Plan, server: &mut Server, hint: f64, outcome: &mut Outcome) -> Result<()> {
+fn search(plan: &Plan, server: &Server, hint: f64, outcome: &mut Outcome) -> Result<()> {
     let mut probes = Vec::new();
     let found = highest(nearest_step(hint), |step| {
         let probe = probe(plan, server, of_step(step), (STEPS + i64::from(step)) as u64, true, outcome)?;
@@ -175,7 +175,7 @@ fn search(plan: &Plan, server: &mut Server, hint: f64, outcome: &mut Outcome) ->
 /// The load at one rate, on idle slots. Where the rate is searched for, it ends as soon as it is too high.
 fn probe(
     plan: &Plan,
-    server: &mut Server,
+    server: &Server,
     rate: f64,
     group: u64,
     ends_early: bool,

@@ -61,7 +61,7 @@ impl Server {
         words.extend(command.get_args().map(|word| word.to_string_lossy().into_owned()));
         let words = words.join(" ");
         let child = command.spawn().with_context(|| format!("cannot start {words}"))?;
-        let mut server = Server {
+        let server = Server {
             child,
             arm: arm.name.clone(),
             command: words,
@@ -75,7 +75,7 @@ impl Server {
         Ok(server)
     }
 
-    fn wait_until_loaded(&mut self) -> Result<()> {
+    fn wait_until_loaded(&self) -> Result<()> {
         let begin = Instant::now();
         loop {
             // Nobody else's answer is taken for this server's, which ends where it cannot listen.
@@ -103,12 +103,17 @@ impl Server {
         }
     }
 
-    fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        self.child.try_wait().context("cannot wait for llama-server")
+    /// Its process number, which is its group's too, and is taken until it is reaped.
+    fn pid(&self) -> libc::pid_t {
+        self.child.id() as libc::pid_t
+    }
+
+    fn ended(&self) -> Result<Option<ExitStatus>> {
+        process::ended_without_reaping(self.pid()).context("cannot wait for llama-server")
     }
 
     /// An error when it has ended, when it is late, or when this command is to end. `what` has run since `begin`.
-    pub fn watch(&mut self, begin: Instant, what: &str) -> Result<()> {
+    pub fn watch(&self, begin: Instant, what: &str) -> Result<()> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(Interrupted.into());
         }
@@ -133,7 +138,7 @@ impl Server {
     }
 
     /// Waits until no slot computes for a client that has hung up.
-    pub fn settle(&mut self) -> Result<()> {
+    pub fn settle(&self) -> Result<()> {
         let begin = Instant::now();
         while begin.elapsed() < SETTLE {
             self.watch(begin, "wait for idle slots")?;
@@ -152,12 +157,10 @@ impl Server {
     }
 
     /// Ends it, and takes what the shim counted: empty when it wrote nothing, `None` in an arm without it.
-    pub fn end(mut self) -> Result<Option<Document>> {
+    pub fn end(self) -> Result<Option<Document>> {
         let begin = Instant::now();
-        if self.ended()?.is_none() {
-            // SAFETY: kill has no memory effects; the child has not been waited for, or `ended` would tell.
-            unsafe { libc::kill(self.child.id() as libc::pid_t, libc::SIGTERM) };
-        }
+        // SAFETY: kill has no memory effects; the child, whose id is its group's, is not reaped before `drop`.
+        unsafe { libc::kill(-self.pid(), libc::SIGTERM) };
         while self.ended()?.is_none() && begin.elapsed() < END && !self.stop.load(Ordering::Relaxed) {
             thread::sleep(TICK);
         }
@@ -165,13 +168,11 @@ impl Server {
         Ok(self.stats.as_deref().map(|file| shim_stats::read(file).unwrap_or_default()))
     }
 
-    /// Ends it at once, with its children; whoever waits for an answer gets an error.
-    pub fn kill(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            // SAFETY: kill has no memory effects; the child, whose id is its group's, has not been waited for.
-            unsafe { libc::kill(-(self.child.id() as libc::pid_t), libc::SIGKILL) };
-            let _ = self.child.wait();
-        }
+    /// Ends it at once, with its children: also those that a script in its place has left. Whoever waits for an answer
+    /// gets an error.
+    pub fn kill(&self) {
+        // SAFETY: kill has no memory effects; the child, whose id is its group's, is not reaped before `drop`.
+        unsafe { libc::kill(-self.pid(), libc::SIGKILL) };
     }
 
     fn last_lines(&self) -> String {
@@ -186,6 +187,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
+        let _ = self.child.wait();
     }
 }
 
