@@ -249,9 +249,9 @@ fn a_server_that_dies_midway_is_told_and_what_was_finished_is_kept() {
     assert_eq!(bench.json()["runs"].as_array().unwrap().len(), 1);
 }
 
-/// Ctrl-C in the middle of the second server; its number, which it wrote itself.
-fn interrupted(bench: &Bench) -> String {
-    bench.set("hang-at", "13");
+/// Ctrl-C while the second server does not answer a request; its number, which it wrote itself.
+fn interrupted(bench: &Bench, request: &str) -> String {
+    bench.set("hang-at", request);
     let mut command = bench.serve("1", "--scenarios single-stream");
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let begin = Instant::now();
@@ -275,7 +275,7 @@ fn is_gone(pid: &str) -> bool {
 
 #[test]
 fn ctrl_c_ends_the_server_and_keeps_what_was_finished() {
-    let pid = interrupted(&Bench::new());
+    let pid = interrupted(&Bench::new(), "13");
     assert!(is_gone(&pid), "{pid} still lives");
 }
 
@@ -286,7 +286,8 @@ fn ctrl_c_ends_a_server_that_a_script_has_started() {
     bench.set("llama-server", "#!/bin/sh\n\"$(dirname \"$0\")/real-server\" \"$@\"\nexit $?\n");
     let mode = fs::metadata(bench.path("real-server")).unwrap().permissions();
     fs::set_permissions(bench.path("llama-server"), mode).unwrap();
-    let pid = interrupted(&bench);
+    // The first request of the server.
+    let pid = interrupted(&bench, "11");
     // Its parent cannot wait for it any more.
     let begin = Instant::now();
     while !is_gone(&pid) {

@@ -68,16 +68,34 @@ pub struct Signals<'a> {
 /// A client of the server on a port of this machine. Each request has a connection of its own, which closes with its answer.
 #[derive(Clone, Debug)]
 pub struct Client {
+    /// For answers.
     agent: ureq::Agent,
+    /// For questions about the server itself.
+    quick: ureq::Agent,
     port: u16,
+}
+
+/// How long a question about the server itself may take: nobody looks for Ctrl-C meanwhile.
+const QUICK: Duration = Duration::from_secs(5);
+
+/// Whether slots of the server compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slots {
+    Idle,
+    Busy,
+    /// The server does not tell.
+    Unknown,
 }
 
 impl Client {
     /// An answer that takes longer than `limit` is an error.
     pub fn new(port: u16, limit: Duration) -> Client {
-        // A proxy of the environment is for other machines.
-        let config = ureq::Agent::config_builder().timeout_global(Some(limit)).http_status_as_error(false).proxy(None);
-        Client { agent: config.max_idle_connections(0).build().new_agent(), port }
+        let agent = |limit| {
+            let config = ureq::Agent::config_builder().timeout_global(Some(limit)).http_status_as_error(false);
+            // A proxy of the environment is for other machines.
+            config.proxy(None).max_idle_connections(0).build().new_agent()
+        };
+        Client { agent: agent(limit), quick: agent(QUICK), port }
     }
 
     fn url(&self, path: &str) -> String {
@@ -86,7 +104,20 @@ impl Client {
 
     /// `GET`, of which the answer is JSON.
     pub fn get(&self, path: &str) -> Result<Value> {
-        read(self.agent.get(self.url(path)).call(), path)
+        read(self.quick.get(self.url(path)).call(), path)
+    }
+
+    /// Whether slots compute.
+    pub fn slots(&self) -> Slots {
+        match self.get("/slots") {
+            Ok(slots) => {
+                let busy = slots.as_array().is_some_and(|slots| slots.iter().any(|slot| slot["is_processing"] == true));
+                if busy { Slots::Busy } else { Slots::Idle }
+            }
+            // It answers between two batches.
+            Err(error) if matches!(error.downcast_ref(), Some(ureq::Error::Timeout(_))) => Slots::Busy,
+            Err(_) => Slots::Unknown,
+        }
     }
 
     /// `POST` of JSON, of which the answer is JSON.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::client::{Answer, Signals};
+use super::client::{Answer, End, Signals};
 use super::prompts::Request;
 use super::server::Server;
 
@@ -111,7 +111,12 @@ pub fn run(server: &Server, requests: &[Request], pace: &Pace, late: Option<Late
     if let Some(error) = failed {
         return Err(error);
     }
-    let answers = answers.into_iter().map(|answer| answer.unwrap_or_else(Answer::stopped)).collect();
+    let answers: Vec<Answer> = answers.into_iter().map(|answer| answer.unwrap_or_else(Answer::stopped)).collect();
+    if answers.iter().any(|answer| matches!(answer.end, End::Failed(_))) {
+        // The connections of a server that dies close before it has ended.
+        thread::sleep(10 * TICK);
+        server.watch(begin, what)?;
+    }
     Ok(Loaded { answers, wall_s: (wall - begin).as_secs_f64(), stopped })
 }
 

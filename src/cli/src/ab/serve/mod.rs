@@ -19,8 +19,6 @@ mod server;
 
 use std::fs;
 use std::process::ExitCode;
-use std::sync::atomic::AtomicBool;
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
@@ -34,7 +32,8 @@ use crate::interleave::order;
 use crate::interrupt::{self, Interrupted};
 use crate::record::Jsonl;
 use crate::shim_stats;
-use client::{Client, End, Signals};
+use client::{Answer, Client, End};
+use load::Pace;
 use measured::{Measured, PromptTokens, Run};
 use options::Scenario;
 use plan::Plan;
@@ -42,7 +41,7 @@ use prompts::{Kind, Request};
 use server::Server;
 
 /// Tokens of a slot beside its prompt and its answer.
-const SPARE: u64 = 16;
+const SPARE: u64 = 64;
 
 /// Measures and reports. What was finished is reported and recorded also when the rest fails.
 pub fn run(mut args: Args) -> Result<ExitCode> {
@@ -128,8 +127,8 @@ fn warm_up(plan: &Plan, measured: &mut Measured, progress: &Progress) -> Result<
     plan.model.cool()?;
     let requests = plan.text.requests(&Kind { cancel: 0.0, ..plan.kind.clone() }, 0, plan.requests);
     let longest = requests.iter().map(|request| request.prompt.len()).max().unwrap_or(0) as u64;
-    // A token for two bytes is more than any tokenizer makes of a text, but for those of single bytes.
-    measured.context = longest / 2 + u64::from(plan.kind.tokens) + SPARE;
+    // No tokenizer makes more tokens than bytes. The tokens are counted by the first server.
+    measured.context = longest + u64::from(plan.kind.tokens) + SPARE;
     for (a, arm) in plan.arms.iter().enumerate().filter(|(_, arm)| !matches!(arm.role, Role::Again(_))) {
         progress.warm_up(&plan.model.name(), &arm.name);
         let server = Server::start(plan, a, 1, measured.context)?;
@@ -166,14 +165,13 @@ fn ask_about(client: &Client, requests: &[Request], plan: &Plan, measured: &mut 
 fn first_tokens(plan: &Plan, server: &Server) -> Result<()> {
     let mut request = plan.text.requests(&plan.kind, u64::from(u32::MAX), 1).remove(0);
     (request.tokens, request.hang_up_after) = (2, None);
-    let no = AtomicBool::new(false);
-    let began = Instant::now();
-    let answer = server.client.ask(&request, began, &Signals { began: &AtomicBool::new(false), hang_up: &no });
-    if let End::Failed(why) = answer.end {
-        server.watch(began, "first request")?;
-        bail!("llama-server does not answer its first request: {why}; expected two tokens");
+    let loaded = load::run(server, &[request], &Pace::OneByOne, None, "first request")?;
+    match &loaded.answers[..] {
+        [Answer { end: End::Failed(why), .. }] => {
+            bail!("llama-server does not answer its first request: {why}; expected two tokens")
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// One server of an arm, which goes through all scenarios.

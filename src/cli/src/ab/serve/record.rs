@@ -47,7 +47,7 @@ pub fn document(plan: &Plan, measured: &Measured) -> Value {
         "threads": plan.threads,
         "clients": plan.clients,
         "load": load(plan, measured),
-        "pairs": pairs(measured),
+        "pairs": pairs(plan, measured),
         "pairs_rule": plan.looks.rule(0.0),
         "order": plan.order_rule(),
         "arms": arms,
@@ -145,9 +145,10 @@ fn ratios(plan: &Plan, row: &Row) -> Vec<Value> {
     arms.iter().enumerate().filter_map(|(arm, c)| Some((arm, c.as_ref()?))).map(one).collect()
 }
 
-/// Whole pairs.
-fn pairs(measured: &Measured) -> u32 {
-    measured.runs.iter().map(|run| run.pair).max().unwrap_or(0)
+/// Pairs in which every arm has had its server.
+fn pairs(plan: &Plan, measured: &Measured) -> usize {
+    let of_arm = |arm| measured.runs.iter().filter(|run| run.arm == arm).count();
+    (0..plan.arms.len()).map(of_arm).min().unwrap_or(0)
 }
 
 /// One server.

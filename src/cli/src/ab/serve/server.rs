@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use zen5turbo_telemetry::Document;
 
-use super::client::Client;
+use super::client::{Client, Slots};
 use super::plan::Plan;
 use crate::interrupt::Interrupted;
 use crate::{process, shim_stats};
@@ -142,14 +142,14 @@ impl Server {
         let begin = Instant::now();
         while begin.elapsed() < SETTLE {
             self.watch(begin, "wait for idle slots")?;
-            // A server that tells nothing of its slots looks once a second whether a client has gone.
-            let Ok(slots) = self.client.get("/slots") else {
-                thread::sleep(Duration::from_millis(1500));
-                return Ok(());
-            };
-            let busy = slots.as_array().is_some_and(|slots| slots.iter().any(|slot| slot["is_processing"] == true));
-            if !busy {
-                return Ok(());
+            match self.client.slots() {
+                Slots::Idle => return Ok(()),
+                Slots::Busy => {}
+                // It looks once a second whether a client has gone.
+                Slots::Unknown => {
+                    thread::sleep(Duration::from_millis(1500));
+                    return Ok(());
+                }
             }
             thread::sleep(TICK);
         }
