@@ -185,7 +185,7 @@ fn one_server(
     first_tokens(plan, &server)?;
     let mut outcomes = Vec::new();
     for &scenario in &plan.scenarios {
-        let outcome = scenario::run(plan, scenario, &server, hint.unwrap_or(1.0))?;
+        let outcome = scenario::run(plan, scenario, &server, *hint)?;
         let found = match scenario {
             // A little below what the server does at most, nobody waits for long.
             Scenario::Offline | Scenario::SingleStream if pair == 1 => {

@@ -5,8 +5,12 @@ use anyhow::Result;
 /// Rates that are tried: so many in each doubling, so that neighbours are 9 % apart.
 const PER_DOUBLING: f64 = 8.0;
 
-/// How far from the first rate the search goes: 32 times as low and as high.
-const REACH: i32 = 40;
+/// How far the search goes up from the first rate: 32 times as high.
+const UP: i32 = 40;
+
+/// How far it goes down: an eighth. The first rate is near what the server can do at most, so at an eighth of that nobody
+/// waits for anybody, and a bound that does not hold there holds nowhere. Low rates take long.
+const DOWN: i32 = 24;
 
 /// The rate of a step, requests a second. The steps are the same for all arms.
 pub fn of_step(step: i32) -> f64 {
@@ -40,13 +44,13 @@ pub fn highest(first: i32, mut holds: impl FnMut(i32) -> Result<bool>) -> Result
     let mut stride = 1;
     while good.is_none() || bad.is_none() {
         let step = match (good, bad) {
-            (Some(good), _) => (good + stride).min(first + REACH),
-            (None, bad) => (bad.unwrap_or(first) - stride).max(first - REACH),
+            (Some(good), _) => (good + stride).min(first + UP),
+            (None, bad) => (bad.unwrap_or(first) - stride).max(first - DOWN),
         };
         match (holds(step)?, step - first) {
-            (true, REACH) => return Ok(Highest::Beyond(step)),
+            (true, UP) => return Ok(Highest::Beyond(step)),
             (true, _) => good = Some(step),
-            (false, distance) if distance == -REACH => return Ok(Highest::None),
+            (false, distance) if distance == -DOWN => return Ok(Highest::None),
             (false, _) => bad = Some(step),
         }
         stride *= 2;
@@ -77,7 +81,7 @@ mod tests {
     #[test]
     fn the_highest_step_is_found_from_everywhere_with_few_tries() {
         for first in -20..20 {
-            for limit in first - 39..first + 39 {
+            for limit in first - DOWN..first + UP {
                 let (found, tried) = search(first, limit);
                 assert_eq!(found, Highest::Step(limit), "from {first}");
                 assert!(tried.len() <= 12, "from {first} to {limit}: {tried:?}");
@@ -89,9 +93,9 @@ mod tests {
 
     #[test]
     fn a_search_that_finds_no_end_says_so() {
-        assert_eq!(search(0, 1000).0, Highest::Beyond(40));
+        assert_eq!(search(0, 1000).0, Highest::Beyond(UP));
         assert_eq!(search(0, -1000).0, Highest::None);
-        assert_eq!(search(0, -40).0, Highest::Step(-40));
+        assert_eq!(search(0, -DOWN).0, Highest::Step(-DOWN));
     }
 
     #[test]

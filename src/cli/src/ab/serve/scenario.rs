@@ -25,6 +25,7 @@ const TOLD: usize = 5;
 const SINGLE: u64 = 0;
 const OFFLINE: u64 = 1;
 const FIXED: u64 = 2;
+const ALONE: u64 = 3;
 const STEPS: i64 = 1000;
 
 /// The load at one rate.
@@ -94,11 +95,11 @@ impl Outcome {
     }
 }
 
-/// Runs a scenario. `hint` is the rate at which a search begins.
+/// Runs a scenario. `hint` is the rate at which a search begins; without it, what one client gets.
 ///
 /// # Errors
 /// Those of [`load::run`].
-pub fn run(plan: &Plan, scenario: Scenario, server: &Server, hint: f64) -> Result<Outcome> {
+pub fn run(plan: &Plan, scenario: Scenario, server: &Server, hint: Option<f64>) -> Result<Outcome> {
     let mut outcome = Outcome::new(scenario);
     match scenario {
         Scenario::SingleStream => {
@@ -141,7 +142,16 @@ fn steady(
     Ok(loaded)
 }
 
-fn search(plan: &Plan, server: &Server, hint: f64, outcome: &mut Outcome) -> Result<()> {
+/// What one client gets, requests a second.
+fn alone(plan: &Plan, server: &Server) -> Result<f64> {
+    let kind = Kind { cancel: 0.0, ..plan.kind.clone() };
+    let requests = plan.text.requests(&kind, ALONE, 2);
+    let loaded = load::run(server, &requests, &Pace::OneByOne, None, "first requests")?;
+    Ok(requests.len() as f64 / loaded.wall_s.max(1e-3))
+}
+
+fn search(plan: &Plan, server: &Server, hint: Option<f64>, outcome: &mut Outcome) -> Result<()> {
+    let hint = hint.map_or_else(|| alone(plan, server), Ok)?;
     let mut probes = Vec::new();
     let found = highest(nearest_step(hint), |step| {
         let probe = probe(plan, server, of_step(step), (STEPS + i64::from(step)) as u64, true, outcome)?;
