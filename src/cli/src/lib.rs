@@ -32,8 +32,8 @@ use clap::{Parser, Subcommand};
 
 // The rest of the crate names these without the folder: `crate::text`.
 use common::{
-    bandwidth, chart, interleave, interrupt, llama_bench, page, page_cache, process, programs, record, root, smaps,
-    statistics, text,
+    bandwidth, chart, interleave, interrupt, llama_bench, llama_program, llama_server, page, page_cache, process,
+    programs, record, root, smaps, statistics, text,
 };
 
 /// The companion of libzen5turbo.so, which makes an unmodified llama.cpp faster on AMD Zen 5

@@ -5,13 +5,15 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::serve::options::ServeArgs;
 use crate::knobs::values;
 
-/// Measure off/on side by side with your own llama-bench
+/// Measure off/on side by side with your own llama-bench or llama-server
 ///
 /// Stock runs with --repack 0 and with --repack 1 where its llama-bench can, and every other arm is
 /// compared with the better of the two. Stock also runs against itself: a difference is stated only
-/// when it lies outside what that shows. Exit status: 0 measured, 1 error, 3 the shim took nothing
+/// when it lies outside what that shows. With --serve it is llama-server that is measured, under load.
+/// Exit status: 0 measured, 1 error, 3 the shim took nothing
 /// over, 130 interrupted.
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -105,9 +107,11 @@ pub struct Args {
     /// Longest time for one run, seconds
     #[arg(long, value_name = "S", default_value_t = 1800)]
     pub timeout: u64,
-    /// More arguments for llama-bench, in every arm
-    #[arg(last = true, value_name = "LLAMA-BENCH ARGS")]
+    /// More arguments for llama-bench, or llama-server with --serve, in every arm
+    #[arg(last = true, value_name = "LLAMA ARGS")]
     pub more: Vec<String>,
+    #[command(flatten)]
+    pub serve: ServeArgs,
 }
 
 fn percent(text: &str) -> Result<f64, String> {

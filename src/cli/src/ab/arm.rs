@@ -1,4 +1,4 @@
-//! The arms of a measurement: ways to run llama-bench that are compared with each other.
+//! The arms of a measurement: ways to run a program of llama.cpp that are compared with each other.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use super::args::{Args, Spec};
 use crate::knobs::Options;
 use crate::llama_bench::Bench;
+use crate::llama_program::Program;
 use crate::shim;
 
 /// The default arm under the shim.
@@ -25,13 +26,13 @@ pub enum Role {
     Compared,
 }
 
-/// One way to run llama-bench.
+/// One way to run the program, which is llama-bench unless something else is said.
 #[derive(Clone, Debug)]
-pub struct Arm {
+pub struct Arm<P = Bench> {
     pub name: String,
     pub role: Role,
-    pub bench: Bench,
-    /// `--repack`, where llama-bench has it and the arm says.
+    pub program: P,
+    /// `--repack`, where the program has it and the arm says.
     pub repack: Option<bool>,
     /// The library to preload.
     pub library: Option<PathBuf>,
@@ -39,10 +40,10 @@ pub struct Arm {
     pub variables: BTreeMap<String, String>,
 }
 
-impl Arm {
-    /// Arguments of llama-bench that only this arm has.
+impl<P: Program> Arm<P> {
+    /// Arguments of the program that only this arm has.
     pub fn arguments(&self) -> Vec<String> {
-        self.repack.map_or_else(Vec::new, |on| vec!["--repack".to_owned(), u8::from(on).to_string()])
+        self.repack.and_then(|on| self.program.repack(on)).unwrap_or_default()
     }
 
     /// Puts the arm's environment into `command`: without the shim nothing of it, under the shim the
@@ -66,7 +67,7 @@ impl Arm {
         if self.library.is_some() {
             words.push(format!("LD_PRELOAD={}", shim::LIBRARY));
         }
-        words.push(self.bench.path.display().to_string());
+        words.push(self.program.path().display().to_string());
         words.extend(self.arguments());
         words.retain(|w| !w.is_empty());
         words.join(" ")
@@ -74,18 +75,18 @@ impl Arm {
 }
 
 /// All arms of a command line: stock, the shim, the user's own, and stock again.
-pub fn arms(args: &Args) -> Result<Vec<Arm>> {
-    let bench = Bench::find(args.bin.as_deref())?;
-    let stock_bench = args.stock_bin.as_deref().map_or_else(|| Ok(bench.clone()), |bin| Bench::find(Some(bin)))?;
+pub fn arms<P: Program>(args: &Args) -> Result<Vec<Arm<P>>> {
+    let program = P::find(args.bin.as_deref())?;
+    let stock_program = args.stock_bin.as_deref().map_or_else(|| Ok(program.clone()), |bin| P::find(Some(bin)))?;
     let stock = |name: &str, repack| Arm {
         name: name.to_owned(),
         role: Role::Stock,
-        bench: stock_bench.clone(),
+        program: stock_program.clone(),
         repack,
         library: None,
         variables: BTreeMap::new(),
     };
-    let mut arms = if stock_bench.repack {
+    let mut arms = if stock_program.repack(true).is_some() {
         vec![stock("stock repack 0", Some(false)), stock("stock repack 1", Some(true))]
     } else {
         vec![stock("stock", None)]
@@ -99,14 +100,14 @@ pub fn arms(args: &Args) -> Result<Vec<Arm>> {
         arms.push(Arm {
             name: SHIM.into(),
             role: Role::Compared,
-            bench: bench.clone(),
+            program: program.clone(),
             repack: None,
             library: Some(shim::locate(args.lib.as_deref())?),
             variables: shim_variables(&knobs),
         });
     }
     for spec in &args.arm {
-        arms.push(own(spec, args, &bench, &knobs).with_context(|| format!("in the arm {}", spec.name))?);
+        arms.push(own(spec, args, &program, &knobs).with_context(|| format!("in the arm {}", spec.name))?);
     }
     arms.push(again);
     for (i, arm) in arms.iter().enumerate() {
@@ -124,17 +125,17 @@ pub fn arms(args: &Args) -> Result<Vec<Arm>> {
     Ok(arms)
 }
 
-fn own(spec: &Spec, args: &Args, bench: &Bench, knobs: &Options) -> Result<Arm> {
-    let bench = spec.bin.as_deref().map_or_else(|| Ok(bench.clone()), |bin| Bench::find(Some(bin)))?;
+fn own<P: Program>(spec: &Spec, args: &Args, program: &P, knobs: &Options) -> Result<Arm<P>> {
+    let program = spec.bin.as_deref().map_or_else(|| Ok(program.clone()), |bin| P::find(Some(bin)))?;
     ensure!(
-        spec.repack.is_none() || bench.repack,
+        spec.repack.is_none() || program.repack(true).is_some(),
         "repack= is given, but {} has no --repack; leave it out",
-        bench.path.display()
+        program.path().display()
     );
     let library = spec.shim.then(|| shim::locate(spec.lib.as_deref().or(args.lib.as_deref()))).transpose()?;
     let mut variables = if spec.shim { shim_variables(knobs) } else { BTreeMap::new() };
     variables.extend(spec.variables.clone());
-    Ok(Arm { name: spec.name.clone(), role: Role::Compared, bench, repack: spec.repack, library, variables })
+    Ok(Arm { name: spec.name.clone(), role: Role::Compared, program, repack: spec.repack, library, variables })
 }
 
 /// The shim's variables in its runs: the user's own, under those of the command line.

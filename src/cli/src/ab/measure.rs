@@ -13,6 +13,7 @@ use super::summary::{Rows, rows_of_block};
 use crate::interleave::order;
 use crate::interposition;
 use crate::llama_bench::{Group, Test};
+use crate::llama_program::Program;
 use crate::record::{Csv, Jsonl, Raw};
 use crate::shim_stats;
 use crate::statistics::precise_enough;
@@ -69,14 +70,15 @@ pub fn warm_up(
     Ok(idle)
 }
 
-fn why_idle(arm: &Arm, model: &str, stats: &Document) -> String {
+/// Why the shim took nothing over in a run of this arm.
+pub fn why_idle<P: Program>(arm: &Arm<P>, model: &str, stats: &Document) -> String {
     let what = if stats.about.version.is_empty() && stats.ops.is_empty() {
         "it wrote no statistics, so it was not loaded or did not come to its end".to_owned()
     } else {
         shim_stats::summary(stats)
     };
     let mut why = format!("THE SHIM TOOK NOTHING OVER on {model} in the arm {}: {what}", arm.name);
-    match interposition::examine(&arm.bench.path) {
+    match interposition::examine(arm.program.path()) {
         Ok(reach) if !reach.engages() => {
             let copies = reach.copies.iter().filter_map(|c| c.obstacle.as_ref());
             for o in reach.obstacles.iter().chain(&reach.unknown).chain(copies) {
@@ -219,7 +221,7 @@ fn record(
             max_rss: outcome.max_rss,
             llama_build: first.build_number,
             llama_commit: first.build_commit.clone(),
-            binary: arm.bench.path.display().to_string(),
+            binary: arm.program.path.display().to_string(),
             environment: arm.environment(),
         };
         if let Some(csv) = &mut records.csv {

@@ -7,6 +7,7 @@
 
 mod args;
 mod arm;
+mod compare;
 mod html;
 mod machine;
 mod measure;
@@ -18,6 +19,7 @@ mod progress;
 mod quality;
 mod report;
 mod run_once;
+mod serve;
 mod summary;
 
 /// What a fuzzer calls.
@@ -58,6 +60,9 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
         print!("{}", slice::list());
         return Ok(ExitCode::SUCCESS);
     }
+    if args.serve.serve {
+        return serve::run(args);
+    }
     let plan = match planned(&mut args) {
         Err(error) if error.is::<Interrupted>() => {
             eprintln!("zen5turbo: interrupted: nothing was measured");
@@ -85,7 +90,7 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
     }))?;
 
     let mut measured = Measured::default();
-    let progress = Progress::new(&plan);
+    let progress = progress(&plan);
     let done = measure_all(args, &plan, text.as_ref(), &mut measured, &mut records, &progress);
     progress.finish();
     let idle = match done {
@@ -105,6 +110,10 @@ pub fn run(mut args: Args) -> Result<ExitCode> {
     write_reports(args, &plan, text.as_ref(), &measured)?;
     recorded?;
     Ok(if idle && !args.allow_idle { ExitCode::from(IDLE) } else { ExitCode::SUCCESS })
+}
+
+fn progress(plan: &Plan) -> Progress {
+    Progress::new(plan.groups.len() * plan.arms.len(), plan.models.len() * plan.threads.len(), plan.looks.max())
 }
 
 /// The plan, for which a slice is made if one is asked for.
@@ -145,6 +154,10 @@ impl Prepared {
         let mut args = <Alone as clap::Parser>::try_parse_from(words)
             .map_err(|error| anyhow!("the options of ab: {}", error.to_string().lines().next().unwrap_or_default()))?
             .args;
+        ensure!(
+            !args.serve.serve,
+            "found --serve among the options of ab; expected those of llama-bench: give --serve to zen5turbo ab itself"
+        );
         let plan = planned(&mut args)?;
         Ok(Prepared { args, plan })
     }
@@ -152,7 +165,7 @@ impl Prepared {
     /// The whole measurement as JSON; nothing is printed but the progress.
     pub fn measure(&self) -> Result<Value> {
         let (mut measured, mut records) = (Measured::default(), Records::default());
-        let progress = Progress::new(&self.plan);
+        let progress = progress(&self.plan);
         let done = measure_all(&self.args, &self.plan, None, &mut measured, &mut records, &progress);
         progress.finish();
         done?;

@@ -51,10 +51,7 @@ pub struct Plan {
 impl Plan {
     /// Checks all that can be checked before the first run.
     pub fn new(args: &Args) -> Result<Plan> {
-        ensure!(
-            env::var_os("ZEN5TURBO").is_none_or(|v| v != "0"),
-            "ZEN5TURBO=0 is set, which switches the shim off in every run; unset it to measure"
-        );
+        not_switched_off()?;
         if let Some((remedy, word)) = args.more.iter().find_map(|word| Some((ours(word)?, word))) {
             bail!("found {word} after the --; expected options of llama-bench that ab does not set itself: {remedy}");
         }
@@ -81,9 +78,7 @@ impl Plan {
             limit: Duration::from_secs(args.timeout.max(1)),
             more: args.more.clone(),
             circumstances: Circumstances::now(Cpu::detect().brand, machine::facts()),
-            scratch: tempfile::Builder::new().prefix("zen5turbo-ab-").tempdir().context(
-                "cannot make a folder for temporary files; expected a writable one: name it with TMPDIR=DIR",
-            )?,
+            scratch: scratch()?,
             stop: stop_at_signals()?,
             notes,
         })
@@ -119,6 +114,23 @@ impl Plan {
     }
 }
 
+/// Fails where the environment switches the shim off, so that there is nothing to compare.
+pub fn not_switched_off() -> Result<()> {
+    ensure!(
+        env::var_os("ZEN5TURBO").is_none_or(|v| v != "0"),
+        "ZEN5TURBO=0 is set, which switches the shim off in every run; unset it to measure"
+    );
+    Ok(())
+}
+
+/// A folder for files that live as long as a measurement.
+pub fn scratch() -> Result<TempDir> {
+    tempfile::Builder::new()
+        .prefix("zen5turbo-ab-")
+        .tempdir()
+        .context("cannot make a folder for temporary files; expected a writable one: name it with TMPDIR=DIR")
+}
+
 /// What to do about an option of llama-bench that ab gives itself.
 fn ours(word: &str) -> Option<&'static str> {
     match word {
@@ -149,7 +161,7 @@ fn groups(args: &Args, arms: &[Arm], notes: &mut Vec<String>) -> Result<Vec<Grou
     }
     ensure!(!groups.is_empty(), "--pp 0 and --tg 0 without --batch leave nothing to measure; give at least one");
     if !args.no_load {
-        if arms.iter().all(|arm| arm.bench.no_warmup) {
+        if arms.iter().all(|arm| arm.program.no_warmup) {
             groups.push(Group::Load(first));
         } else {
             notes.push("load and first token are not measured: this llama-bench has no --no-warmup".to_owned());

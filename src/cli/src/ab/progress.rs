@@ -6,8 +6,6 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::plan::Plan;
-
 /// The progress of a measurement.
 pub struct Progress {
     bar: ProgressBar,
@@ -21,9 +19,10 @@ pub struct Progress {
 }
 
 impl Progress {
-    pub fn new(plan: &Plan) -> Self {
-        let runs_per_block = (plan.groups.len() * plan.arms.len()) as u64 * u64::from(plan.looks.max());
-        let bar = ProgressBar::new(runs_per_block * (plan.models.len() * plan.threads.len()) as u64);
+    /// Of `blocks` times at most `max_pairs` pairs, each of which has so many runs.
+    pub fn new(runs_per_pair: usize, blocks: usize, max_pairs: u32) -> Self {
+        let runs_per_block = runs_per_pair as u64 * u64::from(max_pairs);
+        let bar = ProgressBar::new(runs_per_block * blocks as u64);
         if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} runs at most, {elapsed} gone, {msg}") {
             bar.set_style(style);
         }
@@ -32,7 +31,7 @@ impl Progress {
             bar,
             lines: !std::io::stderr().is_terminal(),
             runs_per_block,
-            max_pairs: plan.looks.max(),
+            max_pairs,
             since: Cell::new(None),
             before_block: Cell::new(0),
         }

@@ -65,7 +65,7 @@ impl Text {
 }
 
 fn perplexity(arm: &Arm) -> PathBuf {
-    arm.bench.path.with_file_name("llama-perplexity")
+    arm.program.path.with_file_name("llama-perplexity")
 }
 
 /// Stock's default first, which is what the others are compared with.

@@ -58,7 +58,7 @@ pub fn run(
     let cached_before = model.cached();
     let mut more = arm.arguments();
     more.extend(plan.more.iter().cloned());
-    let mut command = arm.bench.command(&model.path, threads, group, &more);
+    let mut command = arm.program.command(&model.path, threads, group, &more);
     let file = plan.scratch.path().join("stats.json");
     // One left by the run before must not be taken for this run's.
     let _ = fs::remove_file(&file);

@@ -3,11 +3,12 @@
 use serde_json::{Value, json};
 
 use super::arm::Role;
+use super::compare::{self, Compared, compare};
 use super::measured::{Measured, Run};
 use super::plan::Plan;
 use crate::llama_bench::Test;
 use crate::shim_stats;
-use crate::statistics::{Better, Comparison, Interval, Verdict, better_of, median, range};
+use crate::statistics::{Better, Comparison, Interval, Verdict, median, range};
 
 /// One test of a model on a number of threads.
 #[derive(Debug)]
@@ -68,34 +69,16 @@ fn row(plan: &Plan, runs: &[&Run], model: usize, test: Test, threads: u32) -> Op
     let values: Vec<Vec<f64>> =
         (0..plan.arms.len()).map(|arm| pairs.iter().filter_map(|&pair| value(arm, pair)).collect()).collect();
 
-    let (better, confidence) = (better(test), plan.looks.confidence());
-    let noise = plan
-        .again()
-        .and_then(|(again, of)| Comparison::of_pairs(&values[again], &values[of], None, better, confidence));
-    let stock: Vec<usize> = plan.with_role(Role::Stock).collect();
-    let lists: Vec<&[f64]> = stock.iter().map(|&arm| values[arm].as_slice()).collect();
-    let reference = stock[better_of(&lists, better)?];
-    let band = noise.as_ref().and_then(|noise| noise.interval.as_ref());
-    let compared = (0..plan.arms.len())
-        .map(|arm| {
-            (plan.arms[arm].role == Role::Compared)
-                .then(|| Comparison::of_pairs(&values[arm], &values[reference], band, better, confidence))
-                .flatten()
-        })
-        .collect();
-    Some(Row { model, test, threads, values, reference, noise, compared })
+    let roles: Vec<Role> = plan.arms.iter().map(|arm| arm.role).collect();
+    let Compared { reference, noise, arms } = compare(&roles, &values, better(test), plan.looks.confidence())?;
+    Some(Row { model, test, threads, values, reference, noise, compared: arms })
 }
 
 /// What may be said of a comparison, in words.
 pub fn words(test: Test, verdict: Verdict) -> &'static str {
-    match (verdict, test) {
-        (Verdict::NoDifference, _) => "no difference that these runs support",
-        (Verdict::WithinNoise, _) => "no difference that these runs support (stock against itself varies as much)",
-        (Verdict::TooFewPairs, _) => "too few pairs to say",
-        (Verdict::Better, Test::Memory) => "less memory",
-        (Verdict::Worse, Test::Memory) => "MORE MEMORY",
-        (Verdict::Better, _) => "faster",
-        (Verdict::Worse, _) => "SLOWER",
+    match test {
+        Test::Memory => compare::words(verdict, "less memory", "MORE MEMORY"),
+        _ => compare::words(verdict, "faster", "SLOWER"),
     }
 }
 
@@ -196,7 +179,7 @@ pub fn arms_json(plan: &Plan) -> Value {
         .map(|arm| {
             json!({
                 "name": arm.name,
-                "program": arm.bench.path,
+                "program": arm.program.path,
                 "arguments": arm.arguments(),
                 "library": arm.library,
                 "variables": arm.variables,

@@ -1,16 +1,13 @@
 //! The user's own llama-bench: what it can do, how to ask it, and what its answer says.
 
-use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::programs::find_program;
-use crate::{process, shim};
+use crate::llama_program::{self, Program};
 
 /// Tokens of one small-batch test: enough that its time is not all start-up, few enough to be short.
 pub const BATCH_TOKENS: u32 = 256;
@@ -175,39 +172,22 @@ pub struct Bench {
     pub no_warmup: bool,
 }
 
-impl Bench {
-    /// Finds llama-bench in the folder `bin`, takes `bin` itself, or looks in PATH when there is none;
-    /// then asks it for its options.
-    pub fn find(bin: Option<&Path>) -> Result<Bench> {
-        let path = match bin {
-            Some(bin) if bin.is_dir() => bin.join("llama-bench"),
-            Some(bin) => bin.to_owned(),
-            None => find_program(OsStr::new("llama-bench")).context(
-                "no llama-bench was found in PATH; expected llama.cpp's own benchmark: name its folder with --bin DIR, or build the target llama-bench",
-            )?,
-        };
-        ensure!(
-            path.is_file(),
-            "there is no llama-bench at {}; expected a folder with llama.cpp's programs: build the target llama-bench, or name its folder with --bin",
-            path.display()
-        );
-        // With a slash, so that a bare name is not looked up in PATH; else as given, for the record.
-        let path = if path.components().count() == 1 { Path::new(".").join(path) } else { path };
-        let mut command = Command::new(&path);
-        command.arg("--help");
-        shim::without_shim(&mut command);
-        let help = process::run(command, Duration::from_secs(60))?;
-        let text = format!("{}{}", help.stdout, help.stderr);
-        ensure!(
-            text.contains("--n-prompt"),
-            "{} --help {} without naming --n-prompt; expected llama.cpp's llama-bench. It said:\n{}",
-            path.display(),
-            help.ending(),
-            help.last_words(5)
-        );
+impl Program for Bench {
+    fn find(bin: Option<&Path>) -> Result<Bench> {
+        let (path, text) = llama_program::find("llama-bench", bin, "llama.cpp's own benchmark", "--n-prompt")?;
         Ok(Bench { path, repack: text.contains("--repack"), no_warmup: text.contains("--no-warmup") })
     }
 
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn repack(&self, on: bool) -> Option<Vec<String>> {
+        self.repack.then(|| vec!["--repack".to_owned(), u8::from(on).to_string()])
+    }
+}
+
+impl Bench {
     /// The command for one group of tests; `threads` is left to `more` when there is none.
     pub fn command(&self, model: &Path, threads: Option<u32>, group: &Group, more: &[String]) -> Command {
         let mut command = Command::new(&self.path);

@@ -5,6 +5,8 @@ pub mod chart;
 pub mod interleave;
 pub mod interrupt;
 pub mod llama_bench;
+pub mod llama_program;
+pub mod llama_server;
 pub mod page;
 pub mod page_cache;
 pub mod process;

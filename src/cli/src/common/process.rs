@@ -147,6 +147,24 @@ fn drain<R: Read + Send + 'static>(pipe: Option<R>) -> thread::JoinHandle<String
     })
 }
 
+/// How a child has ended, if it has; its process number stays taken.
+pub fn ended_without_reaping(pid: libc::pid_t) -> std::io::Result<Option<ExitStatus>> {
+    // SAFETY: an all-zero siginfo_t is a valid value, and waitid only writes to it.
+    let (rc, info) = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        (libc::waitid(libc::P_PID, pid as libc::id_t, &mut info, flags), info)
+    };
+    if rc != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: waitid has filled it in for a child, or left it zero.
+    let (of, status) = unsafe { (info.si_pid(), info.si_status()) };
+    // As wait would give it: the signal below, the exit status above.
+    let raw = if info.si_code == libc::CLD_EXITED { (status & 0xff) << 8 } else { status };
+    Ok((of != 0).then(|| ExitStatus::from_raw(raw)))
+}
+
 /// Waits until the child has ended; its process number stays taken.
 pub fn wait_without_reaping(pid: libc::pid_t) -> std::io::Result<()> {
     loop {
@@ -202,6 +220,24 @@ mod tests {
         assert_eq!(f.ending(), "exited with status 78");
         assert!(f.max_rss > 100_000, "{}", f.max_rss);
         assert!(!f.timed_out);
+    }
+
+    #[test]
+    fn how_a_child_has_ended_is_known_before_it_is_reaped() {
+        for (script, code, signal) in [("exit 7", Some(7), None), ("kill -9 $$", None, Some(9))] {
+            let mut child = sh(script).spawn().unwrap();
+            let pid = child.id() as libc::pid_t;
+            wait_without_reaping(pid).unwrap();
+            for _ in 0..2 {
+                let status = ended_without_reaping(pid).unwrap().unwrap();
+                assert_eq!((status.code(), status.signal()), (code, signal));
+            }
+            assert_eq!(child.wait().unwrap().code(), code);
+        }
+        let mut child = sh("exec sleep 60").spawn().unwrap();
+        assert_eq!(ended_without_reaping(child.id() as libc::pid_t).unwrap(), None);
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]
