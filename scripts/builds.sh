@@ -172,3 +172,37 @@ setup_suites() {
     ln -sfn "$dir" "$DEPS/llama.cpp/suites"
     say "llama.cpp: .deps/llama.cpp/suites"
 }
+
+# llama.cpp's worker for other machines, and the backend that reaches it. The build with backends opened by dlopen takes both as they
+# are: they know nothing of the rest. Seconds instead of a whole build.
+RPC_OPTIONS=(-std=c++17 -O2 -fPIC -DGGML_BACKEND_DL -DGGML_BACKEND_SHARED -DGGML_SHARED)
+
+setup_rpc() {
+    local dl source dir part object
+    setup_llama_dl
+    dl=$(readlink -f "$DEPS/llama.cpp-dl/bin")
+    source=$(llama_source)
+    dir=$STORE/llama.cpp/rpc-$(short_hash "$dl" "$(c++ --version)" "${RPC_OPTIONS[@]}")
+    if [[ ! -d $dir ]]; then
+        step "llama.cpp: ggml-rpc-server"
+        part=$dir.part
+        rm -rf "$part"
+        mkdir -p "$part/bin"
+        for object in ggml/src/ggml-rpc/{ggml-rpc,transport} tools/rpc/rpc-server; do
+            local more=(-DGGML_BACKEND_BUILD)
+            [[ $object != tools/* ]] || more=()
+            c++ "${RPC_OPTIONS[@]}" "${more[@]}" "-I$source/ggml/include" "-I$source/ggml/src" \
+                -c "$source/$object.cpp" -o "$part/${object##*/}.o"
+        done
+        # shellcheck disable=SC2016 # $ORIGIN is for the loader
+        local link=("-L$dl" -Wl,-rpath,'$ORIGIN' "-Wl,-rpath-link,$dl")
+        c++ -shared -o "$part/bin/libggml-rpc.so" "$part"/{ggml-rpc,transport}.o "${link[@]}" -l:libggml-base.so.0 -lpthread
+        c++ -o "$part/bin/ggml-rpc-server" "$part/rpc-server.o" "${link[@]}" -l:libggml.so.0 -l:libggml-base.so.0
+        rm "$part"/*.o
+        ln -s "$dl"/libggml*.so* "$part/bin/"
+        publish "$part" "$dir"
+    fi
+    mkdir -p "$DEPS/llama.cpp-rpc"
+    ln -sfn "$dir/bin" "$DEPS/llama.cpp-rpc/bin"
+    say "llama.cpp: .deps/llama.cpp-rpc/bin"
+}

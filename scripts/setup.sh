@@ -18,13 +18,14 @@ usage: scripts/setup.sh [WHAT...]          (default: all)
   rust         the llama.cpp in the crate llama-cpp-sys-2   -> .deps/llama-cpp-sys-2/bin
   engine       ggml-base as Ollama 0.12 to 0.24 compiled it -> .deps/ollama-engine
   suites       llama.cpp's own test programs                -> .deps/llama.cpp/suites
-  builds       the seven lines above
+  rpc          llama.cpp's worker for other machines        -> .deps/llama.cpp-rpc/bin
+  builds       the eight lines above
   containers   podman, and an image with Ollama's layout    -> .deps/podman, .deps/llama.cpp-ollama/bin
   published    what others publish: xllamacpp, llama-cpp-py-sync, pywhispercpp, @fugood/llama.node, Debian sid's llama.cpp
   peers        ik_llama.cpp, the AVX2 build of its Python package -> .deps/ik_llama.cpp
   models       Gemma 3 270M, SmolLM2 135M, synthetic Q4_K and Q8_0 -> .deps/models
   vm           a guest with two NUMA nodes and huge pages, its model -> .deps/vm, used by scripts/vm/run
-  preloads     Debian's jemalloc, mimalloc and tcmalloc, and xz: what the tests preload and run
+  preloads     Debian's jemalloc, mimalloc and tcmalloc, musl, and xz: what the tests preload, link with and run
   zig          zig and cargo-zigbuild, to build against an old glibc -> .deps/zig
   emulator     a CPU with AVX-512 VNNI for machines without  -> .deps/emulator/emulate
   upstream-avx512  ggml for AVX-512 VNNI as static libraries -> .deps/upstream-avx512/{lib,include}
@@ -368,6 +369,7 @@ setup_preloads() {
     [[ -e $folder/libjemalloc.so.2 ]] || missing+=(libjemalloc2)
     [[ -e $folder/libmimalloc.so.2 ]] || missing+=(libmimalloc2.0)
     [[ -e $folder/libtcmalloc_minimal.so.4 ]] || missing+=(libtcmalloc-minimal4)
+    [[ -e /usr/lib/x86_64-linux-musl/musl-gcc.specs && -e /lib/ld-musl-x86_64.so.1 ]] || missing+=(musl-tools)
     has xz || missing+=(xz-utils)
     ((${#missing[@]} == 0)) || apt_install "${missing[@]}"
     say "preloads: $folder/lib{jemalloc.so.2,mimalloc.so.2,tcmalloc_minimal.so.4}"
@@ -550,9 +552,10 @@ while (($#)); do
     rust) setup_rust ;;
     engine) setup_engine ;;
     suites) setup_suites ;;
+    rpc) setup_rpc ;;
     builds)
         shift
-        set -- llama-gcc-o2 llama-clang llama-blas python rust engine suites "$@"
+        set -- llama-gcc-o2 llama-clang llama-blas python rust engine suites rpc "$@"
         continue
         ;;
     containers) setup_containers ;;

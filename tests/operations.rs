@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
-use zen5turbo_tests::{Fixture, Outcome, Program, TYPES, Tier, unusual_tiers, usual_tiers, work_dir};
+use zen5turbo_tests::{Fixture, Outcome, Program, TYPES, Tier, need, unusual_tiers, usual_tiers, work_dir};
 
 /// One tensor of results.
 struct Record {
@@ -140,6 +140,25 @@ fn every_quantised_weight_type_of_this_ggml_is_known() {
 fn every_result_is_right_and_as_stock_has_it_with_every_kernel_family() {
     let (dir, program) = built();
     results_are_right(&dir, &program, usual_tiers());
+}
+
+/// The same types and shapes with the build whose threads are ggml's own, against stock with OpenMP's. Three threads that wait at
+/// ggml's own barrier on two CPUs take two minutes.
+#[test]
+#[ignore = "nightly"]
+fn every_result_is_as_stock_has_it_without_openmp() {
+    let (dir, program) = built();
+    let own = need(".deps/llama.cpp-clang-o2/bin", "scripts/setup.sh builds");
+    for (folder, openmp) in [(Path::new(""), true), (&own, false)] {
+        let run = Program::new("/usr/bin/ldd").arg(&program).var("LD_LIBRARY_PATH", folder).run().success();
+        assert_eq!(run.stdout.contains("libgomp"), openmp, "{run}");
+    }
+    let file = dir.path().join("stock");
+    let _ = passed(writing(Program::new(&program), &file).stock(Some(&file)));
+    let ours = dir.path().join("ours");
+    let outcome = run(Program::engaged(&program).var("LD_LIBRARY_PATH", &own), &ours);
+    assert_counted(&outcome);
+    compare(&read(&file), &read(&ours));
 }
 
 #[test]

@@ -84,6 +84,30 @@ fn the_libraries_of_pywhispercpp_are_found_under_their_names() {
     }
 }
 
+/// Whisper "base" without its weights, which whisper.cpp computes as any other: half a minute of sound.
+#[test]
+fn pywhispercpp_encodes_with_the_products_taken_over() {
+    let dir = work_dir();
+    let folder = published("pywhispercpp");
+    let script = need("tests/fixtures/published_whisper.py", "git checkout tests");
+    let encode = |program: Program| {
+        let program = program.var("PYTHONPATH", &folder).arg("-B").arg(&script).arg(dir.path().join("model.bin"));
+        program.args("q8_0 1").run().success()
+    };
+    let python = need(".deps/venv/bin/python", "scripts/setup.sh models");
+    let (stock, ours) = (encode(Program::new(&python)), encode(Program::engaged(&python)));
+    for (who, run) in [("stock", &stock), ("zen5turbo", &ours)] {
+        let time = run.stderr.lines().find(|line| line.starts_with("encoded in ")).unwrap_or_else(|| panic!("{run}"));
+        println!("{who}: {time}");
+        assert_eq!(run.stdout, "encoded 1 times\n", "{run}");
+    }
+    let stats = ours.stats();
+    // Six layers with eight products each.
+    assert_eq!(stats.taken("MUL_MAT", Some("q8_0")), 48, "{stats}");
+    assert!(stats.declined("MUL_MAT", Some("q8_0")).is_empty(), "{stats}");
+    stats.assert_healthy();
+}
+
 /// Debian's llama.cpp: shared, 14 variants in `ggml/backends0`, another glibc, and our Debian package.
 #[test]
 fn debians_llama_cpp_and_our_package_for_it() {

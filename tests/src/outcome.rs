@@ -62,6 +62,12 @@ impl Outcome {
         self
     }
 
+    /// How it ended.
+    #[must_use]
+    pub fn status(&self) -> ExitStatus {
+        self.status
+    }
+
     /// Whether it ended with status 0.
     #[must_use]
     pub fn ended_well(&self) -> bool {

@@ -110,6 +110,8 @@ pub struct Cpu {
     pub claimed: Features,
     /// The register state that the operating system enabled; 0 without OSXSAVE.
     pub xcr0: u64,
+    /// The L1 data cache as AMD's leaf 8000_0005h gives its size, KiB; 0 where there is no such leaf.
+    pub l1d_kib: u8,
 }
 
 /// Why a CPU is not taken for a Zen 5.
@@ -168,6 +170,7 @@ impl Cpu {
             cpu.claimed.avx_vnni = f.has_avx_vnni();
             cpu.claimed.gfni = f.has_gfni();
         }
+        cpu.l1d_kib = cpuid.get_l1_cache_and_tlb_info().map_or(0, |cache| cache.dcache_size());
         cpu.features = cpu.claimed.enabled_by(xcr0);
         cpu
     }
@@ -270,6 +273,7 @@ pub(crate) mod tests {
             features,
             claimed: features,
             xcr0: 0x2E7,
+            l1d_kib: 48,
         }
     }
 
@@ -295,6 +299,7 @@ pub(crate) mod tests {
             (0x8000_0002, _) => text(b"AMD Ryzen 9 9950"),
             (0x8000_0003, _) => text(b"X 16-Core Proces"),
             (0x8000_0004, _) => text(b"sor             "),
+            (0x8000_0005, _) => regs(0, 0, 48 << 24, 0),
             _ => regs(0, 0, 0, 0),
         }
     }
@@ -307,6 +312,7 @@ pub(crate) mod tests {
         assert_eq!((cpu.family, cpu.model, cpu.stepping), (0x1A, 0x44, 0));
         let absent: Vec<_> = cpu.features.iter().filter(|f| !f.1).map(|f| f.0).collect();
         assert_eq!(absent, ["avx512_fp16"]);
+        assert_eq!(cpu.l1d_kib, 48);
         assert!(cpu.is_zen5());
         assert_eq!(cpu.describe(), "AMD Ryzen 9 9950X 16-Core Processor (AuthenticAMD, family 1Ah, model 44h)");
     }

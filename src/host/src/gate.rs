@@ -1,6 +1,7 @@
 //! The gate: may the shim do its work on this CPU?
 
 use crate::cpu::{Cpu, NotZen5};
+use crate::masked::Masked;
 
 /// Exit status of a refused process: EX_CONFIG of `sysexits.h`.
 pub const EXIT_REFUSED: i32 = 78;
@@ -83,10 +84,18 @@ fn problem(cpu: &Cpu) -> Option<String> {
     let why = cpu.check_zen5().err()?;
     let found = cpu.describe();
     Some(match why {
-        NotZen5::OtherCpu => format!(
-            "this CPU is {found}, not an AMD Zen 5 \
-             (AuthenticAMD, family 1Ah, model 00h-2Fh, 40h-4Fh or 60h-7Fh)"
-        ),
+        NotZen5::OtherCpu => {
+            let masked = match cpu.masked() {
+                Some(Masked::LikeZen5(what)) => {
+                    format!(", though it has {}: a virtual machine hides the family of its host", what.join(", "))
+                }
+                _ => String::new(),
+            };
+            format!(
+                "this CPU is {found}, not an AMD Zen 5 \
+                 (AuthenticAMD, family 1Ah, model 00h-2Fh, 40h-4Fh or 60h-7Fh){masked}"
+            )
+        }
         NotZen5::FeaturesHidden(missing) => format!(
             "this CPU is {found}, a Zen 5 whose {} is hidden by the hypervisor or the firmware",
             missing.join(", ")
@@ -102,7 +111,7 @@ fn problem(cpu: &Cpu) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::{XCR0_AVX, tests::zen5};
+    use crate::cpu::{Features, XCR0_AVX, tests::zen5};
 
     fn milan() -> Cpu {
         Cpu { brand: "AMD EPYC 7763 64-Core Processor".into(), family: 0x19, model: 0x01, ..zen5() }
@@ -142,6 +151,19 @@ mod tests {
             panic!("not passed through")
         };
         assert!(line.contains("AMD EPYC 7763"), "{line}");
+    }
+
+    #[test]
+    fn a_zen5_under_another_family_is_refused_with_what_gives_it_away() {
+        let GateDecision::Refuse { line } = gate(&milan(), GateMode::Strict) else { panic!("not refused") };
+        assert!(
+            line.contains("though it has avx512_vp2intersect, avx_vnni") && line.contains("virtual machine"),
+            "{line}"
+        );
+        let features = Features { avx512vp2intersect: false, avx_vnni: false, ..milan().claimed };
+        let real = Cpu { claimed: features, l1d_kib: 32, ..milan() };
+        let GateDecision::Refuse { line } = gate(&real, GateMode::Strict) else { panic!("not refused") };
+        assert!(!line.contains("though"), "{line}");
     }
 
     #[test]

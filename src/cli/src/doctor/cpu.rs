@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use zen5turbo_config::{Complaint, KernelChoice};
 use zen5turbo_host::cpu::{XCR0_AVX, XCR0_AVX512};
-use zen5turbo_host::{Cpu, GateDecision, Tier, best_tier, gate};
+use zen5turbo_host::{Cpu, GateDecision, Masked, Tier, best_tier, gate};
 use zen5turbo_kernels::width::{self, Width};
 
 use super::check::Check;
@@ -21,7 +21,10 @@ pub fn gate_checks(cpu: &Cpu, settings: &Settings) -> Vec<Check> {
     let model = if cpu.is_zen5() {
         Check::ok("cpu.model", model)
     } else {
-        Check::limited("cpu.model", model, ZEN5, "nothing; other CPUs run with ZEN5TURBO_GATE=off")
+        match cpu.masked() {
+            None => Check::limited("cpu.model", model, ZEN5, "nothing; other CPUs run with ZEN5TURBO_GATE=off"),
+            Some(masked) => Check::limited("cpu.model", format!("{model}; {}", behind(&masked)), ZEN5, PASS_THROUGH),
+        }
     };
     let gate = match gate(cpu, mode) {
         GateDecision::Run => Check::ok("gate", said),
@@ -38,6 +41,23 @@ pub fn gate_checks(cpu: &Cpu, settings: &Settings) -> Vec<Check> {
         }
     };
     vec![model, gate]
+}
+
+/// What to do in a virtual machine.
+const PASS_THROUGH: &str = "pass the CPU through (QEMU: -cpu host; libvirt: mode='host-passthrough'; Proxmox: type host), or set \
+                            ZEN5TURBO_GATE=off, which uses the best kernels that the virtual CPU allows";
+
+/// Which CPU the host of a virtual machine has, as far as it can be told.
+fn behind(masked: &Masked) -> String {
+    match masked {
+        Masked::LikeZen5(what) => format!(
+            "the family may be masked: of AMD's CPUs, only those since Zen 5 have {}, so the host is probably a Zen 5",
+            what.join(", ")
+        ),
+        Masked::MadeUp(why) => {
+            format!("{why} belongs to a model that virtual machines make up: the host may be a Zen 5")
+        }
+    }
 }
 
 /// Instructions, the registers that the operating system enabled, and the kernels that follow from them.
@@ -223,6 +243,20 @@ mod tests {
         let hidden = gate_checks(&cpu(0x1A, 0x7), &settings(&[]));
         assert_eq!(statuses(&hidden), [Limited, No]);
         assert!(hidden[1].found.contains("XCR0 is 0x7"), "{hidden:?}");
+    }
+
+    #[test]
+    fn a_zen5_behind_a_virtual_cpu_is_told_as_what_it_may_be() {
+        let told = |cpu: &Cpu| gate_checks(cpu, &settings(&[])).remove(0);
+        let plain = told(&cpu(0x19, 0xE7));
+        assert!(!plain.found.contains("host") && plain.remedy.unwrap().starts_with("nothing"));
+        let like = told(&Cpu { l1d_kib: 48, ..cpu(0x19, 0xE7) });
+        assert!(like.found.contains("family 19h") && like.found.contains("probably a Zen 5"), "{like:?}");
+        let made_up = told(&Cpu { brand: "QEMU Virtual CPU version 2.5+".into(), ..cpu(0x0F, 0xE7) });
+        assert!(made_up.found.contains("the host may be a Zen 5"), "{made_up:?}");
+        for check in [like, made_up] {
+            assert!(check.status == Status::Limited && check.remedy.unwrap().contains("-cpu host"));
+        }
     }
 
     #[test]
