@@ -32,7 +32,7 @@ a { color: var(--arm-1); } .contents { padding-left: 1.2rem; columns: 18rem auto
   :root { color-scheme: light; --page: #ffffff; --ink: #000000; --quiet: #444444; --grid: #bbbbbb; --band: #e3e6ea; --good: #0b6e4f; --bad: #b42318;
     --arm-0: #56a0d3; --arm-1: #0072b2; --arm-2: #d55e00; --arm-3: #8e6bbf; --arm-4: #009e73; --arm-5: #b8860b; --arm-6: #cc79a7; --arm-7: #6b7280; }
   @page { size: A4 landscape; margin: 12mm; } body { font-size: 10pt; margin: 0; max-width: none; padding: 0; } table { font-size: 8pt; }
-  th, td { padding: 0.1rem 0.4rem; } th, td, td:first-child, .dense td { white-space: normal; overflow-wrap: break-word; } .dense td.long { min-width: 0; overflow-wrap: anywhere; } th.number, td.number { white-space: nowrap; }
+  th, td { padding: 0.1rem 0.4rem; } th, td, td:first-child, .dense td { white-space: normal; overflow-wrap: break-word; } .dense td.long { min-width: 0; overflow-wrap: anywhere; } th.number, td.number, .dense td.short { white-space: nowrap; }
   .scroll { overflow: visible; } h2, h3, figcaption { break-after: avoid; } figure, tr { break-inside: avoid; } nav { display: none; }
   .plots { grid-template-columns: repeat(3, 1fr); } }
 ";

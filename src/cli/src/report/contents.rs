@@ -1,5 +1,7 @@
 //! What records say, whatever their form was.
 
+use zen5turbo_host::cpu::{ZEN5_FAMILY, ZEN5_MODELS};
+
 /// Stands for what a record does not say.
 pub const UNKNOWN: &str = "not recorded";
 
@@ -101,8 +103,8 @@ impl Said {
             (Said::Better, false) => "less",
             (Said::Worse, false) => "more",
             (Said::NoDifference, _) => "no difference shown",
-            (Said::NoCheck, _) => "no claim: no A/A check",
-            (Said::TooFew, _) => "no claim: too few pairs",
+            (Said::NoCheck, _) => "no A/A: no claim",
+            (Said::TooFew, _) => "too few pairs",
         }
     }
 }
@@ -228,11 +230,23 @@ impl Cpu {
     }
 }
 
+impl Cpu {
+    fn is_zen5(&self) -> bool {
+        let is_model =
+            |model: u32| ZEN5_MODELS.iter().any(|&(first, last)| (first.into()..=last.into()).contains(&model));
+        let is_zen5 = |(family, model)| family == u32::from(ZEN5_FAMILY) && is_model(model);
+        self.brand.starts_with("AMD") && self.model.is_some_and(is_zen5)
+    }
+}
+
 impl std::fmt::Display for Cpu {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(if self.brand.is_empty() { "CPU not recorded" } else { &self.brand })?;
         match self.model {
-            Some((family, model)) => write!(f, " (family {family} model {model})"),
+            Some((family, model)) => {
+                let zen5 = if self.is_zen5() { "Zen 5, " } else { "" };
+                write!(f, " ({zen5}family {family} model {model})")
+            }
             None if self.brand.is_empty() => Ok(()),
             None => f.write_str(" (family not recorded)"),
         }

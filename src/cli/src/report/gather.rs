@@ -136,6 +136,9 @@ fn file(path: &Path, version: &str, all: &mut Gathered) {
                 *day = read::date_in_path(path).unwrap_or_default();
             }
             all.contents.extend(contents);
+            if date.is_empty() {
+                date = read::date_in_path(path).unwrap_or_default();
+            }
             all.files.push(File { path: shown, what, date, version: found, note });
         }
         Err(why) => {

@@ -60,6 +60,9 @@ fn table(table: &Table) -> Markup {
 /// Cells of more characters are broken into lines.
 const LONG: usize = 44;
 
+/// Cells of so many characters, such as dates, are whole on paper too.
+const SHORT: usize = 12;
+
 fn class(cell: &Cell) -> Option<String> {
     let tone = match cell.tone {
         Tone::Plain => "",
@@ -67,8 +70,12 @@ fn class(cell: &Cell) -> Option<String> {
         Tone::Bad => "worse",
         Tone::Quiet => "quiet",
     };
-    let long = if cell.text.chars().count() > LONG { "long" } else { "" };
-    let classes = [if cell.number { "number" } else { "" }, long, tone];
+    let length = match cell.text.chars().count() {
+        n if n > LONG => "long",
+        n if n <= SHORT => "short",
+        _ => "",
+    };
+    let classes = [if cell.number { "number" } else { "" }, length, tone];
     let classes: Vec<&str> = classes.into_iter().filter(|class| !class.is_empty()).collect();
     (!classes.is_empty()).then(|| classes.join(" "))
 }

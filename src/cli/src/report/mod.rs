@@ -90,6 +90,3 @@ fn price(text: &str) -> Result<f64, String> {
         _ => Err("expected a number above 0, such as 0.85".to_owned()),
     }
 }
-
-#[cfg(test)]
-mod tests;

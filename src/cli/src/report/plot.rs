@@ -13,6 +13,9 @@ const OTHER: usize = 7;
 pub const WIDTH: u32 = 430;
 const HEIGHT: u32 = 260;
 
+/// Dates that have room below a history.
+const MOST_DATES: usize = 7;
+
 /// The longest label of a line, characters.
 const LONGEST: usize = 26;
 
@@ -53,23 +56,27 @@ pub fn legend(others: bool) -> Vec<(usize, String)> {
     if others { vec![(SHIM, "zen5turbo".to_owned()), (OTHER, "other programs".to_owned())] } else { Vec::new() }
 }
 
-/// The history of one model: its colour, and the day's number, ratio and interval of each measurement.
+/// The history of one model: its colour, and place in the order of dates, ratio and interval of each measurement.
 pub struct History {
     pub colour: usize,
     pub points: Vec<(usize, f64, Option<(f64, f64)>)>,
 }
 
-/// Ratios over the days on which they were measured.
-pub fn history(title: &str, days: &[String], lines: &[History]) -> Result<String> {
+/// Ratios over the dates on which they were measured, which are equally far apart in the plot.
+pub fn history(title: &str, dates: &[&str], lines: &[History]) -> Result<String> {
     let values = lines.iter().flat_map(|line| &line.points).flat_map(|(_, ratio, interval)| {
         let (low, high) = interval.unwrap_or((*ratio, *ratio));
         [low, high, *ratio]
     });
     let (low, high) = values.fold((0.98f64, 1.02f64), |(low, high), v| (low.min(v), high.max(v)));
     let pad = (high - low) * 0.06;
+    // As many as do not overlap.
+    let every = dates.len().div_ceil(MOST_DATES);
     let day = |x: &f64| {
-        let at = days.get(x.round().max(0.0) as usize).filter(|_| (x - x.round()).abs() < 1e-6);
-        at.map_or_else(String::new, |day| day.get(5..).unwrap_or(day).to_owned())
+        let place = x.round().max(0.0) as usize;
+        let shown = (x - x.round()).abs() < 1e-6 && place % every == 0;
+        let date = dates.get(place).filter(|_| shown).copied().unwrap_or_default();
+        date.get(5..10).unwrap_or(date).to_owned()
     };
     svg((WIDTH, HEIGHT), title, |root| {
         let mut chart = ChartBuilder::on(root)
@@ -77,13 +84,13 @@ pub fn history(title: &str, days: &[String], lines: &[History]) -> Result<String
             .margin_right(22)
             .x_label_area_size(44)
             .y_label_area_size(58)
-            .build_cartesian_2d(-0.4..days.len() as f64 - 0.6, low - pad..high + pad)
+            .build_cartesian_2d(-0.4..dates.len() as f64 - 0.6, low - pad..high + pad)
             .map_err(failed)?;
         chart::axes(
             chart
                 .configure_mesh()
                 .disable_x_mesh()
-                .x_labels(days.len().min(8) * 2 + 1)
+                .x_labels(dates.len() * 2 + 1)
                 .y_labels(6)
                 .x_label_formatter(&day)
                 .y_label_formatter(&|y| format!("{y:.2}"))
@@ -94,12 +101,12 @@ pub fn history(title: &str, days: &[String], lines: &[History]) -> Result<String
         for (number, line) in lines.iter().enumerate() {
             let colour = chart::colour(line.colour);
             // Side by side, so that equal ratios do not hide one another.
-            let x = |day: usize| day as f64 + (number as f64 - (lines.len() - 1) as f64 / 2.0) * 0.06;
-            let middle: Vec<(f64, f64)> = line.points.iter().map(|(day, ratio, _)| (x(*day), *ratio)).collect();
+            let x = |place: usize| place as f64 + (number as f64 - (lines.len() - 1) as f64 / 2.0) * 0.06;
+            let middle: Vec<(f64, f64)> = line.points.iter().map(|(place, ratio, _)| (x(*place), *ratio)).collect();
             chart.draw_series(LineSeries::new(middle.clone(), colour.stroke_width(1))).map_err(failed)?;
-            for (day, _, interval) in &line.points {
+            for (place, _, interval) in &line.points {
                 if let Some((low, high)) = interval {
-                    let ends = vec![(x(*day), *low), (x(*day), *high)];
+                    let ends = vec![(x(*place), *low), (x(*place), *high)];
                     chart.draw_series([PathElement::new(ends, colour.stroke_width(2))]).map_err(failed)?;
                 }
             }

@@ -23,7 +23,7 @@ pub fn lines(text: &str, error: &dyn std::fmt::Display) -> Result<Read, Refused>
         objects += 1;
         if object["ns"].is_object() && object["columns"].is_number() {
             return Err(Refused::Other(Other {
-                what: "every time of `tune` (--jsonl); its choices are in the file of --out",
+                what: "every time of tune (--jsonl); its choices are in the file of --out",
                 seen: Vec::new(),
             }));
         }

@@ -125,7 +125,7 @@ fn table(table: &Table) -> Result<Read, Refused> {
 
 /// Tables of scripts that the page has no section for, by a column that no other one has.
 const OTHERS: [(&str, &[&str]); 6] = [
-    ("a check of `ab` itself (scripts/ab-check.sh)", &["expected", "difference"]),
+    ("a check of ab itself (scripts/ab-check.sh)", &["expected", "difference"]),
     ("drafts and many clients (bench/speculative.py)", &["drafted", "accepted"]),
     ("images (bench/images.py)", &["mmproj"]),
     ("threads above CPUs (bench/threads.py)", &["budget", "tokens_per_second"]),
@@ -181,10 +181,13 @@ fn members(value: &Value) -> String {
     if names.is_empty() { "no members".to_owned() } else { format!("the members {}", beginning(&names.join(", "))) }
 }
 
+/// Characters of a file that a message shows.
+const SHOWN: usize = 60;
+
 /// The beginning of a text, for a message.
 fn beginning(text: &str) -> String {
-    let short: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(60).collect();
-    if short.len() < text.len() { short + "..." } else { short }
+    let short: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SHOWN).collect();
+    if text.chars().count() > SHOWN { short + "..." } else { short }
 }
 
 /// The version that the README of scripts/record.sh names.

@@ -56,7 +56,7 @@ pub fn bandwidth(newest: &[Row<'_>], contents: &Contents) -> Section {
     }
     if rows.is_empty() {
         section.text(if contents.memory.is_empty() {
-            "Not measured: no record has a streaming rate of memory; `zen5turbo bios record` and scripts/record.sh make one."
+            "Not measured: no record has a streaming rate of memory; zen5turbo bios record and scripts/record.sh make one."
         } else {
             "Not measured: no record has both generation and a streaming rate of the same CPU, day and number of threads."
         });
@@ -149,7 +149,7 @@ pub fn power(newest: &[Row<'_>], contents: &Contents) -> Section {
         .collect();
     reasons.dedup();
     section.text(if contents.power.is_empty() {
-        "Not measured: no record has the power of a package. `zen5turbo bios record`, as root on a machine with RAPL, measures it."
+        "Not measured: no record has the power of a package. zen5turbo bios record, as root on a machine with RAPL, measures it."
     } else {
         "Not measured: no record has both a speed and the power of the same CPU and day."
     });
@@ -165,7 +165,7 @@ pub fn cost(newest: &[Row<'_>], price: &Price) -> Section {
     let mut section =
         Section::new(format!("Cost of a million tokens at {} {currency} per hour", text::number(*per_hour)));
     let stock = format!("#stock, {currency}");
-    let with = format!("#with it, {currency}");
+    let with = format!("#this arm, {currency}");
     let titles = ["model", "test", "#threads", "arm", &stock, &with, "day"];
     let mut rows = Vec::new();
     for row in newest.iter().filter(|row| row.is_speed()) {

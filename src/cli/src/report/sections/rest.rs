@@ -42,7 +42,7 @@ pub fn kernels(contents: &Contents) -> Section {
             tuned.at.day()
         )));
         section.text(format!(
-            "By `zen5turbo tune`: tier {}, ggml {}, version {}, {}. Ratios by type and number of columns; an empty cell decided nothing.",
+            "By zen5turbo tune: tier {}, ggml {}, version {}, {}. Ratios by type and number of columns; an empty cell decided nothing.",
             tuned.tier, tuned.ggml, tuned.at.version(), tuned.at.file
         ));
         section.table(self::tuned(tuned));

@@ -42,6 +42,8 @@ pub fn class(speed: &Speed) -> Class {
         Class::Process
     } else if speed.test.contains("+tg") {
         Class::Both
+    } else if speed.test.starts_with("batch") {
+        Class::SmallBatches
     } else if let Some(prompt) = prompt {
         let tokens = prompt.split(|c: char| !c.is_ascii_digit()).next().and_then(|n| n.parse::<u32>().ok());
         let micro = prompt.split(" ub").nth(1).and_then(|n| n.parse::<u32>().ok());
@@ -55,7 +57,7 @@ pub fn class(speed: &Speed) -> Class {
 pub fn glance(newest: &[Row<'_>]) -> Section {
     let mut section = Section::new("At a glance");
     let speeds: Vec<&Row<'_>> = newest.iter().filter(|row| row.is_speed() && is_shim(row)).collect();
-    let titles = ["test", "#threads", "arm", "#models", "#smallest ratio", "#median", "#largest ratio", "days"];
+    let titles = ["test", "#threads", "#ratio (range)", "#models", "arm", "days"];
     let mut rows = Vec::new();
     let mut groups: Vec<_> = speeds.iter().map(|row| group(row)).collect();
     groups.sort_by_key(|(cpu, class, threads, arm)| (&cpu.brand, Reverse(cpu.model), *class, *threads, *arm));
@@ -80,17 +82,15 @@ pub fn glance(newest: &[Row<'_>]) -> Section {
         let cells = vec![
             Cell::words(class.name()),
             Cell::number(threads.to_string()),
-            Cell::words(arm),
+            Cell::number(format!("{middle:.2} ({:.2}..{:.2})", ratios[0], ratios[ratios.len() - 1])),
             Cell::number(models.len().to_string()),
-            Cell::number(format!("{:.2}", ratios[0])),
-            Cell::number(format!("{middle:.2}")),
-            Cell::number(format!("{:.2}", ratios[ratios.len() - 1])),
+            Cell::words(arm),
             Cell::words(days),
         ];
         rows.push((cpu, cells));
     }
     if !rows.is_empty() {
-        section.text("Speed with zen5turbo over the better of stock's two layouts, over all models: the newest measurement of each.");
+        section.text("Speed with zen5turbo over the better of stock's two layouts, the median over all models, the smallest and the largest: the newest measurement of each.");
     }
     super::by_cpu(&mut section, &titles, rows);
     section
@@ -114,13 +114,13 @@ pub fn by_cpu(newest: &[Row<'_>], earlier: &[Row<'_>]) -> Result<Vec<Section>> {
         let mut section = Section::new(cpu.to_string());
         plots(&new, &mut section)?;
         section.blocks.push(Block::Heading("Newest measurement of each model and test".to_owned()));
-        section.table(table(&new));
+        section.table(table(&new, false));
         if of(earlier, cpu) {
             let old: Vec<Row<'_>> = mine(earlier).into_iter().map(|i| earlier[i]).collect();
             section.blocks.push(Block::Heading("History".to_owned()));
             histories(&new, &old, &mut section)?;
             section.text("Earlier measurements of the same models and tests; the newest ones are in the table above.");
-            section.table(table(&old));
+            section.table(table(&old, true));
         }
         sections.push(section);
     }
@@ -171,9 +171,8 @@ fn plots(rows: &[Row<'_>], section: &mut Section) -> Result<()> {
 }
 
 fn title(row: &Row<'_>) -> String {
-    let Speed { test, threads, build, .. } = row.speed;
-    let build = if build.is_empty() || build == "llama.cpp" { String::new() } else { format!(", {build}") };
-    format!("{test}, {}{build}", super::count(*threads as usize, "thread"))
+    let Speed { test, threads, .. } = row.speed;
+    format!("{test}, {}{}", super::count(*threads as usize, "thread"), build(row.speed, ", "))
 }
 
 /// The model, and the arm where it is not the shim as it is.
@@ -198,10 +197,10 @@ fn histories(newest: &[Row<'_>], earlier: &[Row<'_>], section: &mut Section) -> 
         let mine: Vec<&&Row<'_>> = again.iter().filter(|row| self::title(row) == title).collect();
         let all: Vec<&Row<'_>> =
             earlier.iter().chain(newest).filter(|row| mine.iter().any(|new| new.key() == row.key())).collect();
-        let mut days: Vec<String> = all.iter().map(|row| row.speed.at.day().to_owned()).collect();
-        days.sort();
-        days.dedup();
-        if days.len() < 2 {
+        let mut dates: Vec<&str> = all.iter().map(|row| row.speed.at.date.as_str()).collect();
+        dates.sort_unstable();
+        dates.dedup();
+        if dates.len() < 2 {
             continue;
         }
         let lines: Vec<History> = mine
@@ -209,42 +208,51 @@ fn histories(newest: &[Row<'_>], earlier: &[Row<'_>], section: &mut Section) -> 
             .map(|new| {
                 let same = all.iter().filter(|row| row.key() == new.key());
                 let point = |row: &&Row<'_>| {
-                    let day = days.iter().position(|day| day == row.speed.at.day()).unwrap_or(0);
-                    (day, row.arm.ratio, row.arm.interval)
+                    let place = dates.iter().position(|date| *date == row.speed.at.date).unwrap_or(0);
+                    (place, row.arm.ratio, row.arm.interval)
                 };
                 let colour = models.iter().position(|model| *model == new.speed.model).unwrap_or(0) + 1;
                 History { colour, points: same.map(point).collect() }
             })
             .collect();
-        plots.push((title.clone(), plot::history(&format!("history of {title}"), &days, &lines)?));
+        plots.push((title.clone(), plot::history(&format!("history of {title}"), &dates, &lines)?));
     }
     if !plots.is_empty() {
-        let intro = "Ratios over the days on which they were measured, each with its interval.".to_owned();
+        let intro =
+            "Ratios in the order in which they were measured, each with its interval where it has one.".to_owned();
         let legend = models.iter().enumerate().map(|(i, model)| (i + 1, short(model).to_owned())).collect();
         section.blocks.push(Block::Plots { intro, plots, legend });
     }
     Ok(())
 }
 
-fn table(rows: &[Row<'_>]) -> Table {
-    let titles = [
-        "model",
-        "test",
-        "#threads",
-        "arm",
-        "#ratio",
-        "#stock",
-        "#with it",
-        "unit",
-        "result",
-        "#A/A",
-        "stock's layout",
-        "type",
-        "day",
-        "version",
-    ];
-    let mut table = Table::new(&titles);
-    table.rows = rows.iter().map(cells).collect();
+/// Titles of the tables; the day and the version of a history stand first.
+const TITLES: [&str; 15] = [
+    "day",
+    "version",
+    "model",
+    "test",
+    "#threads",
+    "arm",
+    "#ratio",
+    "#stock",
+    "#this arm",
+    "unit",
+    "result",
+    "#pairs",
+    "#A/A",
+    "stock's layout",
+    "type",
+];
+
+fn table(rows: &[Row<'_>], history: bool) -> Table {
+    let turned = |mut cells: Vec<Cell>| {
+        cells.rotate_left(if history { 0 } else { 2 });
+        cells
+    };
+    let mut table = Table::new(&TITLES);
+    table.header = turned(table.header);
+    table.rows = rows.iter().map(|row| turned(cells(row))).collect();
     table
 }
 
@@ -257,12 +265,9 @@ fn cells(row: &Row<'_>) -> Vec<Cell> {
     };
     let interval = arm.interval.map_or_else(String::new, |(low, high)| format!(" ({low:.2}..{high:.2})"));
     let noise = speed.noise.map_or_else(|| "-".to_owned(), |(low, high)| format!("{low:.2}..{high:.2}"));
-    let build = if speed.build.is_empty() || speed.build == "llama.cpp" {
-        String::new()
-    } else {
-        format!(" of {}", speed.build)
-    };
     vec![
+        Cell::words(speed.at.day()),
+        Cell::words(speed.at.version()).tone(if speed.at.version.is_empty() { Tone::Quiet } else { Tone::Plain }),
         Cell::words(&speed.model),
         Cell::words(&speed.test),
         Cell::number(speed.threads.to_string()),
@@ -271,11 +276,18 @@ fn cells(row: &Row<'_>) -> Vec<Cell> {
         Cell::number(text::number(speed.stock.1.median)),
         Cell::number(text::number(arm.values.median)),
         Cell::words(&speed.unit),
-        Cell::words(format!("{}, {} pairs", arm.said.words(row.is_speed()), arm.pairs)).tone(tone),
+        Cell::words(arm.said.words(row.is_speed())).tone(tone),
+        Cell::number(arm.pairs.to_string()),
         Cell::number(noise),
-        Cell::words(speed.stock.0.trim_start_matches("stock ").to_owned() + &build),
+        Cell::words(speed.stock.0.trim_start_matches("stock ").to_owned() + &build(speed, " of ")),
         Cell::words(&speed.kind),
-        Cell::words(speed.at.day()),
-        Cell::words(speed.at.version()).tone(if speed.at.version.is_empty() { Tone::Quiet } else { Tone::Plain }),
     ]
+}
+
+/// The build of stock, where it has a name that says something.
+fn build(speed: &Speed, before: &str) -> String {
+    match speed.build.as_str() {
+        "" | "llama.cpp" => String::new(),
+        build => format!("{before}{build}"),
+    }
 }
