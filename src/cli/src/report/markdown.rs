@@ -25,7 +25,8 @@ pub fn render(page: &Page) -> String {
                     let _ = write!(out, "\n{}", items.concat());
                 }
                 Block::Heading(title) => {
-                    let _ = writeln!(out, "\n### {}", escaped(title));
+                    // No heading: links go to sections, and some of these have the name of one.
+                    let _ = writeln!(out, "\n**{}**", escaped(title));
                 }
                 Block::Table(table) => out += &self::table(table),
                 Block::Plots { .. } => {}
