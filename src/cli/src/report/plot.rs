@@ -56,10 +56,13 @@ pub fn legend(others: bool) -> Vec<(usize, String)> {
     if others { vec![(SHIM, "zen5turbo".to_owned()), (OTHER, "other programs".to_owned())] } else { Vec::new() }
 }
 
-/// The history of one model: its colour, and place in the order of dates, ratio and interval of each measurement.
+/// Place in the order of dates, ratio, interval.
+pub type Point = (usize, f64, Option<(f64, f64)>);
+
+/// The history of one model: its colour, and its measurements.
 pub struct History {
     pub colour: usize,
-    pub points: Vec<(usize, f64, Option<(f64, f64)>)>,
+    pub points: Vec<Point>,
 }
 
 /// Ratios over the dates on which they were measured, which are equally far apart in the plot.
@@ -74,7 +77,7 @@ pub fn history(title: &str, dates: &[&str], lines: &[History]) -> Result<String>
     let every = dates.len().div_ceil(MOST_DATES);
     let day = |x: &f64| {
         let place = x.round().max(0.0) as usize;
-        let shown = (x - x.round()).abs() < 1e-6 && place % every == 0;
+        let shown = (x - x.round()).abs() < 1e-6 && place.is_multiple_of(every);
         let date = dates.get(place).filter(|_| shown).copied().unwrap_or_default();
         date.get(5..10).unwrap_or(date).to_owned()
     };

@@ -69,7 +69,7 @@ pub fn read(path: &Path, text: &str) -> Result<Read, Refused> {
         return turns::bare(text).map_err(Refused::Bad);
     }
     // Names of columns are words; a line of prose is no table.
-    if first.contains(',') && first.split(',').all(|name| is_name(name)) {
+    if first.contains(',') && first.split(',').all(is_name) {
         return table(&Table::parse(text));
     }
     let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();

@@ -11,7 +11,10 @@ use crate::statistics::{CONFIDENCE, median};
 /// Measurements with their place and date.
 type All = Vec<(At, Test, Runs)>;
 
-fn runs<'a>(all: &'a mut All, at: At, test: Test) -> &'a mut Runs {
+/// Values of what has a key.
+type Samples<K> = Vec<(K, Vec<f64>)>;
+
+fn runs(all: &mut All, at: At, test: Test) -> &mut Runs {
     let index = all.iter().rposition(|(a, t, _)| *a == at && *t == test).unwrap_or_else(|| {
         all.push((at, test, Runs::default()));
         all.len() - 1
@@ -80,9 +83,9 @@ pub fn peers(table: &Table) -> Result<Read, String> {
 /// `decode`: generation, and the memory under it. The first repetition of a process moves the weights, and is left out.
 pub fn decode(table: &Table) -> Result<Read, String> {
     let (mut bad, mut memory) = (Vec::new(), Vec::new());
-    let mut repetitions: Vec<((At, Test, String, u32), Vec<f64>)> = Vec::new();
-    let mut streams: Vec<((At, String, u32), Vec<f64>)> = Vec::new();
-    let mut weights: Vec<((At, Test, String), Vec<f64>)> = Vec::new();
+    let mut repetitions: Samples<(At, Test, String, u32)> = Vec::new();
+    let mut streams: Samples<(At, String, u32)> = Vec::new();
+    let mut weights: Samples<(At, Test, String)> = Vec::new();
     for row in &table.rows {
         let numbers = (row.number::<u32>("threads"), row.number::<u32>("round"), row.number::<f64>("value"));
         let (Some(threads), Some(round), Some(value)) = numbers else {
@@ -125,7 +128,7 @@ pub fn decode(table: &Table) -> Result<Read, String> {
     finish("decode, raw values", Contents { speeds, memory, ..Contents::default() }, table.note(&bad))
 }
 
-fn add<K: PartialEq>(all: &mut Vec<(K, Vec<f64>)>, key: K, value: f64) {
+fn add<K: PartialEq>(all: &mut Samples<K>, key: K, value: f64) {
     match all.iter_mut().find(|(k, _)| *k == key) {
         Some((_, values)) => values.push(value),
         None => all.push((key, vec![value])),
@@ -136,19 +139,31 @@ fn add<K: PartialEq>(all: &mut Vec<(K, Vec<f64>)>, key: K, value: f64) {
 const VARIANTS: [(&str, &str); 5] =
     [("r0", "stock repack 0"), ("r1", "stock repack 1"), ("z5", "shim"), ("ik", "ik"), ("ikrtr", "ik repack")];
 
-/// The fields of a line such as `2026-11-29 19:32:07,Q4_K,pp512,1,r0,0,1192.56`: time, type of all weights, test, threads,
-/// variant, round, tokens/s.
-fn fields(line: &str) -> Option<(&str, [&str; 2], u32, &str, u32, f64)> {
-    let [time, kind, test, threads, variant, round, value] = line.split(',').collect::<Vec<_>>().try_into().ok()?;
-    let day = time.get(..10).filter(|day| super::is_day(day) && time.len() == 19)?;
-    let (_, name) = VARIANTS.iter().find(|(short, _)| *short == variant)?;
-    let value: f64 = value.parse().ok().filter(|value: &f64| value.is_finite())?;
-    Some((day, [kind, test], threads.parse().ok()?, name, round.parse().ok()?, value))
+/// A line such as `2026-11-29 19:32:07,Q4_K,pp512,1,r0,0,1192.56`: time, type of all weights, test, threads, variant, round,
+/// tokens/s.
+struct Line<'a> {
+    day: &'a str,
+    kind: &'a str,
+    test: &'a str,
+    threads: u32,
+    variant: &'static str,
+    round: u32,
+    value: f64,
+}
+
+impl Line<'_> {
+    fn parse(line: &str) -> Option<Line<'_>> {
+        let [time, kind, test, threads, variant, round, value] = line.split(',').collect::<Vec<_>>().try_into().ok()?;
+        let day = time.get(..10).filter(|day| super::is_day(day) && time.len() == 19)?;
+        let (_, variant) = VARIANTS.iter().find(|(short, _)| *short == variant)?;
+        let value: f64 = value.parse().ok().filter(|value: &f64| value.is_finite())?;
+        Some(Line { day, kind, test, threads: threads.parse().ok()?, variant, round: round.parse().ok()?, value })
+    }
 }
 
 /// Whether a table without names of columns begins so.
 pub fn is_bare(first: &str) -> bool {
-    fields(first).is_some()
+    Line::parse(first).is_some()
 }
 
 /// llama-bench in turns, a line for each run.
@@ -156,7 +171,7 @@ pub fn bare(text: &str) -> Result<Read, String> {
     let (mut broken, mut all) = (Table::default(), All::new());
     let mut times: BTreeMap<String, u32> = BTreeMap::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.is_empty()) {
-        let Some((day, [kind, test], threads, variant, round, value)) = fields(line) else {
+        let Some(Line { day, kind, test, threads, variant, round, value }) = Line::parse(line) else {
             broken.broken.push(number + 1);
             continue;
         };

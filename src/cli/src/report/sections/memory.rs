@@ -1,7 +1,5 @@
 //! Speed for each GB/s of memory bandwidth, each watt, and each unit of money.
 
-use std::cmp::Reverse;
-
 use super::super::contents::{Contents, Memory};
 use super::super::derive::{cost as cost_of, memory_under, power_under};
 use super::super::page::{Block, Cell, Section, Tone};
@@ -82,7 +80,7 @@ fn source(memory: &Memory) -> String {
 pub fn streams(memory: &[Memory]) -> Section {
     let mut section = Section::new("Streaming reads from memory");
     let mut sorted: Vec<&Memory> = memory.iter().collect();
-    sorted.sort_by_key(|m| (&m.at.cpu.brand, Reverse(m.at.cpu.model), &m.at.date, &m.at.file, &m.pages, m.threads));
+    sorted.sort_by_key(|m| (super::newer(&m.at.cpu), &m.at.date, &m.at.file, &m.pages, m.threads));
     let rows = sorted.into_iter().map(|memory| {
         let cells = vec![
             Cell::words(&memory.pages),

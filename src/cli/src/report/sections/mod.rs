@@ -68,21 +68,19 @@ pub fn page(gathered: &Gathered, price: Option<&Price>) -> Result<Page> {
     Ok(Page { title: "zen5turbo report".to_owned(), lead: lead(gathered), sections })
 }
 
-/// CPU, newer ones first; kind of test, threads, test, model; the shim before other programs.
-fn order<'a>(row: &Row<'a>) -> (&'a str, Reverse<Option<(u32, u32)>>, Class, u32, u32, &'a str, &'a str, bool) {
+/// The order of CPUs: by brand, newer ones first.
+type Newer<'a> = (&'a str, Reverse<Option<(u32, u32)>>);
+
+fn newer(cpu: &Cpu) -> Newer<'_> {
+    (&cpu.brand, Reverse(cpu.model))
+}
+
+/// CPU; kind of test, threads, test, model; the shim before other programs.
+fn order<'a>(row: &Row<'a>) -> (Newer<'a>, Class, u32, u32, &'a str, &'a str, bool) {
     let Speed { at, test, threads, model, .. } = row.speed;
     let digits = test.trim_start_matches(|c: char| !c.is_ascii_digit()).split(|c: char| !c.is_ascii_digit()).next();
     let tokens = digits.and_then(|digits| digits.parse().ok()).unwrap_or(0);
-    (
-        &at.cpu.brand,
-        Reverse(at.cpu.model),
-        speeds::class(row.speed),
-        *threads,
-        tokens,
-        test,
-        model,
-        !speeds::is_shim(row),
-    )
+    (newer(&at.cpu), speeds::class(row.speed), *threads, tokens, test, model, !speeds::is_shim(row))
 }
 
 /// A table for each CPU, below its name.

@@ -1,7 +1,5 @@
 //! Arms against stock, by CPU: the newest figures, plots, and how they came about.
 
-use std::cmp::Reverse;
-
 use anyhow::Result;
 
 use super::super::contents::{Cpu, Said, Speed};
@@ -60,7 +58,7 @@ pub fn glance(newest: &[Row<'_>]) -> Section {
     let titles = ["test", "#threads", "#ratio (range)", "#models", "arm", "days"];
     let mut rows = Vec::new();
     let mut groups: Vec<_> = speeds.iter().map(|row| group(row)).collect();
-    groups.sort_by_key(|(cpu, class, threads, arm)| (&cpu.brand, Reverse(cpu.model), *class, *threads, *arm));
+    groups.sort_by_key(|(cpu, class, threads, arm)| (super::newer(cpu), *class, *threads, *arm));
     groups.dedup();
     for key in groups {
         let mine: Vec<&&Row<'_>> = speeds.iter().filter(|row| group(row) == key).collect();
