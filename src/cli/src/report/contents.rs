@@ -167,9 +167,23 @@ pub struct Served {
     pub model: String,
     pub kind: String,
     pub threads: String,
+    pub clients: String,
+    pub pairs: String,
     pub arms: Vec<String>,
-    /// Scenario, figure, and a value for each arm.
-    pub rows: Vec<(String, String, Vec<Option<String>>)>,
+    /// Arms that are compared with stock.
+    pub compared: Vec<String>,
+    pub rows: Vec<ServedRow>,
+}
+
+/// A figure of a scenario.
+#[derive(Clone, Debug)]
+pub struct ServedRow {
+    pub scenario: String,
+    pub figure: String,
+    /// One for each arm.
+    pub values: Vec<Option<String>>,
+    /// One for each arm that is compared: the ratio with its interval, and what it supports.
+    pub ratios: Vec<Option<(String, Said)>>,
 }
 
 /// All of it.

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::super::contents::{Arm, At, Contents, Cpu, Said, Speed, Spread};
-use super::{Other, Read, Refused};
+use super::{Other, Read, Refused, serve};
 
 /// The object of --json.
 pub fn read(whole: &Value) -> Result<Read, String> {
@@ -24,6 +24,12 @@ pub fn lines(text: &str, error: &dyn std::fmt::Display) -> Result<Read, Refused>
         if object["ns"].is_object() && object["columns"].is_number() {
             return Err(Refused::Other(Other {
                 what: "every time of tune (--jsonl); its choices are in the file of --out",
+                seen: Vec::new(),
+            }));
+        }
+        if object["kind"] == serve::KIND {
+            return Err(Refused::Other(Other {
+                what: "every run of ab --serve (--jsonl); its figures are in the file of --json",
                 seen: Vec::new(),
             }));
         }

@@ -157,14 +157,15 @@ fn json(path: &Path, text: &str) -> Result<Read, Refused> {
         Ok(value) => value,
         Err(error) => return ab_json::lines(text, &error),
     };
+    if whole["record"].is_string() || whole["ns"].is_object() {
+        return ab_json::lines(text, &"one line");
+    }
     let read = if whole["kind"] == serve::KIND {
         serve::read(&whole)
     } else if whole["kind"].is_string() && whole["kind"].as_str().is_some_and(|kind| kind.contains("bios record")) {
         bios::read(path, text)
     } else if whole["summary"].is_array() && whole["circumstances"].is_object() {
         ab_json::read(&whole)
-    } else if whole["record"].is_string() || whole["ns"].is_object() {
-        return ab_json::lines(text, &"one line");
     } else {
         let found = match &whole["kind"] {
             Value::Null => format!("an object with {}", members(&whole)),

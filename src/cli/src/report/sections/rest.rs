@@ -1,22 +1,32 @@
 //! Servers, kernels alone, machines.
 
-use super::super::contents::{At, Bench, Contents, Product, Served, Tuned};
+use super::super::contents::{At, Bench, Contents, Product, Said, Served, Tuned};
 use super::super::page::{Block, Cell, Section, Table, Tone};
 
 /// Servers under load; `None` for none.
 pub fn served(all: &[Served]) -> Option<Section> {
     let mut section = Section::new("Servers under load");
     for served in all {
-        let threads = if served.threads.is_empty() { String::new() } else { format!(", {} threads", served.threads) };
         let kind = if served.kind.is_empty() { String::new() } else { format!(" ({})", served.kind) };
-        section.blocks.push(Block::Heading(format!("{}{kind}{threads}", served.model)));
-        section.text(place(&served.at));
+        section.blocks.push(Block::Heading(format!("{}{kind}", served.model)));
+        let Served { threads, clients, pairs, .. } = served;
+        section.text(format!(
+            "{}. Threads: {threads}; clients: {clients}; pairs: {pairs}. Medians of the pairs, in brackets the smallest and the largest; ratios pair by pair to the better of stock's layouts, in brackets the interval.",
+            place(&served.at)
+        ));
         let mut titles = vec!["scenario".to_owned(), "figure".to_owned()];
+        titles.extend(served.compared.iter().map(|arm| format!("#ratio, {arm}")));
         titles.extend(served.arms.iter().map(|arm| format!("#{arm}")));
         let mut table = Table::new(&titles.iter().map(String::as_str).collect::<Vec<_>>());
-        for (scenario, figure, values) in &served.rows {
-            let mut cells = vec![Cell::words(scenario), Cell::words(figure)];
-            cells.extend(values.iter().map(|value| match value {
+        for row in &served.rows {
+            let mut cells = vec![Cell::words(&row.scenario), Cell::words(&row.figure)];
+            cells.extend(row.ratios.iter().map(|ratio| match ratio {
+                Some((ratio, Said::Better)) => Cell::number(ratio).tone(Tone::Good),
+                Some((ratio, Said::Worse)) => Cell::number(ratio).tone(Tone::Bad),
+                Some((ratio, _)) => Cell::number(ratio).tone(Tone::Quiet),
+                None => Cell::number(""),
+            }));
+            cells.extend(row.values.iter().map(|value| match value {
                 Some(value) => Cell::number(value),
                 None => Cell::number("not recorded").tone(Tone::Quiet),
             }));
