@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 
-pub use sections::Price;
+use sections::Price;
 
 /// Make one page from records: HTML that needs nothing else, or Markdown
 ///

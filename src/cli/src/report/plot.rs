@@ -35,12 +35,17 @@ pub fn ratios(lines: &[Line]) -> Result<String> {
         .map(|line| Ratio {
             label: shortened(&line.label),
             colour: if line.shim { SHIM } else { OTHER },
-            median: line.ratio,
-            interval: line.interval,
-            noise: line.noise,
+            median: drawn(line.ratio),
+            interval: line.interval.map(|(low, high)| (drawn(low), drawn(high))),
+            noise: line.noise.map(|(low, high)| (drawn(low), drawn(high))),
         })
         .collect();
     chart::ratios_of_width(WIDTH, &lines)
+}
+
+/// A damaged record may have any ratio; an axis cannot.
+fn drawn(ratio: f64) -> f64 {
+    ratio.clamp(1e-3, 1e3)
 }
 
 fn shortened(label: &str) -> String {
@@ -69,7 +74,7 @@ pub struct History {
 pub fn history(title: &str, dates: &[&str], lines: &[History]) -> Result<String> {
     let values = lines.iter().flat_map(|line| &line.points).flat_map(|(_, ratio, interval)| {
         let (low, high) = interval.unwrap_or((*ratio, *ratio));
-        [low, high, *ratio]
+        [low, high, *ratio].map(drawn)
     });
     let (low, high) = values.fold((0.98f64, 1.02f64), |(low, high), v| (low.min(v), high.max(v)));
     let pad = (high - low) * 0.06;
@@ -105,11 +110,12 @@ pub fn history(title: &str, dates: &[&str], lines: &[History]) -> Result<String>
             let colour = chart::colour(line.colour);
             // Side by side, so that equal ratios do not hide one another.
             let x = |place: usize| place as f64 + (number as f64 - (lines.len() - 1) as f64 / 2.0) * 0.06;
-            let middle: Vec<(f64, f64)> = line.points.iter().map(|(place, ratio, _)| (x(*place), *ratio)).collect();
+            let middle: Vec<(f64, f64)> =
+                line.points.iter().map(|(place, ratio, _)| (x(*place), drawn(*ratio))).collect();
             chart.draw_series(LineSeries::new(middle.clone(), colour.stroke_width(1))).map_err(failed)?;
             for (place, _, interval) in &line.points {
                 if let Some((low, high)) = interval {
-                    let ends = vec![(x(*place), *low), (x(*place), *high)];
+                    let ends = vec![(x(*place), drawn(*low)), (x(*place), drawn(*high))];
                     chart.draw_series([PathElement::new(ends, colour.stroke_width(2))]).map_err(failed)?;
                 }
             }

@@ -205,6 +205,26 @@ pub fn date_in_path(path: &Path) -> Option<String> {
 }
 
 fn is_day(text: &str) -> bool {
-    let digits = |range: std::ops::Range<usize>| text.as_bytes()[range].iter().all(u8::is_ascii_digit);
-    text.len() == 10 && digits(0..4) && &text[4..5] == "-" && digits(5..7) && &text[7..8] == "-" && digits(8..10)
+    let fits = |(i, byte): (usize, u8)| if matches!(i, 4 | 7) { byte == b'-' } else { byte.is_ascii_digit() };
+    text.len() == 10 && text.bytes().enumerate().all(fits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_day_is_found_in_the_nearest_name_that_begins_with_one() {
+        let day = |path: &str| date_in_path(Path::new(path));
+        assert_eq!(day("a/2026-01-02-x/2026-01-03-y.csv").as_deref(), Some("2026-01-03"));
+        assert_eq!(day("a/2026-01-02-x/y.csv").as_deref(), Some("2026-01-02"));
+        assert_eq!((day("2026é1-02-x"), day("20260102xxx"), day("")), (None, None, None));
+    }
+
+    #[test]
+    fn the_version_of_a_folder_is_that_of_its_readme() {
+        let readme = "# A\n\nBy `scripts/record.sh --quick`, zen5turbo 13bc6ec-dirty, complete, 8 s.\n";
+        assert_eq!(recorded_version(readme).as_deref(), Some("zen5turbo 13bc6ec-dirty"));
+        assert_eq!(recorded_version("# A\n"), None);
+    }
 }

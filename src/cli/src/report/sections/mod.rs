@@ -55,10 +55,10 @@ pub fn page(gathered: &Gathered, price: Option<&Price>) -> Result<Page> {
     }
     let mut sections = vec![speeds::glance(&newest)];
     sections.extend(speeds::by_cpu(&newest, &earlier)?);
+    sections.extend(rest::served(&contents.served));
     sections.push(memory::bandwidth(&newest, contents));
     sections.push(memory::power(&newest, contents));
     sections.extend(price.map(|price| memory::cost(&newest, price)));
-    sections.extend(rest::served(&contents.served));
     sections.push(memory::streams(&contents.memory));
     sections.push(rest::kernels(contents));
     sections.extend(rest::machines(&contents.benches));
