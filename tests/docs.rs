@@ -1,4 +1,5 @@
-//! The documentation: links lead somewhere, README.md is short, and docs/command.md shows the command of today.
+//! The documentation: links lead somewhere, README.md is short, docs/command.md shows the command of today,
+//! and docs/report.* the records of today.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,7 +53,16 @@ fn the_readme_is_read_in_ten_minutes() {
 
 #[test]
 fn the_page_of_the_command_is_what_its_script_writes() {
-    let script = root().join("scripts/command-docs.sh");
+    is_what_its_script_writes("command-docs.sh");
+}
+
+#[test]
+fn the_report_is_what_the_command_makes_of_the_records() {
+    is_what_its_script_writes("report-docs.sh");
+}
+
+fn is_what_its_script_writes(name: &str) {
+    let script = root().join("scripts").join(name);
     let output = Command::new(script).arg("--check").env("COMMAND", command()).output().expect("the script runs");
     assert!(
         output.status.success(),

@@ -16,6 +16,7 @@ mod live;
 mod loader;
 mod manual;
 mod maps;
+mod report;
 mod run;
 mod setup;
 mod shim;
@@ -53,6 +54,7 @@ enum Command {
     Slice(slice::Args),
     Tune(tune::Args),
     Bios(bios::Args),
+    Report(report::Args),
     Stats(stats::Args),
     Top(top::Args),
     Man(manual::ManArgs),
@@ -76,6 +78,7 @@ pub fn run_command() -> ExitCode {
         Command::Slice(args) => slice::run(&args),
         Command::Tune(args) => tune::run(&args),
         Command::Bios(args) => bios::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Man(args) => manual::man::<Cli>(&args),

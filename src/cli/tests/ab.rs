@@ -293,3 +293,24 @@ fn the_html_report_is_whole_and_needs_nothing_else() {
         assert!(html.contains(heading), "{heading}");
     }
 }
+
+#[test]
+fn a_report_says_of_each_record_what_ab_said() {
+    let bench = Bench::new(9);
+    let csv = bench.path("r.csv").display().to_string();
+    let json = bench.json(",FAKE_FACTOR=1.4", &format!("--csv {csv}"));
+    for record in ["r.json", "r.jsonl", "r.csv"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_zen5turbo"));
+        let out = run(command.arg("report").arg(bench.path(record)).args(["--format", "markdown"]));
+        let page = stdout(&out);
+        for row in json["summary"].as_array().unwrap() {
+            let (ratio, number) = (&row["ratios"]["other"], |value: &Value| value.as_f64().unwrap());
+            let (low, high) = (number(&ratio["interval"]["low"]), number(&ratio["interval"]["high"]));
+            let ratio = format!("other | {:.2} ({low:.2}..{high:.2}) |", number(&ratio["median"]));
+            let start = format!("| m.gguf | {} | 1 | {ratio}", row["test"].as_str().unwrap());
+            let line =
+                page.lines().find(|line| line.starts_with(&start)).unwrap_or_else(|| panic!("{start} in {page}"));
+            assert_eq!(line.contains("**faster**"), row["unit"] == "tokens/s", "{record}: {line}");
+        }
+    }
+}

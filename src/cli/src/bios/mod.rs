@@ -10,6 +10,10 @@ mod report;
 mod settings;
 mod store;
 
+pub use record::{Group, Record};
+pub use settings::Reading;
+pub use store::parse;
+
 #[cfg(feature = "fuzzing")]
 pub use fuzzing::{fuzz, fuzz_settings};
 #[cfg(feature = "fuzzing")]
@@ -31,7 +35,7 @@ use crate::interrupt::{self, Interrupted};
 use crate::root::Root;
 use crate::statistics::Better;
 use compare::Compared;
-use record::{Group, KIND, Record, SCHEMA, Series};
+use record::{KIND, SCHEMA, Series};
 use store::{Store, Stored};
 
 /// Record how the machine is set and what it does, and compare records

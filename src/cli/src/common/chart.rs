@@ -29,8 +29,11 @@ pub fn variable(number: usize) -> String {
 /// Pixels of one line of the ratio plot, of a letter of its labels, and of the axis below it.
 const LINE: u32 = 28;
 const LETTER: usize = 8;
-const AXIS: u32 = 34;
+const AXIS: u32 = 52;
 const WIDTH: u32 = 900;
+
+/// Pixels for each label of the axis.
+const TICK: u32 = 60;
 
 /// A line of the ratio plot.
 pub struct Ratio {
@@ -45,6 +48,11 @@ pub struct Ratio {
 
 /// Every ratio with its interval, over the band of the noise.
 pub fn ratios(lines: &[Ratio]) -> Result<String> {
+    ratios_of_width(WIDTH, lines)
+}
+
+/// The same, `width` pixels wide.
+pub fn ratios_of_width(width: u32, lines: &[Ratio]) -> Result<String> {
     let (mut low, mut high) = (0.98f64, 1.02f64);
     for line in lines {
         for (a, b) in [line.noise, line.interval, Some((line.median, line.median))].into_iter().flatten() {
@@ -53,9 +61,9 @@ pub fn ratios(lines: &[Ratio]) -> Result<String> {
     }
     let pad = (high - low) * 0.06;
     let (low, high, n) = (low - pad, high + pad, lines.len());
-    let size = (WIDTH, n as u32 * LINE + AXIS);
+    let size = (width, n as u32 * LINE + AXIS);
     let longest = lines.iter().map(|line| line.label.chars().count()).max().unwrap_or(0);
-    let labels = ((longest * LETTER) as u32 + 16).min(WIDTH / 2);
+    let labels = ((longest * LETTER) as u32 + 16).min(width / 2);
     svg(size, "ratios with their intervals", |root| {
         let (left, right) = root.split_horizontally(labels);
         let mut chart = ChartBuilder::on(&right)
@@ -76,8 +84,9 @@ pub fn ratios(lines: &[Ratio]) -> Result<String> {
                 .disable_y_mesh()
                 .disable_y_axis()
                 .y_labels(0)
-                .x_labels(9)
-                .x_label_formatter(&|x| format!("{x:.2}")),
+                .x_labels(((width - labels) / TICK) as usize)
+                .x_label_formatter(&|x| format!("{x:.2}"))
+                .x_desc("ratio"),
             16,
         )?;
         let one = DashedPathElement::new([(1.0, 0.0), (1.0, n as f64)], 5, 4, INK.stroke_width(1));
@@ -132,6 +141,7 @@ pub fn failed(error: impl std::fmt::Display) -> anyhow::Error {
 
 /// Puts the page's colours in place of the fixed ones, and a label for those who cannot see it.
 fn themed(svg: &str, label: &str) -> String {
+    let label = label.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;");
     let mut out = svg.replacen("<svg ", &format!("<svg role=\"img\" aria-label=\"{label}\" "), 1);
     let mut replace = |colour: RGBColor, css: &str| {
         let hex = format!("#{:02X}{:02X}{:02X}", colour.0, colour.1, colour.2);

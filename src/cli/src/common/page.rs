@@ -22,6 +22,19 @@ th, td { text-align: left; padding: 0.25rem 0.7rem; border-bottom: 1px solid var
 td { font-variant-numeric: tabular-nums; } th, td:first-child { white-space: nowrap; } td .swatch { margin-left: 0; } code { font-size: 0.9em; overflow-wrap: anywhere; }
 .swatch { display: inline-block; width: 0.8em; height: 0.8em; border-radius: 50%; margin: 0 0.3em 0 0.9em; }
 .better { color: var(--good); font-weight: 600; } .worse { color: var(--bad); font-weight: 600; }
+th.number, td.number { text-align: right; white-space: nowrap; } .dense td { white-space: nowrap; } .dense td.long { white-space: normal; min-width: 18rem; overflow-wrap: anywhere; }
+a { color: var(--arm-1); } .contents { padding-left: 1.2rem; columns: 18rem auto; } .entry { white-space: nowrap; }
+.entry:first-child .swatch { margin-left: 0; } .scroll:focus-visible { outline: 2px solid var(--arm-1); }
+@media (max-width: 40rem) {
+  body { margin: 1rem auto; font-size: 15px; } h1 { font-size: 1.4rem; } th, td { padding: 0.25rem 0.5rem; }
+  .plots { grid-template-columns: minmax(0, 1fr); } }
+@media print {
+  :root { color-scheme: light; --page: #ffffff; --ink: #000000; --quiet: #444444; --grid: #bbbbbb; --band: #e3e6ea; --good: #0b6e4f; --bad: #b42318;
+    --arm-0: #56a0d3; --arm-1: #0072b2; --arm-2: #d55e00; --arm-3: #8e6bbf; --arm-4: #009e73; --arm-5: #b8860b; --arm-6: #cc79a7; --arm-7: #6b7280; }
+  @page { size: A4 landscape; margin: 12mm; } body { font-size: 10pt; margin: 0; max-width: none; padding: 0; } table { font-size: 8pt; }
+  th, td { padding: 0.1rem 0.4rem; } th, td, td:first-child, .dense td { white-space: normal; overflow-wrap: break-word; } .dense td.long { min-width: 0; overflow-wrap: anywhere; } th.number, td.number, .dense td.short { white-space: nowrap; }
+  .scroll { overflow: visible; } h2, h3, figcaption { break-after: avoid; } figure, tr { break-inside: avoid; } nav { display: none; }
+  .plots { grid-template-columns: repeat(3, 1fr); } }
 ";
 
 /// A whole page.
