@@ -1,0 +1,84 @@
+//! Kernels that add in one order: the bits of a result are the same however many columns are computed together, however the
+//! matrix is cut, and whatever the blocking is.
+
+use super::data::{Rng, block, random_columns, random_matrix};
+use super::harness::{Case, bits, row_bytes};
+use crate::formats::WeightType;
+use crate::isa::{DataPath, Isa};
+use crate::kernel::{Blocking, Kernel};
+use crate::registry::{in_one_order, kernel_on, keys_in_one_order};
+
+const ROWS: usize = 50;
+const COLUMNS: usize = 40;
+
+/// One column, tiles that are not whole, as many as a method takes at most and one more, all.
+const TOGETHER: [usize; 12] = [1, 2, 3, 5, 8, 9, 13, 16, 17, 32, 33, COLUMNS];
+
+const BLOCKINGS: [Blocking; 3] = [
+    Blocking::MEASURED,
+    Blocking { panel_bytes: 0, prefetch_bytes: 0, ..Blocking::MEASURED },
+    Blocking { panel_bytes: usize::MAX, ..Blocking::of(DataPath::Split) },
+];
+
+/// Several chunks of a panel, and a length of its own for float types.
+fn lengths(t: WeightType) -> [usize; 2] {
+    let b = block(t);
+    if b == 1 { [20, 1031] } else { [b, 2048 + b] }
+}
+
+type Choose = fn(DataPath, Isa, WeightType, (usize, usize)) -> Option<&'static Kernel>;
+
+/// The first result of a type that differs from that of one column alone.
+fn difference(choose: Choose, path: DataPath, isa: Isa, t: WeightType) -> Option<String> {
+    for k in lengths(t) {
+        let rng = &mut Rng(k as u64);
+        let stride = row_bytes(t, k);
+        let (matrix, inputs) = (random_matrix(t, ROWS, k, stride, rng), random_columns(COLUMNS, k, rng));
+        let run = |columns: &[Vec<f32>], (first, rows): (usize, usize), blocking: Blocking, pieces: Option<u64>| {
+            let weights = &matrix[first * stride..];
+            let case = Case { weights, stride, rows, k, columns, blocking, out_stride: rows, pieces };
+            bits(&case.run(choose(path, isa, t, (k, columns.len())).expect("a kernel")))
+        };
+        let alone: Vec<_> = inputs.chunks(1).map(|column| run(column, (0, ROWS), Blocking::MEASURED, None)).collect();
+        for (i, n) in TOGETHER.into_iter().enumerate() {
+            let (first, rows) = [(0, ROWS), (16, 17), (32, 18), (0, 7)][i % 4];
+            let pieces = (i % 2 == 1).then_some(i as u64);
+            for (j, columns) in inputs.chunks_exact(n).enumerate() {
+                let got = run(columns, (first, rows), BLOCKINGS[(i + j) % 3], pieces);
+                for (c, got) in got.chunks(rows).enumerate() {
+                    if got != &alone[j * n + c][first..first + rows] {
+                        return Some(format!("{isa:?} {path:?} {t:?}, {k} elements, {n} columns: column {c}"));
+                    }
+                }
+            }
+        }
+    }
+    None
+}
+
+fn all(choose: Choose) -> Vec<String> {
+    let mut found = vec![];
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
+        for path in [DataPath::Split, DataPath::Full] {
+            found.extend(WeightType::ALL.into_iter().filter_map(|t| difference(choose, path, isa, t)));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_bits_of_a_result_do_not_depend_on_the_columns_beside_it() {
+    for choose in [in_one_order as Choose, keys_in_one_order] {
+        let found = all(choose);
+        assert!(found.is_empty(), "{found:#?}");
+    }
+}
+
+/// Otherwise the test above would show nothing.
+#[test]
+fn the_fastest_kernels_add_in_several_orders() {
+    if Isa::Avx512.available() {
+        assert!(difference(kernel_on, DataPath::Split, Isa::Avx512, WeightType::Q4K).is_some());
+    }
+    assert!(difference(kernel_on, DataPath::Split, Isa::Scalar, WeightType::F16).is_some());
+}
