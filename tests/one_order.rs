@@ -17,14 +17,30 @@ fn fixture(dir: &TempDir) -> PathBuf {
     Fixture::new("batches").linked_with_llama().build(dir, "batches")
 }
 
-/// Threads, tokens of a micro-batch, other sequences, whether all share one cache, whether attention is fused.
+/// How the logits of a text are computed.
 #[derive(Clone, Copy, Debug)]
-struct Way(u32, u32, u32, bool, bool);
+struct Way {
+    threads: u32,
+    /// Tokens of a micro-batch.
+    ubatch: u32,
+    /// Other sequences, computed at the same time.
+    others: u32,
+    /// Whether all sequences share one cache.
+    unified: bool,
+    flash: bool,
+    /// Whether llama.cpp may repack weights.
+    repack: bool,
+    /// Tokens after the text.
+    generated: u32,
+}
 
-fn run(program: Program, model: &Path, Way(threads, ubatch, others, unified, flash): Way) -> Outcome {
+const ALONE: Way = Way { threads: 2, ubatch: 512, others: 0, unified: false, flash: true, repack: true, generated: 6 };
+
+fn run(program: Program, model: &Path, way: Way) -> Outcome {
     let program = program.arg(model).arg(TEXT);
-    let numbers = format!("{threads} {ubatch} {others} {} {}", u8::from(unified), u8::from(flash));
-    program.args(&numbers).run().success()
+    let [unified, flash, repack] = [way.unified, way.flash, way.repack].map(u8::from);
+    let Way { threads, ubatch, others, generated, .. } = way;
+    program.args(&format!("{threads} {ubatch} {others} {unified} {flash} {repack} {generated}")).run().success()
 }
 
 fn invariant(batches: &Path) -> Program {
@@ -36,7 +52,7 @@ fn check(model: &Path, ways: &[Way]) {
     let dir = work_dir();
     let batches = fixture(&dir);
     let first = run(invariant(&batches), model, ways[0]);
-    for way in ways {
+    for way in &ways[1..] {
         let outcome = run(invariant(&batches), model, *way);
         assert_eq!(outcome.stdout, first.stdout, "{way:?} of {}\n{outcome}", model.display());
         assert_eq!(outcome.stats().events("order_not_kept"), 0, "{way:?}\n{outcome}");
@@ -46,21 +62,25 @@ fn check(model: &Path, ways: &[Way]) {
 #[test]
 fn logits_depend_on_nothing_but_the_text() {
     let ways = [
-        Way(2, 512, 0, false, true),
-        Way(1, 64, 0, true, true),
-        Way(3, 7, 0, false, true),
-        Way(4, 512, 8, true, true),
-        Way(2, 64, 8, false, true),
-        Way(1, 1, 0, false, true),
+        ALONE,
+        Way { threads: 1, ubatch: 64, unified: true, ..ALONE },
+        Way { threads: 3, ubatch: 7, ..ALONE },
+        Way { threads: 4, others: 8, unified: true, ..ALONE },
+        Way { ubatch: 64, others: 8, ..ALONE },
+        Way { threads: 1, ubatch: 1, ..ALONE },
     ];
     check(&gemma(), &ways);
-    check(&smollm2(), &ways[1..5]);
+    check(&smollm2(), &ways[..5]);
 }
 
 /// Keys and values are matrices of products then, and the length of rows grows with the cache.
 #[test]
 fn logits_without_flash_attention_depend_on_nothing_but_the_text() {
-    let ways = [Way(2, 512, 0, false, false), Way(1, 7, 0, false, false), Way(2, 64, 8, false, false)];
+    let ways = [
+        Way { flash: false, ..ALONE },
+        Way { flash: false, threads: 1, ubatch: 7, ..ALONE },
+        Way { flash: false, ubatch: 64, others: 8, ..ALONE },
+    ];
     check(&smollm2(), &ways);
 }
 
@@ -70,11 +90,49 @@ fn logits_depend_on_the_batch_by_default() {
     let dir = work_dir();
     let batches = fixture(&dir);
     let model = smollm2();
-    let way = |ubatch, others| Way(2, ubatch, others, false, true);
     let starts: [fn(&Path) -> Program; 2] = [|path| Program::new(path), |path| Program::engaged(path)];
     for start in starts {
-        let whole = run(start(&batches), &model, way(512, 0)).stdout;
-        assert_ne!(run(start(&batches), &model, way(7, 0)).stdout, whole);
-        assert_ne!(run(start(&batches), &model, way(512, 8)).stdout, whole);
+        let whole = run(start(&batches), &model, ALONE).stdout;
+        assert_ne!(run(start(&batches), &model, Way { ubatch: 7, ..ALONE }).stdout, whole);
+        assert_ne!(run(start(&batches), &model, Way { others: 8, ..ALONE }).stdout, whole);
     }
+}
+
+/// The logits of 256 tokens and more, of the text and after it, are stock's, with and without repacked weights.
+fn check_exact(model: &Path, generated: u32) -> [String; 2] {
+    let dir = work_dir();
+    let batches = fixture(&dir);
+    [true, false].map(|repack| {
+        let way = Way { repack, generated, ..ALONE };
+        let stock = run(Program::new(&batches), model, way);
+        let outcome = run(Program::engaged(&batches).knob("KERNELS", "exact"), model, way);
+        assert_eq!(outcome.stdout, stock.stdout, "{way:?} of {}\n{outcome}", model.display());
+        let declined = outcome.stats().declined("MUL_MAT", None);
+        assert!(declined.keys().eq(["kernels_exact"]), "{declined:?}\n{outcome}");
+        stock.stdout
+    })
+}
+
+#[test]
+fn exact_kernels_give_stocks_bits() {
+    let [repacked, plain] = check_exact(&smollm2(), 120);
+    assert!(repacked == plain && plain.lines().count() > 120, "llama.cpp repacks no q4_1");
+}
+
+#[test]
+#[ignore = "nightly"]
+fn exact_kernels_give_stocks_bits_of_super_blocks() {
+    let [repacked, plain] = check_exact(&gemma(), 120);
+    assert_ne!(repacked, plain, "repacked weights are multiplied in another order");
+}
+
+/// Otherwise the tests above would show nothing.
+#[test]
+fn the_fastest_kernels_do_not_give_stocks_bits() {
+    let dir = work_dir();
+    let batches = fixture(&dir);
+    assert_ne!(
+        run(Program::engaged(&batches), &smollm2(), ALONE).stdout,
+        run(Program::new(&batches), &smollm2(), ALONE).stdout
+    );
 }
