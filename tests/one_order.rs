@@ -70,7 +70,7 @@ fn logits_depend_on_nothing_but_the_text() {
         Way { threads: 1, ubatch: 1, ..ALONE },
     ];
     check(&gemma(), &ways);
-    check(&smollm2(), &ways[..5]);
+    check(&smollm2(), &ways[2..5]);
 }
 
 /// Keys and values are matrices of products then, and the length of rows grows with the cache.
