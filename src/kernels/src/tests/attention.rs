@@ -338,7 +338,7 @@ fn masks_sinks_caps_and_parts_agree_with_the_definition() {
                     if keys > 3 && kind > 1 {
                         case.cuts = vec![0, keys / 4, keys / 2 + 1, keys];
                     }
-                    case.one_order = (kind + queries + keys) % 2 == 0;
+                    case.one_order = (kind + queries + keys).is_multiple_of(2);
                     assert!(case.check(if kind % 2 == 0 { Side::Start } else { Side::End }));
                 }
             }

@@ -97,7 +97,7 @@ fn attention(isa: Isa, t: WeightType, queries: usize, one_order: bool, rng: &mut
         *mask = Some(((0..KEYS).map(of).collect(), 1.0));
     }
     // some scores are far above those before
-    (case.scale, case.sink, case.one_order) = (2.0, (queries % 2 == 0).then_some(0.5), one_order);
+    (case.scale, case.sink, case.one_order) = (2.0, queries.is_multiple_of(2).then_some(0.5), one_order);
     case.cuts = if one_order { vec![0, 1, 130, KEYS] } else { vec![0, KEYS] };
     case
 }
