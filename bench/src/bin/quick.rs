@@ -15,8 +15,8 @@ use zen5turbo_bench::peaks::Peaks;
 use zen5turbo_bench::{median, report};
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
-use zen5turbo_kernels::kernel::Blocking;
-use zen5turbo_kernels::registry::f16_as_bf16;
+use zen5turbo_kernels::kernel::{Blocking, Kernel};
+use zen5turbo_kernels::registry::{f16_as_bf16, in_one_order, kernel_on, keys_in_one_order};
 use zen5turbo_kernels::width::DataPath;
 use zen5turbo_peaks::memory::uncached_bytes;
 
@@ -36,6 +36,9 @@ struct Args {
     /// F16 weights rounded to BF16, as with ZEN5TURBO_F16=bf16
     #[arg(long)]
     f16_as_bf16: bool,
+    /// Which kernels: fastest, one (those that add in one order), keys (the same for few columns); several take turns
+    #[arg(long, value_name = "O,O", value_delimiter = ',', value_parser = order, default_value = "fastest")]
+    order: Vec<Choose>,
     /// Columns of activations
     #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "1,4,16,64,512")]
     columns: Vec<usize>,
@@ -75,6 +78,18 @@ struct Args {
     /// Write the table to this file as well
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
+}
+
+/// Chooses the kernel of a product.
+type Choose = fn(DataPath, Isa, WeightType, (usize, usize)) -> Option<&'static Kernel>;
+
+fn order(name: &str) -> Result<Choose, String> {
+    match name {
+        "fastest" => Ok(kernel_on),
+        "one" => Ok(in_one_order),
+        "keys" => Ok(keys_in_one_order),
+        _ => Err("expected fastest, one or keys".into()),
+    }
 }
 
 fn weight(name: &str) -> Result<WeightType, Unknown> {
@@ -176,14 +191,12 @@ fn measure(
     let cached = weights.bytes() * weights.copies() < uncached_bytes();
     let mut cases = Vec::new();
     for &isa in &args.isa {
-        for &columns in &args.columns {
+        for (columns, choose) in args.columns.iter().flat_map(|&n| args.order.iter().map(move |choose| (n, choose))) {
             let rounding = args.f16_as_bf16 && kind == WeightType::F16;
-            let case = match rounding.then(|| f16_as_bf16(path, isa, columns)).flatten() {
-                Some(kernel) => Case::of(&weights, kernel, columns, *blocking).map(Some),
-                None => Case::new(&weights, (path, isa), columns, *blocking),
-            };
-            let case = case.context("allocating a product")?;
-            cases.extend(case.map(|case| (case, 1, Vec::new())));
+            let rounding = rounding.then(|| f16_as_bf16(path, isa, columns)).flatten();
+            let Some(kernel) = rounding.or_else(|| choose(path, isa, kind, (args.k, columns))) else { continue };
+            let case = Case::of(&weights, kernel, columns, *blocking).context("allocating a product")?;
+            cases.push((case, 1, Vec::new()));
         }
     }
     for (case, times, _) in &mut cases {

@@ -132,7 +132,11 @@ pub static KNOBS: &[Knob] = &[
         group: Group::Kernels,
         help: "Which kernels compute",
         details: "`auto` takes the register width that `zen5turbo tune` found to be the faster one, or measures it in 0.1 ms. \
-                  Where the CPU cannot run what was asked for, one line on stderr says so, and the best that it runs is used.",
+                  Where the CPU cannot run what was asked for, one line on stderr says so, and the best that it runs is used. \
+                  With `exact` products and attention are ggml's, because sums added in another order have other last bits. \
+                  Operations whose results are rounded once, and functions that a comparison at their first use finds to \
+                  give the same bits, stay on. So do memory and barriers. `ZEN5TURBO_THREADS` then is `off` unless it is \
+                  set, because ggml's attention depends on the number of threads.",
         words: &words(&KERNELS),
         other: None,
         unset: "",
@@ -162,6 +166,20 @@ pub static KNOBS: &[Knob] = &[
         unset: "",
         set: |c, v| set_ops(&mut c.ops, v),
         get: |c| show_ops(&c.ops),
+    },
+    Knob {
+        name: "ZEN5TURBO_INVARIANT",
+        group: Group::Kernels,
+        help: "Whether answers depend on what else is computed at the same time",
+        details: "With `1` the result of a token has the same bits whatever else is in the batch, whichever slot it has, \
+                  however many threads compute, and wherever the prompt was cut, as long as the keys of a sequence lie in \
+                  the cache in the order of its tokens. What is left to ggml although its order may differ is counted as \
+                  `order_not_kept`. [How it works](how-it-works.md#answers) has the conditions.",
+        words: &words(&INVARIANT),
+        other: None,
+        unset: "",
+        set: |c, v| choose(&mut c.invariant, v, &INVARIANT),
+        get: |c| word_of(&c.invariant, &INVARIANT).to_owned(),
     },
     Knob {
         name: "ZEN5TURBO_F16",

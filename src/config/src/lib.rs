@@ -36,6 +36,8 @@ pub struct Config {
     pub attention: bool,
     /// `ZEN5TURBO_OPS`: which operations that are no products are computed here.
     pub ops: Ops,
+    /// `ZEN5TURBO_INVARIANT`: whether the bits of a result depend on nothing but what it is computed from.
+    pub invariant: bool,
     /// `ZEN5TURBO_F16`: whether products of many columns round F16 weights to BF16.
     pub f16_as_bf16: bool,
     /// `ZEN5TURBO_REPACK`.
@@ -85,6 +87,7 @@ impl Default for Config {
             kernels: KernelChoice::Auto,
             attention: true,
             ops: Ops::Auto,
+            invariant: false,
             f16_as_bf16: false,
             repack: Repack::Auto,
             tune: Tune::Default,
@@ -127,6 +130,9 @@ impl Config {
                     None => config.complaints.push(Complaint::of_name(&name)),
                 },
             }
+        }
+        if config.kernels == KernelChoice::Exact && config.threads == Threads::Auto {
+            config.threads = Threads::Off;
         }
         config.cache = proc::xdg_folder(cache, home, ".cache");
         // The environment has no order of its own.

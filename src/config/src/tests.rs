@@ -28,8 +28,15 @@ fn every_word_is_understood_and_said_back() {
         assert!(!knob.words.is_empty() || knob.other.is_some(), "{} accepts nothing", knob.name);
     }
     assert!(!parse(&[("ZEN5TURBO", "0")]).enabled);
-    let words = "auto, avx512, avx512-256, avx2, scalar or off";
+    let words = "auto, avx512, avx512-256, avx2, scalar, exact or off";
     assert_eq!(find("ZEN5TURBO_KERNELS".as_ref()).unwrap().allowed(), words);
+}
+
+#[test]
+fn exact_kernels_leave_the_number_of_threads_alone_unless_it_is_set() {
+    assert_eq!(parse(&[("ZEN5TURBO_KERNELS", "exact")]).threads, Threads::Off);
+    let both = [("ZEN5TURBO_KERNELS", "exact"), ("ZEN5TURBO_THREADS", "3")];
+    assert_eq!(parse(&both).threads, Threads::AtMost(3));
 }
 
 /// The command makes an option of a name; docs/settings.md and the help of the command go by groups.

@@ -63,6 +63,7 @@ choice! {
     Avx512Narrow = "avx512-256", "AVX-512 with VNNI, in 256-bit registers";
     Avx2 = "avx2", "AVX2";
     Scalar = "scalar", "portable code without vectors";
+    Exact = "exact", "only those that give the bits of ggml's own";
     Off = "off", "none: every operation is left to ggml";
 }
 
@@ -103,6 +104,11 @@ impl Ops {
 pub(crate) static OPS: Choices<Ops, 2> = [
     (Ops::Auto, word("auto", "all that zen5turbo's kernels cover")),
     (Ops::Off, word("off", "none: ggml computes them")),
+];
+
+pub(crate) static INVARIANT: Choices<bool, 2> = [
+    (false, word("0", "they may, in the last bits")),
+    (true, word("1", "they do not: all kernels add in one order, which is slower")),
 ];
 
 pub(crate) static F16: Choices<bool, 2> = [

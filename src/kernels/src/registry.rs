@@ -3,7 +3,7 @@
 
 use crate::formats::{Codes, Order, SPACED, Shape, WeightType};
 use crate::isa::{DataPath, Isa, has_bf16};
-use crate::kernel::{Domain, Kernel};
+use crate::kernel::{Domain, GEMV_LEAST_K, Kernel};
 use crate::micro::dp::Structure;
 use crate::pack::{Pack, Rows};
 use crate::prefetch::GemvPrefetch;
@@ -298,6 +298,7 @@ mod avx512_fused;
 mod avx512_gemv;
 mod avx512_pair;
 mod f16_as_bf16;
+mod one_order;
 mod vnni256_few;
 
 /// The kernels of an ISA. Of two kernels for a product, the later one is faster.
@@ -376,4 +377,25 @@ pub fn kernel_on(
 /// exact products are faster. [`kernel_on`] never gives it.
 pub fn f16_as_bf16(path: DataPath, isa: Isa, columns: usize) -> Option<&'static Kernel> {
     f16_as_bf16::kernel(path, isa, columns)
+}
+
+/// The fastest kernel of those that give a result the same bits for every number of columns, every cut of the matrix and every
+/// [`Blocking`](crate::kernel::Blocking). `None` where the CPU lacks the ISA.
+pub fn in_one_order(
+    path: DataPath,
+    isa: Isa,
+    weight: WeightType,
+    (k, columns): (usize, usize),
+) -> Option<&'static Kernel> {
+    one_order::for_weights(path, isa, weight, (k, columns))
+}
+
+/// The same for matrices that are read once and by few columns, such as keys. The bits are not those of [`in_one_order`].
+pub fn keys_in_one_order(
+    path: DataPath,
+    isa: Isa,
+    weight: WeightType,
+    (k, columns): (usize, usize),
+) -> Option<&'static Kernel> {
+    one_order::for_keys(path, isa, weight, (k, columns))
 }

@@ -87,6 +87,10 @@ reasons! {
     Unmeasured = "unmeasured",
     /// `ZEN5TURBO_KERNELS=off`.
     KernelsOff = "kernels_off",
+    /// `ZEN5TURBO_KERNELS=exact`: ours does not give the bits of ggml's own, or nobody can prove that it does.
+    KernelsExact = "kernels_exact",
+    /// `ZEN5TURBO_INVARIANT=1`, but ggml computes this, and its result may depend on the batch or on the threads.
+    OrderNotKept = "order_not_kept",
     /// `ZEN5TURBO_ATTENTION=off`.
     AttentionOff = "attention_off",
     /// `ZEN5TURBO_GATE=passthrough`.

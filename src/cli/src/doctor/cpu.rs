@@ -101,7 +101,9 @@ fn tier(cpu: &Cpu, settings: &Settings) -> Check {
         }
         KernelChoice::Avx2 => Tier::Avx2,
         KernelChoice::Scalar => Tier::Scalar,
-        KernelChoice::Auto | KernelChoice::Avx512 | KernelChoice::Avx512Narrow => Tier::Avx512Vnni,
+        KernelChoice::Auto | KernelChoice::Exact | KernelChoice::Avx512 | KernelChoice::Avx512Narrow => {
+            Tier::Avx512Vnni
+        }
     };
     let used = best.min(most);
     let asked = asked.as_str();

@@ -121,8 +121,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 fn chosen(args: &Args) -> Result<KernelChoice> {
     let kernels = Settings::inherited().with(&Options::of([("ZEN5TURBO_KERNELS", &args.kernels)])).config().kernels;
     ensure!(
-        kernels != KernelChoice::Off,
-        "found kernels off, with which nothing is taken over; expected another --kernels (or ZEN5TURBO_KERNELS)"
+        !matches!(kernels, KernelChoice::Off | KernelChoice::Exact),
+        "found kernels {}, with which no product is taken over; expected another --kernels (or ZEN5TURBO_KERNELS)",
+        kernels.as_str()
     );
     if let Some(isa) = isa(kernels).filter(|isa| !isa.available()) {
         bail!("this CPU cannot run {}; expected another --kernels", isa.name());
@@ -137,7 +138,7 @@ fn isa(kernels: KernelChoice) -> Option<Isa> {
         KernelChoice::Avx512Narrow => Some(Isa::Vnni256),
         KernelChoice::Avx2 => Some(Isa::Avx2),
         KernelChoice::Scalar => Some(Isa::Scalar),
-        KernelChoice::Auto | KernelChoice::Off => match best_tier(&Cpu::detect()) {
+        KernelChoice::Auto | KernelChoice::Exact | KernelChoice::Off => match best_tier(&Cpu::detect()) {
             Tier::Avx512Vnni => None,
             Tier::Avx2 => Some(Isa::Avx2),
             Tier::Scalar => Some(Isa::Scalar),

@@ -12,6 +12,8 @@ const TOGETHER: usize = 6;
 #[derive(Debug)]
 pub(super) struct Functions {
     pub online_softmax: OnlineSoftmaxFn,
+    /// The same, whose weights do not depend on how keys are cut into tiles.
+    pub one_order_softmax: OnlineSoftmaxFn,
     pub exp: unsafe fn(f32) -> f32,
     pub halves: Sums,
     pub bf16: Sums,
@@ -60,6 +62,11 @@ macro_rules! isa_functions {
             }
 
             $(#[$attr])?
+            unsafe fn one_order_softmax(scores: *mut f32, n: usize, mask: &Mask, scale: Scale, running: &mut RunningMax) -> f32 {
+                online_softmax::one_order_softmax::<$lanes>(scores, n, mask, scale, running)
+            }
+
+            $(#[$attr])?
             unsafe fn exp(x: f32) -> f32 {
                 online_softmax::exp1::<$lanes>(x)
             }
@@ -101,6 +108,7 @@ macro_rules! isa_functions {
 
             pub(super) static FUNCTIONS: Functions = Functions {
                 online_softmax,
+                one_order_softmax,
                 exp,
                 halves: sums::<F16>(),
                 bf16: sums::<Bf16>(),

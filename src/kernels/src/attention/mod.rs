@@ -70,6 +70,8 @@ pub struct Attention {
     value_len: usize,
     /// Most queries at a time.
     queries: usize,
+    /// Whether the bits of a result depend on its query and on the keys that it sees alone.
+    one_order: bool,
     layout: Layout,
 }
 
@@ -108,6 +110,29 @@ impl Attention {
     /// For up to `queries` queries that share keys and values. `None` where there is no kernel for a type on this CPU, or a
     /// length is no multiple of its blocks.
     pub fn new(
+        cpu: (DataPath, Isa),
+        key: (WeightType, usize),
+        value: (WeightType, usize),
+        queries: usize,
+    ) -> Option<Self> {
+        Self::with(registry::kernel_on, false, cpu, key, value, queries)
+    }
+
+    /// The same, with results that have the same bits whatever other queries are computed beside, wherever the keys lie, and
+    /// however many that are not seen lie between them: the keys that a query sees count in their order. All keys must be
+    /// added by one call of [`Self::add`], or by several in their order to the same sums.
+    pub fn in_one_order(
+        cpu: (DataPath, Isa),
+        key: (WeightType, usize),
+        value: (WeightType, usize),
+        queries: usize,
+    ) -> Option<Self> {
+        Self::with(registry::keys_in_one_order, true, cpu, key, value, queries)
+    }
+
+    fn with(
+        choose: impl Fn(DataPath, Isa, WeightType, (usize, usize)) -> Option<&'static Kernel>,
+        one_order: bool,
         (path, isa): (DataPath, Isa),
         (key_type, key_len): (WeightType, usize),
         (value_type, value_len): (WeightType, usize),
@@ -118,7 +143,7 @@ impl Attention {
             return None;
         }
         let queries = queries.min(MOST_QUERIES);
-        let kernel = registry::kernel_on(path, isa, key_type, (key_len, queries))?;
+        let kernel = choose(path, isa, key_type, (key_len, queries))?;
         let functions = functions(isa)?;
         let (widen, direct) = match value_type {
             WeightType::F16 => (Widen::Words(functions.widen_halves), Some(&functions.halves)),
@@ -133,8 +158,19 @@ impl Attention {
             _ => kernel.act,
         };
         let empty = Layout { panel: 0, scores: 0, values: 0, bytes: 0 };
-        let attention =
-            Attention { kernel, act, functions, value_type, direct, widen, key_len, value_len, queries, layout: empty };
+        let attention = Attention {
+            kernel,
+            act,
+            functions,
+            value_type,
+            direct,
+            widen,
+            key_len,
+            value_len,
+            queries,
+            one_order,
+            layout: empty,
+        };
         Some(Attention { layout: attention.layout(), ..attention })
     }
 
@@ -277,7 +313,8 @@ impl Attention {
         for (q, factor) in factors[..n].iter_mut().enumerate() {
             let mask = mask(&queries[q], &seen);
             let running = &mut *self.running(sums.add(q * self.sums_len()));
-            let online_softmax = self.functions.online_softmax;
+            let functions = self.functions;
+            let online_softmax = if self.one_order { functions.one_order_softmax } else { functions.online_softmax };
             let scores = scores.add(q * SCORES);
             *factor = online_softmax(scores, seen.len(), &mask, shared.scale, running);
             if running.max == f32::NEG_INFINITY {
@@ -394,6 +431,10 @@ impl Attention {
             let sums = sums.add(i * stride);
             (sums, self.running(sums.cast_mut()).read())
         };
+        if self.one_order {
+            debug_assert_eq!(parts, 1);
+            return self.finish_one(sums, sink, to);
+        }
         let max = (0..parts).map(|i| part(i).1.max).fold(sink.unwrap_or(f32::NEG_INFINITY), f32::max);
         // a difference of infinities would not be a number
         let scale = |x: f32| if x == f32::NEG_INFINITY { 0.0 } else { self.exp(x - max) };
@@ -411,6 +452,21 @@ impl Attention {
                 let to = to.add(e);
                 to.write_unaligned(if i == 0 { v } else { to.read_unaligned() + v });
             }
+        }
+    }
+    /// The same of one part, in which the running maximum is a power of two.
+    unsafe fn finish_one(&self, sums: *const f32, sink: Option<f32>, to: *mut f32) {
+        let running = self.running(sums.cast_mut()).read();
+        let inverse = if running.max == f32::NEG_INFINITY {
+            0.0
+        } else {
+            // far above all keys the sink leaves nothing to them
+            let above = sink.map(|sink| sink - running.max * core::f32::consts::LN_2);
+            let of_sink = above.map_or(0.0, |x| if x > 80.0 { f32::INFINITY } else { self.exp(x) });
+            1.0 / (running.sum + of_sink)
+        };
+        for e in 0..self.value_len {
+            to.add(e).write_unaligned(*sums.add(e) * inverse);
         }
     }
 }

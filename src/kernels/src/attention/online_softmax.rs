@@ -17,9 +17,9 @@ pub struct Scale {
 /// The largest score and the sum of the weights of a query, over the keys so far.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RunningMax {
-    /// Largest score so far; negative infinity before the first one.
+    /// Largest score so far; negative infinity before the first one. In one order: the largest power of two of one.
     pub max: f32,
-    /// Sum of the weights, each `e` to the power of its score less [`Self::max`].
+    /// Sum of the weights, each `e` to the power of its score, divided by the same (or two) to the power of [`Self::max`].
     pub sum: f32,
 }
 
@@ -53,7 +53,19 @@ pub type OnlineSoftmaxFn =
 #[inline(always)]
 unsafe fn exp<S: Real>(x: S::F) -> S::F {
     let x = S::maxf(S::splatf(-500.0), x); // a NaN stays
-    let n = S::roundf(S::mulf(x, S::splatf(std::f32::consts::LOG2_E)));
+    let n = whole::<S>(x);
+    S::scale2(rest::<S>(x, n), n)
+}
+
+/// `x` in units of `ln 2`, rounded.
+#[inline(always)]
+unsafe fn whole<S: Real>(x: S::F) -> S::F {
+    S::roundf(S::mulf(x, S::splatf(std::f32::consts::LOG2_E)))
+}
+
+/// `e` to the power of what `x` is above `n` times `ln 2`: 0.7 to 1.42 where `n` is [`whole`] of `x`.
+#[inline(always)]
+unsafe fn rest<S: Real>(x: S::F, n: S::F) -> S::F {
     // ln 2 in two parts, of which the first has few digits: its products are exact
     let r = S::fnma(n, S::splatf(0.693_359_4), x);
     let r = S::fnma(n, S::splatf(-2.121_944_4e-4), r);
@@ -63,7 +75,7 @@ unsafe fn exp<S: Real>(x: S::F) -> S::F {
         p = S::fma(p, r, S::splatf(c));
     }
     let p = S::fma(S::mulf(p, r), r, r);
-    S::scale2(S::addf(p, S::splatf(1.0)), n)
+    S::addf(p, S::splatf(1.0))
 }
 
 /// [`exp`] of one number.
@@ -91,17 +103,15 @@ unsafe fn capped<S: Real>(x: S::F, cap: S::F) -> S::F {
     S::fnma(S::divf(S::addf(cap, cap), S::addf(e, S::splatf(1.0))), S::splatf(1.0), cap)
 }
 
-/// See [`OnlineSoftmaxFn`].
-///
-/// # Safety
-/// That of [`OnlineSoftmaxFn`], and see [`crate::isa::Lanes`].
+/// Makes scores of the products in `scores`, with negative infinity behind the `n`-th; returns the largest one. `of` is
+/// applied to every vector of scores before the largest one is looked for.
 #[inline(always)]
-pub unsafe fn online_softmax<S: Real>(
+unsafe fn to_scores<S: Real>(
     scores: *mut f32,
     n: usize,
     mask: &Mask,
     Scale { scale, cap }: Scale,
-    running: &mut RunningMax,
+    of: impl Fn(S::F) -> S::F,
 ) -> f32 {
     let padded = n.next_multiple_of(LANES);
     let at = |i: usize| scores.add(i).cast::<u8>();
@@ -122,10 +132,27 @@ pub unsafe fn online_softmax<S: Real>(
             s = S::loadf(at(i));
         }
         S::storef(at(i), s);
-        max = S::maxf(s, max);
+        max = S::maxf(of(s), max);
     }
+    S::largest(max)
+}
+
+/// See [`OnlineSoftmaxFn`].
+///
+/// # Safety
+/// That of [`OnlineSoftmaxFn`], and see [`crate::isa::Lanes`].
+#[inline(always)]
+pub unsafe fn online_softmax<S: Real>(
+    scores: *mut f32,
+    n: usize,
+    mask: &Mask,
+    scale: Scale,
+    running: &mut RunningMax,
+) -> f32 {
+    let padded = n.next_multiple_of(LANES);
+    let at = |i: usize| scores.add(i).cast::<u8>();
     let old = running.max;
-    let new = old.max(S::largest(max));
+    let new = old.max(to_scores::<S>(scores, n, mask, scale, |s| s));
     if new == f32::NEG_INFINITY {
         return 1.0;
     }
@@ -138,4 +165,60 @@ pub unsafe fn online_softmax<S: Real>(
     let factor = if old == new { 1.0 } else { exp1::<S>(old - new) };
     *running = RunningMax { max: new, sum: running.sum * factor + S::sum(sum) };
     factor
+}
+
+/// Scores are raised to this one, so that whole numbers stay exact.
+const LOWEST: f32 = -40_000.0;
+
+/// Keys whose scores have a smaller [`whole`] count as not seen.
+const FEWEST: f32 = -57_000.0;
+
+/// A power of two that no weight reaches.
+const NEVER: f32 = -1000.0;
+
+/// See [`OnlineSoftmaxFn`]. [`RunningMax::max`] is the largest [`whole`] of a score, and a weight is `e` to the power of its
+/// score, divided by two to the power of that. So what was summed before is rescaled by powers of two, which is exact, and
+/// weights and their sum, which is one chain of additions, have the bits that they would have if all keys were computed
+/// together: those before and between that are not seen add zeros. (Sums below the normal numbers round as they are
+/// rescaled: these are less than 2^-100 of the largest weight.)
+///
+/// # Safety
+/// That of [`OnlineSoftmaxFn`], and see [`crate::isa::Lanes`].
+#[inline(always)]
+pub unsafe fn one_order_softmax<S: Real>(
+    scores: *mut f32,
+    n: usize,
+    mask: &Mask,
+    scale: Scale,
+    running: &mut RunningMax,
+) -> f32 {
+    let padded = n.next_multiple_of(LANES);
+    let at = |i: usize| scores.add(i).cast::<u8>();
+    let old = running.max;
+    let largest = to_scores::<S>(scores, n, mask, scale, |s| whole::<S>(s));
+    let new = if largest < FEWEST { old } else { old.max(largest) };
+    if new == f32::NEG_INFINITY {
+        return 1.0;
+    }
+    let mut sum = running.sum * power_of_two::<S>(old - new);
+    for i in (0..padded).step_by(LANES) {
+        let s = S::maxf(S::splatf(LOWEST), S::loadf(at(i)));
+        let k = whole::<S>(s);
+        // a NaN stays, here and below
+        let above = S::pick(S::subf(S::splatf(FEWEST), k), S::splatf(NEVER), S::subf(k, S::splatf(new)));
+        S::storef(at(i), S::scale2(rest::<S>(s, k), S::maxf(S::splatf(NEVER), above)));
+    }
+    for i in 0..n {
+        sum += *scores.add(i);
+    }
+    *running = RunningMax { max: new, sum };
+    power_of_two::<S>(old - new)
+}
+
+/// Two to the power of a whole number that is not above zero; of negative infinity, zero.
+#[inline(always)]
+unsafe fn power_of_two<S: Real>(n: f32) -> f32 {
+    let mut lanes = [0f32; LANES];
+    S::storef(lanes.as_mut_ptr().cast(), S::scale2(S::splatf(1.0), S::splatf(n.max(NEVER))));
+    lanes[0]
 }

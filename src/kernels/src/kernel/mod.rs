@@ -228,7 +228,7 @@ pub(crate) const fn pair_bytes(panel_bytes: usize) -> usize {
 
 /// Shortest rows of [`Method::Gemv`]. The last step reads the last 32 elements of a row again, and masks those that were
 /// counted before.
-const GEMV_LEAST_K: usize = 32;
+pub(crate) const GEMV_LEAST_K: usize = 32;
 
 /// Most columns of [`Method::Gemv`]: f16 on AVX2 reaches 34 GMAC/s with eight columns, and 28 by panels
 /// (`kernel-choices`).

@@ -11,7 +11,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::dp::Structure;
-use super::float::{CHAINS, chains, join};
+use super::float::UNROLLED;
 use crate::formats::{FLOAT_RECORD, LINE, Shape};
 use crate::isa::{Dot, DotBf16, Lanes};
 
@@ -63,14 +63,26 @@ unsafe fn both<S: Lanes>(p: *const u8, apart: usize) -> [S::F; 2] {
     [S::loadf(p), S::loadf(p.add(apart))]
 }
 
-/// Writes or adds a tile.
+/// The sums before the first record of a piece.
 #[inline(always)]
-unsafe fn finish<S: Lanes, const NC: usize>(acc: &Both<S::F, NC>, dst: *const *mut f32, first: bool) {
+unsafe fn begin<S: Lanes, const NC: usize>(dst: *const *mut f32, first: bool) -> Both<S::F, NC> {
+    let mut acc = [[S::splatf(0.0); NC]; 2];
+    if !first {
+        for c in 0..NC {
+            for (r, acc) in acc.iter_mut().enumerate() {
+                acc[c] = S::loadf((*dst.add(c)).cast::<u8>().add(r * LINE));
+            }
+        }
+    }
+    acc
+}
+
+/// Writes a tile.
+#[inline(always)]
+unsafe fn finish<S: Lanes, const NC: usize>(acc: &Both<S::F, NC>, dst: *const *mut f32) {
     for c in 0..NC {
-        let column = (*dst.add(c)).cast::<u8>();
         for (r, acc) in acc.iter().enumerate() {
-            let p = column.add(r * LINE);
-            S::storef(p, if first { acc[c] } else { S::fma(acc[c], S::splatf(1.0), S::loadf(p)) });
+            S::storef((*dst.add(c)).cast::<u8>().add(r * LINE), acc[c]);
         }
     }
 }
@@ -91,10 +103,19 @@ pub unsafe fn block32<S: Dot, T: Structure, const NC: usize>(
     let shape = T::SHAPE;
     let format = shape.act(false);
     let groups = shape.sub / 4;
-    let mut acc = [[S::splatf(0.0); NC]; 2];
+    let mut acc = begin::<S, NC>(dst, first);
     for _ in 0..blocks {
         let aux = act.add(format.block * NC);
         let da = aux.add(4 * NC * format.aux_words());
+        if shape.min {
+            let m = both::<S>(panel.add(shape.mins_at()), apart);
+            for c in 0..NC {
+                let sum = S::bcastf(aux.add(4 * c));
+                for r in 0..2 {
+                    acc[r][c] = S::fma(m[r], sum, acc[r][c]);
+                }
+            }
+        }
         for s in 0..32 / shape.sub {
             let start = if shape.min { [[S::splat(0); NC]; 2] } else { columns::<S, NC>(aux.add(4 * NC * s)) };
             let (codes, act) = (panel.add(s * groups * LINE), act.add(s * groups * NC * 4));
@@ -107,19 +128,10 @@ pub unsafe fn block32<S: Dot, T: Structure, const NC: usize>(
                 }
             }
         }
-        if shape.min {
-            let m = both::<S>(panel.add(shape.mins_at()), apart);
-            for c in 0..NC {
-                let sum = S::bcastf(aux.add(4 * c));
-                for r in 0..2 {
-                    acc[r][c] = S::fma(m[r], sum, acc[r][c]);
-                }
-            }
-        }
         panel = panel.add(shape.panel_record(false));
         act = act.add(format.record() * NC);
     }
-    finish::<S, NC>(&acc, dst, first);
+    finish::<S, NC>(&acc, dst);
 }
 
 /// Super-blocks of 256 with integer scales (and mins) per sub-block.
@@ -140,11 +152,14 @@ pub unsafe fn super256<S: Dot, T: Structure, const NC: usize>(
     let groups = shape.sub / 4;
     // The sums of a sub-block and of a super-block fill the registers. The sums of the row wait in memory, and are touched
     // once in a super-block.
-    let mut acc = [[S::splatf(0.0); NC]; 2];
+    let mut acc = begin::<S, NC>(dst, first);
     for _ in 0..blocks {
         in_memory(&mut acc);
         let aux = act.add(format.block * NC);
         let da = aux.add(4 * NC * format.aux_words());
+        if shape.min {
+            subtract_mins::<S, NC>(&mut acc, shape, (panel, apart), (aux, format.aux_words()), da);
+        }
         let mut sum = [[S::splatf(0.0); NC]; 2];
         for s in 0..256 / shape.sub {
             let start = if shape.min { [[S::splat(0); NC]; 2] } else { columns::<S, NC>(aux.add(4 * NC * s)) };
@@ -161,13 +176,10 @@ pub unsafe fn super256<S: Dot, T: Structure, const NC: usize>(
             }
         }
         add::<S, NC>(&mut acc, sum, shape, panel, apart, da);
-        if shape.min {
-            subtract_mins::<S, NC>(&mut acc, shape, (panel, apart), (aux, format.aux_words()), da);
-        }
         panel = panel.add(shape.panel_record(false));
         act = act.add(format.record() * NC);
     }
-    finish::<S, NC>(&acc, dst, first);
+    finish::<S, NC>(&acc, dst);
 }
 
 /// No instruction, but the compiler must assume that `v` is read and changed here. Otherwise it keeps a part of the sums in
@@ -239,22 +251,22 @@ macro_rules! floats {
             dst: *const *mut f32,
             first: bool,
         ) {
-            let mut acc = [[[S::splatf(0.0); NC]; CHAINS]; 2];
-            for _ in 0..blocks * ($steps / CHAINS) {
-                for i in 0..CHAINS {
+            let mut acc = begin::<S, NC>(dst, first);
+            for _ in 0..blocks * ($steps / UNROLLED) {
+                for i in 0..UNROLLED {
                     let w = [S::$load(panel.add(i * LINE)), S::$load(panel.add(apart + i * LINE))];
                     for c in 0..NC {
                         let $a = S::$bcast(act.add((i * NC + c) * 4));
                         for (acc, $w) in acc.iter_mut().zip(w) {
-                            let $acc = acc[i % chains::<S>(NC)][c];
-                            acc[i % chains::<S>(NC)][c] = $add;
+                            let $acc = acc[c];
+                            acc[c] = $add;
                         }
                     }
                 }
-                panel = panel.add(CHAINS * LINE);
-                act = act.add(CHAINS * NC * 4);
+                panel = panel.add(UNROLLED * LINE);
+                act = act.add(UNROLLED * NC * 4);
             }
-            finish::<S, NC>(&[join::<S, NC>(acc[0]), join::<S, NC>(acc[1])], dst, first);
+            finish::<S, NC>(&acc, dst);
         }
     };
 }

@@ -90,6 +90,12 @@ impl Operation {
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|op| op.name() == name)
     }
+
+    /// Whether every result is a copy, or rounded once as IEEE 754 says: nobody can compute other bits.
+    #[must_use]
+    pub const fn is_exact(self) -> bool {
+        matches!(self, Self::Add | Self::Sub | Self::Mul | Self::Div | Self::Concat)
+    }
 }
 
 /// Functions of two numbers.

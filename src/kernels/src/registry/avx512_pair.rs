@@ -64,7 +64,7 @@ const fn of(one_panel: Kernel) -> Kernel {
     Kernel { pair: table(one_panel.shape), domain, ..one_panel }
 }
 
-const fn kernel<W: Pack>() -> Kernel {
+pub(super) const fn kernel<W: Pack>() -> Kernel {
     of(avx512::kernel::<W>())
 }
 

@@ -226,6 +226,7 @@ pub fn attention(data: &[u8]) {
         scale,
         cap: if b.byte() & 3 == 0 { 1.0 + f32::from(b.byte()) } else { 0.0 },
         cuts,
+        one_order: false,
     };
     // scales of quantised queries are halves
     let small = case.queries.iter().flatten().all(|x| x.abs() < 1e6);

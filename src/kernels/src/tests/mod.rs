@@ -20,6 +20,8 @@ mod gemv;
 mod guard;
 mod harness;
 #[cfg(test)]
+mod one_order;
+#[cfg(test)]
 mod ops;
 #[cfg(test)]
 mod ops_rows;

@@ -146,7 +146,7 @@ fn refuse(line: &str) -> ! {
 /// choice.
 fn choose_tier(choice: KernelChoice, best: Tier) -> (Tier, Option<String>) {
     let wanted = match choice {
-        KernelChoice::Auto | KernelChoice::Off => best,
+        KernelChoice::Auto | KernelChoice::Exact | KernelChoice::Off => best,
         KernelChoice::Avx512 | KernelChoice::Avx512Narrow => Tier::Avx512Vnni,
         KernelChoice::Avx2 => Tier::Avx2,
         KernelChoice::Scalar => Tier::Scalar,
@@ -173,8 +173,12 @@ fn measure_registers(choice: KernelChoice) {
     }
     let narrow = match (choice, tuning::measured_width(&state::cpu().brand)) {
         (KernelChoice::Avx512Narrow, _) => true,
-        (KernelChoice::Auto | KernelChoice::Off, Some(measured)) => measured == tuning::Width::Narrow,
-        (KernelChoice::Auto | KernelChoice::Off, None) => width.is_some_and(Width::is_narrow),
+        // Both widths add in orders of their own, and a measurement can come out differently at every start.
+        _ if config().invariant => false,
+        (KernelChoice::Auto | KernelChoice::Exact | KernelChoice::Off, Some(measured)) => {
+            measured == tuning::Width::Narrow
+        }
+        (KernelChoice::Auto | KernelChoice::Exact | KernelChoice::Off, None) => width.is_some_and(Width::is_narrow),
         _ => false,
     };
     state::set_registers(narrow, width.map_or(DataPath::Split, |w| w.data_path()));

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::config::config;
+use crate::config::{KernelChoice, config};
 use crate::gate::state::{self, State};
 use crate::ggml::checked::ggml_name;
 use crate::ggml::hooks::blas::SGEMM;
@@ -40,10 +40,16 @@ unsafe impl Sync for Route {}
 static ROUTE: OnceLock<Option<Route>> = OnceLock::new();
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
+/// Whether a library was chosen, and may compute: it adds in another order than the program's own.
+#[inline]
+fn is_wanted() -> bool {
+    config().blas.is_some() && config().kernels != KernelChoice::Exact
+}
+
 /// Opens the library in the constructor, while no other thread reads the environment.
 #[cfg_attr(test, allow(dead_code))]
 pub fn open_at_start() {
-    if config().blas.is_some() && state::current() == State::Active {
+    if is_wanted() && state::current() == State::Active {
         ROUTE.get_or_init(|| open(true));
     }
 }
@@ -52,7 +58,7 @@ pub fn open_at_start() {
 /// and when the shim is not active.
 #[inline]
 pub fn route() -> Option<&'static Route> {
-    if config().blas.is_none() || state::current() != State::Active {
+    if !is_wanted() || state::current() != State::Active {
         return None;
     }
     ROUTE.get_or_init(|| open(false)).as_ref()

@@ -35,8 +35,8 @@ pub fn of_this_copy(reg: *mut c_void, name: &CStr, p: *mut c_void) -> *mut c_voi
 
 /// The function that `program` calls for the list: `p`, or a replacement.
 pub fn answer(program: &BoundLibrary, p: *mut c_void) -> *mut c_void {
-    let unused =
-        config().kernels == KernelChoice::Off || tuning::decline(state::isa(), WeightType::Q4_0, 512).is_some();
+    let unused = matches!(config().kernels, KernelChoice::Off | KernelChoice::Exact)
+        || tuning::decline(state::isa(), WeightType::Q4_0, 512).is_some();
     // The library of the CPU backend, which may be another one than `program`.
     let Some(backend) = caller(p as usize) else {
         stats::event_once(Reason::GgmlAnswerOdd);
@@ -48,6 +48,9 @@ pub fn answer(program: &BoundLibrary, p: *mut c_void) -> *mut c_void {
         return p;
     }
     let many_columns = blas_device::refuse(program, abi);
+    if config().invariant && many_columns == ManyColumns::Blas {
+        stats::event_once(Reason::OrderNotKept);
+    }
     match config().repack {
         Repack::Keep => p,
         // BLAS would unpack plain weights to floats for each product, at less than half the speed of stock with

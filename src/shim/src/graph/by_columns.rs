@@ -11,9 +11,9 @@ use std::sync::OnceLock;
 use zen5turbo_kernels::formats::{ActFormat, WeightType};
 use zen5turbo_kernels::isa::Isa;
 use zen5turbo_kernels::kernel::{Blocking, Kernel};
-use zen5turbo_kernels::registry;
 
 use crate::gate::state;
+use crate::tuning;
 
 /// The registry chooses the same kernel for all numbers of columns above this.
 const MOST_FEW: usize = 64;
@@ -35,9 +35,8 @@ impl ByColumns {
         static TABLES: [[OnceLock<ByColumns>; ISAS]; WeightType::ALL.len()] =
             [const { [const { OnceLock::new() }; ISAS] }; WeightType::ALL.len()];
         let isa = state::isa();
-        TABLES[weight as usize][isa as usize].get_or_init(|| {
-            Self::new(|columns| registry::kernel_on(state::data_path(), isa, weight, (EXPERT_K, columns)))
-        })
+        TABLES[weight as usize][isa as usize]
+            .get_or_init(|| Self::new(|columns| tuning::kernel(weight, EXPERT_K, columns)))
     }
 
     fn new(best: impl Fn(usize) -> Option<&'static Kernel>) -> Self {
@@ -79,6 +78,7 @@ impl ByColumns {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zen5turbo_kernels::registry;
     use zen5turbo_kernels::width::DataPath;
 
     #[test]

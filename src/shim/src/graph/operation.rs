@@ -114,4 +114,7 @@ unsafe fn count_declined(abi: &Abi, kind: OpKind, weights: *const Tensor, reason
         let _ = abi.weight_type(ty); // makes its name known to the statistics
     }
     stats::declined(kind, u8::try_from(ty).unwrap_or(u8::MAX), reason);
+    if config().invariant {
+        stats::event(Reason::OrderNotKept);
+    }
 }

@@ -41,8 +41,10 @@ pub unsafe fn decide(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<Selection
 /// # Safety
 /// The conditions of [`decide`].
 pub unsafe fn decide_unplaced(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<Selection, Reason> {
-    if config().kernels == KernelChoice::Off {
-        return Err(Reason::KernelsOff);
+    match config().kernels {
+        KernelChoice::Off => return Err(Reason::KernelsOff),
+        KernelChoice::Exact => return Err(Reason::KernelsExact),
+        _ => {}
     }
     // SAFETY: `op` and its sources are tensors of the ggml of `abi`, by the contract of this function.
     let sources = unsafe { (op.source(0), op.source(1)) };
@@ -84,7 +86,8 @@ pub unsafe fn decide_unplaced(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<
     // SAFETY: both sources are there, and their shapes were checked above.
     let columns = unsafe { columns(kind, op) };
     let (path, isa) = (state::data_path(), state::isa());
-    let rounds = config().f16_as_bf16 && weight == WeightType::F16;
+    // Only products of many columns would round.
+    let rounds = config().f16_as_bf16 && weight == WeightType::F16 && !config().invariant;
     let kernel = match rounds.then(|| registry::f16_as_bf16(path, isa, columns)).flatten() {
         // the user asks for this kernel, so it is used without a comparison with ggml's
         Some(kernel) => kernel,
@@ -92,7 +95,7 @@ pub unsafe fn decide_unplaced(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<
             if let Some(reason) = tuning::decline(isa, weight, columns) {
                 return Err(reason);
             }
-            registry::kernel_on(path, isa, weight, (k, columns)).ok_or(Reason::TypeNotSupported)?
+            tuning::kernel(weight, k, columns).ok_or(Reason::TypeNotSupported)?
         }
     };
     Ok(Selection { kernel, regime: Regime::of(columns), rows: src0.ne[1] as usize, k })

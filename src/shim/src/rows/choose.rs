@@ -55,6 +55,7 @@ fn decide(state: State, role: Role, scope: Scope, original: *mut c_void) -> Resu
     if config().kernels == KernelChoice::Off {
         return Err(Reason::KernelsOff);
     }
+    let exact = config().kernels == KernelChoice::Exact;
     let isa = state::isa();
     let find = |name: &CStr| scope.find(name);
     // SAFETY: the scope has the function of this role, and it finds the functions of that ggml, which stays loaded.
@@ -74,16 +75,21 @@ fn decide(state: State, role: Role, scope: Scope, original: *mut c_void) -> Resu
             }
             Role::Dot(weight) => {
                 let f: DotFn = dot(isa, weight).ok_or(Reason::StockIsFaster)?;
-                (f as *const c_void, trial::dot(function(original), f, weight))
+                (f as *const c_void, trial::dot(function(original), f, weight, exact))
             }
             Role::Gemm(weight) => {
                 let kernel = repacked::kernel(isa, weight).ok_or(Reason::StockIsFaster)?;
-                ((&raw const *kernel).cast(), trial::gemm(function(original), kernel))
+                ((&raw const *kernel).cast(), trial::gemm(function(original), kernel, exact))
             }
             Role::Gemv(_) => return Err(Reason::StockIsFaster),
+            Role::Products if exact => return Err(Reason::KernelsExact),
             Role::Products if isa == Isa::Scalar => return Err(Reason::StockIsFaster),
             Role::Products => (sgemm::NO_KERNEL, trial::sgemm(function(original))),
         }
     };
-    if same { Ok(kernel) } else { Err(Reason::OriginalDiffers) }
+    match same {
+        true => Ok(kernel),
+        false if exact => Err(Reason::KernelsExact),
+        false => Err(Reason::OriginalDiffers),
+    }
 }

@@ -16,7 +16,6 @@ use zen5turbo_kernels::dequantize::dequantizer;
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::{Isa, LANES};
 use zen5turbo_kernels::kernel::{Blocking, Kernel, Product};
-use zen5turbo_kernels::registry;
 
 use super::fast_path;
 use super::memory::Memory;
@@ -27,7 +26,7 @@ use crate::ggml::abi::TYPE_F32;
 use crate::ggml::rows::{SGEMM_WEIGHTS, Sgemm};
 use crate::ggml::types::weight_number;
 use crate::stats::{self, OpKind};
-use crate::tuning::Regime;
+use crate::tuning::{self, Regime};
 
 /// The type of activations and results.
 const F32: c_int = TYPE_F32;
@@ -102,7 +101,7 @@ impl Selection {
         let started = (self.ith == 0).then(Instant::now);
         let (columns, panels) = self.share();
         let share = Share { selection: self, a, b, c, columns, panels };
-        let kernel = registry::kernel_on(state::data_path(), state::isa(), self.weight, (self.k, share.columns.len()));
+        let kernel = tuning::kernel(self.weight, self.k, share.columns.len());
         if !share.panels.is_empty() && !share.columns.is_empty() {
             // SAFETY: the matrices belong to the call of which this was made, by the contract of this function.
             unsafe {

@@ -87,14 +87,19 @@ pub unsafe fn quantize(original: Quantize, ours: BlocksFn, blocks: Blocks) -> bo
     })
 }
 
-/// Whether both functions give the same product. A difference by the order of the additions is allowed.
+/// So many times more rows are compared where every bit counts: sums of two orders are often equal by chance.
+const EXACT_TRIALS: usize = 32;
+
+/// Whether both functions give the same product, with `exact` bit for bit. Otherwise a difference by the order of the
+/// additions is allowed.
 ///
 /// # Safety
 /// See [`dequantize`].
-pub unsafe fn dot(original: Dot, ours: DotFn, weight: WeightType) -> bool {
+pub unsafe fn dot(original: Dot, ours: DotFn, weight: WeightType, exact: bool) -> bool {
     let Some(quantize) = quantizer(state::isa(), Blocks::Q8_0) else { return false };
     let mut random = Random(3);
-    FINITE.into_iter().all(|clear| {
+    let trials = if exact { EXACT_TRIALS } else { 1 };
+    FINITE.into_iter().cycle().take(trials * FINITE.len()).all(|clear| {
         let mut row = random.bytes(clear);
         if weight == WeightType::Mxfp4 {
             // exponents near that of 1
@@ -108,6 +113,9 @@ pub unsafe fn dot(original: Dot, ours: DotFn, weight: WeightType) -> bool {
             original(K as i32, &raw mut s, 0, row.as_ptr(), 0, y.as_ptr(), 0, 1);
             (ours(K, row.as_ptr(), y.as_ptr()), largest(weight, &row))
         };
+        if exact {
+            return s.to_bits() == t.to_bits();
+        }
         // K products, each of at most `magnitude`, in fewer than 64 steps that round
         (s - t).abs() <= K as f32 * magnitude * 64.0 * f32::EPSILON
     })
@@ -143,12 +151,12 @@ pub unsafe fn sgemm(original: Sgemm) -> bool {
     computed && (0..ROWS * ROWS).all(|at| c[at] == expected(at % ROWS, at / ROWS))
 }
 
-/// Whether both functions give the same products of repacked rows and columns. A difference by the order of the
-/// additions is allowed.
+/// Whether both functions give the same products of repacked rows and columns, with `exact` bit for bit. Otherwise a
+/// difference by the order of the additions is allowed.
 ///
 /// # Safety
 /// `original` is a function for repacked rows of the type of `kernel`, and `kernel` is a kernel for such rows.
-pub unsafe fn gemm(original: Gemm, kernel: &Kernel) -> bool {
+pub unsafe fn gemm(original: Gemm, kernel: &Kernel, exact: bool) -> bool {
     // For every kernel of this library and of ggml, these are neither whole panels nor whole tiles.
     const ROWS: usize = 24;
     const COLUMNS: usize = 20;
@@ -169,6 +177,9 @@ pub unsafe fn gemm(original: Gemm, kernel: &Kernel) -> bool {
         original(n, a.as_mut_ptr(), ROWS, weights.as_ptr(), columns.as_ptr(), nr, nc);
         compute(kernel, &product)
     };
+    if exact {
+        return computed && a.map(f32::to_bits) == b.map(f32::to_bits);
+    }
     // Half of the 512 products are negative, so the rounding errors of the largest sum are far below this bound.
     let bound = 1e-4 * a.into_iter().fold(0.0, |m, v| f32::max(m, v.abs()));
     computed && a.into_iter().zip(b).all(|(a, b)| (a - b).abs() <= bound)

@@ -40,7 +40,7 @@ pub struct Circumstances {
 impl Circumstances {
     /// The circumstances of this process.
     pub fn here() -> Self {
-        let asked = !matches!(config().kernels, KernelChoice::Auto | KernelChoice::Off);
+        let asked = !matches!(config().kernels, KernelChoice::Auto | KernelChoice::Exact | KernelChoice::Off);
         Self { path: state::data_path(), asked }
     }
 }

@@ -23,8 +23,9 @@ pub use zen5turbo_calibration::{Regime, Width};
 use zen5turbo_host::proc::read_regular;
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::Isa;
-use zen5turbo_kernels::kernel::Blocking;
+use zen5turbo_kernels::kernel::{Blocking, Kernel};
 use zen5turbo_kernels::prefetch::GemvPrefetch;
+use zen5turbo_kernels::registry;
 
 use decision::{Circumstances, Decision};
 
@@ -273,6 +274,9 @@ pub fn reported_gain_of_copies() -> Option<u32> {
 /// Before [`resolve`] the built-in table answers. After it the answer does not change.
 #[must_use]
 pub fn decline(isa: Isa, weight: WeightType, columns: usize) -> Option<Reason> {
+    if config().invariant {
+        return None; // ggml adds in another order: of a type, it computes all products or none
+    }
     let regime = Regime::of(columns);
     let decision = match RESOLVED.get() {
         Some(resolved) => resolved.choices.get(isa, weight, regime),
@@ -284,6 +288,14 @@ pub fn decline(isa: Isa, weight: WeightType, columns: usize) -> Option<Reason> {
         Decision::Even => Some(Reason::NotFaster),
         Decision::Unmeasured => Some(Reason::Unmeasured),
     }
+}
+
+/// The kernel for products of `columns` columns of `k` elements, the fastest one or, with `ZEN5TURBO_INVARIANT=1`, the
+/// fastest of those whose bits do not depend on the number of columns.
+#[must_use]
+pub fn kernel(weight: WeightType, k: usize, columns: usize) -> Option<&'static Kernel> {
+    let choose = if config().invariant { registry::in_one_order } else { registry::kernel_on };
+    choose(state::data_path(), state::isa(), weight, (k, columns))
 }
 
 /// The path of the calibration file (empty for none) and its status, for the statistics. The status is `pending` before

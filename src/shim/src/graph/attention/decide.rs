@@ -22,8 +22,10 @@ const SOURCES: usize = 5;
 /// `op`, a `FLASH_ATTN_EXT`, and its sources are tensors of the ggml that `abi` belongs to.
 pub unsafe fn decide(abi: &Abi, op: &Tensor, threads: usize) -> Result<Job, Reason> {
     let config = config();
-    if config.kernels == KernelChoice::Off {
-        return Err(Reason::KernelsOff);
+    match config.kernels {
+        KernelChoice::Off => return Err(Reason::KernelsOff),
+        KernelChoice::Exact => return Err(Reason::KernelsExact),
+        _ => {}
     }
     if !config.attention {
         return Err(Reason::AttentionOff);
@@ -60,7 +62,8 @@ pub unsafe fn decide(abi: &Abi, op: &Tensor, threads: usize) -> Result<Job, Reas
     let n = |x: i64| x as usize;
     let heads = Heads::new(op, [q, k, v], mask, sinks);
     let (key, value) = ((key_type, n(k.ne[0])), (value_type, n(v.ne[0])));
-    let attention = Attention::new((state::data_path(), state::isa()), key, value, heads.rows());
+    let new = if config.invariant { Attention::in_one_order } else { Attention::new };
+    let attention = new((state::data_path(), state::isa()), key, value, heads.rows());
     let attention = attention.ok_or(Reason::TypeNotSupported)?;
     Ok(Job::new(op, heads, attention, (key, value), threads))
 }

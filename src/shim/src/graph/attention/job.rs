@@ -5,6 +5,7 @@ use zen5turbo_kernels::formats::{LINE, WeightType};
 
 use super::heads::Heads;
 use super::order::{Order, Work};
+use crate::config::config;
 use crate::ggml::abi::Tensor;
 
 /// An attention that is computed here.
@@ -49,7 +50,7 @@ impl Job {
         Job {
             scale: Scale { scale: if cap == 0.0 { scale } else { scale / cap }, cap },
             slopes: heads.slopes(max_bias, |x| attention.exp(x)),
-            order: Order::choose(&work, threads),
+            order: if config().invariant { Order::all_keys(&work, threads) } else { Order::choose(&work, threads) },
             bytes: bytes as u64,
             macs: macs as u64,
             macs_of_product: (key_len + value_len) as u64,

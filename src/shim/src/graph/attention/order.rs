@@ -45,6 +45,14 @@ pub struct Work {
     pub most_rows: usize,
 }
 
+impl Work {
+    /// Cuts of the queries of a head.
+    fn cuts(&self, threads: usize) -> usize {
+        let for_threads = (PIECES_PER_THREAD * threads).div_ceil(self.groups).min(self.rows / FEWEST_ROWS);
+        self.rows.div_ceil(self.most_rows).max(for_threads)
+    }
+}
+
 impl Order {
     /// The best cut for `threads` threads.
     pub fn choose(work: &Work, threads: usize) -> Self {
@@ -56,8 +64,13 @@ impl Order {
         if few && parts * batches >= threads.min(groups) {
             return Order::Keys { parts: keys.div_ceil(keys_of_part(keys, parts)) };
         }
-        let for_threads = (PIECES_PER_THREAD * threads).div_ceil(groups).min(rows / FEWEST_ROWS);
-        Order::Heads { cuts: rows.div_ceil(work.most_rows).max(for_threads) }
+        Order::Heads { cuts: work.cuts(threads) }
+    }
+
+    /// The best cut in which every query goes through its keys from the first to the last one. A head of few queries is cut
+    /// into single ones where there are more threads than heads.
+    pub fn all_keys(work: &Work, threads: usize) -> Self {
+        Order::Heads { cuts: work.cuts(threads).max(threads.div_ceil(work.groups).min(work.rows)) }
     }
 }
 
@@ -103,6 +116,13 @@ mod tests {
         assert_eq!(Order::choose(&work(32, 512, 4096), 16), Order::Heads { cuts: 8 });
         assert_eq!(Order::choose(&work(1, 512, 4096), 16), Order::Heads { cuts: 32 });
         assert_eq!(Order::choose(&work(1, 128, 4096), 64), Order::Heads { cuts: 8 }, "16 queries at least");
+    }
+
+    #[test]
+    fn few_tokens_are_cut_by_heads_and_queries_where_all_keys_are_one_part() {
+        assert_eq!(Order::all_keys(&work(32, 1, 4096), 16), Order::Heads { cuts: 1 });
+        assert_eq!(Order::all_keys(&Work { groups: 2, rows: 4, ..work(2, 1, 4096) }, 16), Order::Heads { cuts: 4 });
+        assert_eq!(Order::all_keys(&work(32, 512, 4096), 16), Order::Heads { cuts: 8 });
     }
 
     #[test]

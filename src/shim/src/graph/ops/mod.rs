@@ -88,7 +88,8 @@ fn counted(params: &ComputeParams, kind: Operation, compute: impl FnOnce() -> Re
     if config.kernels == KernelChoice::Off || !config.ops.have(kind) {
         return false; // the user knows, and the document holds the settings: nothing to count
     }
-    match compute() {
+    let proved = config.kernels != KernelChoice::Exact || kind.is_exact();
+    match if proved { compute() } else { Err(Reason::KernelsExact) } {
         Ok(bytes) => {
             if params.ith == 0 {
                 stats::other_taken(kind, bytes);
@@ -127,7 +128,8 @@ fn ready(
         return Err(Reason::GraphOdd);
     }
     let fewest = if kind == Operation::Argsort { FEWEST_TO_SORT } else { FEWEST_ELEMENTS };
-    if op.ne.iter().product::<i64>() < fewest {
+    // Without this condition the tokens of a batch, which make an operation larger, do not decide who computes it.
+    if op.ne.iter().product::<i64>() < fewest && !config().invariant {
         return Err(Reason::StockIsFaster);
     }
     let functions = functions(state::isa()).ok_or(Reason::OpNotSupported)?;
