@@ -1,6 +1,6 @@
 //! One thread's call for one operation of a graph.
 
-use crate::config::Fault;
+use crate::config::{Fault, config};
 
 use super::plan::Plan;
 use super::{context, execute, ops};
