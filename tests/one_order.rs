@@ -93,11 +93,12 @@ fn logits_depend_on_the_batch_by_default() {
     let dir = work_dir();
     let batches = fixture(&dir);
     let model = smollm2();
+    let alone = Way { text: TEXT.len(), ..ALONE };
     let starts: [fn(&Path) -> Program; 2] = [|path| Program::new(path), |path| Program::engaged(path)];
     for start in starts {
-        let whole = run(start(&batches), &model, ALONE).stdout;
-        assert_ne!(run(start(&batches), &model, Way { ubatch: 7, ..ALONE }).stdout, whole);
-        assert_ne!(run(start(&batches), &model, Way { others: 8, ..ALONE }).stdout, whole);
+        let whole = run(start(&batches), &model, alone).stdout;
+        assert_ne!(run(start(&batches), &model, Way { ubatch: 7, ..alone }).stdout, whole);
+        assert_ne!(run(start(&batches), &model, Way { others: 8, ..alone }).stdout, whole);
     }
 }
 
