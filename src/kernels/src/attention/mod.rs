@@ -118,6 +118,11 @@ impl Attention {
         Self::with(registry::kernel_on, false, cpu, key, value, queries)
     }
 
+    /// How keys are cut: not at all if their sums are to have one order.
+    const fn blocking(&self) -> Blocking {
+        if self.one_order { Blocking::MEASURED.in_one_piece() } else { Blocking::MEASURED }
+    }
+
     /// The same, with results that have the same bits whatever other queries are computed beside, wherever the keys lie, and
     /// however many that are not seen lie between them: the keys that a query sees count in their order. All keys must be
     /// added by one call of [`Self::add`], or by several in their order to the same sums.
@@ -203,7 +208,7 @@ impl Attention {
     fn layout(&self) -> Layout {
         let line = |bytes: usize| bytes.next_multiple_of(64);
         let panel = line(self.act.bytes(self.key_len, self.queries));
-        let scores = panel + line(self.kernel.scratch_bytes(self.key_len, &Blocking::MEASURED));
+        let scores = panel + line(self.kernel.scratch_bytes(self.key_len, &self.blocking()));
         let values = scores + 4 * SCORES * self.queries;
         // few queries may have larger tiles of values
         let rows = |queries| if self.widens(queries) { self.keys_of_tile(queries) } else { 0 };
@@ -347,7 +352,7 @@ impl Attention {
         let step = if prefetch.is_done() { panels.max(1) } else { 1 };
         for from in (0..panels).step_by(step) {
             prefetch.keys(LANES);
-            self.kernel.multiply(&product, from..from + step, 0..tiles.count, &Blocking::MEASURED, panel, result);
+            self.kernel.multiply(&product, from..from + step, 0..tiles.count, &self.blocking(), panel, result);
         }
     }
 

@@ -30,8 +30,11 @@ impl Kernel {
     ) {
         let (block_k, block_bytes, records) = (self.block(), self.block_bytes(), self.records());
         let blocks = p.k.div_ceil(block_k);
-        let most = if p.tiles.count == 1 { self.single_tile_panel() } else { usize::MAX };
-        let chunk = self.chunk_blocks(p.k, blocking.panel_bytes.min(most));
+        let panel_bytes = match p.tiles.count {
+            1 => blocking.panel_bytes_of_one_tile(self.single_tile_panel()),
+            _ => blocking.panel_bytes,
+        };
+        let chunk = self.chunk_blocks(p.k, panel_bytes);
         let chunks = blocks.div_ceil(chunk);
         let chunk_bytes = chunk * block_bytes;
         let mut prefetch =

@@ -79,7 +79,7 @@ pub struct Product {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blocking {
     /// Bytes that a packed panel may take when several tiles use it: it should stay in the level-1
-    /// cache beside a tile. For a single tile the panel is as small as can be.
+    /// cache beside a tile. For a single tile the panel is as small as can be. [`WHOLE_ROWS`]: rows are not cut.
     pub panel_bytes: usize,
     /// Bytes of weights that are prefetched before they are packed, of sixteen rows together, at most; 0: none.
     pub prefetch_bytes: usize,
@@ -91,7 +91,21 @@ pub struct Blocking {
     pub fused: Cache,
 }
 
+/// Rows are packed whole, for a single tile as well, so that each sum is one chain of additions.
+const WHOLE_ROWS: usize = usize::MAX;
+
 impl Blocking {
+    /// The same, but rows are not cut: what the kernels of [`crate::registry::in_one_order`] need.
+    #[must_use]
+    pub const fn in_one_piece(self) -> Self {
+        Blocking { panel_bytes: WHOLE_ROWS, ..self }
+    }
+
+    /// Bytes that a packed panel may take, if all tiles are one that has a panel of `single` bytes.
+    pub(super) const fn panel_bytes_of_one_tile(&self, single: usize) -> usize {
+        if self.panel_bytes == WHOLE_ROWS || self.panel_bytes < single { self.panel_bytes } else { single }
+    }
+
     /// The built-in choice. Rows of [`Method::Gemv`] are left to the hardware's prefetcher.
     pub const MEASURED: Self = Blocking {
         panel_bytes: 20 << 10,

@@ -5,7 +5,7 @@
 //! A 32-bit lane holds at most `255 * 127 * 32 < 2^20` in magnitude, plus a seed of the same size:
 //! no overflow, and the conversion to `f32` is exact.
 
-use super::{add_block32, add_min32, add_super256, begin, finish, subtract_mins};
+use super::{add_block32, add_min32, add_super256, finish, subtract_mins};
 use crate::formats::{LINE, Shape};
 use crate::isa::{Dot, Lanes};
 
@@ -60,21 +60,23 @@ pub unsafe fn block32<S: Dot, T: Structure, const NC: usize>(
     let shape = T::SHAPE;
     let format = shape.act(false);
     let groups = shape.sub / 4;
-    let mut acc = begin::<S, NC>(dst, rows, first);
+    let mut acc = [S::splatf(0.0); NC];
     for _ in 0..blocks {
         let aux = act.add(format.block * NC);
         let da = aux.add(4 * NC * format.aux_words());
-        add_min32::<S, NC>(&mut acc, shape, panel, aux);
         for s in 0..32 / shape.sub {
             let start = start::<S, NC>(!shape.min, aux.add(4 * NC * s));
             let (codes, act) = (panel.add(s * groups * LINE), act.add(s * groups * NC * 4));
             let isum = dot_groups::<S, NC>(start, codes, act, groups);
+            if s == 0 {
+                add_min32::<S, NC>(&mut acc, shape, panel, aux);
+            }
             add_block32::<S, NC>(&mut acc, isum, s, shape, panel, da);
         }
         panel = panel.add(shape.panel_record(false));
         act = act.add(format.record() * NC);
     }
-    finish::<S, NC>(acc, dst, rows);
+    finish::<S, NC>(acc, dst, rows, first);
 }
 
 /// Super-blocks of 256 with integer scales (and mins) per sub-block.
@@ -95,20 +97,10 @@ pub unsafe fn super256<S: Dot, T: Structure, const NC: usize>(
     let shape = T::SHAPE;
     let format = shape.act(false);
     let groups = shape.sub / 4;
-    let mut acc = begin::<S, NC>(dst, rows, first);
+    let mut acc = [S::splatf(0.0); NC];
     for _ in 0..blocks {
         let aux = act.add(format.block * NC);
         let da = aux.add(4 * NC * format.aux_words());
-        if shape.min {
-            let mut msum = [S::splat(0); NC];
-            for p in 0..format.aux_words() {
-                let m = S::load(panel.add(shape.mins_at() + p * LINE));
-                for (c, msum) in msum.iter_mut().enumerate() {
-                    *msum = S::dot2(*msum, m, S::bcast(aux.add((p * NC + c) * 4)));
-                }
-            }
-            subtract_mins::<S, NC>(&mut acc, msum, shape, panel, da);
-        }
         let mut sum = [S::splatf(0.0); NC];
         for s in 0..256 / shape.sub {
             let isum = dot_groups::<S, NC>(
@@ -129,10 +121,20 @@ pub unsafe fn super256<S: Dot, T: Structure, const NC: usize>(
                 sum[c] = S::fma(S::cvt(isum[c]), scale, sum[c]);
             }
         }
+        if shape.min {
+            let mut msum = [S::splat(0); NC];
+            for p in 0..format.aux_words() {
+                let m = S::load(panel.add(shape.mins_at() + p * LINE));
+                for (c, msum) in msum.iter_mut().enumerate() {
+                    *msum = S::dot2(*msum, m, S::bcast(aux.add((p * NC + c) * 4)));
+                }
+            }
+            subtract_mins::<S, NC>(&mut acc, msum, shape, panel, da);
+        }
         let d = S::loadf(panel.add(shape.d_at()));
         add_super256::<S, NC>(&mut acc, sum, d, da);
         panel = panel.add(shape.panel_record(false));
         act = act.add(format.record() * NC);
     }
-    finish::<S, NC>(acc, dst, rows);
+    finish::<S, NC>(acc, dst, rows, first);
 }

@@ -3,7 +3,7 @@
 //! Every result is one chain of additions. Tiles of so few columns that one chain leaves the multipliers idle do not
 //! come here: they have [`crate::gemv::float`].
 
-use super::{begin, finish};
+use super::finish;
 use crate::formats::{FLOAT_RECORD, LINE};
 use crate::isa::{DotBf16, Lanes};
 
@@ -23,7 +23,7 @@ pub unsafe fn values<S: Lanes, const NC: usize>(
     rows: usize,
     first: bool,
 ) {
-    let mut acc = begin::<S, NC>(dst, rows, first);
+    let mut acc = [S::splatf(0.0); NC];
     for _ in 0..blocks * (FLOAT_RECORD / UNROLLED) {
         for i in 0..UNROLLED {
             let w = S::loadf(panel.add(i * LINE));
@@ -34,7 +34,7 @@ pub unsafe fn values<S: Lanes, const NC: usize>(
         panel = panel.add(UNROLLED * LINE);
         act = act.add(UNROLLED * NC * 4);
     }
-    finish::<S, NC>(acc, dst, rows);
+    finish::<S, NC>(acc, dst, rows, first);
 }
 
 /// Lines of `bf16` pairs.
@@ -50,7 +50,7 @@ pub unsafe fn pairs<S: DotBf16, const NC: usize>(
     rows: usize,
     first: bool,
 ) {
-    let mut acc = begin::<S, NC>(dst, rows, first);
+    let mut acc = [S::splatf(0.0); NC];
     for _ in 0..blocks * (FLOAT_RECORD / 2 / UNROLLED) {
         for i in 0..UNROLLED {
             let w = S::load(panel.add(i * LINE));
@@ -61,5 +61,5 @@ pub unsafe fn pairs<S: DotBf16, const NC: usize>(
         panel = panel.add(UNROLLED * LINE);
         act = act.add(UNROLLED * NC * 4);
     }
-    finish::<S, NC>(acc, dst, rows);
+    finish::<S, NC>(acc, dst, rows, first);
 }

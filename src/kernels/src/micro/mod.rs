@@ -11,32 +11,22 @@ use crate::isa::Lanes;
 
 /// Computes sixteen rows by `NC` columns over `blocks` records.
 ///
-/// `dst` points to `NC` column pointers, each to the first of `rows` (1 to 16) floats. Unless `first`, the sums continue
-/// from the floats there (the next piece of K), so that a row gives the same bits in one piece and in several.
+/// `dst` points to `NC` column pointers, each to the first of `rows` (1 to 16) floats. With `first`
+/// the result is stored, otherwise it is added to what is there (the next piece of K).
 ///
 /// # Safety
 /// `panel` and `act` must be readable for `blocks` records of the kernel's formats, the columns
-/// writable for `rows` floats (and readable, unless `first`); the CPU has the ISA's features.
+/// writable for `rows` floats; the CPU has the ISA's features.
 pub type MicroFn =
     unsafe fn(panel: *const u8, act: *const u8, blocks: usize, dst: *const *mut f32, rows: usize, first: bool);
 
-/// The sums before the first record of a piece.
+/// Writes or adds a tile.
 #[inline(always)]
-unsafe fn begin<S: Lanes, const NC: usize>(dst: *const *mut f32, rows: usize, first: bool) -> [S::F; NC] {
-    let mut acc = [S::splatf(0.0); NC];
-    if !first {
-        for (c, acc) in acc.iter_mut().enumerate() {
-            *acc = S::loadf_n(*dst.add(c), rows);
-        }
-    }
-    acc
-}
-
-/// Writes a tile.
-#[inline(always)]
-unsafe fn finish<S: Lanes, const NC: usize>(acc: [S::F; NC], dst: *const *mut f32, rows: usize) {
+unsafe fn finish<S: Lanes, const NC: usize>(acc: [S::F; NC], dst: *const *mut f32, rows: usize, first: bool) {
     for (c, v) in acc.into_iter().enumerate() {
-        S::storef_n(*dst.add(c), v, rows);
+        let p = *dst.add(c);
+        let v = if first { v } else { S::fma(v, S::splatf(1.0), S::loadf_n(p, rows)) };
+        S::storef_n(p, v, rows);
     }
 }
 

@@ -63,26 +63,14 @@ unsafe fn both<S: Lanes>(p: *const u8, apart: usize) -> [S::F; 2] {
     [S::loadf(p), S::loadf(p.add(apart))]
 }
 
-/// The sums before the first record of a piece.
+/// Writes or adds a tile.
 #[inline(always)]
-unsafe fn begin<S: Lanes, const NC: usize>(dst: *const *mut f32, first: bool) -> Both<S::F, NC> {
-    let mut acc = [[S::splatf(0.0); NC]; 2];
-    if !first {
-        for c in 0..NC {
-            for (r, acc) in acc.iter_mut().enumerate() {
-                acc[c] = S::loadf((*dst.add(c)).cast::<u8>().add(r * LINE));
-            }
-        }
-    }
-    acc
-}
-
-/// Writes a tile.
-#[inline(always)]
-unsafe fn finish<S: Lanes, const NC: usize>(acc: &Both<S::F, NC>, dst: *const *mut f32) {
+unsafe fn finish<S: Lanes, const NC: usize>(acc: &Both<S::F, NC>, dst: *const *mut f32, first: bool) {
     for c in 0..NC {
+        let column = (*dst.add(c)).cast::<u8>();
         for (r, acc) in acc.iter().enumerate() {
-            S::storef((*dst.add(c)).cast::<u8>().add(r * LINE), acc[c]);
+            let p = column.add(r * LINE);
+            S::storef(p, if first { acc[c] } else { S::fma(acc[c], S::splatf(1.0), S::loadf(p)) });
         }
     }
 }
@@ -103,23 +91,23 @@ pub unsafe fn block32<S: Dot, T: Structure, const NC: usize>(
     let shape = T::SHAPE;
     let format = shape.act(false);
     let groups = shape.sub / 4;
-    let mut acc = begin::<S, NC>(dst, first);
+    let mut acc = [[S::splatf(0.0); NC]; 2];
     for _ in 0..blocks {
         let aux = act.add(format.block * NC);
         let da = aux.add(4 * NC * format.aux_words());
-        if shape.min {
-            let m = both::<S>(panel.add(shape.mins_at()), apart);
-            for c in 0..NC {
-                let sum = S::bcastf(aux.add(4 * c));
-                for r in 0..2 {
-                    acc[r][c] = S::fma(m[r], sum, acc[r][c]);
-                }
-            }
-        }
         for s in 0..32 / shape.sub {
             let start = if shape.min { [[S::splat(0); NC]; 2] } else { columns::<S, NC>(aux.add(4 * NC * s)) };
             let (codes, act) = (panel.add(s * groups * LINE), act.add(s * groups * NC * 4));
             let isum = dot_groups::<S, NC>(start, codes, apart, act, groups);
+            if shape.min && s == 0 {
+                let m = both::<S>(panel.add(shape.mins_at()), apart);
+                for c in 0..NC {
+                    let sum = S::bcastf(aux.add(4 * c));
+                    for r in 0..2 {
+                        acc[r][c] = S::fma(m[r], sum, acc[r][c]);
+                    }
+                }
+            }
             let d = both::<S>(panel.add(shape.scales_at() + s * LINE), apart);
             for c in 0..NC {
                 let da = S::bcastf(da.add(4 * c));
@@ -131,7 +119,7 @@ pub unsafe fn block32<S: Dot, T: Structure, const NC: usize>(
         panel = panel.add(shape.panel_record(false));
         act = act.add(format.record() * NC);
     }
-    finish::<S, NC>(&acc, dst);
+    finish::<S, NC>(&acc, dst, first);
 }
 
 /// Super-blocks of 256 with integer scales (and mins) per sub-block.
@@ -152,14 +140,11 @@ pub unsafe fn super256<S: Dot, T: Structure, const NC: usize>(
     let groups = shape.sub / 4;
     // The sums of a sub-block and of a super-block fill the registers. The sums of the row wait in memory, and are touched
     // once in a super-block.
-    let mut acc = begin::<S, NC>(dst, first);
+    let mut acc = [[S::splatf(0.0); NC]; 2];
     for _ in 0..blocks {
         in_memory(&mut acc);
         let aux = act.add(format.block * NC);
         let da = aux.add(4 * NC * format.aux_words());
-        if shape.min {
-            subtract_mins::<S, NC>(&mut acc, shape, (panel, apart), (aux, format.aux_words()), da);
-        }
         let mut sum = [[S::splatf(0.0); NC]; 2];
         for s in 0..256 / shape.sub {
             let start = if shape.min { [[S::splat(0); NC]; 2] } else { columns::<S, NC>(aux.add(4 * NC * s)) };
@@ -175,11 +160,14 @@ pub unsafe fn super256<S: Dot, T: Structure, const NC: usize>(
                 }
             }
         }
+        if shape.min {
+            subtract_mins::<S, NC>(&mut acc, shape, (panel, apart), (aux, format.aux_words()), da);
+        }
         add::<S, NC>(&mut acc, sum, shape, panel, apart, da);
         panel = panel.add(shape.panel_record(false));
         act = act.add(format.record() * NC);
     }
-    finish::<S, NC>(&acc, dst);
+    finish::<S, NC>(&acc, dst, first);
 }
 
 /// No instruction, but the compiler must assume that `v` is read and changed here. Otherwise it keeps a part of the sums in
@@ -251,7 +239,7 @@ macro_rules! floats {
             dst: *const *mut f32,
             first: bool,
         ) {
-            let mut acc = begin::<S, NC>(dst, first);
+            let mut acc = [[S::splatf(0.0); NC]; 2];
             for _ in 0..blocks * ($steps / UNROLLED) {
                 for i in 0..UNROLLED {
                     let w = [S::$load(panel.add(i * LINE)), S::$load(panel.add(apart + i * LINE))];
@@ -266,7 +254,7 @@ macro_rules! floats {
                 panel = panel.add(UNROLLED * LINE);
                 act = act.add(UNROLLED * NC * 4);
             }
-            finish::<S, NC>(&acc, dst);
+            finish::<S, NC>(&acc, dst, first);
         }
     };
 }

@@ -1,5 +1,5 @@
 //! Kernels that add in one order: the bits of a result are the same however many columns are computed together, however the
-//! matrix is cut, and whatever the blocking is.
+//! matrix is cut, if rows are not cut.
 
 use super::attention::{CACHE_TYPES, Case as AttentionCase, random, tiers};
 use super::data::{Rng, block, random_columns, random_matrix};
@@ -18,9 +18,9 @@ const COLUMNS: usize = 34;
 const TOGETHER: [usize; 8] = [2, 3, 5, 8, 9, 13, 17, COLUMNS];
 
 const BLOCKINGS: [Blocking; 3] = [
-    Blocking::MEASURED,
-    Blocking { panel_bytes: 0, prefetch_bytes: 0, ..Blocking::MEASURED },
-    Blocking { panel_bytes: usize::MAX, ..Blocking::of(DataPath::Split) },
+    Blocking::MEASURED.in_one_piece(),
+    Blocking { prefetch_bytes: 0, ..Blocking::MEASURED.in_one_piece() },
+    Blocking::of(DataPath::Split).in_one_piece(),
 ];
 
 /// Several chunks of a panel, and a length of its own for float types.
@@ -42,7 +42,7 @@ fn difference(choose: Choose, path: DataPath, isa: Isa, t: WeightType) -> Option
             let case = Case { weights, stride, rows, k, columns, blocking, out_stride: rows, pieces };
             bits(&case.run(choose(path, isa, t, (k, columns.len())).expect("a kernel")))
         };
-        let alone: Vec<_> = inputs.chunks(1).map(|column| run(column, (0, ROWS), Blocking::MEASURED, None)).collect();
+        let alone: Vec<_> = inputs.chunks(1).map(|column| run(column, (0, ROWS), BLOCKINGS[0], None)).collect();
         for (i, n) in TOGETHER.into_iter().enumerate() {
             let (first, rows) = [(0, ROWS), (16, 17), (32, 5), (0, 7)][i % 4];
             let pieces = (i % 2 == 1).then_some(i as u64);

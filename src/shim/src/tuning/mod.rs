@@ -229,7 +229,8 @@ fn combine(loaded: &Loaded, machine: &Machine<'_>, here: Circumstances) -> Resol
 /// How products are cut into panels. After [`resolve`], these are the values that were measured to be fastest.
 #[must_use]
 pub fn blocking() -> Blocking {
-    RESOLVED.get().map_or_else(|| Blocking::of(state::data_path()), |resolved| resolved.blocking)
+    let blocking = RESOLVED.get().map_or_else(|| Blocking::of(state::data_path()), |resolved| resolved.blocking);
+    if config().invariant { blocking.in_one_piece() } else { blocking }
 }
 
 /// The most threads for a graph of one column: more threads were measured not to be faster. `usize::MAX` if unmeasured.
