@@ -124,12 +124,13 @@ fn table(table: &Table) -> Result<Read, Refused> {
 }
 
 /// Tables of scripts that the page has no section for, by a column that no other one has.
-const OTHERS: [(&str, &[&str]); 6] = [
+const OTHERS: [(&str, &[&str]); 7] = [
     ("a check of ab itself (scripts/ab-check.sh)", &["expected", "difference"]),
     ("drafts and many clients (bench/speculative.py)", &["drafted", "accepted"]),
     ("images (bench/images.py)", &["mmproj"]),
     ("threads above CPUs (bench/threads.py)", &["budget", "tokens_per_second"]),
     ("programs without ggml (scripts/idle.sh)", &["test", "bytes", "variant", "round"]),
+    ("what settings of the library cost", &["way", "tokens_per_s"]),
     ("counted instructions (bench/icount)", &["upstream_plain", "upstream_repacked"]),
 ];
 
