@@ -79,7 +79,7 @@ pub struct Product {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blocking {
     /// Bytes that a packed panel may take when several tiles use it: it should stay in the level-1
-    /// cache beside a tile. For a single tile the panel is as small as can be. [`WHOLE_ROWS`]: rows are not cut.
+    /// cache beside a tile. For a single tile the panel is as small as can be. See [`Self::in_one_piece`].
     pub panel_bytes: usize,
     /// Bytes of weights that are prefetched before they are packed, of sixteen rows together, at most; 0: none.
     pub prefetch_bytes: usize,
