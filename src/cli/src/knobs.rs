@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn every_knob_but_the_kill_switch_is_an_option_that_sets_its_variable() {
-        let line = "x --gate off --kernels avx512-256 --attention off --ops mul,glu --f16 bf16 --repack keep --prefetch pages --hugepages 1g --malloc auto \
+        let line = "x --gate off --kernels avx512-256 --attention off --ops mul,glu --invariant 1 --f16 bf16 --repack keep --prefetch pages --hugepages 1g --malloc auto \
                     --memcpy 65536 --numa shard --pin 0-3,8 --threads 4 --barrier off --log info --stats s.json --live off --tune off --blas b.so";
         let command = Command::parse_from(line.split_whitespace());
         let set = command.options.variables();
