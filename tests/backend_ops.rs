@@ -13,7 +13,7 @@ const PRODUCTS: u64 = 1917;
 
 /// Two operations at a time, each of which the program computes with half the CPUs.
 fn suite(op: &str, kernels: &str, only: Option<&str>) -> Outcome {
-    let program = Program::engaged(llama("test-backend-ops")).knob("KERNELS", kernels);
+    let program = Program::engaged(llama("test-backend-ops")).knob("KERNELS", kernels).knob("OPS", "all");
     let program = program.args("test -b CPU -j 2 -o").arg(op);
     let program = only.into_iter().fold(program, |p, pattern| p.arg("-p").arg(pattern));
     program.limit(Duration::from_secs(900)).run().success()

@@ -156,7 +156,7 @@ fn every_result_is_as_stock_has_it_without_openmp() {
     let file = dir.path().join("stock");
     let _ = passed(writing(Program::new(&program), &file).stock(Some(&file)));
     let ours = dir.path().join("ours");
-    let outcome = run(Program::engaged(&program).var("LD_LIBRARY_PATH", &own), &ours);
+    let outcome = run(Program::engaged(&program).knob("OPS", "all").var("LD_LIBRARY_PATH", &own), &ours);
     assert_counted(&outcome);
     compare(&read(&file), &read(&ours));
 }
@@ -189,7 +189,7 @@ fn results_are_right(dir: &TempDir, program: &Path, tiers: Vec<Tier>) {
             let stock = &stock;
             scope.spawn(move || {
                 let file = dir.path().join(tier.knob);
-                let outcome = run(Program::engaged(program).knob("KERNELS", tier.knob), &file);
+                let outcome = run(Program::engaged(program).knob("KERNELS", tier.knob).knob("OPS", "all"), &file);
                 assert_eq!(outcome.stats().text("/tier"), tier.name);
                 assert_counted(&outcome);
                 compare(stock, &read(&file));
