@@ -379,8 +379,8 @@ pub fn f16_as_bf16(path: DataPath, isa: Isa, columns: usize) -> Option<&'static 
     f16_as_bf16::kernel(path, isa, columns)
 }
 
-/// The fastest kernel of those that give a result the same bits for every number of columns, every cut of the matrix and every
-/// [`Blocking`](crate::kernel::Blocking). `None` where the CPU lacks the ISA.
+/// The fastest kernel of those that give a result the same bits for every number of columns and every cut of the matrix, if rows
+/// are not cut: with [`Blocking::in_one_piece`](crate::kernel::Blocking::in_one_piece). `None` where the CPU lacks the ISA.
 pub fn in_one_order(
     path: DataPath,
     isa: Isa,

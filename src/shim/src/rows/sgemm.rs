@@ -15,13 +15,12 @@ use std::time::Instant;
 use zen5turbo_kernels::dequantize::dequantizer;
 use zen5turbo_kernels::formats::WeightType;
 use zen5turbo_kernels::isa::{Isa, LANES};
-use zen5turbo_kernels::kernel::{Blocking, Kernel, Product};
+use zen5turbo_kernels::kernel::{Kernel, Product};
 
 use super::fast_path;
 use super::memory::Memory;
 use crate::config::Fault;
 use crate::gate::guard;
-use crate::gate::state;
 use crate::ggml::abi::TYPE_F32;
 use crate::ggml::rows::{SGEMM_WEIGHTS, Sgemm};
 use crate::ggml::types::weight_number;
@@ -147,7 +146,7 @@ impl Share {
 
     /// Computes the share with a kernel. Returns false when no memory is left.
     unsafe fn quickly(&self, kernel: &Kernel) -> bool {
-        let (k, blocking) = (self.selection.k, Blocking::of(state::data_path()));
+        let (k, blocking) = (self.selection.k, tuning::blocking());
         let tiles = kernel.tiles(k, self.columns.len());
         let act_bytes = kernel.act.bytes(k, tiles.columns).next_multiple_of(64);
         let Some(memory) = Memory::take(act_bytes + kernel.scratch_bytes(k, &blocking) + 64) else { return false };
