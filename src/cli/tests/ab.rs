@@ -1,42 +1,38 @@
 //! `zen5turbo ab` as a whole, over a llama-bench of known speed and noise.
 
+mod fake;
+
 use std::fs;
-use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::ops::Deref;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use fake::{Folder, interrupt, is_gone, run, stderr, stdout};
 use serde_json::Value;
-use tempfile::TempDir;
 
-/// A folder with the fake programs and a file that begins as a model does.
-struct Bench(TempDir);
+/// A folder with the fake programs.
+struct Bench(Folder);
+
+impl Deref for Bench {
+    type Target = Folder;
+
+    fn deref(&self) -> &Folder {
+        &self.0
+    }
+}
 
 impl Bench {
     fn new(seed: u32) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ab");
-        for program in ["llama-bench", "llama-perplexity"] {
-            fs::copy(ours.join(program), dir.path().join(program)).unwrap();
-        }
-        fs::write(dir.path().join("m.gguf"), "GGUF\x03\0\0\0 and weights").unwrap();
-        fs::write(dir.path().join("seed"), seed.to_string()).unwrap();
-        Bench(dir)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn set(&self, name: &str, value: &str) {
-        fs::write(self.path(name), value).unwrap();
+        let folder = Folder::new(&["llama-bench", "llama-perplexity"]);
+        folder.set("seed", &seed.to_string());
+        Bench(folder)
     }
 
     /// `zen5turbo ab` of stock, and of an arm without the shim in the environment `arm`.
     fn ab(&self, arm: &str, words: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_zen5turbo"));
         command.args(["ab", "--threads", "1", "--no-load", "--arms-only"]);
-        command.arg("--bin").arg(self.0.path()).arg("-m").arg(self.path("m.gguf"));
+        command.arg("--bin").arg(self.dir()).arg("-m").arg(self.path("m.gguf"));
         command.arg("--arm").arg(format!("other:shim=off{arm}"));
         command.arg("--jsonl").arg(self.path("r.jsonl"));
         command.args(words.split_whitespace()).stdin(Stdio::null());
@@ -56,18 +52,6 @@ impl Bench {
         let all = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
         all.filter(|record| record["record"] == kind).collect()
     }
-}
-
-fn run(command: &mut Command) -> Output {
-    command.output().unwrap()
-}
-
-fn stderr(out: &Output) -> String {
-    String::from_utf8_lossy(&out.stderr).into_owned()
-}
-
-fn stdout(out: &Output) -> String {
-    String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
 /// The results of the speed tests of an answer.
@@ -120,7 +104,7 @@ fn pairs_are_interleaved_recorded_one_by_one_and_no_more_than_asked_for() {
 #[test]
 fn llama_bench_is_found_in_path_and_gets_the_options_after_the_dashes() {
     let bench = Bench::new(1);
-    let path = format!("{}:{}", bench.0.path().display(), std::env::var("PATH").unwrap());
+    let path = format!("{}:{}", bench.dir().display(), std::env::var("PATH").unwrap());
     let mut command = Command::new(env!("CARGO_BIN_EXE_zen5turbo"));
     command.env("PATH", path).args(["ab", "--pairs", "1", "--arms-only", "--arm", "x:shim=off", "-m"]);
     command.arg(bench.path("m.gguf")).args(["-t", "1", "--", "-p", "33", "-n", "0"]);
@@ -157,7 +141,7 @@ fn bad_input_is_refused_in_one_line_before_anything_runs() {
     let bench = Bench::new(1);
     let with_model = |model: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_zen5turbo"));
-        run(command.arg("ab").arg("--bin").arg(bench.0.path()).args(["-m", model]))
+        run(command.arg("ab").arg("--bin").arg(bench.dir()).args(["-m", model]))
     };
     assert_refused(&with_model("/nonexistent.gguf"), &["does not exist", "expected a GGUF file", "--model"]);
     assert_refused(&with_model("/proc/self/mem"), &["cannot be read", "expected a GGUF file"]);
@@ -185,8 +169,8 @@ fn a_slice_that_cannot_be_made_is_refused_in_one_line_and_the_list_is_printed() 
     let bench = Bench::new(1);
     let like = |words: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_zen5turbo"));
-        command.env("PATH", "/nonexistent").env("XDG_CACHE_HOME", bench.0.path());
-        run(command.arg("ab").arg("--bin").arg(bench.0.path()).args(words.split_whitespace()))
+        command.env("PATH", "/nonexistent").env("XDG_CACHE_HOME", bench.dir());
+        run(command.arg("ab").arg("--bin").arg(bench.dir()).args(words.split_whitespace()))
     };
     assert_refused(&like("--like llama-4"), &["no model \"llama-4\"", "expected one of: llama-3.1-8b"]);
     assert_refused(&like("--like gpt-oss-20b --layers 3"), &["cannot have 3 layers", "a multiple of 2"]);
@@ -227,22 +211,11 @@ fn ctrl_c_ends_the_children_and_keeps_the_records() {
     let bench = Bench::new(1);
     bench.set("hang-at", "7");
     let child = bench.ab("", "--pairs 9").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let begin = Instant::now();
-    while !bench.path("pids").exists() {
-        assert!(begin.elapsed() < Duration::from_secs(300), "the fake llama-bench never hung");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    // SAFETY: kill has no memory effects; the child is not waited for yet.
-    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGINT) }, 0);
-    let out = child.wait_with_output().unwrap();
-    assert_eq!((out.status.code(), out.status.signal()), (Some(130), None), "{}", stderr(&out));
+    let out = interrupt(child, &bench.path("pids"), Duration::from_secs(300));
     assert!(stderr(&out).contains("interrupted: 4 runs were finished and are recorded in"), "{}", stderr(&out));
     assert_eq!(bench.records("run").len(), 4);
     for pid in fs::read_to_string(bench.path("pids")).unwrap().split_whitespace() {
-        let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // One that nobody has reaped yet is gone as well.
-        let gone = state.is_empty() || state.contains(") Z ") || state.contains(") X ");
-        assert!(gone, "{pid} still lives: {state}");
+        assert!(is_gone(pid), "{pid} still lives");
     }
 }
 
@@ -259,7 +232,7 @@ fn a_full_disk_costs_the_report_but_not_the_records() {
 
     let mut command = Command::new(env!("CARGO_BIN_EXE_zen5turbo"));
     command.args(["ab", "--arms-only", "--arm", "x:shim=off", "--jsonl", "/dev/full", "--bin"]);
-    command.arg(bench.0.path()).arg("-m").arg(bench.path("m.gguf"));
+    command.arg(bench.dir()).arg("-m").arg(bench.path("m.gguf"));
     assert_refused(&run(&mut command), &["cannot write the JSONL record /dev/full", "expected a place with room"]);
 }
 

@@ -1,33 +1,30 @@
 //! `zen5turbo ab --serve` as a whole, over a llama-server of known speed.
 
+mod fake;
+
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::ops::Deref;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use fake::{Folder, interrupt, is_gone, run, stderr, stdout};
 use serde_json::Value;
-use tempfile::TempDir;
 
-/// A folder with the fake server and a file that begins as a model does.
-struct Bench(TempDir);
+/// A folder with the fake programs.
+struct Bench(Folder);
+
+impl Deref for Bench {
+    type Target = Folder;
+
+    fn deref(&self) -> &Folder {
+        &self.0
+    }
+}
 
 impl Bench {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let fake = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ab/llama-server");
-        fs::copy(fake, dir.path().join("llama-server")).unwrap();
-        fs::write(dir.path().join("m.gguf"), "GGUF\x03\0\0\0 and weights").unwrap();
-        Bench(dir)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn set(&self, name: &str, value: &str) {
-        fs::write(self.path(name), value).unwrap();
+        Bench(Folder::new(&["llama-server"]))
     }
 
     /// Stock, stock again, and a stock that is as fast as `factor` says. Requests take 22 ms in stock.
@@ -42,7 +39,7 @@ impl Bench {
             }
         }
         command.arg("--arm").arg(format!("other:shim=off,FAKE_FACTOR={factor}"));
-        command.arg("--bin").arg(self.0.path()).arg("-m").arg(self.path("m.gguf"));
+        command.arg("--bin").arg(self.dir()).arg("-m").arg(self.path("m.gguf"));
         command.arg("--jsonl").arg(self.path("r.jsonl")).arg("--json").arg(self.path("r.json"));
         command.args(words.split_whitespace()).stdin(Stdio::null());
         command
@@ -56,18 +53,6 @@ impl Bench {
     fn starts(&self) -> usize {
         fs::read_to_string(self.path("starts")).map_or(0, |text| text.lines().count())
     }
-}
-
-fn run(command: &mut Command) -> Output {
-    command.output().unwrap()
-}
-
-fn stderr(out: &Output) -> String {
-    String::from_utf8_lossy(&out.stderr).into_owned()
-}
-
-fn stdout(out: &Output) -> String {
-    String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
 fn assert_shows(text: &str, parts: &[&str]) {
@@ -207,7 +192,7 @@ fn bad_input_is_refused_in_one_line_before_any_server_starts() {
     refused("--prompt-words 9,90000", &["expected at least 90100", "--prompt-words"]);
     let out = run(Command::new(env!("CARGO_BIN_EXE_zen5turbo"))
         .args(["ab", "--serve", "--arms-only", "--arm", "x:shim=off", "-m", "/nonexistent.gguf", "--bin"])
-        .arg(bench.0.path()));
+        .arg(bench.dir()));
     assert_refused(&out, &["/nonexistent.gguf does not exist", "expected a GGUF file", "--model"]);
     let out = run(Command::new(env!("CARGO_BIN_EXE_zen5turbo"))
         .env("PATH", "/nonexistent")
@@ -267,23 +252,9 @@ fn interrupted(bench: &Bench, request: &str) -> String {
     bench.set("hang-at", request);
     let mut command = bench.serve("1", "--scenarios single-stream");
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let begin = Instant::now();
-    while !bench.path("pid").exists() {
-        assert!(begin.elapsed() < Duration::from_secs(120), "the fake llama-server never hung");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    // SAFETY: kill has no memory effects; the child is not waited for yet.
-    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGINT) }, 0);
-    let out = child.wait_with_output().unwrap();
-    assert_eq!((out.status.code(), out.status.signal()), (Some(130), None), "{}", stderr(&out));
+    let out = interrupt(child, &bench.path("pid"), Duration::from_secs(120));
     assert_shows(&stderr(&out), &["interrupted: 1 server was measured"]);
     fs::read_to_string(bench.path("pid")).unwrap()
-}
-
-/// Whether no process of this number computes: one that nobody has reaped yet is gone as well.
-fn is_gone(pid: &str) -> bool {
-    let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    state.is_empty() || state.contains(") Z ") || state.contains(") X ")
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! From runs to rows: what each test showed in each arm, and what may be said of it.
 
 use serde_json::{Value, json};
+use zen5turbo_telemetry::document::Document;
 
 use super::arm::Role;
 use super::compare::{self, Compared, compare};
@@ -147,15 +148,9 @@ pub fn json(plan: &Plan, measured: &Measured) -> Value {
         .stats
         .iter()
         .map(|((model, arm, tests), stats)| {
-            json!({
-                "model": plan.models[*model].name(),
-                "arm": name(*arm),
-                "tests": tests,
-                "shim_version": Some(&stats.about.version).filter(|version| !version.is_empty()),
-                "taken": stats.taken(),
-                "declined": stats.declined(),
-                "summary": shim_stats::summary(stats),
-            })
+            let of =
+                [("model", json!(plan.models[*model].name())), ("arm", json!(name(*arm))), ("tests", json!(tests))];
+            engagement(stats, of)
         })
         .collect();
     json!({
@@ -170,6 +165,20 @@ pub fn json(plan: &Plan, measured: &Measured) -> Value {
         "warnings": measured.warnings,
         "raw": measured.raw,
     })
+}
+
+/// What the shim has computed, with what says in which runs, for records.
+pub fn engagement<const N: usize>(stats: &Document, of: [(&str, Value); N]) -> Value {
+    let mut engagement = json!({
+        "shim_version": Some(&stats.about.version).filter(|version| !version.is_empty()),
+        "taken": stats.taken(),
+        "declined": stats.declined(),
+        "summary": shim_stats::summary(stats),
+    });
+    for (name, value) in of {
+        engagement[name] = value;
+    }
+    engagement
 }
 
 /// The arms, for records.

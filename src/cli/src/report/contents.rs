@@ -26,6 +26,11 @@ impl At {
         }
     }
 
+    /// The name of the file, without its folders.
+    pub fn file_name(&self) -> &str {
+        self.file.rsplit('/').next().unwrap_or_default()
+    }
+
     /// The version, or that there is none.
     pub fn version(&self) -> &str {
         if self.version.is_empty() { UNKNOWN } else { &self.version }

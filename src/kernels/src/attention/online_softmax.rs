@@ -200,7 +200,8 @@ pub unsafe fn one_order_softmax<S: Real>(
     if new == f32::NEG_INFINITY {
         return 1.0;
     }
-    let mut sum = running.sum * power_of_two::<S>(old - new);
+    let factor = power_of_two::<S>(old - new);
+    let mut sum = running.sum * factor;
     for i in (0..padded).step_by(LANES) {
         let s = S::maxf(S::splatf(LOWEST), S::loadf(at(i)));
         let k = whole::<S>(s);
@@ -212,7 +213,7 @@ pub unsafe fn one_order_softmax<S: Real>(
         sum += *scores.add(i);
     }
     *running = RunningMax { max: new, sum };
-    power_of_two::<S>(old - new)
+    factor
 }
 
 /// Two to the power of a whole number that is not above zero; of negative infinity, zero.

@@ -36,16 +36,21 @@ pub unsafe fn decide(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<Selection
     if placed { Ok(selection) } else { Err(Reason::ShapeNotSupported) }
 }
 
+/// Whether the settings let products and attention be computed here.
+pub fn kernels_are_asked_for() -> Result<(), Reason> {
+    match config().kernels {
+        KernelChoice::Off => Err(Reason::KernelsOff),
+        KernelChoice::Exact => Err(Reason::KernelsExact),
+        _ => Ok(()),
+    }
+}
+
 /// [`decide`] for a product whose activations and result may have no memory yet.
 ///
 /// # Safety
 /// The conditions of [`decide`].
 pub unsafe fn decide_unplaced(abi: &Abi, kind: MatrixOp, op: &Tensor) -> Result<Selection, Reason> {
-    match config().kernels {
-        KernelChoice::Off => return Err(Reason::KernelsOff),
-        KernelChoice::Exact => return Err(Reason::KernelsExact),
-        _ => {}
-    }
+    kernels_are_asked_for()?;
     // SAFETY: `op` and its sources are tensors of the ggml of `abi`, by the contract of this function.
     let sources = unsafe { (op.source(0), op.source(1)) };
     let (Some(src0), Some(src1)) = sources else { return Err(Reason::SourceMissing) };

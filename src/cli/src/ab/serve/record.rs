@@ -7,7 +7,7 @@ use super::options::Scenario;
 use super::plan::{Plan, words};
 use crate::ab::arm::Role;
 use crate::ab::compare::Compared;
-use crate::shim_stats;
+use crate::ab::summary::engagement;
 use crate::statistics::{Comparison, Interval, median, range};
 
 /// The version of the document. A change that a reader has to know of makes it another one.
@@ -19,19 +19,8 @@ pub fn document(plan: &Plan, measured: &Measured) -> Value {
     let at = &plan.circumstances;
     let arms: Vec<Value> = (0..plan.arms.len()).map(|arm| arm_json(plan, measured, &rows, arm)).collect();
     let ratios: Vec<Value> = rows.iter().flat_map(|row| ratios(plan, row)).collect();
-    let engagement: Vec<Value> = measured
-        .stats
-        .iter()
-        .map(|(arm, stats)| {
-            json!({
-                "arm": plan.arms[*arm].name,
-                "shim_version": Some(&stats.about.version).filter(|version| !version.is_empty()),
-                "taken": stats.taken(),
-                "declined": stats.declined(),
-                "summary": shim_stats::summary(stats),
-            })
-        })
-        .collect();
+    let engagement: Vec<Value> =
+        measured.stats.iter().map(|(arm, stats)| engagement(stats, [("arm", json!(plan.arms[*arm].name))])).collect();
     json!({
         "kind": "serve",
         "version": VERSION,

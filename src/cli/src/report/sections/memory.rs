@@ -34,22 +34,21 @@ pub fn bandwidth(newest: &[Row<'_>], contents: &Contents) -> Section {
         let read = row.arm.bytes_per_token.map(|bytes| bytes * row.arm.values.median / 1e9);
         rows.push((
             &row.speed.at.cpu,
-            vec![
-                Cell::words(short(&row.speed.model)),
-                Cell::words(&row.speed.test),
-                Cell::number(row.speed.threads.to_string()),
-                Cell::words(&row.arm.name),
-                Cell::number(text::number(row.arm.values.median)),
-                Cell::number(text::number(rate)),
-                Cell::number(text::number(row.arm.values.median / rate)),
-                Cell::number(text::number(row.speed.stock.1.median / rate)),
-                match read {
-                    Some(read) => Cell::number(format!("{} ({:.0} %)", text::number(read), 100.0 * read / rate)),
-                    None => Cell::number("not recorded").tone(Tone::Quiet),
-                },
-                Cell::words(row.speed.at.day()),
-                Cell::words(source(memory)),
-            ],
+            of(
+                row,
+                [
+                    Cell::number(text::number(row.arm.values.median)),
+                    Cell::number(text::number(rate)),
+                    Cell::number(text::number(row.arm.values.median / rate)),
+                    Cell::number(text::number(row.speed.stock.1.median / rate)),
+                    match read {
+                        Some(read) => Cell::number(format!("{} ({:.0} %)", text::number(read), 100.0 * read / rate)),
+                        None => Cell::number("not recorded").tone(Tone::Quiet),
+                    },
+                    Cell::words(row.speed.at.day()),
+                    Cell::words(source(memory)),
+                ],
+            ),
         ));
     }
     if rows.is_empty() {
@@ -71,9 +70,19 @@ pub fn bandwidth(newest: &[Row<'_>], contents: &Contents) -> Section {
     section
 }
 
+/// The cells that name a row, and those behind them.
+fn of<const N: usize>(row: &Row<'_>, figures: [Cell; N]) -> Vec<Cell> {
+    let names = [
+        Cell::words(short(&row.speed.model)),
+        Cell::words(&row.speed.test),
+        Cell::number(row.speed.threads.to_string()),
+        Cell::words(&row.arm.name),
+    ];
+    names.into_iter().chain(figures).collect()
+}
+
 fn source(memory: &Memory) -> String {
-    let name = memory.at.file.rsplit('/').next().unwrap_or_default();
-    format!("{name}, {} pages", memory.pages)
+    format!("{}, {} pages", memory.at.file_name(), memory.pages)
 }
 
 /// The rates themselves.
@@ -87,7 +96,7 @@ pub fn streams(memory: &[Memory]) -> Section {
             Cell::number(memory.threads.to_string()),
             super::spread(&memory.rate),
             Cell::words(memory.at.day()),
-            Cell::words(memory.at.file.rsplit('/').next().unwrap_or_default()),
+            Cell::words(memory.at.file_name()),
         ];
         (&memory.at.cpu, cells)
     });
@@ -119,18 +128,17 @@ pub fn power(newest: &[Row<'_>], contents: &Contents) -> Section {
         let Some((watts, power)) = power_under(row.speed, contents).filter(|(watts, _)| *watts > 0.0) else { continue };
         rows.push((
             &row.speed.at.cpu,
-            vec![
-                Cell::words(short(&row.speed.model)),
-                Cell::words(&row.speed.test),
-                Cell::number(row.speed.threads.to_string()),
-                Cell::words(&row.arm.name),
-                Cell::number(text::number(row.arm.values.median)),
-                Cell::number(text::number(watts)),
-                Cell::number(text::number(row.arm.values.median / watts)),
-                Cell::number(text::number(row.speed.stock.1.median / watts)),
-                Cell::words(row.speed.at.day()),
-                Cell::words(format!("{}, {}", power.at.file.rsplit('/').next().unwrap_or_default(), power.name)),
-            ],
+            of(
+                row,
+                [
+                    Cell::number(text::number(row.arm.values.median)),
+                    Cell::number(text::number(watts)),
+                    Cell::number(text::number(row.arm.values.median / watts)),
+                    Cell::number(text::number(row.speed.stock.1.median / watts)),
+                    Cell::words(row.speed.at.day()),
+                    Cell::words(format!("{}, {}", power.at.file_name(), power.name)),
+                ],
+            ),
         ));
     }
     if !rows.is_empty() {
@@ -169,15 +177,14 @@ pub fn cost(newest: &[Row<'_>], price: &Price) -> Section {
     for row in newest.iter().filter(|row| row.is_speed()) {
         rows.push((
             &row.speed.at.cpu,
-            vec![
-                Cell::words(short(&row.speed.model)),
-                Cell::words(&row.speed.test),
-                Cell::number(row.speed.threads.to_string()),
-                Cell::words(&row.arm.name),
-                Cell::number(money(cost_of(*per_hour, row.speed.stock.1.median))),
-                Cell::number(money(cost_of(*per_hour, row.arm.values.median))),
-                Cell::words(row.speed.at.day()),
-            ],
+            of(
+                row,
+                [
+                    Cell::number(money(cost_of(*per_hour, row.speed.stock.1.median))),
+                    Cell::number(money(cost_of(*per_hour, row.arm.values.median))),
+                    Cell::words(row.speed.at.day()),
+                ],
+            ),
         ));
     }
     if rows.is_empty() {

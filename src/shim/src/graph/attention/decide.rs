@@ -5,11 +5,11 @@ use zen5turbo_kernels::formats::WeightType;
 
 use super::heads::Heads;
 use super::job::Job;
-use crate::config::{KernelChoice, config};
+use crate::config::config;
 use crate::gate::state;
 use crate::ggml::abi::{TYPE_F32, Tensor};
 use crate::ggml::checked::is_address;
-use crate::graph::policy::is_repacked;
+use crate::graph::policy::{is_repacked, kernels_are_asked_for};
 use crate::loader::Abi;
 use crate::reason::Reason;
 
@@ -22,11 +22,7 @@ const SOURCES: usize = 5;
 /// `op`, a `FLASH_ATTN_EXT`, and its sources are tensors of the ggml that `abi` belongs to.
 pub unsafe fn decide(abi: &Abi, op: &Tensor, threads: usize) -> Result<Job, Reason> {
     let config = config();
-    match config.kernels {
-        KernelChoice::Off => return Err(Reason::KernelsOff),
-        KernelChoice::Exact => return Err(Reason::KernelsExact),
-        _ => {}
-    }
+    kernels_are_asked_for()?;
     if !config.attention {
         return Err(Reason::AttentionOff);
     }
